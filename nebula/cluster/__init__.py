@@ -1,0 +1,1 @@
+"""On what: the unified cluster object, its file, catalogue, discovery and topology."""

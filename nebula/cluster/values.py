@@ -1,0 +1,167 @@
+"""The unified cluster object: device types, node groups, links and tiers up to WAN sites, health.
+
+A cluster of 10,000 equal nodes is one group. Devices have global indices: groups in order, nodes in a group in order,
+devices in a node in order. What a file looks like is schema.py's question, what lies between two devices topology.py's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceType:
+    """One kind of accelerator (or CPU).
+
+    Attributes:
+        name: catalogue name or the user's own.
+        kind: `gpu`, `npu`, `xpu` or `cpu`; kinds that differ share no communicator.
+        peak_flops: dense peak in FLOP/s by dtype (`float32`, `bfloat16`, `float16`, `float8_e4m3fn`).
+        memory_bytes: usable device memory.
+        memory_bytes_per_s: peak bandwidth of the device memory.
+        kernel_s: fixed cost of one kernel launch on the device's time line.
+        product_efficiency: attainable share of peak_flops by a large matrix product.
+        memory_efficiency: attainable share of memory_bytes_per_s.
+        half_product_flops: FLOPs of a product that reaches half of product_efficiency (0: no such loss).
+        host_bytes_per_s: copy bandwidth between host and device, per direction.
+        price_per_hour: of one device, in the user's currency; 0 when unknown.
+        power_w: board power; 0 when unknown.
+        emulated: whether times on it are virtual.
+        sources: where each figure comes from: pairs of field and source.
+    """
+
+    name: str
+    kind: str
+    peak_flops: dict[str, float]
+    memory_bytes: float
+    memory_bytes_per_s: float
+    kernel_s: float = 5e-6
+    product_efficiency: float = 0.7
+    memory_efficiency: float = 0.8
+    half_product_flops: float = 0.0
+    host_bytes_per_s: float = 16e9
+    price_per_hour: float = 0.0
+    power_w: float = 0.0
+    emulated: bool = False
+    sources: tuple[tuple[str, str], ...] = ()
+
+    def peak(self, dtype: str) -> float:
+        """Peak FLOP/s for a dtype; a dtype that is not listed runs at the rate of float32."""
+        return self.peak_flops.get(dtype, self.peak_flops["float32"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A connection: bandwidth per direction and latency of one message."""
+
+    kind: str
+    bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeGroup:
+    """`count` equal nodes.
+
+    Attributes:
+        devices_per_node: accelerators of one node.
+        intra: between two devices of one node, per device and direction.
+        nic_count: network cards of one node.
+        nic: one network card.
+        excluded: indices of nodes of this group that must not be used.
+        slow: pairs of node index and factor (> 1) by which that node is slower.
+    """
+
+    name: str
+    count: int
+    device: DeviceType
+    devices_per_node: int
+    intra: Link
+    nic: Link
+    nic_count: int = 1
+    excluded: frozenset[int] = frozenset()
+    slow: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def device_count(self) -> int:
+        """Devices of all nodes, excluded ones too."""
+        return self.count * self.devices_per_node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """A level of switches.
+
+    Attributes:
+        nodes: how many consecutive nodes one switch of the tier joins; 0: all.
+        oversubscription: by how much the tier's uplink is narrower than what hangs below it.
+        latency_s: added for a message that crosses the tier.
+    """
+
+    name: str
+    nodes: int = 0
+    oversubscription: float = 1.0
+    latency_s: float = 5e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Node groups at one place."""
+
+    name: str
+    groups: tuple[str, ...]
+
+
+class Address(NamedTuple):
+    """Where a device is: index of its group, its node within the group, its place within the node."""
+
+    group: int
+    node: int
+    local: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Everything a job may run on.
+
+    Attributes:
+        tiers: from the node outward; the last spans all nodes of a site. Empty: one flat non-blocking tier.
+        sites: empty unless a WAN lies between groups.
+        wan: between sites: bandwidth per direction and half the round-trip time; None within one site.
+        origin: pairs of fact and where it came from (file, discovery), for people.
+    """
+
+    name: str
+    groups: tuple[NodeGroup, ...]
+    tiers: tuple[Tier, ...] = ()
+    sites: tuple[Site, ...] = ()
+    wan: Link | None = None
+    origin: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+    @property
+    def device_count(self) -> int:
+        """Devices of all groups, excluded ones too."""
+        return sum(g.device_count for g in self.groups)
+
+    @property
+    def node_count(self) -> int:
+        """Nodes of all groups, excluded ones too."""
+        return sum(g.count for g in self.groups)
+
+    def address(self, device: int) -> Address:
+        """Where a device of that global index is.
+
+        Raises:
+            IndexError: there are fewer devices.
+        """
+        rest = device
+        for index, group in enumerate(self.groups):
+            if 0 <= rest < group.device_count:
+                return Address(index, *divmod(rest, group.devices_per_node))
+            rest -= group.device_count
+        raise IndexError(f"device {device} of {self.device_count}")
+
+    def device_type(self, device: int) -> DeviceType:
+        """The type of a device of that global index."""
+        return self.groups[self.address(device).group].device

@@ -1,0 +1,1 @@
+"""What is computed: the unified distributed graph, its capture, completion, partition and reshard."""

@@ -1,0 +1,1 @@
+"""How processes start: command lines and environments for paddle.distributed.launch."""

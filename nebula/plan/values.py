@@ -1,0 +1,228 @@
+"""The plan: how one model is trained on one cluster, with the prediction and the reason.
+
+A plan is made by the planner or written by hand; files.py reads and writes it, legality.py says who can execute it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What the user asks to be trained, apart from model and cluster.
+
+    Attributes:
+        global_batch: rows of one optimizer step.
+        precision: `fp32`, `bf16` or `fp16`: dtype of products and activations.
+        optimizer: `adamw` or `sgd`.
+        tokens: token budget of the whole training; 0 when not given.
+        memory_fraction: share of a device's memory that a plan may fill.
+        steps: optimizer steps of `nebula train`; 0 when not given.
+    """
+
+    global_batch: int
+    precision: str = "fp32"
+    optimizer: str = "adamw"
+    tokens: float = 0.0
+    memory_fraction: float = 0.92
+    steps: int = 0
+
+
+class RankPlace(NamedTuple):
+    """Where a rank runs: the node (`group/index`) and the device within it."""
+
+    node: str
+    device: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One holder of a stage: the ranks that split its tensors.
+
+    Attributes:
+        ranks: global ranks in tensor order.
+        tensor_shares: how many equal parts of each split tensor each rank holds; all 1 for an even split.
+        micro_batch_rows: rows of a micro-batch that this replica works on.
+    """
+
+    ranks: tuple[int, ...]
+    tensor_shares: tuple[int, ...]
+    micro_batch_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """ZeRO: `stage` 0 none, 1 optimizer states, 2 gradients too, 3 parameters too, cut over `degree` replicas."""
+
+    stage: int = 0
+    degree: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A run of layers and who holds it.
+
+    Attributes:
+        layers: [first, last) in the graph's chain.
+        recompute: `none`, `selective` (attention only) or `full`.
+    """
+
+    layers: tuple[int, int]
+    replicas: tuple[Replica, ...]
+    context: int = 1
+    expert: int = 1
+    sharding: Sharding = field(default_factory=Sharding)
+    recompute: str = "none"
+
+    @property
+    def data(self) -> int:
+        """Number of replicas, sharded ones counted."""
+        return len(self.replicas)
+
+    @property
+    def tensor(self) -> int:
+        """Ranks of the first replica."""
+        return len(self.replicas[0].ranks)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """All ranks of the stage."""
+        return tuple(r for replica in self.replicas for r in replica.ranks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMemory:
+    """Peak bytes on one rank of a stage, by what holds them."""
+
+    weights_bytes: float
+    gradients_bytes: float
+    optimizer_bytes: float
+    activations_bytes: float
+    workspace_bytes: float
+    limit_bytes: float
+
+    @property
+    def total_bytes(self) -> float:
+        """The peak."""
+        return (
+            self.weights_bytes
+            + self.gradients_bytes
+            + self.optimizer_bytes
+            + self.activations_bytes
+            + self.workspace_bytes
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepParts:
+    """Where the time of one step goes on the slowest stage, in seconds; the parts sum to the step time."""
+
+    compute_s: float
+    recompute_s: float
+    tensor_communication_s: float
+    pipeline_communication_s: float
+    data_communication_s: float
+    bubble_s: float
+    optimizer_s: float
+
+    @property
+    def total_s(self) -> float:
+        """The step time."""
+        return (
+            self.compute_s
+            + self.recompute_s
+            + self.tensor_communication_s
+            + self.pipeline_communication_s
+            + self.data_communication_s
+            + self.bubble_s
+            + self.optimizer_s
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What one step will cost.
+
+    Attributes:
+        interval_s: low and high end of the step time.
+        mfu: model FLOPs (no recomputation) over the peak of the devices used.
+        memory: per stage, on the rank that holds most.
+        provenance: pairs of input and `measured`, `fitted`, `data sheet`, `assumed` or `emulated`.
+    """
+
+    step_time_s: float
+    interval_s: tuple[float, float]
+    tokens_per_s: float
+    mfu: float
+    parts: StepParts
+    memory: tuple[StageMemory, ...]
+    provenance: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeFrom:
+    """Hashes of what a plan was made from (12 hex digits each), and the names for people."""
+
+    model: str
+    model_hash: str
+    cluster: str
+    cluster_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerUp:
+    """The plan that came second: what it is in words, its predicted step time, the term that beat it."""
+
+    split: str
+    step_time_s: float
+    lost_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The decision.
+
+    Attributes:
+        stages: in pipeline order; together they hold every layer once.
+        micro_batches: of one replica in one step (gradient accumulation included).
+        schedule: name of a schedule of nebula.plan.schedule (`1f1b`, `fthenb`).
+        engine: `serial`, `fleet` or `executor`: who can run it (legality.py decides).
+        ranks: for each rank where it runs.
+        sequence_parallel: whether norms and residuals are cut along the sequence inside tensor groups.
+        because: the reason in one sentence.
+        bound_s: a step time that no plan of the searched space can beat; 0 when unknown.
+    """
+
+    stages: tuple[Stage, ...]
+    micro_batches: int
+    schedule: str
+    engine: str
+    ranks: tuple[RankPlace, ...]
+    job: Job
+    made_from: MadeFrom
+    sequence_parallel: bool = False
+    prediction: Prediction | None = None
+    because: str = ""
+    runner_up: RunnerUp | None = None
+    bound_s: float = 0.0
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return len(self.ranks)
+
+    @property
+    def split(self) -> str:
+        """The split in the field's words, for people: `data 2 · tensor 2 · pipeline 3 (20|21|22 layers) · ...`."""
+        first = self.stages[0]
+        parts = [f"data {first.data}", f"tensor {first.tensor}", f"pipeline {len(self.stages)}"]
+        if len(self.stages) > 1:
+            parts[-1] += " (" + "|".join(str(s.layers[1] - s.layers[0]) for s in self.stages) + " layers)"
+        if first.sharding.stage:
+            parts.append(f"sharding stage {first.sharding.stage} over {first.sharding.degree}")
+        if first.recompute != "none":
+            parts.append(f"recompute {first.recompute}")
+        parts.append(f"{self.micro_batches} micro-batch{'es' if self.micro_batches > 1 else ''}")
+        return " · ".join(parts)

@@ -1,0 +1,1 @@
+"""What a person sees: tables, the HTML report, the Chrome trace."""
