@@ -1,0 +1,1 @@
+"""What `make bench` measures: each module has `rows()`, each row a figure with its promise."""

@@ -1,0 +1,24 @@
+"""Runs every benchmark (or those named as arguments) and prints one line a figure."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+BENCHMARKS = ("start_up", "titan")
+
+
+def main() -> int:
+    """Print all rows; 1 when a promise was missed."""
+    print(f"load average before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
+    missed = False
+    for name in sys.argv[1:] or BENCHMARKS:
+        for row in importlib.import_module(f"tests.bench.{name}").rows():
+            print(row.text(), flush=True)
+            missed |= row.promise is not None and row.value > row.promise
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""One measured figure beside what is promised, and how a child process is timed."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A figure: `value` in `unit`, at most `promise` where one was made."""
+
+    name: str
+    value: float
+    unit: str
+    promise: float | None = None
+
+    def text(self) -> str:
+        """One line for people."""
+        promise = "" if self.promise is None else f"promised ≤ {self.promise:g} {self.unit}"
+        verdict = "" if self.promise is None else ("ok" if self.value <= self.promise else "MISSED")
+        return f"{self.name:58} {self.value:10.4g} {self.unit:6} {promise:24} {verdict}"
+
+
+def median_seconds(command: list[str], repeats: int = 9) -> float:
+    """Median wall seconds of a command's run; its output is dropped."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    return statistics.median(once() for _ in range(repeats))
+
+
+def child_floats(code: str, repeats: int = 1) -> list[float]:
+    """What a fresh interpreter prints, as floats: the median of each over the repeats."""
+    env = {**os.environ, "GLOG_minloglevel": "2"}
+
+    def once() -> list[float]:
+        out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env).stdout
+        return [float(v) for v in out.strip().splitlines()[-1].split()]
+
+    return [statistics.median(column) for column in zip(*(once() for _ in range(repeats)), strict=True)]
