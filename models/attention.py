@@ -1,0 +1,139 @@
+"""How tokens attend to each other: bidirectional in the masked half, causal with memory in the document half.
+
+Positions enter as a learned bias per head and clipped distance, because a memory has no absolute positions. Shapes are
+read from the tensors, heads from what the projections return, so that the same code runs on a tensor-parallel share of
+the heads.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional as F
+
+from nebula.models.config import ModuleConfig
+
+HIDDEN_SCORE = -1e9
+"""Added to the score of a key that a query must not see; exp of it is 0 in every float type."""
+
+
+class Sight(enum.Enum):
+    """What the tokens of an attention layer's input may see."""
+
+    BIDIRECTIONAL = "masked half: every token sees every token"
+    CAUSAL = "document half: a token sees itself, what precedes it, and the memory"
+    BOTH = "rows alternate: masked half, document half"
+
+
+def weight_attr(std: float = 0.02) -> paddle.ParamAttr:
+    """Initialization of every matrix: normal with deviation `std` (BERT, GPT-2)."""
+    return paddle.ParamAttr(initializer=nn.initializer.Normal(mean=0.0, std=std))
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits [2 rows, ...] into the masked and the document halves, each [rows, ...]."""
+    shape = x.shape
+    masked, document = x.reshape([shape[0] // 2, 2, *shape[1:]]).unbind(axis=1)
+    return masked, document
+
+
+def join(masked: Tensor, document: Tensor) -> Tensor:
+    """Puts two halves [rows, ...] back into one tensor [2 rows, ...], row by row."""
+    shape = masked.shape
+    return paddle.stack([masked, document], axis=1).reshape([2 * shape[0], *shape[1:]])
+
+
+class RelativeBias(nn.Layer):
+    """One learned number per head and distance between query and key, distances clipped to `max_distance`.
+
+    The weight is [heads, 2 max_distance + 1]; a tensor-parallel rank holds a slice of its first dim.
+    """
+
+    def __init__(self, heads: int, max_distance: int) -> None:
+        super().__init__()
+        self.max_distance = max_distance
+        self.weight = self.create_parameter([heads, 2 * max_distance + 1], attr=weight_attr())
+
+    def forward(self, x: int, memory: int = 0) -> Tensor:
+        """The bias [heads, x, memory + x] of `x` queries against `memory` older keys and their own."""
+        keys = memory + x
+        query = paddle.arange(memory, keys, dtype="int64").reshape([x, 1])
+        distance = query - paddle.arange(0, keys, dtype="int64").reshape([1, keys])
+        index = distance.clip(-self.max_distance, self.max_distance) + self.max_distance
+        return paddle.index_select(self.weight, index.flatten(), axis=1).reshape([-1, x, keys])
+
+
+def hidden_future(queries: int, memory: int) -> Tensor:
+    """[queries, memory + queries]: 0 where a causal query may look, HIDDEN_SCORE where it may not."""
+    shape = [queries, memory + queries]
+    return paddle.triu(paddle.full(shape, HIDDEN_SCORE, dtype="float32"), diagonal=memory + 1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Softmax attention, all heads side by side.
+
+    Args:
+        query: [b, s, heads, d].
+        key: [b, k, heads, d], as is `value`.
+        value: what the keys stand for.
+        bias: [heads, s, k], added to the scores.
+
+    Returns:
+        [b, s, heads * d].
+    """
+    scale = query.shape[3] ** -0.5
+    query, key, value = (t.transpose([0, 2, 1, 3]) for t in (query * scale, key, value))
+    weights = F.softmax(paddle.matmul(query, key, transpose_y=True) + bias, axis=-1)
+    context = paddle.matmul(weights, value).transpose([0, 2, 1, 3])
+    return context.reshape([0, 0, -1])
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention over [b, s, hidden].
+
+    `qkv` returns, head by head, its query, key and value, so that a column split of it is a split by heads.
+    """
+
+    def __init__(self, module: ModuleConfig, max_distance: int, sight: Sight) -> None:
+        super().__init__()
+        self.head_dim = module.head_dim
+        self.sight = sight
+        self.qkv = nn.Linear(module.hidden, 3 * module.hidden, weight_attr=weight_attr())
+        out_std = 0.02 / (2 * module.layers) ** 0.5
+        self.out = nn.Linear(module.hidden, module.hidden, weight_attr=weight_attr(out_std))
+        self.bias = RelativeBias(module.heads, max_distance)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each [b, s, heads, head_dim]."""
+        heads = self.qkv(x).reshape([0, 0, -1, 3 * self.head_dim])
+        query, key, value = paddle.split(heads, 3, axis=-1)
+        return query, key, value
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Mixes the tokens of `x` [b, s, hidden]; `memory` [rows, m, hidden] is seen by the document half alone."""
+        query, key, value = self.project(x)
+        if self.sight is Sight.BIDIRECTIONAL:
+            return self.out(self.look_around(query, key, value))
+        if self.sight is Sight.CAUSAL:
+            return self.out(self.look_back(query, key, value, memory))
+        (masked_q, document_q), (masked_k, document_k) = halves(query), halves(key)
+        masked_v, document_v = halves(value)
+        masked = self.look_around(masked_q, masked_k, masked_v)
+        return self.out(join(masked, self.look_back(document_q, document_k, document_v, memory)))
+
+    def look_around(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Every token sees every token."""
+        return attend(query, key, value, self.bias(query.shape[1]))
+
+    def look_back(self, query: Tensor, key: Tensor, value: Tensor, memory: Tensor | None) -> Tensor:
+        """A token sees the memory, what precedes it, and itself."""
+        length = 0
+        if memory is not None:
+            length = memory.shape[1]
+            _, old_key, old_value = self.project(memory)
+            key = paddle.concat([old_key, key], axis=1)
+            value = paddle.concat([old_value, value], axis=1)
+        queries = query.shape[1]
+        return attend(query, key, value, self.bias(queries, length) + hidden_future(queries, length))

@@ -1,0 +1,176 @@
+"""ERNIE 3.0 as Paddle layers: a chain of elements that a pipeline cuts anywhere, and the same chain as one model.
+
+A sample is a pair: a knowledge-masked sequence and a document sequence. Each element takes one tensor and returns one,
+rows leading. The order keeps borders thin: [2 rows, S, hidden] inside the universal module, then, because both task
+modules project at once and advance side by side, [2 rows, S, task hidden], 16 times thinner in Titan; logits leave the
+last element only. The vocabulary projection is not tied to the embedding, which would bind the first stage to the last.
+"""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional as F
+
+from nebula.models.attention import Attention, Sight, halves, join, weight_attr
+from nebula.models.config import ErnieConfig, ModuleConfig
+from nebula.models.memory import WithMemory
+
+MASKED, DOCUMENT = 0, 1
+"""Index of the two sequences of a sample, in ids [rows, 2, S] and in logits [rows, 2, S, vocabulary]."""
+
+
+class TokenEmbedding(nn.Layer):
+    """ids [rows, 2, S] -> [2 rows, S, hidden]; positions enter in the attention."""
+
+    def __init__(self, config: ErnieConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocabulary, config.universal.hidden, weight_attr=weight_attr())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Looks the tokens up."""
+        rows, _, length = x.shape
+        return self.tokens(x.reshape([2 * rows, length]))
+
+
+class FeedForward(nn.Layer):
+    """hidden -> ffn -> hidden with GELU between."""
+
+    def __init__(self, module: ModuleConfig) -> None:
+        super().__init__()
+        down_std = 0.02 / (2 * module.layers) ** 0.5
+        self.up = nn.Linear(module.hidden, module.ffn, weight_attr=weight_attr())
+        self.down = nn.Linear(module.ffn, module.hidden, weight_attr=weight_attr(down_std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the two matrices token by token."""
+        return self.down(F.gelu(self.up(x)))
+
+
+class TransformerLayer(nn.Layer):
+    """Attention and feed-forward, each behind a layer norm and added to the residual stream."""
+
+    def __init__(self, module: ModuleConfig, config: ErnieConfig, sight: Sight) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(module.hidden)
+        self.attention = Attention(module, config.max_distance, sight)
+        self.ffn_norm = nn.LayerNorm(module.hidden)
+        self.ffn = FeedForward(module)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """[b, s, hidden] -> [b, s, hidden]; `memory` [rows, m, hidden] is the same layer's older output."""
+        older = None if memory is None else self.attention_norm(memory)
+        x = x + self.dropout(self.attention(self.attention_norm(x), older))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class TaskEntry(nn.Layer):
+    """The universal module's last norm, then one projection per task module: [2 rows, S, hidden] -> task hidden."""
+
+    def __init__(self, config: ErnieConfig) -> None:
+        super().__init__()
+        wide, narrow = config.universal.hidden, config.nlu.hidden
+        self.norm = nn.LayerNorm(wide)
+        self.nlu = nn.Linear(wide, narrow, weight_attr=weight_attr())
+        self.nlg = nn.Linear(wide, narrow, weight_attr=weight_attr())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Projects each half into its task module."""
+        masked, document = halves(self.norm(x))
+        return join(self.nlu(masked), self.nlg(document))
+
+
+class TaskLayer(nn.Layer):
+    """One layer of the NLU module on the masked half beside one of the NLG module on the document half."""
+
+    def __init__(self, config: ErnieConfig, index: int) -> None:
+        super().__init__()
+        self.nlu = _layer_or_nothing(config.nlu, config, Sight.BIDIRECTIONAL, index)
+        self.nlg = _layer_or_nothing(config.nlg, config, Sight.CAUSAL, index)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """[2 rows, S, task hidden] -> the same shape."""
+        masked, document = halves(x)
+        if isinstance(self.nlg, TransformerLayer):
+            document = self.nlg(document, memory)
+        return join(self.nlu(masked), document)
+
+
+def _layer_or_nothing(module: ModuleConfig, config: ErnieConfig, sight: Sight, index: int) -> nn.Layer:
+    """Layer `index` of a task module, or the identity once the module has no more layers."""
+    return TransformerLayer(module, config, sight) if index < module.layers else nn.Identity()
+
+
+class TaskHead(nn.Layer):
+    """Logits of both halves: [2 rows, S, task hidden] -> [rows, 2, S, vocabulary].
+
+    The masked half passes a dense transform first, as in BERT; both share the vocabulary projection.
+    """
+
+    def __init__(self, config: ErnieConfig) -> None:
+        super().__init__()
+        width = config.nlu.hidden
+        self.nlu_transform = nn.Linear(width, width, weight_attr=weight_attr())
+        self.nlu_norm = nn.LayerNorm(width)
+        self.nlg_norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, config.vocabulary, weight_attr=weight_attr())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores every vocabulary entry at every position."""
+        masked, document = halves(x)
+        masked = self.nlu_norm(F.gelu(self.nlu_transform(masked)))
+        return self.projection(paddle.stack([masked, self.nlg_norm(document)], axis=1))
+
+
+def chain(config: ErnieConfig) -> list[nn.Layer]:
+    """The model as a list: embedding, universal layers, task entry, task layers, head.
+
+    Element i reads what element i-1 returns. The first takes ids [rows, 2, S] int64, the last returns logits
+    [rows, 2, S, vocabulary]; all between exchange one tensor with 2 rows leading.
+    """
+    body: list[nn.Layer] = [
+        TransformerLayer(config.universal, config, Sight.BOTH) for _ in range(config.universal.layers)
+    ]
+    tasks: list[nn.Layer] = [TaskLayer(config, index) for index in range(config.task_layers)]
+    if config.memory_length:
+        body = [WithMemory(layer, config.memory_length) for layer in body]
+        tasks = [WithMemory(layer, config.memory_length) for layer in tasks]
+    return [TokenEmbedding(config), *body, TaskEntry(config), *tasks, TaskHead(config)]
+
+
+class ErnieModel(nn.Layer):
+    """The whole chain as one layer.
+
+    Attributes:
+        chain: the elements, in order.
+    """
+
+    def __init__(self, config: ErnieConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.chain = nn.LayerList(chain(config))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ids [rows, 2, S] -> logits [rows, 2, S, vocabulary]."""
+        for element in self.chain:
+            x = element(x)
+        return x
+
+
+def tensor_split(config: ErnieConfig) -> dict[str, str]:  # noqa: ARG001 - one signature for every model family
+    """How tensor parallelism cuts the sublayers of a chain element: fnmatch pattern of the name -> kind.
+
+    `column`: a Linear by its outputs, which stay split. `row`: a Linear by its inputs, outputs summed. `heads`: the
+    first dim of the layer's weight. `vocabulary`: an Embedding by its rows; a Linear by its outputs, which the loss
+    needs gathered or takes with a vocabulary-parallel cross-entropy. What no pattern names is replicated.
+    """
+    return {
+        "tokens": "vocabulary",
+        "*attention.qkv": "column",
+        "*attention.bias": "heads",
+        "*attention.out": "row",
+        "*ffn.up": "column",
+        "*ffn.down": "row",
+        "projection": "vocabulary",
+    }

@@ -1,0 +1,50 @@
+"""What the model is trained to do: restore the masked tokens, and predict the next token of the document.
+
+Both are cross-entropies in nats. Every row holds the same number of targets, so a loss over many rows is the average of
+the losses over any equal shares of them: micro-batches and data-parallel shards simply average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from paddle import Tensor
+from paddle.nn import functional as F
+
+from nebula.models.config import masked_count
+
+IGNORED = -100
+"""Label of a position that is not predicted."""
+
+CrossEntropy = Callable[[Tensor, Tensor], Tensor]
+"""(logits [..., vocabulary], labels [...]) -> nats [...], 0 where the label is IGNORED."""
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Nats per position, 0 where the label is IGNORED."""
+    nats = F.cross_entropy(logits, labels.unsqueeze(-1), ignore_index=IGNORED, reduction="none", axis=-1)
+    return nats.squeeze(-1)
+
+
+def task_losses(
+    outputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy = token_cross_entropy
+) -> tuple[Tensor, Tensor]:
+    """Knowledge-masked and document loss.
+
+    Args:
+        outputs: logits [rows, 2, S, vocabulary].
+        labels: [rows, 2, S] int64, with round(0.15 S) targets in each masked half and S in each document half.
+        cross_entropy: per position; tensor parallelism passes one that takes its share of the vocabulary.
+
+    Returns:
+        Two scalars: mean nats over the masked positions, mean nats over the document positions.
+    """
+    rows, _, length = labels.shape
+    nats = cross_entropy(outputs, labels).sum(axis=[0, 2])
+    return nats[0] / (rows * masked_count(length)), nats[1] / (rows * length)
+
+
+def loss(outputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy = token_cross_entropy) -> Tensor:
+    """The training loss, a scalar: masked loss + document loss; shapes as in `task_losses`."""
+    masked, document = task_losses(outputs, labels, cross_entropy)
+    return masked + document

@@ -1,0 +1,64 @@
+"""The ERNIE 3.0 models by name: which published figures they have, and which of ours fill the gaps.
+
+Published: layers, widths, heads, the 16-fold FFN of Titan, length 512 and memory 128 (arXiv 2107.02137 section 3;
+arXiv 2112.12731 section 3). Assumed, because the papers do not say: the vocabulary of 40,000 (that of the students
+which the team released), the FFN of the 10 B model and of the task modules at 4 times the width, dropout 0.1, and a
+learned bias per clipped distance in place of Transformer-XL's sinusoids.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from nebula.errors import BadInput
+from nebula.models.config import ErnieConfig, ModuleConfig
+
+TASK_MODULE = ModuleConfig(layers=12, hidden=768, heads=12, ffn=3072)
+
+SMALL = ErnieConfig(
+    universal=ModuleConfig(layers=6, hidden=256, heads=8, ffn=1024),
+    nlu=ModuleConfig(layers=2, hidden=256, heads=8, ffn=1024),
+    nlg=ModuleConfig(layers=2, hidden=256, heads=8, ffn=1024),
+    vocabulary=8192,
+    seq_len=64,
+    max_distance=64,
+)
+
+TEN_BILLION = ErnieConfig(
+    universal=ModuleConfig(layers=48, hidden=4096, heads=64, ffn=16384),
+    nlu=TASK_MODULE,
+    nlg=TASK_MODULE,
+    vocabulary=40_000,
+    seq_len=512,
+    memory_length=128,
+    dropout=0.1,
+)
+
+TITAN = ErnieConfig(
+    universal=ModuleConfig(layers=48, hidden=12_288, heads=192, ffn=196_608),
+    nlu=TASK_MODULE,
+    nlg=TASK_MODULE,
+    vocabulary=40_000,
+    seq_len=512,
+    memory_length=128,
+    dropout=0.1,
+)
+
+PRESETS: dict[str, ErnieConfig] = {
+    "ernie-3.0-small": SMALL,
+    "ernie-3.0-10b": TEN_BILLION,
+    "ernie-3.0-titan": TITAN,
+}
+
+
+def preset(name: str) -> ErnieConfig:
+    """The config called `name`.
+
+    Raises:
+        BadInput: no preset has that name; the message offers the closest one.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PRESETS)}"
+    raise BadInput(f"model preset {name!r} is unknown: {hint}")
