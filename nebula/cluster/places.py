@@ -1,0 +1,95 @@
+"""Names of places in a cluster: `group/index` for a node, and which devices a job may use.
+
+Plans, run files and errors speak of nodes by these names; everything that computes speaks of global device indices.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import replace
+
+from nebula.cluster.values import Cluster, NodeGroup
+from nebula.errors import BadInput
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """What to do about a name that does not exist: the closest one, or all of them.
+
+    Example:
+        >>> closest("fats", ["fast", "old"])
+        "did you mean 'fast'?"
+    """
+    known = sorted(names)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if match:
+        return f"did you mean {match[0]!r}?"
+    return f"there are {', '.join(known)}" if known else "there are none"
+
+
+def node_name(cluster: Cluster, device: int) -> str:
+    """The name of the node that holds a device: its group and its index in the group (`fast/3`)."""
+    place = cluster.address(device)
+    return f"{cluster.groups[place.group].name}/{place.node}"
+
+
+def device_index(cluster: Cluster, node: str, local: int) -> int:
+    """The global index of the device at that place of a node.
+
+    Raises:
+        BadInput: the cluster has no such node, or the node no such device.
+    """
+    first, group = _find(cluster, node)
+    if not 0 <= local < group.devices_per_node:
+        raise BadInput(f"node {node} of cluster {cluster.name} has devices 0 to {group.devices_per_node - 1}: no {local}")
+    return first + _index(node) * group.devices_per_node + local
+
+
+def usable_devices(cluster: Cluster) -> tuple[int, ...]:
+    """Global indices of the devices on nodes that are not excluded, in order."""
+    usable: list[int] = []
+    first = 0
+    for group in cluster.groups:
+        for node in range(group.count):
+            if node not in group.excluded:
+                usable += range(first + node * group.devices_per_node, first + (node + 1) * group.devices_per_node)
+        first += group.device_count
+    return tuple(usable)
+
+
+def slowness(cluster: Cluster, device: int) -> float:
+    """By what factor the device's node is slower than its type says; 1 when healthy."""
+    place = cluster.address(device)
+    return dict(cluster.groups[place.group].slow).get(place.node, 1.0)
+
+
+def exclude(cluster: Cluster, names: Iterable[str]) -> Cluster:
+    """The cluster without the named nodes (`old/3`) and groups (`old`); indices of devices stay as they are.
+
+    Raises:
+        BadInput: a name that the cluster does not have.
+    """
+    groups = {group.name: group for group in cluster.groups}
+    for name in names:
+        group = groups[name] if name in groups else _find(cluster, name)[1]
+        nodes = range(group.count) if name in groups else [_index(name)]
+        groups[group.name] = replace(groups[group.name], excluded=groups[group.name].excluded | frozenset(nodes))
+    return replace(cluster, groups=tuple(groups.values()))
+
+
+def _find(cluster: Cluster, node: str) -> tuple[int, NodeGroup]:
+    """The first device of the node's group, and the group."""
+    name, _, index = node.rpartition("/")
+    first = 0
+    for group in cluster.groups:
+        if group.name == name:
+            if index.isdecimal() and int(index) < group.count:
+                return first, group
+            raise BadInput(f"group {name} of cluster {cluster.name} has nodes 0 to {group.count - 1}: no {node!r}")
+        first += group.device_count
+    remedy = closest(name or node, (g.name for g in cluster.groups))
+    raise BadInput(f"cluster {cluster.name} has no node {node!r} (a node is written group/index); {remedy}")
+
+
+def _index(node: str) -> int:
+    return int(node.rpartition("/")[2])

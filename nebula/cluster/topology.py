@@ -1,0 +1,133 @@
+"""What lies between devices: the link of a pair, and for a set the levels that a hierarchical collective climbs.
+
+A rate is what one device gets while every device of its node talks at once: the node's network cards are shared,
+and a tier's oversubscription narrows what passes through it. How long a message takes is the cost model's question.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nebula.cluster.values import Cluster, Link, NodeGroup, Tier
+
+FLAT = Tier(name="network")
+"""The tier of a cluster that names none: every node at one non-blocking switch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One level of a hierarchical collective over a set of devices.
+
+    Attributes:
+        name: `node`, the name of a tier, or `wan`.
+        members: how many parts of the level below (devices, nodes, switches, sites) meet here; where they differ,
+            the most.
+        link: what one device of the set has at this level while all of them (and the rest of their nodes) talk; the
+            slowest where they differ. The latency is of one message between two members.
+    """
+
+    name: str
+    members: int
+    link: Link
+
+
+class _Spot(NamedTuple):
+    """Where a device is on the way up: its group, its node in the cluster, the node's position in its site."""
+
+    group: int
+    node: int
+    position: int
+    site: int
+
+
+def link(cluster: Cluster, a: int, b: int) -> Link:
+    """The link between two devices of those global indices, per direction.
+
+    Within a node it is the node's own; between nodes of one site the share of the network cards, narrowed by each
+    tier on the way; between sites the WAN, if it is not wider than those shares. A device reaches itself through its
+    own memory.
+    """
+    if a == b:
+        memory = cluster.device_type(a)
+        return Link(kind="memory", bytes_per_s=memory.memory_bytes_per_s, latency_s=0.0)
+    levels = group_links(cluster, (a, b))
+    return levels[-1].link
+
+
+def group_links(cluster: Cluster, devices: Sequence[int]) -> tuple[Level, ...]:
+    """The levels at which the devices of a set meet, from the node outward; levels where only one part is, are left out.
+
+    The product of `members` is the number of devices when the set is spread evenly.
+
+    Example: 16 devices on two nodes of 8 behind one leaf switch give (node, 8), (leaf, 2).
+    """
+    spots = [_spot(cluster, d) for d in devices]
+    groups = [cluster.groups[i] for i in sorted({s.group for s in spots})]
+    levels = [
+        Level(name=name, members=members, link=_link_at(cluster, groups, spots, name))
+        for name, members in _meetings(cluster, spots)
+    ]
+    return tuple(levels)
+
+
+def nic_share(group: NodeGroup) -> float:
+    """Bytes per second and direction that one device sends to other nodes while all of its node do."""
+    return group.nic_count * group.nic.bytes_per_s / group.devices_per_node
+
+
+def tiers(cluster: Cluster) -> tuple[Tier, ...]:
+    """The tiers of the cluster, never empty."""
+    return cluster.tiers or (FLAT,)
+
+
+def _spot(cluster: Cluster, device: int) -> _Spot:
+    place = cluster.address(device)
+    name = cluster.groups[place.group].name
+    site = next((i for i, s in enumerate(cluster.sites) if name in s.groups), -1)
+    here = cluster.sites[site].groups if site >= 0 else tuple(g.name for g in cluster.groups)
+    before = cluster.groups[: place.group]
+    position = place.node + sum(g.count for g in before if g.name in here)
+    return _Spot(place.group, place.node + sum(g.count for g in before), position, site)
+
+
+def _meetings(cluster: Cluster, spots: Iterable[_Spot]) -> Iterator[tuple[str, int]]:
+    """For each level where two parts meet: its name and the most parts that meet in one place."""
+    below: set[tuple[int, ...]] = {(s.site, s.position, s.node, i) for i, s in enumerate(spots)}
+
+    def climb(above: dict[tuple[int, ...], tuple[int, ...]]) -> int:
+        nonlocal below
+        most = max(Counter(above.values()).values(), default=0)
+        below = set(above.values())
+        return most
+
+    if (most := climb({p: p[:3] for p in below})) > 1:
+        yield "node", most
+    for tier in tiers(cluster):
+        # the first two coordinates of a part stay its site and the position of its first node
+        width = tier.nodes
+        if (most := climb({p: (p[0], p[1] // width * width if width else 0) for p in below})) > 1:
+            yield tier.name, most
+    if (most := climb({p: () for p in below})) > 1:
+        yield "wan", most
+
+
+def _link_at(cluster: Cluster, groups: Sequence[NodeGroup], spots: Sequence[_Spot], name: str) -> Link:
+    if name == "node":
+        crowded = {node for node, count in Counter(s.node for s in spots).items() if count > 1}
+        inside = [cluster.groups[s.group].intra for s in spots if s.node in crowded]
+        return min(inside, key=lambda x: (x.bytes_per_s, -x.latency_s))
+    rate = min(nic_share(g) for g in groups)
+    latency = max(g.nic.latency_s for g in groups)
+    if name == "wan":
+        assert cluster.wan is not None, "several sites and no WAN"
+        senders = max(Counter(s.site for s in spots).values())
+        return Link(kind="wan", bytes_per_s=min(rate, cluster.wan.bytes_per_s / senders), latency_s=cluster.wan.latency_s)
+    for tier in tiers(cluster):
+        rate /= tier.oversubscription
+        latency += tier.latency_s
+        if tier.name == name:
+            break
+    return Link(kind=groups[0].nic.kind, bytes_per_s=rate, latency_s=latency)
