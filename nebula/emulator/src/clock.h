@@ -1,0 +1,20 @@
+// What time is it on the emulated device?
+//
+// Work is done at once; each stream keeps a virtual time in seconds, the host one per thread. A kernel adds its
+// price to its stream, a wait takes a maximum. Real time is never read, so the host's load changes nothing.
+#pragma once
+#include "paddle/phi/backends/device_ext.h"
+
+namespace emulator {
+
+double begin(C_Stream stream);              // when work issued now starts: max(stream, host)
+void finish(C_Stream stream, double end_s);  // the stream is busy until then
+double run(C_Stream stream, double seconds);  // both in one; says when it started
+double host();                               // this thread's time
+void hold_host(double until_s);              // this thread waits until then
+double latest();                             // of this thread and of all streams
+int number(C_Stream stream);
+
+void fill_streams(C_DeviceInterface* interface);
+
+}  // namespace emulator
