@@ -1,0 +1,67 @@
+"""What a model must be to be cut into stages: a list of elements, each of which reads what the one before returns.
+
+An element takes and returns one tensor or one tuple of tensors. A model offers the list as `.chain`; an nn.Sequential
+is such a list itself. Other models run whole, which data parallelism and sharding allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from paddle import nn
+
+from nebula.errors import BadInput
+
+
+class ChainModel(nn.Layer):
+    """Elements run one after the other."""
+
+    def __init__(self, elements: Iterable[nn.Layer]) -> None:
+        super().__init__()
+        self.elements = nn.LayerList(list(elements))
+
+    def forward(self, x: Any) -> Any:
+        """Feeds each element with what the one before returned."""
+        for element in self.elements:
+            x = element(x)
+        return x
+
+
+def elements(model: nn.Layer) -> list[nn.Layer]:
+    """The chain of a model, or the model itself as its only element."""
+    chain = getattr(model, "chain", None)
+    if chain is None and isinstance(model, (nn.Sequential, nn.LayerList)):
+        chain = model
+    return [model] if chain is None else list(chain)
+
+
+def check_length(count: int, plan_layers: int) -> None:
+    """Refuses a plan made for a chain of another length.
+
+    Raises:
+        BadInput: the lengths differ.
+    """
+    if plan_layers not in (count, -1):
+        raise BadInput(
+            f"the plan splits {plan_layers} layers, the model's chain has {count} elements: plan again for this model"
+        )
+
+
+def parameter_names(model: nn.Layer) -> dict[int, str]:
+    """Structured name of each parameter, by its id; a shared parameter keeps its first name."""
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters():
+        names.setdefault(id(parameter), name)
+    return names
+
+
+def shared_across(stages: list[list[nn.Layer]]) -> str:
+    """Name of a parameter that elements of two stages share, or an empty text."""
+    owner: dict[int, int] = {}
+    for index, stage in enumerate(stages):
+        for element in stage:
+            for name, parameter in element.named_parameters():
+                if owner.setdefault(id(parameter), index) != index:
+                    return name
+    return ""

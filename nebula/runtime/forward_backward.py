@@ -1,0 +1,100 @@
+"""One step's gradients: the micro-batches of a rank run forward and backward, in a row or through a pipeline.
+
+A driver leaves the sum of the micro-batches' gradients, each divided by their number, in the parameters of its rank and
+returns the mean loss of its replica. Observers hear of every forward and backward of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import paddle
+from paddle import nn
+
+from nebula.runtime.batch import on_device
+
+Loss = Callable[[Any, Any], paddle.Tensor]
+Observer = Callable[[str, int, str], None]
+"""Called with `F` or `B`, the micro-batch, and `begin` or `end`."""
+
+
+class Driver(Protocol):
+    """Runs the micro-batches of one step."""
+
+    observers: list[Observer]
+
+    def run(self, micro_batches: list[Any]) -> float:
+        """Accumulates gradients and returns the replica's mean loss."""
+
+
+class InARow:
+    """All micro-batches one after the other through the whole model.
+
+    Gradients leave the rank with the last micro-batch alone where `model` can hold them back (`no_sync`).
+    """
+
+    def __init__(self, model: nn.Layer, loss: Loss) -> None:
+        self.model, self.loss = model, loss
+        self.observers: list[Observer] = []
+
+    def run(self, micro_batches: list[Any]) -> float:
+        """Accumulates gradients and returns the mean loss."""
+        count, total = len(micro_batches), 0.0
+        losses = []
+        for index, (inputs, labels) in enumerate(map(on_device, micro_batches)):
+            held = getattr(self.model, "no_sync", nullcontext) if index < count - 1 else nullcontext
+            with held():
+                self._tell("F", index, "begin")
+                value = self.loss(self.model(inputs), labels)
+                self._tell("F", index, "end")
+                self._tell("B", index, "begin")
+                (value / count if count > 1 else value).backward()
+                self._tell("B", index, "end")
+            losses.append(value.detach())
+        total = sum(float(value) for value in losses)
+        return total / count
+
+    def _tell(self, kind: str, index: int, moment: str) -> None:
+        for observer in self.observers:
+            observer(kind, index, moment)
+
+
+class Through1F1B:
+    """fleet's one-forward-one-backward pipeline over this rank's stage."""
+
+    def __init__(self, pipeline: Any) -> None:
+        from paddle.distributed.fleet.meta_parallel import pipeline_parallel as fleet_pipeline
+
+        self.pipeline = pipeline
+        self.observers: list[Observer] = []
+        # fleet keeps one list of callbacks for all pipelines of a process; this pipeline gets its own
+        pipeline.callbacks = fleet_pipeline.PipelineParallelMicroStepCallback()
+        self._seen = {"F": 0, "B": 0}
+        places = fleet_pipeline.PipelineParallelMicroStepLocations
+        for place in places:
+            kind, moment = place.value.split("_")
+            pipeline.register_hook(place, self._hook("F" if kind == "forward" else "B", moment))
+
+    def _hook(self, kind: str, moment: str) -> Callable[..., None]:
+        def tell(**_: Any) -> None:
+            for observer in self.observers:
+                observer(kind, self._seen[kind], moment)
+            self._seen[kind] += moment == "end"
+
+        return tell
+
+    def run(self, micro_batches: list[Any]) -> float:
+        """Accumulates gradients and returns the mean loss, which the last stage tells the others."""
+        self._seen = {"F": 0, "B": 0}
+        self.pipeline.set_virtual_pipeline_rank(0)
+        self.pipeline._layers.train()
+        return float(self.pipeline.forward_backward_pipeline(self._feed(micro_batches)))
+
+    def _feed(self, micro_batches: list[Any]) -> Iterator[Any]:
+        """What fleet asks for: a first stage the inputs, a last stage the labels; others never ask."""
+        first = self.pipeline.is_pipeline_first_stage(ignore_virtual=True)
+        last = self.pipeline.is_pipeline_last_stage(ignore_virtual=True)
+        for inputs, labels in micro_batches:
+            yield on_device(inputs) if first else None, on_device(labels) if last else None

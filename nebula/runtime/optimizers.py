@@ -1,0 +1,45 @@
+"""Points a user's optimizer at the parameters that a rank holds once the model was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from nebula.errors import BadInput
+
+
+def optimizer_of(optimizer: Any, model: nn.Layer) -> Any:
+    """The optimizer itself, or what a function makes from the model's parameters."""
+    return optimizer if isinstance(optimizer, paddle.optimizer.Optimizer) else optimizer(model.parameters())
+
+
+def keep_parameters(optimizer: Any, replaced: Mapping[int, paddle.Tensor], local: list[int]) -> None:
+    """Drops the parameters of other stages and takes slices in place of what was cut.
+
+    Args:
+        optimizer: one that has made no step.
+        replaced: id of a serial parameter -> its slice.
+        local: ids of the parameters that this rank trains.
+
+    Raises:
+        BadInput: the optimizer has parameter groups that are left empty, or has stepped already.
+    """
+    if optimizer._accumulators:
+        raise BadInput("the optimizer has made a step already; parallelize before the first one")
+    held = set(local)
+
+    def mine(parameters: Any) -> list[paddle.Tensor]:
+        taken = (replaced.get(id(p), p) for p in parameters)
+        return [p for p in taken if id(p) in held]
+
+    groups = optimizer._parameter_list
+    if groups and isinstance(groups[0], dict):
+        for group in optimizer._param_groups:
+            group["params"] = mine(group["params"])
+        optimizer._param_groups[:] = [group for group in optimizer._param_groups if group["params"]]
+        optimizer._parameter_list = [{**group} for group in optimizer._param_groups]
+    else:
+        optimizer._parameter_list = optimizer._param_groups = mine(groups)

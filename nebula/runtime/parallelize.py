@@ -1,0 +1,224 @@
+"""Turns a model, an optimizer and a loss into a step that trains them as a plan says.
+
+The model is built alike by every rank in host memory; this module cuts it, moves a rank's part to its device and hands
+it to fleet. Refuses models that cannot be cut as the plan asks; a plan of one rank needs no fleet.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from nebula.errors import BadInput
+from nebula.plan.values import Plan
+from nebula.runtime import chain, sharding, start, tensor
+from nebula.runtime.batch import micro_batches, row_count, rows
+from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
+from nebula.runtime.optimizers import keep_parameters, optimizer_of
+from nebula.runtime.place import Degrees, Place, degrees, place
+from nebula.runtime.recompute import apply_policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """One optimizer step: the mean loss over the global batch, and the rows of that batch."""
+
+    loss: float
+    rows: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """What one rank holds of the model.
+
+    Attributes:
+        elements: the chain elements of its stage, cut.
+        names: id of a local parameter -> its name in the whole model.
+        cut: what tensor parallelism replaced.
+    """
+
+    elements: list[nn.Layer]
+    names: dict[int, str]
+    cut: tensor.Cut
+
+
+class Step:
+    """Trains on one global batch per call.
+
+    Attributes:
+        place: this rank's coordinates, its rows of the global batch among them.
+        driver: runs the micro-batches; its observers see each begin and end.
+    """
+
+    def __init__(self, *, plan: Plan, place: Place, part: Part, driver: Driver, optimizer: Any, wrapped: Any) -> None:
+        self.plan, self.place, self.part = plan, place, part
+        self.driver, self.optimizer, self.wrapped = driver, optimizer, wrapped
+
+    def __call__(self, batch: Any) -> StepResult:
+        """Trains on a global batch, the same on every rank, of which each replica takes its rows.
+
+        Args:
+            batch: (inputs, labels), each an array or a tuple or dict of arrays with the rows leading.
+
+        Raises:
+            BadInput: the batch has other rows than the plan's global batch.
+        """
+        total = row_count(batch)
+        if self.plan.world_size > 1:
+            expected = self.place.rows[1] - self.place.rows[0]
+            expected *= self.plan.stages[0].data
+            if total != expected:
+                raise BadInput(f"the batch has {total} rows, the plan's global batch is {expected}")
+            batch = rows(batch, *self.place.rows)
+        return self.local(batch, total)
+
+    def local(self, batch: Any, global_rows: int) -> StepResult:
+        """Trains on this replica's rows of a global batch of `global_rows`."""
+        loss = self.driver.run(micro_batches(batch, self.plan.micro_batches))
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+        return StepResult(loss=over_replicas(loss, self.plan), rows=global_rows)
+
+
+def parallelize(
+    model: nn.Layer,
+    optimizer: Any,
+    loss: Loss,
+    plan: Plan,
+    *,
+    tensor_split: Mapping[str, str] | None = None,
+) -> Step:
+    """Makes `model` train as `plan` says.
+
+    Args:
+        model: a chain (`.chain` or nn.Sequential), or any Layer when the plan has one stage. It is cut in place.
+        optimizer: a Paddle optimizer over the model's parameters, or a function that makes one from a list of them.
+        loss: (outputs, labels) -> scalar, the mean over rows: equal parts of a batch must average to the whole. One
+            that takes `cross_entropy=` gets a vocabulary-parallel one when the last Linear is cut by vocabulary.
+        plan: from nebula.init().
+        tensor_split: which sublayers tensor parallelism cuts and how; default: `model.tensor_split`.
+
+    Raises:
+        BadInput: the plan is for another model, or the model cannot be cut that way.
+    """
+    mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
+    split = tensor_split if tensor_split is not None else getattr(model, "tensor_split", None)
+    optimizer = optimizer_of(optimizer, model)
+    paddle.set_device(start.device())
+    part, loss = _cut(model, loss, split, plan, mesh, here)
+    for element in part.elements:
+        apply_policy(element, plan.stages[here.stage].recompute)
+    _move(part, start.device())
+    keep_parameters(optimizer, part.cut.replaced, list(part.names))
+    if plan.world_size == 1:
+        whole = chain.ChainModel(part.elements)
+        return Step(plan=plan, place=here, part=part, driver=InARow(whole, loss), optimizer=optimizer, wrapped=whole)
+    return _on_fleet(part, optimizer, loss, plan, mesh, here)
+
+
+def _cut(
+    model: nn.Layer, loss: Loss, split: Mapping[str, str] | None, plan: Plan, mesh: Degrees, here: Place
+) -> tuple[Part, Loss]:
+    """This rank's elements with its slices of the weights, and the loss that fits them."""
+    elements = chain.elements(model)
+    chain.check_length(len(elements), plan.stages[-1].layers[1])
+    names, cut = chain.parameter_names(model), tensor.Cut()
+    first, last = here.layers if mesh.pipeline > 1 else (0, len(elements))
+    if mesh.pipeline > 1:
+        _check_shared(elements, plan)
+    if mesh.tensor > 1:
+        if not split:
+            raise BadInput(
+                f"tensor {mesh.tensor}: the model says nowhere what to cut; give it `tensor_split`, a table of "
+                "sublayer patterns to column, row, vocabulary or heads"
+            )
+        takes_share = "cross_entropy" in _parameters(loss)
+        for element in elements[first:last]:
+            tensor.cut_element(element, split, mesh.tensor, here.tensor, gather=not takes_share, cut=cut)
+        if not cut.replaced and not any(list(e.parameters()) for e in elements[first:last]):
+            raise BadInput("tensor_split matches no sublayer of the model")
+        if takes_share:
+            loss = functools.partial(loss, cross_entropy=tensor.cross_entropy)
+    local = {id(cut.replaced[old]): name for old, name in names.items() if old in cut.replaced}
+    held = {id(p) for element in elements[first:last] for p in element.parameters()}
+    local |= {old: name for old, name in names.items() if old in held}
+    return Part(elements=elements[first:last], names=local, cut=cut), loss
+
+
+def _check_shared(elements: list[nn.Layer], plan: Plan) -> None:
+    name = chain.shared_across([elements[slice(*stage.layers)] for stage in plan.stages])
+    if name:
+        raise BadInput(f"{name} is shared by layers of two stages; move the border or untie it")
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    target = function.forward if isinstance(function, nn.Layer) else function
+    return inspect.signature(target).parameters
+
+
+def _move(part: Part, device: str) -> None:
+    """Moves a rank's part to its device."""
+    for element in part.elements:
+        element.to(device=device)
+        element.train()
+
+
+def _on_fleet(part: Part, optimizer: Any, loss: Loss, plan: Plan, mesh: Degrees, here: Place) -> Step:
+    from paddle.distributed import fleet
+
+    hybrid = fleet.get_hybrid_communicate_group()
+    stage = plan.stages[here.stage].sharding.stage if mesh.sharding > 1 else 0
+    piped = mesh.pipeline > 1
+    model = _pipeline_layer(part, loss, plan, mesh, hybrid) if piped else chain.ChainModel(part.elements)
+    if stage >= 2:
+        # fleet's pipeline sends whole weights around when it is built, so it comes before the wrapper that cuts them
+        distributed = fleet.distributed_model(model) if piped else None
+        wrap = sharding.stage2 if stage == 2 else sharding.stage3
+        wrapped, optimizer = wrap(model, optimizer, hybrid)
+        distributed = distributed or wrapped
+    else:
+        distributed = wrapped = fleet.distributed_model(model)
+        optimizer = fleet.distributed_optimizer(optimizer)
+    driver: Driver = Through1F1B(distributed) if piped else InARow(distributed, loss)
+    if piped and stage == 2:
+        sharding.feed_stage2(driver, wrapped)
+    return Step(plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=wrapped)
+
+
+def _pipeline_layer(part: Part, loss: Loss, plan: Plan, mesh: Degrees, hybrid: Any) -> nn.Layer:
+    """fleet's PipelineLayer with this rank's elements at their places; other stages' elements are only counted."""
+    from paddle.distributed.fleet.meta_parallel import PipelineLayer
+
+    boundaries = [stage.layers[0] for stage in plan.stages] + [plan.stages[-1].layers[1]]
+    first = plan.stages[hybrid.get_stage_id()].layers[0]
+    layers = [_elsewhere] * boundaries[-1]
+    layers[first : first + len(part.elements)] = part.elements
+    return PipelineLayer(
+        layers=layers, num_stages=mesh.pipeline, topology=hybrid.topology(), loss_fn=loss, seg_method=boundaries
+    )
+
+
+def _elsewhere(_: Any) -> Any:
+    """Stands for an element that another stage holds; never called."""
+    raise AssertionError("an element of another stage was called")
+
+
+def over_replicas(value: float, plan: Plan) -> float:
+    """The mean of a number over the replicas; every rank of a replica has the same."""
+    if plan.world_size == 1 or plan.stages[0].data == 1:
+        return value
+    from paddle.distributed import fleet
+
+    hybrid = fleet.get_hybrid_communicate_group()
+    total = paddle.to_tensor([value], dtype="float32")
+    if hybrid.get_data_parallel_world_size() > 1:
+        paddle.distributed.all_reduce(total, group=hybrid.get_data_parallel_group())
+    if hybrid.get_sharding_parallel_world_size() > 1:
+        paddle.distributed.all_reduce(total, group=hybrid.get_sharding_parallel_group())
+    return float(total) / plan.stages[0].data

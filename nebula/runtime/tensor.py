@@ -1,0 +1,171 @@
+"""Cuts the layers of a chain element over a tensor group: nn.Linear and nn.Embedding become fleet's parallel layers.
+
+What is cut says a table of patterns (models.*.tensor_split): fnmatch of the sublayer's name within its element to a
+kind: `column` a Linear by its outputs, `row` by its inputs, `vocabulary` an Embedding by its rows or the last Linear by
+its outputs, `heads` the first dim of a layer's parameters. Each rank keeps its slice of the weights that the serial
+model has, so a parallel run starts from exactly the serial run's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from nebula.errors import BadInput
+
+KINDS = ("column", "row", "vocabulary", "heads")
+_KEPT = ("trainable", "optimize_attr", "regularizer", "need_clip")
+"""Attributes of a parameter that its slice takes over."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Cut:
+    """What was done to the parameters of one rank.
+
+    Attributes:
+        replaced: id of a serial parameter -> its slice.
+        dims: id of a slice -> the dim along which it was cut.
+    """
+
+    replaced: dict[int, paddle.Tensor] = field(default_factory=dict)
+    dims: dict[int, int] = field(default_factory=dict)
+
+
+def kind_of(name: str, split: Mapping[str, str]) -> str:
+    """How the sublayer of that name is cut, or an empty text.
+
+    Raises:
+        BadInput: the table names an unknown kind.
+    """
+    for pattern, kind in split.items():
+        if fnmatchcase(name, pattern):
+            if kind not in KINDS:
+                raise BadInput(f"tensor split {pattern!r}: {kind!r} is none of {', '.join(KINDS)}")
+            return kind
+    return ""
+
+
+def cut_element(element: nn.Layer, split: Mapping[str, str], degree: int, rank: int, *, gather: bool, cut: Cut) -> None:
+    """Replaces the sublayers of an element that the table names, in place.
+
+    Args:
+        gather: whether a Linear cut by `vocabulary` returns all its outputs; otherwise the loss takes its share.
+        cut: receives what was replaced.
+
+    Raises:
+        BadInput: a dim does not divide by the degree, or a layer cannot be cut that way.
+    """
+    for name, layer in list(element.named_sublayers()):
+        kind = kind_of(name, split)
+        if not kind:
+            continue
+        if kind == "heads":
+            _cut_table(layer, name, degree, rank, cut)
+            continue
+        path, _, last = name.rpartition(".")
+        parent = _at(element, path)
+        parent.add_sublayer(last, _parallel(layer, kind, name, degree, rank, gather=gather, cut=cut))
+
+
+def _at(layer: nn.Layer, path: str) -> nn.Layer:
+    """The sublayer of that dotted name."""
+    for part in path.split(".") if path else ():
+        layer = getattr(layer, part) if not part.isdigit() else layer._sub_layers[part]
+    return layer
+
+
+def _parallel(layer: nn.Layer, kind: str, name: str, degree: int, rank: int, *, gather: bool, cut: Cut) -> nn.Layer:
+    """Fleet's layer that stands for one rank's part of `layer`."""
+    from paddle.distributed.fleet import meta_parallel as fleet_layers
+
+    zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
+    if isinstance(layer, nn.Embedding) and kind == "vocabulary":
+        rows, width = layer.weight.shape
+        _check_divides(name, "rows", rows, degree)
+        if getattr(layer, "_padding_idx", -1) not in (None, -1):
+            raise BadInput(f"{name}: an Embedding with padding_idx cannot be cut by vocabulary")
+        part = fleet_layers.VocabParallelEmbedding(rows, width, weight_attr=zero)
+        _take(part, "weight", layer, 0, degree, rank, cut)
+        return part
+    if not isinstance(layer, nn.Linear):
+        raise BadInput(f"{name}: {type(layer).__name__} cannot be cut by {kind!r}; only Linear and Embedding can")
+    inputs, outputs = layer.weight.shape
+    has_bias = layer.bias is not None
+    if kind == "row":
+        _check_divides(name, "inputs", inputs, degree)
+        part = fleet_layers.RowParallelLinear(
+            inputs, outputs, weight_attr=zero, has_bias=has_bias, input_is_parallel=True
+        )
+        _take(part, "weight", layer, 0, degree, rank, cut)
+    else:
+        _check_divides(name, "outputs", outputs, degree)
+        gathered = gather and kind == "vocabulary"
+        part = fleet_layers.ColumnParallelLinear(
+            inputs, outputs, weight_attr=zero, has_bias=has_bias, gather_output=gathered
+        )
+        _take(part, "weight", layer, 1, degree, rank, cut)
+    if has_bias:
+        _take(part, "bias", layer, None if kind == "row" else 0, degree, rank, cut)
+    return part
+
+
+def _check_divides(name: str, what: str, size: int, degree: int) -> None:
+    if size % degree:
+        raise BadInput(
+            f"{name}: {size} {what} % tensor {degree} = {size % degree}, not 0; choose another tensor degree"
+        )
+
+
+def slice_of(array: np.ndarray, dim: int | None, degree: int, rank: int) -> np.ndarray:
+    """A rank's part of an array along a dim; all of it without a dim."""
+    return array if dim is None else np.split(array, degree, axis=dim)[rank]
+
+
+def _take(part: nn.Layer, attribute: str, layer: nn.Layer, dim: int | None, degree: int, rank: int, cut: Cut) -> None:
+    """Fills a parallel layer's parameter with its slice of the serial one, name and settings included."""
+    serial, local = getattr(layer, attribute), getattr(part, attribute)
+    local.set_value(slice_of(serial.numpy(), dim, degree, rank))
+    _adopt(serial, local, dim, cut)
+
+
+def _adopt(serial: paddle.Tensor, local: paddle.Tensor, dim: int | None, cut: Cut) -> None:
+    local.name = serial.name
+    for attribute in _KEPT:
+        setattr(local, attribute, getattr(serial, attribute))
+    cut.replaced[id(serial)] = local
+    if dim is not None:
+        cut.dims[id(local)] = dim
+
+
+def _cut_table(layer: nn.Layer, name: str, degree: int, rank: int, cut: Cut) -> None:
+    """Keeps a rank's share of the first dim of each of a layer's own parameters."""
+    for attribute, serial in list(layer.named_parameters(include_sublayers=False)):
+        _check_divides(f"{name}.{attribute}", "heads", serial.shape[0], degree)
+        share = slice_of(serial.numpy(), 0, degree, rank)
+        local = layer.create_parameter(
+            list(share.shape), dtype=serial.dtype, default_initializer=nn.initializer.Constant(0.0)
+        )
+        local.set_value(share)
+        local.is_distributed, local.split_axis = True, 0
+        layer.add_parameter(attribute, local)
+        _adopt(serial, local, 0, cut)
+
+
+def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int = -100) -> paddle.Tensor:
+    """Nats per position from logits of which each tensor rank holds its share of the vocabulary.
+
+    Args:
+        logits: [..., vocabulary / tensor degree].
+        labels: [...] int64, over the whole vocabulary.
+
+    Returns:
+        [...], 0 where the label is `ignore_index`.
+    """
+    from paddle.distributed.fleet.meta_parallel import ParallelCrossEntropy
+
+    return ParallelCrossEntropy(ignore_index=ignore_index)(logits, labels.unsqueeze(-1)).squeeze(-1)

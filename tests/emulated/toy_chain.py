@@ -1,0 +1,111 @@
+"""A Transformer small enough to train twenty times over, as a chain that every kind of split can cut."""
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+VOCABULARY, WIDTH, HEADS, LENGTH, BLOCKS, ROWS = 64, 32, 4, 8, 4, 16
+LAYERS = BLOCKS + 2
+SPLIT = {
+    "tokens": "vocabulary",
+    "qkv": "column",
+    "bias": "heads",
+    "out": "row",
+    "up": "column",
+    "down": "row",
+    "projection": "vocabulary",
+}
+
+
+class Embed(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Embedding(VOCABULARY, WIDTH)
+
+    def forward(self, ids):
+        return self.tokens(ids), paddle.triu(paddle.full([LENGTH, LENGTH], -1e9), 1)
+
+
+class Bias(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.table = self.create_parameter([HEADS, LENGTH, LENGTH])
+
+    def forward(self):
+        return self.table
+
+
+class Block(nn.Layer):
+    """Takes and returns (activations, mask); the mask needs no gradient."""
+
+    selective_recompute = ("attend",)
+
+    def __init__(self):
+        super().__init__()
+        self.first_norm, self.second_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.bias = Bias()
+
+    def attend(self, qkv, mask):
+        heads = qkv.reshape([0, 0, -1, 3 * WIDTH // HEADS]).transpose([0, 2, 1, 3])
+        query, key, value = paddle.split(heads, 3, axis=-1)
+        scores = paddle.matmul(query, key, transpose_y=True) * (WIDTH // HEADS) ** -0.5
+        weights = F.softmax(scores + self.bias() + mask)
+        return paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([0, 0, -1])
+
+    def forward(self, inputs):
+        x, mask = inputs
+        x = x + self.out(self.attend(self.qkv(self.first_norm(x)), mask))
+        return x + self.down(F.gelu(self.up(self.second_norm(x)))), mask
+
+
+class Head(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.projection = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, inputs):
+        return self.projection(self.norm(inputs[0]))
+
+
+class Toy(nn.Layer):
+    tensor_split = SPLIT
+
+    def __init__(self):
+        super().__init__()
+        self.chain = nn.LayerList([Embed(), *(Block() for _ in range(BLOCKS)), Head()])
+
+
+def nats(logits, labels):
+    return F.cross_entropy(logits, labels.unsqueeze(-1), reduction="none", ignore_index=-100).squeeze(-1)
+
+
+def loss(logits, labels, cross_entropy=nats):
+    """The mean over rows; every row has the same number of targets."""
+    return cross_entropy(logits, labels).sum() / (labels.shape[0] * (LENGTH - 1))
+
+
+def build(learning_rate=3e-3):
+    """Model and optimizer with the weights that every process builds alike.
+
+    The bias of a key moves no softmax: its gradient is rounding alone, which Adam divides by itself. Its epsilon stands
+    above that rounding (1e-9), so that the weights of two runs can be compared.
+    """
+    paddle.seed(7)
+    model = Toy()
+    optimizer = paddle.optimizer.AdamW(
+        learning_rate, epsilon=1e-6, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(0.5)
+    )
+    return model, optimizer
+
+
+def batch(step, rows=ROWS):
+    """Rows to learn by heart, in another order each step; the first target of a row is ignored."""
+    data = np.random.RandomState(5).randint(0, VOCABULARY, (rows, LENGTH + 1))
+    data = data[np.random.RandomState(step).permutation(rows)]
+    labels = data[:, 1:].copy()
+    labels[:, 0] = -100
+    return data[:, :-1], labels
