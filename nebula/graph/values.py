@@ -48,6 +48,7 @@ class Tensor:
         per_row: by how much each dim grows with one more row; empty when no dim depends on the rows.
         alias_of: the tensor whose memory this one shows (a view), or empty.
         distribution: how the tensor lies on a mesh; None before annotation or completion.
+        needs_gradient: whether the backward computes a gradient of it.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Tensor:
     per_row: tuple[int, ...] = ()
     alias_of: str = ""
     distribution: Distribution | None = None
+    needs_gradient: bool = False
 
     def __post_init__(self) -> None:
         assert self.dtype in DTYPE_BYTES, f"{self.name}: unknown dtype {self.dtype}"
@@ -173,6 +175,8 @@ class Block:
         rows: the rows of the micro-batch that all shapes here hold for.
         inputs: tensors that come from the layer before (or from the data), in order.
         outputs: tensors that go to the layer behind, in order; all of them cross a stage border there.
+        gradient_sums: on a block that one rank of a mesh runs, pairs of a parameter and the mesh axes along which its
+            gradients are addends after the backward, to be summed once a step.
     """
 
     name: str
@@ -182,6 +186,7 @@ class Block:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     module: str = ""
+    gradient_sums: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name."""
