@@ -1,0 +1,162 @@
+"""The cost of every layer of a chain as arrays over the layers, for one way of running a stage.
+
+One ChainCost answers what any run of layers costs, by slices in evaluate and by prefix sums in search. A Chains object
+makes each once; local blocks under tensor parallelism come from nebula.graph.partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from nebula.graph.rows import with_rows
+from numpy.typing import NDArray
+
+from nebula.cluster.values import DeviceType
+from nebula.cost_model.communication import Levels, ranks_of
+from nebula.cost_model.layer import LayerCost, communication_seconds, layer_cost
+from nebula.graph.partition import tensor_parallel
+from nebula.graph.values import Block, DistributedGraph
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainCost:
+    """Costs by layer, each an array [layers].
+
+    Attributes:
+        forward_s: kernels of one forward.
+        backward_s: kernels of one backward.
+        recompute_s: kernels that the backward runs again.
+        forward_communication_s: collectives of one forward among the tensor group.
+        backward_communication_s: those of one backward, recomputation included.
+        elements: trainable elements on one rank.
+        tensors: how many tensors they are.
+        parameters_bytes: their bytes.
+        kept_bytes: kept from forward to backward of one micro-batch.
+        working_bytes: needed while the layer's backward runs.
+        forward_border_bytes: what goes to the next layer.
+        backward_border_bytes: what comes back from it: the gradients of it.
+        forward_messages: tensors that go to the next layer.
+        backward_messages: tensors that come back.
+    """
+
+    forward_s: Floats
+    backward_s: Floats
+    recompute_s: Floats
+    forward_communication_s: Floats
+    backward_communication_s: Floats
+    elements: Floats
+    tensors: Floats
+    parameters_bytes: Floats
+    kept_bytes: Floats
+    working_bytes: Floats
+    forward_border_bytes: Floats
+    backward_border_bytes: Floats
+    forward_messages: Floats
+    backward_messages: Floats
+
+    @cached_property
+    def forward_total_s(self) -> Floats:
+        """All that one forward occupies of the stage's stream, borders apart."""
+        return self.forward_s + self.forward_communication_s
+
+    @cached_property
+    def backward_total_s(self) -> Floats:
+        """All that one backward occupies of the stage's stream, borders apart."""
+        return self.backward_s + self.recompute_s + self.backward_communication_s
+
+
+class Chains:
+    """Chain costs of one graph, each made once.
+
+    Args:
+        graph: the model; its rows do not matter.
+        tensor_block: the local block for (block, degree, splits, sequence).
+    """
+
+    def __init__(self, graph: DistributedGraph, tensor_block: Callable[..., Block] = tensor_parallel) -> None:
+        self.graph = graph
+        self._tensor_block = tensor_block
+        self._graphs: dict[int, DistributedGraph] = {}
+        self._blocks: dict[tuple[int, int, int, bool], Block] = {}
+        self._layers: dict[tuple[int, int, int, bool, str], LayerCost] = {}
+        self._chains: dict[tuple[object, ...], ChainCost] = {}
+
+    def block(self, index: int, rows: int, tensor: int, sequence: bool) -> Block:
+        """The block of that index as one rank of a tensor group computes it.
+
+        Raises:
+            BadInput: the degree does not divide what it must cut.
+        """
+        if rows not in self._graphs:
+            self._graphs[rows] = with_rows(self.graph, rows)
+        key = (index, rows, tensor, sequence)
+        if key not in self._blocks:
+            block = self._graphs[rows].blocks[index]
+            if tensor > 1:
+                block = self._tensor_block(block, tensor, self.graph.splits, sequence=sequence)
+            self._blocks[key] = block
+        return self._blocks[key]
+
+    def cost(self, *, rows: int, tensor: Levels, sequence: bool, device: DeviceType, policy: str) -> ChainCost:
+        """What each layer costs one rank.
+
+        Args:
+            rows: of a micro-batch.
+            tensor: where the ranks of the tensor group meet; empty for one rank.
+            sequence: whether norms and residuals are cut along the sequence.
+            device: the device type, by name the same everywhere.
+            policy: recompute policy.
+        """
+        key = (rows, tensor, sequence, device.name, policy)
+        if key not in self._chains:
+            self._chains[key] = self._chain(rows, tensor, sequence, device, policy)
+        return self._chains[key]
+
+    def _chain(self, rows: int, tensor: Levels, sequence: bool, device: DeviceType, policy: str) -> ChainCost:
+        degree = ranks_of(tensor)
+        blocks = [self.block(i, rows, degree, sequence) for i in range(len(self.graph.blocks))]
+        layers = [self._layer(i, rows, degree, sequence, device) for i in range(len(blocks))]
+        borders = [_border(block) for block in blocks]
+
+        def each(values: list[float]) -> Floats:
+            return np.array(values, dtype=float)[list(self.graph.layers)]
+
+        def wire(name: str) -> list[float]:
+            return [communication_seconds(getattr(c, name), tensor) for c in layers]
+
+        again = [communication_seconds(c.recompute_collectives[policy], tensor) for c in layers]
+        return ChainCost(
+            forward_s=each([c.forward_s for c in layers]),
+            backward_s=each([c.backward_s for c in layers]),
+            recompute_s=each([c.recompute_s[policy] for c in layers]),
+            forward_communication_s=each(wire("forward_collectives")),
+            backward_communication_s=each(wire("backward_collectives")) + each(again),
+            elements=each([c.parameter_elements for c in layers]),
+            tensors=each([c.parameter_tensors for c in layers]),
+            parameters_bytes=each([c.parameters_bytes for c in layers]),
+            kept_bytes=each([c.kept_bytes[policy] for c in layers]),
+            working_bytes=each([c.working_bytes[policy] for c in layers]),
+            forward_border_bytes=each([b[0] for b in borders]),
+            backward_border_bytes=each([b[1] for b in borders]),
+            forward_messages=each([b[2] for b in borders]),
+            backward_messages=each([b[3] for b in borders]),
+        )
+
+    def _layer(self, index: int, rows: int, degree: int, sequence: bool, device: DeviceType) -> LayerCost:
+        key = (index, rows, degree, sequence, device.name)
+        if key not in self._layers:
+            self._layers[key] = layer_cost(self.block(index, rows, degree, sequence), device)
+        return self._layers[key]
+
+
+def _border(block: Block) -> tuple[float, float, float, float]:
+    """Bytes forward, bytes backward, tensors forward, tensors backward across the border behind a block."""
+    tensors = block.by_name
+    out = [tensors[n] for n in block.outputs]
+    returned = [t for t in out if t.needs_gradient]
+    return sum(t.bytes for t in out), sum(t.bytes for t in returned), len(out), len(returned)

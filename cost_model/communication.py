@@ -1,0 +1,199 @@
+"""How long communication takes: alpha-beta formulas for collectives over the levels at which a group meets.
+
+A group is described by its levels from the node outward (nebula.cluster.topology); the rate of a level is what one
+device gets while all devices of its node talk. Overlap with compute is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cluster.topology import Level, group_links, tiers
+from nebula.cluster.values import Cluster, DeviceType, Link
+
+Levels = tuple[Level, ...]
+Amount = TypeVar("Amount", float, NDArray[np.float64])
+
+
+class AlphaBeta(NamedTuple):
+    """Time of a message as a fixed part and a part per byte (Hockney, Parallel Computing 20(3), 1994)."""
+
+    fixed_s: float
+    per_byte_s: float
+
+    def seconds(self, size_bytes: Amount, messages: Amount | float = 1.0) -> Amount:
+        """Seconds of `messages` messages of together `size_bytes`; numbers, or arrays of them."""
+        return messages * self.fixed_s + size_bytes * self.per_byte_s
+
+
+NOTHING = AlphaBeta(0.0, 0.0)
+
+
+@lru_cache(maxsize=4096)
+def collective(kind: str, levels: Levels) -> AlphaBeta:
+    """The cost of a collective over a group, by the bytes of the larger buffer on one rank.
+
+    Args:
+        kind: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast or send.
+        levels: where the ranks of the group meet; empty for a group of one, which costs nothing.
+    """
+    return FORMULAS[kind](levels) if levels else NOTHING
+
+
+def ranks_of(levels: Levels) -> int:
+    """How many ranks a group with these levels has when it is spread evenly.
+
+    Example: two nodes of 8 devices are (node, 8), (leaf, 2): 16 ranks.
+    """
+    ranks = 1
+    for level in levels:
+        ranks *= level.members
+    return ranks
+
+
+def one_ring(levels: Levels) -> Levels:
+    """The group as one flat ring, which goes at the pace of its slowest link."""
+    if len(levels) < 2:
+        return levels
+    slowest = min((level.link for level in levels), key=lambda link: link.bytes_per_s)
+    latency_s = max(level.link.latency_s for level in levels)
+    link = Link(kind=slowest.kind, bytes_per_s=slowest.bytes_per_s, latency_s=latency_s)
+    return (Level(name=levels[-1].name, members=ranks_of(levels), link=link),)
+
+
+def reduce_scatter(levels: Levels) -> AlphaBeta:
+    """Level by level from the node outward, a ring at each; what remains to be scattered shrinks on the way.
+
+    A ring of p ranks takes p - 1 rounds of n/p bytes (Patarasuk and Yuan, JPDC 69(2), 2009), so one level costs
+    (p - 1)(alpha + n/(p b)); several are the hierarchical algorithm of BlueConnect (Cho et al., SysML 2019).
+    """
+    fixed_s, per_byte_s, left = 0.0, 0.0, 1.0
+    for level in levels:
+        rounds, left = level.members - 1, left / level.members
+        fixed_s += rounds * level.link.latency_s
+        per_byte_s += rounds * left / level.link.bytes_per_s
+    return AlphaBeta(fixed_s, per_byte_s)
+
+
+def all_reduce(levels: Levels) -> AlphaBeta:
+    """A reduce_scatter and an all_gather, which is its mirror image: 2 (p - 1)/p n bytes per rank on one level."""
+    half = reduce_scatter(levels)
+    return AlphaBeta(2 * half.fixed_s, 2 * half.per_byte_s)
+
+
+def all_to_all(levels: Levels) -> AlphaBeta:
+    """Each rank sends n/p bytes to each other one; what leaves through a level takes that level's rate."""
+    total, below = ranks_of(levels), 1
+    fixed_s, per_byte_s = 0.0, 0.0
+    for level in levels:
+        peers = below * (level.members - 1)
+        fixed_s += peers * level.link.latency_s
+        per_byte_s += peers / total / level.link.bytes_per_s
+        below *= level.members
+    return AlphaBeta(fixed_s, per_byte_s)
+
+
+def broadcast(levels: Levels) -> AlphaBeta:
+    """A pipelined chain: the buffer passes the narrowest level once, and each hop's latency counts."""
+    hops_s = sum((level.members - 1) * level.link.latency_s for level in levels)
+    return AlphaBeta(hops_s, 1.0 / min(level.link.bytes_per_s for level in levels))
+
+
+def send(levels: Levels) -> AlphaBeta:
+    """One message between two ranks, over the outermost level that joins them."""
+    return AlphaBeta(levels[-1].link.latency_s, 1.0 / levels[-1].link.bytes_per_s)
+
+
+FORMULAS: dict[str, Callable[[Levels], AlphaBeta]] = {
+    "all_reduce": all_reduce,
+    "all_gather": reduce_scatter,
+    "reduce_scatter": reduce_scatter,
+    "all_to_all": all_to_all,
+    "broadcast": broadcast,
+    "send": send,
+}
+
+
+class Fabric:
+    """The levels of many groups of one cluster, each shape worked out once.
+
+    Two groups that lie alike (same node groups, same pattern of nodes and switches) have equal levels, so a search
+    over thousands of splits asks the topology a few dozen times. Emulated devices know one flat ring per group.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        counts = [g.device_count for g in cluster.groups]
+        group = np.repeat(np.arange(len(counts)), counts)
+        first_device_of = np.cumsum([0, *counts[:-1]])
+        first_device = np.repeat(first_device_of, counts)
+        first_node = np.cumsum([0, *(g.count for g in cluster.groups[:-1])])
+        per_node = np.array([g.devices_per_node for g in cluster.groups])
+        local = np.arange(len(group)) - first_device
+        self._group = group
+        self._node = first_node[group] + local // per_node[group]
+        self._widths = [tier.nodes for tier in tiers(cluster) if tier.nodes]
+        self._position = self._node - self._site_start(first_node)[group]
+        self._flat = any(g.device.emulated for g in cluster.groups)
+        self._slowness = np.ones(len(group))
+        for index, nodes in enumerate(cluster.groups):
+            for node, factor in nodes.slow:
+                first = first_device_of[index] + node * nodes.devices_per_node
+                self._slowness[first : first + nodes.devices_per_node] = factor
+        self._known: dict[bytes, Levels] = {}
+
+    def _site_start(self, first_node: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each node group the number of nodes that do not count towards positions in its site."""
+        if not self.cluster.sites:
+            return np.zeros(len(first_node), dtype=int)
+        starts = []
+        for index, group in enumerate(self.cluster.groups):
+            here = next((s.groups for s in self.cluster.sites if group.name in s.groups), ())
+            elsewhere = (g.count for g in self.cluster.groups[:index] if g.name not in here)
+            starts.append(sum(elsewhere))
+        return np.array(starts)
+
+    def levels(self, devices: Sequence[int]) -> Levels:
+        """The levels of the group of those global device indices; empty for one device."""
+        return self.levels_of(np.array([devices]))[0]
+
+    def levels_of(self, groups: NDArray[np.int64]) -> list[Levels]:
+        """The levels of many groups of one size.
+
+        Args:
+            groups: [number of groups, ranks of a group], global device indices.
+        """
+        if groups.shape[1] == 1:
+            return [()] * len(groups)
+        node, position = self._node[groups], self._position[groups]
+        switches = [position // width - position[:, :1] // width for width in self._widths]
+        patterns = np.hstack([self._group[groups], node - node[:, :1], *switches])
+        # equal patterns have equal sums; unequal ones collide with a chance of about 2**-60
+        sums = patterns @ np.random.default_rng(0).integers(1 << 62, size=patterns.shape[1])
+        _, first, which = np.unique(sums, return_index=True, return_inverse=True)
+        distinct = [self._lookup(patterns[i].tobytes(), groups[i]) for i in first]
+        return [distinct[i] for i in which.ravel()]
+
+    def _lookup(self, pattern: bytes, devices: NDArray[np.int64]) -> Levels:
+        if pattern not in self._known:
+            levels = group_links(self.cluster, [int(d) for d in devices])
+            self._known[pattern] = one_ring(levels) if self._flat else levels
+        return self._known[pattern]
+
+    def device_types(self, devices: NDArray[np.int64]) -> list[DeviceType]:
+        """The device types among those devices, each once."""
+        return [self.cluster.groups[int(g)].device for g in np.unique(self._group[devices])]
+
+    def slowest(self, devices: NDArray[np.int64]) -> float:
+        """By what factor the slowest of the devices is slower than its type says."""
+        return float(self._slowness[devices].max())
+
+    def total(self, devices: NDArray[np.int64], value: Callable[[DeviceType], float]) -> float:
+        """The sum of a figure of the device types over the devices."""
+        counts = np.bincount(self._group[devices], minlength=len(self.cluster.groups))
+        return sum(float(n) * value(g.device) for n, g in zip(counts, self.cluster.groups, strict=True) if n)

@@ -1,0 +1,45 @@
+"""How long operators take on one device: a roofline per kernel, summed over what a layer launches.
+
+A kernel costs its launch plus its memory traffic or, for a matrix product, its arithmetic if that takes longer.
+Communication is not priced here (communication.py), nor is waiting (simulate.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nebula.cluster.values import DeviceType
+from nebula.graph.values import Kernel, Work
+
+ATTAINABLE = 1.0
+"""Share of a product's efficiency that is left when a device states no loss for small products."""
+
+
+def saturation(flops: float, half_product_flops: float) -> float:
+    """Share of the attainable rate that a product of that size reaches: f / (f + f_half).
+
+    Example:
+        >>> saturation(1e9, 1e9)
+        0.5
+    """
+    return flops / (flops + half_product_flops) if half_product_flops else ATTAINABLE
+
+
+def kernel_seconds(kernel: Kernel, device: DeviceType) -> float:
+    """Seconds that one launch occupies a device.
+
+    The roofline of Williams, Waterman, Patterson (CACM 52(4), 2009) with attainable instead of peak rates, plus the
+    fixed cost of a launch.
+    """
+    moved_s = (kernel.read_bytes + kernel.written_bytes) / (device.memory_bytes_per_s * device.memory_efficiency)
+    if kernel.product is None:
+        # element-wise work is bound by memory on every device of the catalogue
+        return device.kernel_s + moved_s
+    rate = device.peak(kernel.dtype) * device.product_efficiency
+    rate *= saturation(kernel.flops, device.half_product_flops)
+    return device.kernel_s + max(kernel.flops / rate, moved_s)
+
+
+def compute_seconds(work: Iterable[Work], device: DeviceType) -> float:
+    """Seconds of all kernels among the work, one after the other; collectives are skipped."""
+    return sum(kernel_seconds(w, device) for w in work if isinstance(w, Kernel))

@@ -1,0 +1,163 @@
+"""What one layer of the chain costs one rank: kernels and collectives of a block, its parameters, what it keeps.
+
+A block here is local already (a rank's share under tensor parallelism); where its collectives run, and how often a
+layer is repeated, is known by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from nebula.cluster.values import DeviceType
+from nebula.cost_model.communication import Levels, collective
+from nebula.cost_model.compute import compute_seconds
+from nebula.graph.values import Block, Collective, Operator, Role, Work
+
+POLICIES = ("none", "selective", "full")
+"""Recompute policies, by falling memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """One layer on one rank, for one micro-batch.
+
+    Attributes:
+        forward_s: kernels of the forward.
+        backward_s: kernels of the backward, recomputation not counted.
+        recompute_s: by policy, kernels that the backward runs again.
+        forward_collectives: communication of the forward inside the layer.
+        backward_collectives: that of the backward.
+        recompute_collectives: by policy, communication that the backward runs again.
+        parameter_elements: trainable elements that the rank holds.
+        parameter_tensors: how many tensors they are.
+        parameters_bytes: their bytes, which are also the bytes of their gradients.
+        kept_bytes: by policy, what lies in memory from the forward to the backward.
+        working_bytes: by policy, what only this layer's backward needs while it runs.
+        output_bytes: what goes to the next layer, and comes back as a gradient.
+    """
+
+    forward_s: float
+    backward_s: float
+    recompute_s: Mapping[str, float]
+    forward_collectives: tuple[Collective, ...]
+    backward_collectives: tuple[Collective, ...]
+    recompute_collectives: Mapping[str, tuple[Collective, ...]]
+    parameter_elements: int
+    parameter_tensors: int
+    parameters_bytes: int
+    kept_bytes: Mapping[str, int]
+    working_bytes: Mapping[str, int]
+    output_bytes: int
+
+
+def layer_cost(block: Block, device: DeviceType) -> LayerCost:
+    """The cost of a local block on a device type."""
+    again = {policy: recomputed(block, policy) for policy in POLICIES}
+    saved = block.saved_bytes
+    kept = {policy: kept_bytes(block, again[policy]) for policy in POLICIES}
+    widest = max((_written_bytes(block, op) for op in block.operators), default=0)
+    backward = [w for op in block.operators for w in op.backward]
+    forward = [w for op in block.operators for w in op.forward]
+    return LayerCost(
+        forward_s=compute_seconds(forward, device),
+        backward_s=compute_seconds(backward, device),
+        recompute_s={p: compute_seconds(_forward(ops), device) for p, ops in again.items()},
+        forward_collectives=_collectives(forward),
+        backward_collectives=_collectives(backward),
+        recompute_collectives={p: _collectives(_forward(ops)) for p, ops in again.items()},
+        parameter_elements=block.parameter_count,
+        parameter_tensors=len(block.parameters),
+        parameters_bytes=sum(t.bytes for t in block.parameters),
+        kept_bytes=kept,
+        working_bytes={p: max(0, saved - kept[p]) + 2 * widest for p in POLICIES},
+        output_bytes=block.output_bytes,
+    )
+
+
+def communication_seconds(collectives: Iterable[Collective], levels: Levels) -> float:
+    """Seconds of the collectives, one after the other, among the ranks of one tensor group."""
+    return sum(collective(c.kind, levels).seconds(c.bytes) for c in collectives)
+
+
+def recomputed(block: Block, policy: str) -> tuple[Operator, ...]:
+    """The operators that a backward runs again.
+
+    `full` is the whole layer and `selective` the attention cores; a layer without attention is run again whole under
+    both. A layer whose inputs need no gradient (token ids) is never run again.
+    """
+    tensors = block.by_name
+    if policy == "none" or not any(tensors[n].needs_gradient for n in block.inputs):
+        return ()
+    core = attention_cores(block) if policy == "selective" else ()
+    return core or block.operators
+
+
+def attention_cores(block: Block) -> tuple[Operator, ...]:
+    """The operators from the product of queries and keys to the product with the values.
+
+    Found from each softmax: backwards to the products that feed it, forwards to the products that read it, both
+    included. A fused attention keeps no scores and is no such core.
+    """
+    maker = {name: op for op in block.operators for name in op.outputs}
+    readers: dict[str, list[Operator]] = {}
+    for op in block.operators:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op)
+    core: set[str] = set()
+    for op in block.operators:
+        if op.kind != "softmax":
+            continue
+        before = _reach(op, lambda o: [maker[n] for n in o.inputs if n in maker])
+        behind = _reach(op, lambda o: [r for n in o.outputs for r in readers.get(n, ())])
+        if any(o.kind == "matmul" for o in before) and any(o.kind == "matmul" for o in behind):
+            core |= {o.name for o in (*before, op, *behind)}
+    return tuple(op for op in block.operators if op.name in core)
+
+
+def kept_bytes(block: Block, again: tuple[Operator, ...]) -> int:
+    """Bytes that lie in memory from the forward to the backward when the operators `again` are run twice.
+
+    What the others save stays, and what `again` reads from outside itself; each memory counts once, parameters not.
+    """
+    inside = {op.name for op in again}
+    made_inside = {name for op in again for name in op.outputs}
+    names = {n for op in block.operators if op.name not in inside for n in op.saved}
+    names |= {n for op in again for n in op.inputs if n not in made_inside}
+    tensors = block.by_name
+
+    def owner(name: str) -> str:
+        while tensors[name].alias_of:
+            name = tensors[name].alias_of
+        return name
+
+    kept = (tensors[n] for n in {owner(n) for n in names})
+    return sum(t.bytes for t in kept if t.role in (Role.INPUT, Role.ACTIVATION))
+
+
+def _reach(start: Operator, near: Callable[[Operator], list[Operator]]) -> list[Operator]:
+    """The operators reached from one, not passing through a product; products at the end are included."""
+    found: dict[str, Operator] = {}
+    border = near(start)
+    while border:
+        op = border.pop()
+        if op.name in found:
+            continue
+        found[op.name] = op
+        if op.kind != "matmul":
+            border += near(op)
+    return list(found.values())
+
+
+def _forward(operators: Iterable[Operator]) -> list[Work]:
+    return [w for op in operators for w in op.forward]
+
+
+def _collectives(work: Iterable[Work]) -> tuple[Collective, ...]:
+    return tuple(w for w in work if isinstance(w, Collective))
+
+
+def _written_bytes(block: Block, op: Operator) -> int:
+    """Bytes of an operator's largest own output: what its gradient needs while the backward passes."""
+    tensors = block.by_name
+    return max((tensors[n].bytes for n in op.outputs if not tensors[n].alias_of), default=0)

@@ -1,0 +1,100 @@
+"""How much memory a rank of a stage needs, by what holds it: weights, gradients, optimizer states, activations.
+
+Bytes follow the dtypes of the graph; what an optimizer adds follows the job's precision. Fragmentation of the
+allocator is not predicted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nebula.errors import BadInput
+from nebula.plan.values import Job, Sharding, StageMemory
+
+MOMENTS = {"adamw": 2, "sgd": 0}
+"""fp32 numbers that an optimizer keeps for each parameter."""
+
+MASTER_BYTES = 4
+"""fp32 copy of each parameter, kept when products are done in 16 bits."""
+
+
+def state_bytes_per_parameter(job: Job) -> int:
+    """Optimizer states of one parameter: fp32 moments, and an fp32 master copy under bf16 or fp16.
+
+    Raises:
+        BadInput: the optimizer is unknown.
+
+    Example:
+        >>> state_bytes_per_parameter(Job(global_batch=8, precision="bf16"))
+        12
+    """
+    if job.optimizer not in MOMENTS:
+        raise BadInput(f"job.optimizer {job.optimizer!r} is none of {', '.join(MOMENTS)}")
+    return 4 * MOMENTS[job.optimizer] + (0 if job.precision == "fp32" else MASTER_BYTES)
+
+
+def in_flight(schedule: str, stages: int, stage: int, micro_batches: int) -> int:
+    """Most micro-batches whose forward is done and whose backward is not, on one stage.
+
+    Example:
+        >>> [in_flight("1f1b", 4, s, 8) for s in range(4)]
+        [4, 3, 2, 1]
+    """
+    return micro_batches if schedule == "fthenb" else min(stages - stage, micro_batches)
+
+
+def stage_memory(
+    *,
+    parameters_bytes: float,
+    elements: float,
+    widest_bytes: float,
+    kept_bytes: float,
+    working_bytes: float,
+    border_bytes: float,
+    in_flight: int,
+    sharding: Sharding,
+    job: Job,
+    limit_bytes: float,
+) -> StageMemory:
+    """Peak bytes on one rank of a stage.
+
+    Args:
+        parameters_bytes: of all its layers on one rank; gradients have as many.
+        elements: trainable elements.
+        widest_bytes: parameters of the layer that has most.
+        kept_bytes: kept from forward to backward by one micro-batch.
+        working_bytes: needed while the layer that needs most runs backward.
+        border_bytes: what comes in from neighbours.
+        in_flight: micro-batches whose activations lie in memory together.
+        sharding: stage and degree of ZeRO (Rajbhandari et al., SC 2020, section 5).
+        job: precision and optimizer.
+        limit_bytes: what the plan may fill.
+    """
+    shares = held_shares(sharding)
+    return StageMemory(
+        weights_bytes=parameters_bytes * shares.weights + widest_bytes * (1.0 - shares.weights),
+        gradients_bytes=parameters_bytes * shares.gradients,
+        optimizer_bytes=state_bytes_per_parameter(job) * elements * shares.states,
+        activations_bytes=kept_bytes * in_flight,
+        workspace_bytes=working_bytes + border_bytes,
+        limit_bytes=limit_bytes,
+    )
+
+
+class Shares(NamedTuple):
+    """What part of weights, gradients and optimizer states one rank holds."""
+
+    weights: float
+    gradients: float
+    states: float
+
+
+def held_shares(sharding: Sharding) -> Shares:
+    """The parts under a sharding stage.
+
+    Example:
+        >>> held_shares(Sharding(stage=2, degree=4))
+        Shares(weights=1.0, gradients=0.25, states=0.25)
+    """
+    part = 1.0 / sharding.degree
+    return Shares(*(part if sharding.stage >= least else 1.0 for least in (3, 2, 1)))
