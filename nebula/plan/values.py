@@ -6,6 +6,7 @@ A plan is made by the planner or written by hand; files.py reads and writes it, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 
@@ -219,10 +220,16 @@ class Plan:
         first = self.stages[0]
         parts = [f"data {first.data}", f"tensor {first.tensor}", f"pipeline {len(self.stages)}"]
         if len(self.stages) > 1:
-            parts[-1] += " (" + "|".join(str(s.layers[1] - s.layers[0]) for s in self.stages) + " layers)"
+            parts[-1] += f" ({_counts([s.layers[1] - s.layers[0] for s in self.stages])} layers)"
         if first.sharding.stage:
             parts.append(f"sharding stage {first.sharding.stage} over {first.sharding.degree}")
         if first.recompute != "none":
             parts.append(f"recompute {first.recompute}")
         parts.append(f"{self.micro_batches} micro-batch{'es' if self.micro_batches > 1 else ''}")
         return " · ".join(parts)
+
+
+def _counts(layers: list[int]) -> str:
+    """Layers of each stage; four or more equal neighbours are folded: `2|58×1|3`."""
+    runs = [(n, len(list(same))) for n, same in groupby(layers)]
+    return "|".join(f"{many}×{n}" if many > 3 else "|".join([str(n)] * many) for n, many in runs)

@@ -1,0 +1,132 @@
+"""Draws amounts: memory per stage against its limit, the parts of a step as a waterfall, the funnel of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nebula.plan.values import Prediction, StageMemory, StepParts
+from nebula.report.findings import Search
+from nebula.report.svg import byte_ticks, drawing, line, rect, text
+from nebula.report.words import percent
+from nebula.units import format_bytes, format_seconds
+
+WIDTH = 1180.0
+LEFT = 150.0
+RIGHT = 170.0
+SPAN = WIDTH - LEFT - RIGHT
+
+MEMORY_WORDS = ("weights", "gradients", "optimizer", "activations", "workspace")
+PART_WORDS = {
+    "compute_s": "compute",
+    "recompute_s": "recompute",
+    "tensor_communication_s": "tensor communication",
+    "pipeline_communication_s": "pipeline communication",
+    "data_communication_s": "data communication",
+    "bubble_s": "bubble",
+    "optimizer_s": "optimizer",
+}
+
+
+def part_pairs(parts: StepParts) -> tuple[tuple[str, float], ...]:
+    """The parts of a step by name, in their order."""
+    return tuple((words, getattr(parts, field)) for field, words in PART_WORDS.items())
+
+
+def memory_pairs(memory: StageMemory) -> tuple[tuple[str, float], ...]:
+    """The holders of a stage's memory by name, in their order."""
+    return tuple((words, getattr(memory, f"{words}_bytes")) for words in MEMORY_WORDS)
+
+
+def legend(names: Sequence[str], classes: Sequence[str], y: float) -> list[str]:
+    """Coloured squares with names, from the left margin on."""
+    out, x = [], LEFT
+    for name, class_ in zip(names, classes, strict=True):
+        out += [rect(x, y - 10, 12, 12, rx=2, class_=class_), text(x + 18, y, name, class_="small")]
+        x += 34 + 7.2 * len(name)
+    return out
+
+
+def _memory_row(stage: int, memory: StageMemory, y: float, height: float, scale: float) -> list[str]:
+    out, x = [], LEFT
+    for index, (words, held) in enumerate(memory_pairs(memory)):
+        width = held * scale
+        tip = f"stage {stage}: {words} {format_bytes(held)}"
+        out.append(rect(x, y, width, height, title=tip, class_=f"memory-{index}", data_stage=stage))
+        x += width
+    limit = LEFT + memory.limit_bytes * scale
+    out.append(line(limit, y - 2, limit, y + height + 2, class_="limit"))
+    return out
+
+
+def memory_bars(memory: Sequence[StageMemory]) -> str:
+    """One stacked bar a stage for the device that holds most, its limit as a mark; thin bars for many stages."""
+    height = 24.0 if len(memory) <= 8 else 14.0 if len(memory) <= 24 else 7.0
+    pitch = height + (12 if height > 14 else 5 if height > 7 else 2)
+    most = max(max(m.total_bytes, m.limit_bytes) for m in memory)
+    scale = SPAN / most
+    bottom = 30 + pitch * len(memory)
+    out = legend(MEMORY_WORDS, [f"memory-{i}" for i in range(len(MEMORY_WORDS))], 12)
+    for tick in byte_ticks(most):
+        x = LEFT + tick * scale
+        out += [line(x, 24, x, bottom, class_="grid"), text(x, bottom + 14, format_bytes(tick), class_="tick middle")]
+    for stage, held in enumerate(memory):
+        y = 30 + stage * pitch
+        out += _memory_row(stage, held, y, height, scale)
+        if height > 7 or stage % 5 == 0:
+            words = f"{format_bytes(held.total_bytes)} · {percent(held.total_bytes / held.limit_bytes)}"
+            out.append(text(LEFT - 10, y + height / 2 + 4, f"stage {stage}", class_="label end"))
+            out.append(text(LEFT + SPAN + 10, y + height / 2 + 4, words, class_="label"))
+    return drawing(WIDTH, bottom + 22, out, label="memory per stage against its limit")
+
+
+def _bar_row(y: float, words: str, start: float, width: float, value: str, class_: str, tip: str) -> list[str]:
+    return [
+        text(LEFT + 20, y + 15, words, class_="label end"),
+        rect(LEFT + 30 + start, y, max(width, 1.0), 20, rx=2, class_=class_, title=tip),
+        text(LEFT + 36 + start + max(width, 1.0), y + 15, value, class_="label"),
+    ]
+
+
+def waterfall(prediction: Prediction, measured_s: float, measured_words: str) -> str:
+    """The parts of a step one after another, their sum with its interval and, when there is one, the measured time.
+
+    Args:
+        measured_s: 0 when nothing was measured.
+    """
+    total, room = prediction.step_time_s, SPAN - 40
+    scale = room / max(total, prediction.interval_s[1], measured_s)
+    out, start, y = [], 0.0, 8.0
+    for words, seconds in part_pairs(prediction.parts):
+        value = f"{format_seconds(seconds)} · {percent(seconds / total)}" if seconds else "none"
+        out += _bar_row(y, words, start * scale, seconds * scale, value, "part", f"{words} {format_seconds(seconds)}")
+        start, y = start + seconds, y + 26
+    out.append(line(LEFT - 100, y, WIDTH - 20, y, class_="axis"))
+    y += 8
+    out += _bar_row(y, "predicted step", 0, total * scale, "", "part-total", format_seconds(total))
+    low, high = (LEFT + 30 + s * scale for s in prediction.interval_s)
+    out += [line(low, y + 10, high, y + 10, class_="whisker"), line(low, y + 5, low, y + 15, class_="whisker")]
+    out.append(line(high, y + 5, high, y + 15, class_="whisker"))
+    words = " to ".join(format_seconds(s) for s in prediction.interval_s)
+    beside = LEFT + 36 + max(total * scale, high - LEFT - 30)
+    out.append(text(beside, y + 15, f"{format_seconds(total)} ({words})", class_="label strong"))
+    if measured_s:
+        y += 28
+        error = measured_s / total - 1
+        value = f"{format_seconds(measured_s)} ({error:+.1%} against predicted)"
+        out += _bar_row(y, "measured step", 0, measured_s * scale, value, "part-measured", measured_words)
+    return drawing(WIDTH, y + 30, out, label="parts of the step time")
+
+
+def funnel(search: Search) -> str:
+    """How the candidates became few: each rule takes its share, what is left was costed."""
+    left, y = search.candidates, 8.0
+    scale = (SPAN - 40) / max(left, 1)
+    out = _bar_row(y, "looked at", 0, left * scale, f"{left:,}", "part-total", f"{left:,} candidates")
+    for rule, count in search.cut:
+        y += 26
+        left -= count
+        tip = f"{count:,} ruled out: {rule}"
+        out += _bar_row(y, rule, left * scale, count * scale, f"−{count:,}", "part-cut", tip)
+    y += 26
+    out += _bar_row(y, "costed in full", 0, left * scale, f"{left:,}", "part-measured", f"{left:,} costed")
+    return drawing(WIDTH, y + 30, out, label="candidates by the rule that cut them")

@@ -1,0 +1,107 @@
+"""All that a report shows as one value: the plan and what it was made from, the search, and what was measured.
+
+Nothing is computed here; absent parts are empty values, so a report of a hand-written plan has no search in it and a
+report of a dry run no measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nebula.cluster.values import Cluster
+from nebula.graph.values import DistributedGraph
+from nebula.plan.values import Plan
+from nebula.report.spans import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A candidate of the search that was costed.
+
+    Attributes:
+        parts_s: pairs of a part of the step and its seconds, in the order of StepParts; empty when unknown.
+        memory_share: of the fullest device.
+        lost_by: the term by which it lost to the chosen plan; empty for the chosen one.
+    """
+
+    split: str
+    step_time_s: float
+    memory_share: float
+    parts_s: tuple[tuple[str, float], ...] = ()
+    lost_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What the planner went through.
+
+    Attributes:
+        candidates: how many were looked at, those cut included.
+        contenders: the best that were costed, best first.
+        cut: pairs of a rule and how many candidates it ruled out, most first.
+    """
+
+    seconds: float = 0.0
+    candidates: int = 0
+    contenders: tuple[Contender, ...] = ()
+    cut: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step of a run as the trainer wrote it down; absent figures are 0."""
+
+    step: int
+    loss: float
+    tokens: float
+    predicted_s: float
+    took_s: float
+    memory_bytes: float
+    mfu: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a run left behind.
+
+    Attributes:
+        run: name of the run, for people; empty when there was none.
+        clock: `virtual` on the emulated device, else `wall`.
+        spans: one step, rank by rank.
+        evaluation: pairs of a figure's name and the figure.
+    """
+
+    run: str = ""
+    clock: str = "wall"
+    steps: tuple[Step, ...] = ()
+    spans: tuple[Span, ...] = ()
+    evaluation: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def step_time_s(self) -> float:
+        """Median time of a step without the first two, which set things up; 0 without steps."""
+        times = sorted(s.took_s for s in self.steps[2:] or self.steps)
+        return times[len(times) // 2] if times else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What a report is about.
+
+    Attributes:
+        spans: the predicted timeline of one step, stage by stage.
+        versions: pairs of a program and its version.
+    """
+
+    plan: Plan
+    graph: DistributedGraph
+    cluster: Cluster
+    spans: tuple[Span, ...] = ()
+    search: Search = field(default_factory=Search)
+    measured: Measured = field(default_factory=Measured)
+    versions: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def virtual(self) -> bool:
+        """Whether the plan's devices are emulated, so that all times are virtual."""
+        return any(group.device.emulated for group in self.cluster.groups)

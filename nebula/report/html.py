@@ -1,0 +1,188 @@
+"""Writes the report: one HTML file with the verdict, the cluster, the step, memory, the search and what was measured.
+
+Everything is inside the file (style, script, drawings as SVG), so it opens offline and prints.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from nebula.plan.values import Plan
+from nebula.report.bars import funnel, memory_bars, waterfall
+from nebula.report.cluster_drawing import cluster_drawing
+from nebula.report.curves import loss_curve, time_curve
+from nebula.report.findings import Findings
+from nebula.report.rows import stage_rows
+from nebula.report.svg import stage_colour
+from nebula.report.timeline_drawing import timeline_drawing
+from nebula.report.words import fits, fullest, percent, training_days, verdict
+from nebula.units import format_bytes, format_count, format_seconds
+
+MOST_RANKS = 16
+
+
+def report_page(findings: Findings) -> str:
+    """The HTML text of the report."""
+    environment = Environment(
+        loader=PackageLoader("nebula.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"seconds": format_seconds, "percent": percent}
+    folder = files("nebula.report")
+    return environment.get_template("page.html.j2").render(
+        plan=findings.plan,
+        measured=findings.measured,
+        search=findings.search,
+        versions=findings.versions,
+        css=Markup(folder.joinpath("page.css").read_text(encoding="utf-8")),
+        js=Markup(folder.joinpath("page.js").read_text(encoding="utf-8")),
+        drawings={name: Markup(svg) for name, svg in _drawings(findings).items()},
+        **_words(findings),
+    )
+
+
+def write_report(findings: Findings, path: Path) -> None:
+    """Writes the report to `path`, replacing a report that is there."""
+    path.write_text(report_page(findings), encoding="utf-8")
+
+
+def measured_lanes(findings: Findings) -> dict[int, str]:
+    """The ranks whose timelines are drawn: the first of each stage, then others while there is room."""
+    present = {s.lane for s in findings.measured.spans}
+    stages = {rank: index for index, stage in enumerate(findings.plan.stages) for rank in stage.ranks}
+    first = [next((r for r in stage.ranks if r in present), -1) for stage in findings.plan.stages]
+    rest = sorted(present - set(first)) if len(first) == 1 else []
+    chosen = sorted([r for r in first if r >= 0] + rest, key=lambda r: (stages.get(r, 0), r))[:MOST_RANKS]
+    return {rank: f"stage {stages.get(rank, 0)} · rank {rank}" for rank in chosen}
+
+
+def _drawings(findings: Findings) -> dict[str, str]:
+    """Every picture by name; empty where there is nothing to draw."""
+    plan, measured, clock = findings.plan, findings.measured, _clock(findings)
+    out = dict.fromkeys(("timeline", "memory", "parts", "loss", "time", "funnel"), "")
+    out["cluster"] = cluster_drawing(findings.cluster, plan)
+    if findings.spans:
+        out["timeline"] = timeline_drawing(findings.spans, measured.spans, measured_lanes(findings))
+    if plan.prediction:
+        out["memory"] = memory_bars(plan.prediction.memory)
+        out["parts"] = waterfall(
+            plan.prediction, measured.step_time_s, f"median of {len(measured.steps)} steps, {clock}"
+        )
+    if measured.steps:
+        out["loss"], out["time"] = loss_curve(measured.steps), time_curve(measured.steps, measured.clock)
+    if findings.search.candidates:
+        out["funnel"] = funnel(findings.search)
+    return out
+
+
+def _clock(findings: Findings) -> str:
+    return "virtual time of the emulated device" if findings.virtual else "wall time"
+
+
+def _words(findings: Findings) -> dict[str, object]:
+    """Everything the page says that is not a drawing."""
+    plan, search = findings.plan, findings.search
+    rows = [
+        {
+            "first": row.stages[0],
+            "name": row.name,
+            "colour": stage_colour(row.stages[0], len(plan.stages)),
+            "layers": row.layers,
+            "count": row.count_words,
+            "places": row.places,
+            "split": row.split,
+            "memory": row.memory_words,
+        }
+        for row in stage_rows(plan, findings.graph)
+    ]
+    return {
+        "fits": fits(plan),
+        "split": plan.split,
+        "verdict": verdict(plan, virtual=findings.virtual),
+        "tiles": _tiles(findings),
+        "stages": rows,
+        "folded": findings.cluster.node_count > 8,
+        "timeline_note": _timeline_note(findings),
+        "parts_note": f"On the stage that ends last, in {_clock(findings)}; the parts sum to the step.",
+        "measured_note": _measured_note(findings),
+        "bound_note": _bound_note(plan),
+        "slowest_s": max((c.step_time_s for c in search.contenders), default=1.0),
+        "inputs": _inputs(findings),
+    }
+
+
+def _tiles(findings: Findings) -> list[dict[str, str]]:
+    plan, measured = findings.plan, findings.measured
+    if plan.prediction is None:
+        return []
+    prediction = plan.prediction
+    virtual = ", virtual" if findings.virtual else ""
+    tiles = [
+        (format_seconds(prediction.step_time_s), f"a step, predicted{virtual}"),
+        (format_count(prediction.tokens_per_s), f"tokens/s{virtual}"),
+        (percent(prediction.mfu), "of the devices' peak (MFU)"),
+        (percent(fullest(plan)), "of the fullest device's memory"),
+        (f"{plan.world_size:,} of {findings.cluster.device_count:,}", "devices used"),
+    ]
+    if measured.step_time_s:
+        tiles.insert(1, (format_seconds(measured.step_time_s), f"a step, measured, {measured.clock} time"))
+    days = training_days(plan)
+    if days:
+        tiles.append((f"{days:,.1f} days", f"for {format_count(plan.job.tokens)} tokens"))
+    return [{"value": value, "words": words} for value, words in tiles]
+
+
+def _timeline_note(findings: Findings) -> str:
+    plan, bubble = findings.plan, findings.plan.prediction
+    note = f"Schedule {plan.schedule} with {plan.micro_batches} micro-batches, {_clock(findings)}"
+    if bubble and len(plan.stages) > 1:
+        note += f"; the bubble takes {percent(bubble.parts.bubble_s / bubble.step_time_s)} of the step"
+    if findings.measured.spans:
+        note += ". Measured lanes show one rank of each stage on the scale of the prediction"
+    return note + "."
+
+
+def _measured_note(findings: Findings) -> str:
+    measured, prediction = findings.measured, findings.plan.prediction
+    if not measured.steps:
+        return ""
+    note = f"Run {measured.run}: {len(measured.steps)} steps; the median took {format_seconds(measured.step_time_s)}"
+    note += f" of {measured.clock} time"
+    if prediction:
+        error = measured.step_time_s / prediction.step_time_s - 1
+        note += f", {error:+.1%} against the {format_seconds(prediction.step_time_s)} predicted"
+    peak = max(s.memory_bytes for s in measured.steps)
+    return note + (f"; memory peaked at {format_bytes(peak)}." if peak else ".")
+
+
+def _bound_note(plan: Plan) -> str:
+    if not plan.bound_s or plan.prediction is None:
+        return ""
+    gap = plan.prediction.step_time_s / plan.bound_s - 1
+    return f"; no plan of this space is faster than {format_seconds(plan.bound_s)}, {percent(gap)} below the one chosen"
+
+
+def _inputs(findings: Findings) -> list[tuple[str, str]]:
+    """What the plan was made from, with the hashes that tell one input from another."""
+    plan, graph, cluster = findings.plan, findings.graph, findings.cluster
+    job = plan.job
+    return [
+        (
+            "model",
+            f"{plan.made_from.model}, {format_count(graph.parameter_count)} parameters ({plan.made_from.model_hash})",
+        ),
+        ("layers", f"{len(graph.layers)}, {len(graph.blocks)} distinct"),
+        ("cluster", f"{cluster.name}, {cluster.device_count:,} devices ({plan.made_from.cluster_hash})"),
+        ("global batch", f"{job.global_batch:,} rows of {graph.tokens_per_row:,} tokens"),
+        ("precision, optimizer", f"{job.precision}, {job.optimizer}"),
+        ("token budget", format_count(job.tokens) if job.tokens else "not given"),
+        ("memory that may be used", percent(job.memory_fraction)),
+        ("engine, schedule", f"{plan.engine}, {plan.schedule}"),
+    ]

@@ -1,0 +1,118 @@
+"""Short words for long lists: layers by name ranges, devices by node ranges, and the verdict of a plan in one line.
+
+The terminal table, the HTML report and the logs print these same words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from nebula.plan.values import Plan
+from nebula.units import format_bytes, format_count, format_seconds
+
+_NUMBERED = re.compile(r"(.*?)(\d+)$")
+DAY_S = 86400.0
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Sorted numbers with runs folded.
+
+    Example:
+        >>> ranges([0, 1, 2, 5, 7, 8])
+        '0–2, 5, 7–8'
+    """
+    runs: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in runs)
+
+
+def name_ranges(names: Sequence[str]) -> str:
+    """Names in their order; those that differ in a last number that counts up are folded.
+
+    Example:
+        >>> name_ranges(["embedding", "universal.0", "universal.1", "universal.2", "head"])
+        'embedding, universal.0–2, head'
+    """
+    runs: list[tuple[str, int, int]] = []
+    for name in names:
+        found = _NUMBERED.match(name)
+        stem, number = (found[1], int(found[2])) if found else (name, -1)
+        if runs and number > 0 and runs[-1][0] == stem and runs[-1][2] == number - 1:
+            runs[-1] = (stem, runs[-1][1], number)
+        else:
+            runs.append((stem, number, number))
+    return ", ".join(
+        stem if first < 0 else f"{stem}{first}" if first == last else f"{stem}{first}–{last}"
+        for stem, first, last in runs
+    )
+
+
+def places(plan: Plan, ranks: Sequence[int]) -> str:
+    """Where ranks run: `fast/0–3 · 32 devices`, or `local/0 · devices 0–1` on a single node."""
+    nodes: dict[str, set[int]] = {}
+    devices: dict[str, set[int]] = {}
+    for rank in ranks:
+        place = plan.ranks[rank]
+        group, _, node = place.node.rpartition("/")
+        nodes.setdefault(group, set()).add(int(node) if node.isdigit() else 0)
+        devices.setdefault(place.node, set()).add(place.device)
+    words = ", ".join(f"{group}/{ranges(numbers)}" for group, numbers in nodes.items())
+    if len(devices) == 1:
+        (only,) = devices.values()
+        return f"{words} · device{'s' if len(only) > 1 else ''} {ranges(only)}"
+    return f"{words} · {len(ranks)} devices"
+
+
+def percent(share: float) -> str:
+    """A share for people.
+
+    Example:
+        >>> percent(0.3141), percent(0.004)
+        ('31 %', '0.4 %')
+    """
+    return f"{share * 100:.0f} %" if share == 0 or abs(share) >= 0.0995 else f"{share * 100:.1f} %"
+
+
+def fullest(plan: Plan) -> float:
+    """The largest share of its memory that a device fills; 0 without a prediction."""
+    if plan.prediction is None:
+        return 0.0
+    return max((m.total_bytes / m.limit_bytes for m in plan.prediction.memory if m.limit_bytes), default=0.0)
+
+
+def training_days(plan: Plan) -> float:
+    """Days that the token budget of the job takes at the predicted rate; 0 without a budget."""
+    if plan.prediction is None or not plan.job.tokens:
+        return 0.0
+    return plan.job.tokens / plan.prediction.tokens_per_s / DAY_S
+
+
+def fits(plan: Plan) -> bool:
+    """Whether no device is predicted to hold more than the job allows."""
+    return fullest(plan) <= plan.job.memory_fraction
+
+
+def verdict(plan: Plan, *, virtual: bool) -> str:
+    """The answer in one sentence: how long a step takes, how fast, how full; `fits` says the rest.
+
+    Args:
+        virtual: whether times are those of the emulated device.
+    """
+    prediction = plan.prediction
+    if prediction is None:
+        return f"A plan without a prediction for {plan.made_from.model} on {plan.made_from.cluster}."
+    tightest = max(prediction.memory, key=lambda m: m.total_bytes / m.limit_bytes)
+    clock = " of virtual time" if virtual else ""
+    words = (
+        f"{plan.made_from.model} on {plan.world_size:,} device{'s' if plan.world_size > 1 else ''} of "
+        f"{plan.made_from.cluster} takes {format_seconds(prediction.step_time_s)}{clock} a step, "
+        f"{format_count(prediction.tokens_per_s)} tokens/s at {percent(prediction.mfu)} of peak; the fullest device "
+        f"holds {format_bytes(tightest.total_bytes)} of {format_bytes(tightest.limit_bytes)} ({percent(fullest(plan))})"
+    )
+    days = training_days(plan)
+    return words + (f"; {format_count(plan.job.tokens)} tokens take {days:,.1f} days." if days else ".")
