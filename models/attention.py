@@ -94,7 +94,12 @@ class Attention(nn.Layer):
     """Multi-head self-attention over [b, s, hidden].
 
     `qkv` returns, head by head, its query, key and value, so that a column split of it is a split by heads.
+
+    Attributes:
+        selective_recompute: methods whose inner activations (scores, weights) are worth computing twice.
     """
+
+    selective_recompute = ("look_around", "look_back")
 
     def __init__(self, module: ModuleConfig, max_distance: int, sight: Sight) -> None:
         super().__init__()

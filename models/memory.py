@@ -7,7 +7,7 @@ which its first run saw; each micro-batch of a step has a slot of its own, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import paddle
 from paddle import Tensor, nn
@@ -15,17 +15,14 @@ from paddle import Tensor, nn
 from nebula.models.attention import halves
 
 
-def plain_call(layer: nn.Layer, x: Tensor, memory: Tensor) -> Tensor:
-    """Runs a layer without recompute."""
-    return layer(x, memory)
-
-
 class WithMemory(nn.Layer):
     """A chain element that remembers, for `layer(x, memory)`, the end of the last document segment.
 
-    Training forwards count round the `micro_batches` slots; evaluation has one slot of its own. To recompute such an
-    element, set its `call` to a function (layer, x, memory) -> x: recompute around the element would read the slot
-    twice.
+    Training forwards count round the `micro_batches` slots; evaluation has one slot of its own. Recompute belongs
+    around `layer`, which is a function of its inputs, and not around this element, which would advance twice.
+
+    Attributes:
+        layer: what computes; recompute may wrap its forward.
     """
 
     def __init__(self, layer: nn.Layer, length: int, micro_batches: int = 1) -> None:
@@ -33,7 +30,6 @@ class WithMemory(nn.Layer):
         self.layer = layer
         self.length = length
         self.micro_batches = micro_batches
-        self.call: Callable[[nn.Layer, Tensor, Tensor], Tensor] = plain_call
         self.forget()
 
     def forget(self) -> None:
@@ -51,7 +47,7 @@ class WithMemory(nn.Layer):
         memory = self._slots.get(slot)
         if memory is None:
             memory = paddle.zeros([x.shape[0] // 2, self.length, x.shape[2]], dtype=x.dtype)
-        y = self.call(self.layer, x, memory)
+        y = self.layer(x, memory)
         if paddle.in_dynamic_mode():
             self._slots[slot] = halves(y)[1][:, -self.length :].detach()
             if self.training:

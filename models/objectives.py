@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from paddle import Tensor
+import numpy as np
+import numpy.typing as npt
+import paddle
+from paddle import Tensor, nn
 from paddle.nn import functional as F
 
 from nebula.models.config import masked_count
-
-IGNORED = -100
-"""Label of a position that is not predicted."""
+from nebula.models.data.masking import IGNORED
 
 CrossEntropy = Callable[[Tensor, Tensor], Tensor]
 """(logits [..., vocabulary], labels [...]) -> nats [...], 0 where the label is IGNORED."""
@@ -48,3 +49,18 @@ def loss(outputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy = token_cr
     """The training loss, a scalar: masked loss + document loss; shapes as in `task_losses`."""
     masked, document = task_losses(outputs, labels, cross_entropy)
     return masked + document
+
+
+def document_nats(model: nn.Layer) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float]:
+    """What `evaluation.evaluate` asks of a model: (ids, labels) -> sum of nats, in evaluation mode, no gradient."""
+
+    def nats(ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> float:
+        was_training = model.training
+        model.eval()
+        with paddle.no_grad():
+            total = float(token_cross_entropy(model(paddle.to_tensor(ids)), paddle.to_tensor(labels)).sum())
+        if was_training:
+            model.train()
+        return total
+
+    return nats

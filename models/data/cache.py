@@ -1,0 +1,38 @@
+"""Where what was built from a corpus is kept, by a hash of everything it was built from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+
+def folder(env: Mapping[str, str] = os.environ) -> Path:
+    """The user's cache folder: NEBULA_CACHE, or nebula in XDG_CACHE_HOME, or in ~/.cache."""
+    if env.get("NEBULA_CACHE"):
+        return Path(env["NEBULA_CACHE"])
+    return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nebula"
+
+
+def digest(parts: Iterable[bytes | str]) -> str:
+    """16 hexadecimal digits that change with any part."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()[:16]
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file at once: a reader sees all of it or none, and of two writers one wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
