@@ -11,7 +11,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nebula.plan.values import Plan
 from nebula.report.bars import funnel, memory_bars, waterfall
 from nebula.report.cluster_drawing import cluster_drawing
 from nebula.report.curves import loss_curve, time_curve
@@ -19,7 +18,7 @@ from nebula.report.findings import Findings
 from nebula.report.rows import stage_rows
 from nebula.report.svg import stage_colour
 from nebula.report.timeline_drawing import timeline_drawing
-from nebula.report.words import fits, fullest, percent, training_days, verdict
+from nebula.report.words import bound_words, fits, fullest, percent, training_days, verdict
 from nebula.units import format_bytes, format_count, format_seconds
 
 MOST_RANKS = 16
@@ -112,7 +111,7 @@ def _words(findings: Findings) -> dict[str, object]:
         "timeline_note": _timeline_note(findings),
         "parts_note": f"On the stage that ends last, in {_clock(findings)}; the parts sum to the step.",
         "measured_note": _measured_note(findings),
-        "bound_note": _bound_note(plan),
+        "bound": bound_words(plan),
         "slowest_s": max((c.step_time_s for c in search.contenders), default=1.0),
         "inputs": _inputs(findings),
     }
@@ -160,13 +159,6 @@ def _measured_note(findings: Findings) -> str:
         note += f", {error:+.1%} against the {format_seconds(prediction.step_time_s)} predicted"
     peak = max(s.memory_bytes for s in measured.steps)
     return note + (f"; memory peaked at {format_bytes(peak)}." if peak else ".")
-
-
-def _bound_note(plan: Plan) -> str:
-    if not plan.bound_s or plan.prediction is None:
-        return ""
-    gap = plan.prediction.step_time_s / plan.bound_s - 1
-    return f"; no plan of this space is faster than {format_seconds(plan.bound_s)}, {percent(gap)} below the one chosen"
 
 
 def _inputs(findings: Findings) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from nebula.plan.values import Plan
+from nebula.plan.values import Plan, Prediction
 from nebula.units import format_bytes, format_count, format_seconds
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
@@ -116,3 +116,19 @@ def verdict(plan: Plan, *, virtual: bool) -> str:
     )
     days = training_days(plan)
     return words + (f"; {format_count(plan.job.tokens)} tokens take {days:,.1f} days." if days else ".")
+
+
+def step_words(prediction: Prediction, *, virtual: bool) -> str:
+    """Step time with its interval and what it amounts to."""
+    low, high = (format_seconds(s) for s in prediction.interval_s)
+    clock = " virtual" if virtual else ""
+    step, rate = format_seconds(prediction.step_time_s), format_count(prediction.tokens_per_s)
+    return f"{step}{clock} ({low} to {high}) · {rate} tokens/s · MFU {percent(prediction.mfu)}"
+
+
+def bound_words(plan: Plan) -> str:
+    """How far a plan is from the bound of its search; empty when no bound is known."""
+    if not plan.bound_s or plan.prediction is None:
+        return ""
+    gap = 1 - plan.bound_s / plan.prediction.step_time_s
+    return f"no plan of this space is faster than {format_seconds(plan.bound_s)}, {percent(gap)} below the one chosen"
