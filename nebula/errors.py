@@ -5,6 +5,9 @@ Our own bugs are not here: they stay plain exceptions with a traceback.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class NebulaError(Exception):
     """A mistake or a fact that the user has to know of; the command line prints its text alone.
@@ -30,3 +33,21 @@ class RunFailed(NebulaError):
     """A launched job ended with an error. Exit code 4."""
 
     exit_code = 4
+
+
+class Suspicious(UserWarning):
+    """Input that is legal and probably not meant; the command line prints its sentence and goes on."""
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """What to do about a name that does not exist: the closest one, or all of them.
+
+    Example:
+        >>> closest("fats", ["fast", "old"])
+        "did you mean 'fast'?"
+    """
+    known = sorted(names)
+    match = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
+    if match:
+        return f"did you mean {next(k for k in known if k.lower() == match[0])!r}?"
+    return f"there are {', '.join(known)}" if known else "there are none"

@@ -9,21 +9,40 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 
 from nebula.errors import BadInput
 
-_DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
-_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+_DECIMAL = {
+    "": Decimal(1),
+    "k": Decimal("1e3"),
+    "K": Decimal("1e3"),
+    "M": Decimal("1e6"),
+    "G": Decimal("1e9"),
+    "T": Decimal("1e12"),
+    "P": Decimal("1e15"),
+    "E": Decimal("1e18"),
+}
+_BINARY = {"Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50)}
 _PREFIXES = {**_DECIMAL, **_BINARY}
 
 _BYTES = {f"{p}B": f for p, f in _PREFIXES.items()}
 _RATES = {
     **{f"{unit}/s": factor for unit, factor in _BYTES.items()},
     **{f"{p}b/s": f / 8 for p, f in _PREFIXES.items()},
-    **{f"{p}bps": f / 8 for p, f in _PREFIXES.items() if "i" not in p},
-    **{f"{p}bit/s": f / 8 for p, f in _PREFIXES.items() if "i" not in p},
+    **{f"{p}bps": f / 8 for p, f in _DECIMAL.items()},
+    **{f"{p}bit/s": f / 8 for p, f in _DECIMAL.items()},
 }
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {
+    "s": Decimal(1),
+    "ms": Decimal("1e-3"),
+    "us": Decimal("1e-6"),
+    "µs": Decimal("1e-6"),
+    "ns": Decimal("1e-9"),
+    "min": Decimal(60),
+    "h": Decimal(3600),
+    "d": Decimal(86400),
+}
 _COUNTS = dict(_DECIMAL)
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
@@ -110,23 +129,24 @@ def format_count(value: float) -> str:
     return _scaled(value, [("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)])
 
 
-def _parse(text: str | float, units: Mapping[str, float], what: str, accepted: str) -> float:
+def _parse(text: str | float, units: Mapping[str, Decimal], what: str, accepted: str) -> float:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise BadInput(f"{text!r} is not {what}; write a number with a unit: {accepted}")
     match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
     if isinstance(text, str) and match is None:
         raise BadInput(f"{text!r} is not {what}; write a number with a unit: {accepted}")
     number, unit = (match[1], match[2]) if match else (text, "")
-    factor = 1.0 if unit == "" else units.get(unit)
+    factor = Decimal(1) if unit == "" else units.get(unit)
     if factor is None:
         raise BadInput(f"{text!r} is not {what}: {_why(unit, units)}; units are {accepted}")
-    value = float(number) * factor
+    # decimal arithmetic, so that 5us is the same number as 5e-6
+    value = float(Decimal(number) * factor)
     if not math.isfinite(value):
         raise BadInput(f"{text!r} is not {what}: it must be finite")
     return value
 
 
-def _why(unit: str, units: Mapping[str, float]) -> str:
+def _why(unit: str, units: Mapping[str, Decimal]) -> str:
     """What is wrong with the unit: another kind of quantity, another case, or unknown."""
     others = {"a size": _BYTES, "a rate": _RATES, "a duration": _SECONDS}
     kind = next((name for name, known in others.items() if known is not units and unit in known), None)

@@ -5,26 +5,11 @@ Plans, run files and errors speak of nodes by these names; everything that compu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 
 from nebula.cluster.values import Cluster, NodeGroup
-from nebula.errors import BadInput
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """What to do about a name that does not exist: the closest one, or all of them.
-
-    Example:
-        >>> closest("fats", ["fast", "old"])
-        "did you mean 'fast'?"
-    """
-    known = sorted(names)
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if match:
-        return f"did you mean {match[0]!r}?"
-    return f"there are {', '.join(known)}" if known else "there are none"
+from nebula.errors import BadInput, closest
 
 
 def node_name(cluster: Cluster, device: int) -> str:
@@ -41,7 +26,9 @@ def device_index(cluster: Cluster, node: str, local: int) -> int:
     """
     first, group = _find(cluster, node)
     if not 0 <= local < group.devices_per_node:
-        raise BadInput(f"node {node} of cluster {cluster.name} has devices 0 to {group.devices_per_node - 1}: no {local}")
+        raise BadInput(
+            f"node {node} of cluster {cluster.name} has devices 0 to {group.devices_per_node - 1}: no {local}"
+        )
     return first + _index(node) * group.devices_per_node + local
 
 

@@ -58,7 +58,7 @@ def link(cluster: Cluster, a: int, b: int) -> Link:
 
 
 def group_links(cluster: Cluster, devices: Sequence[int]) -> tuple[Level, ...]:
-    """The levels at which the devices of a set meet, from the node outward; levels where only one part is, are left out.
+    """The levels at which the devices of a set meet, from the node outward, without those where only one part is.
 
     The product of `members` is the number of devices when the set is spread evenly.
 
@@ -110,7 +110,7 @@ def _meetings(cluster: Cluster, spots: Iterable[_Spot]) -> Iterator[tuple[str, i
         width = tier.nodes
         if (most := climb({p: (p[0], p[1] // width * width if width else 0) for p in below})) > 1:
             yield tier.name, most
-    if (most := climb({p: () for p in below})) > 1:
+    if (most := climb(dict.fromkeys(below, ()))) > 1:
         yield "wan", most
 
 
@@ -124,7 +124,9 @@ def _link_at(cluster: Cluster, groups: Sequence[NodeGroup], spots: Sequence[_Spo
     if name == "wan":
         assert cluster.wan is not None, "several sites and no WAN"
         senders = max(Counter(s.site for s in spots).values())
-        return Link(kind="wan", bytes_per_s=min(rate, cluster.wan.bytes_per_s / senders), latency_s=cluster.wan.latency_s)
+        return Link(
+            kind="wan", bytes_per_s=min(rate, cluster.wan.bytes_per_s / senders), latency_s=cluster.wan.latency_s
+        )
     for tier in tiers(cluster):
         rate /= tier.oversubscription
         latency += tier.latency_s

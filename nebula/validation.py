@@ -1,0 +1,161 @@
+"""Whether a file's keys are the right ones: pydantic models over marked YAML, each error one sentence with its place.
+
+Unknown keys fail first and name the closest one; a missing key says what to add.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from nebula.errors import BadInput, closest
+from nebula.marked_yaml import Document, Keys, spell
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Base of all models of files: unknown keys fail."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def parsed_by(parse: Callable[[Any], float]) -> BeforeValidator:
+    """A pydantic validator from a parser of nebula.units; its sentence becomes the error."""
+
+    def run(value: Any) -> float:
+        try:
+            return parse(value)
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(run)
+
+
+def _text(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not text here: put it in quotes")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_text)]
+"""Text that names something; YAML reads a bare `no` or `on` as a truth value, which is refused."""
+
+
+def validated(document: Document, model: type[M]) -> M:
+    """The document as the model.
+
+    Raises:
+        BadInput: the first key that is unknown, missing or of a wrong kind.
+    """
+    if not isinstance(document.value, Mapping):
+        keys = ", ".join(_keys(model))
+        raise document.fault((), f"this must be a mapping with the keys {keys}, not {_kind(document.value)}")
+    try:
+        return model.model_validate(document.value)
+    except ValidationError as error:
+        faults = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        raise _explained(document, model, faults[0]) from None
+
+
+def _explained(document: Document, model: type[BaseModel], error: Any) -> BadInput:
+    way = _real(document.value, error["loc"])
+    where = f" in {spell(way[:-1])}" if way[:-1] else ""
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        known = _keys(_model_at(model, way[:-1]))
+        return document.fault(way, f"unknown key {way[-1]!r}{where}; {closest(str(way[-1]), known)}")
+    if kind == "missing":
+        here = f" of {spell(way[:-1])}" if way[:-1] else ""
+        meaning = _meaning(_model_at(model, way[:-1]), str(way[-1]))
+        return document.fault(way[:-1], f"the key {way[-1]!r}{here} is missing; add `{way[-1]}: {meaning}`")
+    if kind == "value_error":
+        return document.fault(way, f"{spell(way)}: {error['ctx']['error']}")
+    wanted = _WANTED.get(kind, error["msg"][:1].lower() + error["msg"][1:])
+    return document.fault(way, f"{spell(way)} must be {wanted.format(**error.get('ctx', {}))}, not {_kind(given)}")
+
+
+_WANTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "one of {expected}",
+}
+
+
+def _kind(value: object) -> str:
+    """What a value is, for an error."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else repr(value)
+
+
+def _real(value: Any, loc: tuple[str | int, ...]) -> Keys:
+    """Pydantic's location without the labels of union branches: what is not found in the data is left out."""
+    way: list[str | int] = []
+    for index, key in enumerate(loc):
+        if key == "[key]":
+            continue
+        inside = isinstance(value, Mapping) and key in value
+        inside = inside or (isinstance(value, list) and isinstance(key, int) and key < len(value))
+        if inside:
+            value = value[key]
+        elif index < len(loc) - 1:
+            continue
+        way.append(key)
+    return tuple(way)
+
+
+def _model_at(model: type[BaseModel], way: Keys) -> type[BaseModel]:
+    """The model that describes the mapping at `way`; the nearest above it when there is none."""
+    found: Any = model
+    for key in way:
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            field = _fields(found).get(str(key))
+            found = field.annotation if field else None
+        else:
+            found = next((a for a in reversed(typing.get_args(found))), None)
+        found = _unwrapped(found)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else model
+
+
+def _unwrapped(annotation: Any) -> Any:
+    """A union's model, or the annotation."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        arms = typing.get_args(annotation)
+        models = (a for a in arms if isinstance(a, type) and issubclass(a, BaseModel))
+        return next(models, next((a for a in arms if a is not type(None)), None))
+    return annotation
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return list(_fields(model))
+
+
+def _meaning(model: type[BaseModel], key: str) -> str:
+    field = _fields(model).get(key)
+    return (field.description if field else None) or "..."
