@@ -1,0 +1,154 @@
+"""From patterns over parameter paths to annotations: how tensor parallelism cuts the parameters of a block.
+
+`column` cuts a Linear by its outputs, `row` by its inputs, `vocabulary` an embedding by its rows and a Linear by its
+outputs, `heads` the first dim of a weight. A dim that fuses several projections is cut inside each of them; heads that
+the degree does not divide are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from nebula.errors import BadInput
+from nebula.graph.distribution import Distribution, Mesh, distribution, whole
+from nebula.graph.spmd import signature_of
+from nebula.graph.values import Block, Operator, Role, Tensor
+
+_KINDS = ("column", "row", "vocabulary", "heads")
+_TAKES_APART = ("split", "unbind", "slice", "gather", "index_select")
+_FLOATS = ("float64", "float32", "bfloat16", "float16")
+
+
+def annotate(
+    block: Block, degree: int, splits: tuple[tuple[str, str], ...], *, sequence: bool
+) -> dict[str, Distribution]:
+    """Annotations of all parameters and inputs of the block on a mesh with the one axis `tensor`.
+
+    With `sequence` the activations that enter the block (or, where only ids enter, those that leave it) are cut
+    along the sequence.
+
+    Raises:
+        BadInput: a split of an unknown kind, or heads that the degree does not divide.
+    """
+    mesh = Mesh(shape=(degree,), axes=("tensor",))
+    annotations = {t.name: whole(mesh, len(t.shape)) for t in block.tensors if t.role is not Role.ACTIVATION}
+    for tensor in block.parameters:
+        dim = _dim(block, tensor, _kind(tensor.name, splits))
+        if dim is not None:
+            blocks = _blocks(block, tensor, dim, degree)
+            cuts = [(0, blocks) if i == dim else (-1, 1) for i in range(len(tensor.shape))]
+            annotations[tensor.name] = distribution(mesh, cuts)
+    if sequence:
+        annotations.update(_streams(block, mesh))
+    return annotations
+
+
+def _kind(name: str, splits: tuple[tuple[str, str], ...]) -> str:
+    path = name.removesuffix(".weight").removesuffix(".bias")
+    kind = next((kind for pattern, kind in splits if fnmatchcase(path, pattern)), "")
+    if kind and kind not in _KINDS:
+        raise BadInput(f"split of {name}: '{kind}' is none of {', '.join(_KINDS)}")
+    return kind
+
+
+def _dim(block: Block, tensor: Tensor, kind: str) -> int | None:
+    """The dim of the parameter that is cut, or None where it stays whole."""
+    if not kind:
+        return None
+    if kind == "heads":
+        return 0
+    rank = len(tensor.shape)
+    if rank == 1 or tensor.name.endswith(".bias"):
+        return None if kind == "row" else rank - 1
+    users = [(op, op.inputs.index(tensor.name)) for op in block.operators if tensor.name in op.inputs]
+    turned = any(op.kind == "matmul" and op.attribute("transpose_y" if i else "transpose_x") for op, i in users)
+    if kind == "vocabulary":
+        return 0 if turned or any(op.kind == "embedding" for op, _ in users) else rank - 1
+    outputs_first = turned or any(op.kind.startswith("conv") for op, _ in users)
+    if rank > 2 and any(op.kind.startswith("conv") for op, _ in users):
+        return 0 if kind == "column" else 1
+    last, before = (rank - 2, rank - 1) if outputs_first else (rank - 1, rank - 2)
+    return last if kind == "column" else before
+
+
+def _streams(block: Block, mesh: Mesh) -> Iterator[tuple[str, Distribution]]:
+    """The hidden states at the block's borders, cut along the sequence: dim 1 of [b, s, h], dim 0 of [b s, h]."""
+    tensors = block.by_name
+    entering = [tensors[name] for name in block.inputs if _is_stream(tensors[name])]
+    for tensor in entering or [t for t in map(tensors.__getitem__, block.outputs) if _is_stream(t)]:
+        dim = len(tensor.shape) - 2
+        yield tensor.name, distribution(mesh, [(0, 1) if i == dim else (-1, 1) for i in range(len(tensor.shape))])
+
+
+def _is_stream(tensor: Tensor) -> bool:
+    return tensor.needs_gradient and tensor.dtype in _FLOATS and len(tensor.shape) in (2, 3)
+
+
+def _blocks(block: Block, tensor: Tensor, dim: int, degree: int) -> int:
+    """How many projections the parameter's dim fuses, each of which is cut."""
+    for name, at in _followed(block, tensor.name, dim):
+        for operator, i in _users(block, name):
+            signature = signature_of(operator, block.by_name)
+            labels = signature.inputs[i][at]
+            if len(labels) < 2:
+                continue
+            blocks = 1
+            for label in labels:
+                size = signature.sizes[label]
+                if label in signature.places and not _taken_apart(block, operator, signature.places[label]):
+                    _require(block, operator, size, degree)
+                    return blocks
+                blocks *= size
+    return 1
+
+
+def _require(block: Block, operator: Operator, size: int, degree: int) -> None:
+    if size % degree == 0:
+        return
+    name = operator.outputs[0]
+    raise BadInput(
+        f"block {block.name}, tensor {name} of shape {list(block.tensor(name).shape)}: its {size} heads cannot be cut "
+        f"among {degree} ranks ({size} % {degree} = {size % degree}): choose a tensor degree that divides {size}"
+    )
+
+
+def _users(block: Block, name: str) -> Iterator[tuple[Operator, int]]:
+    for operator in block.operators:
+        for i, read in enumerate(operator.inputs):
+            if read == name:
+                yield operator, i
+
+
+def _followed(block: Block, name: str, dim: int) -> Iterator[tuple[str, int]]:
+    """The tensors that carry the dim onwards, each with where, as long as it is neither split nor merged."""
+    seen: set[str] = set()
+    queue = [(name, dim)]
+    while queue:
+        name, dim = queue.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        yield name, dim
+        for operator, i in _users(block, name):
+            signature = signature_of(operator, block.by_name)
+            labels = signature.inputs[i][dim]
+            if len(labels) == 1:
+                for output, dims in zip(operator.outputs, signature.outputs, strict=True):
+                    if labels in dims:
+                        queue.append((output, dims.index(labels)))
+
+
+def _taken_apart(block: Block, operator: Operator, places: tuple[tuple[int, int] | None, ...]) -> bool:
+    """Whether the dims that the operator's outputs have at those places are only indexed (queries, keys, values)."""
+    for output, place in zip(operator.outputs, places[len(operator.inputs) :], strict=True):
+        if place is None:
+            continue
+        for name, dim in _followed(block, output, place[0]):
+            for user, i in _users(block, name):
+                labels = signature_of(user, block.by_name).inputs[i][dim]
+                if user.kind in _TAKES_APART and not any(
+                    label in signature_of(user, block.by_name).places for label in labels[:1]
+                ):
+                    return True
+    return False
