@@ -57,7 +57,7 @@ def library() -> Path:
     path = folder / LIBRARY_NAME
     if path.is_file():
         return path
-    with _locked(folder.with_suffix(".lock")):
+    with _locked(folder.with_name(folder.name + ".lock")):
         if not path.is_file():
             _build(path, paddle, compiler)
     return path

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "clock.h"
 #include "exports.h"
@@ -17,7 +18,24 @@ constexpr size_t kAlignment = 512;
 
 struct Account {
   std::atomic<size_t> used{0}, peak{0};
+  std::mutex mutex;  // of what follows: the request that failed last, and how often in a row
+  size_t asked = 0, held = 0;
+  std::atomic<int> failures{0};
 } g_accounts[64];
+
+// Paddle asks again after it has freed what it keeps unused. Only when nothing was freed meanwhile is the device
+// really full, and worth one line.
+void refuse(int device, size_t asked, size_t held) {
+  Account& account = g_accounts[device];
+  std::lock_guard<std::mutex> lock(account.mutex);
+  bool again = account.asked == asked && account.held == held;
+  account.failures = again ? account.failures + 1 : 1;
+  account.asked = asked;
+  account.held = held;
+  if (account.failures == 2)
+    say("device sim_npu:%d is out of memory: asked for %zu bytes, uses %zu of its limit of %zu bytes", device, asked,
+        held, Table::get().device(device).memory_bytes);
+}
 
 C_Status allocate(const C_Device device, void** address, size_t size) {
   Account& account = g_accounts[device->id];
@@ -27,10 +45,10 @@ C_Status allocate(const C_Device device, void** address, size_t size) {
   if (now > limit || posix_memalign(address, kAlignment, size ? size : 1) != 0) {
     account.used.fetch_sub(size);
     *address = nullptr;
-    say("device sim_npu:%d is out of memory: asked %zu bytes, used %zu of its limit of %zu bytes", device->id, size,
-        now - size, limit);
+    refuse(device->id, size, now - size);
     return C_SUCCESS;  // with a null address Paddle raises its own MemoryError; a failure would hide the reason
   }
+  account.failures = 0;
   size_t peak = account.peak.load();
   while (now > peak && !account.peak.compare_exchange_weak(peak, now)) {
   }

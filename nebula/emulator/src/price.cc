@@ -40,25 +40,38 @@ double summed(const Operand& x, const Operand& y, const Operand& z) {
   return mn > 0 ? std::round(std::sqrt(mk * kn / mn)) : 0;
 }
 
-double all_bytes(const std::vector<Operand>& operands, uint32_t unread, int table, double out_bytes) {
+bool same_memory(const Operand& a, const Operand& b) {
+  return a.address && a.address == b.address && a.bytes == b.bytes;
+}
+
+// What a call reads: each array once, however often it is given.
+double bytes_read(const std::vector<Operand>& inputs, uint32_t unread = 0, int table = -1, double out_bytes = 0) {
+  std::vector<const Operand*> counted;
   double bytes = 0;
-  for (auto& operand : operands) {
-    if (operand.slot < 32 && (unread >> operand.slot & 1)) continue;
-    bytes += operand.slot == table ? std::min(operand.bytes, out_bytes) : operand.bytes;
+  for (auto& input : inputs) {
+    auto same = [&](const Operand* other) { return same_memory(*other, input); };
+    bool read = input.slot >= 32 || !(unread >> input.slot & 1);
+    if (!read || std::any_of(counted.begin(), counted.end(), same)) continue;
+    bytes += input.slot == table ? std::min(input.bytes, out_bytes) : input.bytes;
+    counted.push_back(&input);
   }
   return bytes;
 }
 
+double bytes_written(const std::vector<Operand>& outputs) {
+  double bytes = 0;
+  for (auto& output : outputs) bytes += output.bytes;
+  return bytes;
+}
+
 bool shares_memory(const Operand& output, const std::vector<Operand>& inputs) {
-  return std::any_of(inputs.begin(), inputs.end(), [&](const Operand& input) {
-    return input.address && input.address == output.address && input.bytes == output.bytes;
-  });
+  return std::any_of(inputs.begin(), inputs.end(), [&](const Operand& input) { return same_memory(input, output); });
 }
 
 Price by_bytes(const Rule& rule, const Device& device, const Work& work) {
-  double out = all_bytes(work.outputs, 0, -1, 0);
+  double out = bytes_written(work.outputs);
   Price sum;
-  add(&sum, device, work.precision, 0, all_bytes(work.inputs, rule.unread, rule.table, out) + out);
+  add(&sum, device, work.precision, 0, bytes_read(work.inputs, rule.unread, rule.table, out) + out);
   return sum;
 }
 
@@ -67,7 +80,7 @@ Price product(const Rule& rule, const Device& device, const Work& work) {
   if (!x || !y || work.outputs.empty()) return by_bytes(rule, device, work);
   const Operand& z = work.outputs[0];
   Price sum;
-  double bytes = all_bytes(work.inputs, 0, -1, 0) + all_bytes(work.outputs, 0, -1, 0);
+  double bytes = bytes_read(work.inputs) + bytes_written(work.outputs);
   add(&sum, device, work.precision, 2 * z.count * summed(*x, *y, z), bytes);
   return sum;
 }
@@ -81,7 +94,7 @@ Price convolution(const Rule& rule, const Device& device, const Work& work) {
   auto *x = in_slot(work.inputs, rule.left), *y = in_slot(work.inputs, rule.right);
   if (!x || !y || work.outputs.empty()) return by_bytes(rule, device, work);
   Price sum;
-  double bytes = all_bytes(work.inputs, 0, -1, 0) + all_bytes(work.outputs, 0, -1, 0);
+  double bytes = bytes_read(work.inputs) + bytes_written(work.outputs);
   add(&sum, device, work.precision, convolution_flops(rule, *x, *y, work.outputs[0]), bytes);
   return sum;
 }
@@ -136,7 +149,7 @@ double einsum_points(const Work& work) {
 
 Price einsum(const Device& device, const Work& work) {
   Price sum;
-  double bytes = all_bytes(work.inputs, 0, -1, 0);
+  double bytes = bytes_read(work.inputs);
   double flops = work.inputs.size() > 1 ? 2 * einsum_points(work) : 0;
   for (auto& out : work.outputs) {
     if (out.slot != 0) break;  // what follows is kept for the gradient
