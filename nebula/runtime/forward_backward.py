@@ -17,7 +17,7 @@ from nebula.runtime.batch import on_device
 
 Loss = Callable[[Any, Any], paddle.Tensor]
 Observer = Callable[[str, int, str], None]
-"""Called with `F` or `B`, the micro-batch, and `begin` or `end`."""
+"""Called with `F` or `B` and the micro-batch, or `update` and -1, and `begin` or `end`."""
 
 
 class Driver(Protocol):

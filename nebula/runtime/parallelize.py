@@ -22,6 +22,7 @@ from nebula.runtime.batch import micro_batches, row_count, rows
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
 from nebula.runtime.optimizers import keep_parameters, optimizer_of
 from nebula.runtime.place import Degrees, Place, degrees, place
+from nebula.runtime.quiet import quiet
 from nebula.runtime.recompute import apply_policy
 
 
@@ -81,9 +82,15 @@ class Step:
     def local(self, batch: Any, global_rows: int) -> StepResult:
         """Trains on this replica's rows of a global batch of `global_rows`."""
         loss = self.driver.run(micro_batches(batch, self.plan.micro_batches))
+        self._tell("begin")
         self.optimizer.step()
         self.optimizer.clear_grad()
+        self._tell("end")
         return StepResult(loss=over_replicas(loss, self.plan), rows=global_rows)
+
+    def _tell(self, moment: str) -> None:
+        for observer in self.driver.observers:
+            observer("update", -1, moment)
 
 
 def parallelize(
@@ -119,7 +126,8 @@ def parallelize(
     if plan.world_size == 1:
         whole = chain.ChainModel(part.elements)
         return Step(plan=plan, place=here, part=part, driver=InARow(whole, loss), optimizer=optimizer, wrapped=whole)
-    return _on_fleet(part, optimizer, loss, plan, mesh, here)
+    with quiet():
+        return _on_fleet(part, optimizer, loss, plan, mesh, here)
 
 
 def _cut(

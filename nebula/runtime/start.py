@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 
 import paddle
 
 from nebula.errors import BadInput, NebulaError
 from nebula.plan.values import Plan
 from nebula.runtime.place import degrees, replica_rows
+from nebula.runtime.quiet import quiet
 from nebula.runtime.serial import serial_plan
 
 SEED = 2024
@@ -37,8 +39,19 @@ def init() -> Plan:
         if started_rank(os.environ) == 0:
             print(f"nebula: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
+    sys.excepthook = _plainly
     set_up(plan)
     return plan
+
+
+def _plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A user's mistake ends a rank with its sentence and its exit code; everything else keeps its traceback."""
+    if not isinstance(error, NebulaError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"nebula: {error}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(error.exit_code)  # an excepthook cannot choose the exit code otherwise
 
 
 def started_rank(env: Mapping[str, str]) -> int:
@@ -107,7 +120,8 @@ def _init_fleet(plan: Plan) -> None:
     from paddle.distributed.fleet.layers.mpu.random import get_rng_state_tracker
 
     mesh = degrees(plan)
-    strategy = fleet.DistributedStrategy()
+    with quiet():
+        strategy = fleet.DistributedStrategy()
     strategy.hybrid_configs = {
         "dp_degree": mesh.data,
         "pp_degree": mesh.pipeline,
@@ -119,7 +133,8 @@ def _init_fleet(plan: Plan) -> None:
         rows = replica_rows(plan) // plan.micro_batches
         strategy.pipeline_configs = {"accumulate_steps": plan.micro_batches, "micro_batch_size": rows}
     topology._HYBRID_PARALLEL_GROUP = None  # else fleet keeps the groups of the plan before
-    fleet.init(is_collective=True, strategy=strategy, log_level="WARNING")
+    with quiet():
+        fleet.init(is_collective=True, strategy=strategy, log_level="ERROR")
     tracker = get_rng_state_tracker()
     tracker.reset()
     tensor_rank = fleet.get_hybrid_communicate_group().get_model_parallel_rank() if mesh.tensor > 1 else 0

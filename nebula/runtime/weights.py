@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
+from paddle import nn
 
+from nebula.errors import BadInput
 from nebula.runtime.parallelize import Step
 
 
@@ -53,3 +57,35 @@ def _unsharded(parameter: paddle.Tensor) -> paddle.Tensor:
     paddle.distributed.all_gather(parts, parameter.fw_storage.detach().contiguous(), group=group)
     size = int(np.prod(parameter.shape))
     return paddle.concat(parts)[:size].reshape(parameter.shape)
+
+
+def save(whole: dict[str, np.ndarray], path: Path) -> None:
+    """Writes gathered weights as safetensors; a reader sees the old file or the new one."""
+    from safetensors.numpy import save_file
+
+    partial = path.with_name(path.name + ".part")
+    save_file({name: np.ascontiguousarray(array) for name, array in whole.items()}, partial)
+    os.replace(partial, path)
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """Reads gathered weights."""
+    from safetensors.numpy import load_file
+
+    return dict(load_file(path))
+
+
+def fill(model: nn.Layer, whole: dict[str, np.ndarray]) -> None:
+    """Gives a serial model the gathered weights.
+
+    Raises:
+        BadInput: they are another model's.
+    """
+    parameters = dict(model.named_parameters())
+    if set(parameters) != set(whole):
+        odd = sorted(set(parameters) ^ set(whole))
+        raise BadInput(
+            f"these weights are of another model: {', '.join(odd[:3])} and {max(0, len(odd) - 3)} more differ"
+        )
+    for name, parameter in parameters.items():
+        parameter.set_value(whole[name])

@@ -88,7 +88,7 @@ def loss(logits, labels, cross_entropy=nats):
     return cross_entropy(logits, labels).sum() / (labels.shape[0] * (LENGTH - 1))
 
 
-def build(learning_rate=3e-3):
+def build(optimizer="adamw"):
     """Model and optimizer with the weights that every process builds alike.
 
     The bias of a key moves no softmax: its gradient is rounding alone, which Adam divides by itself. Its epsilon stands
@@ -96,10 +96,13 @@ def build(learning_rate=3e-3):
     """
     paddle.seed(7)
     model = Toy()
-    optimizer = paddle.optimizer.AdamW(
-        learning_rate, epsilon=1e-6, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(0.5)
+    if optimizer == "adamw":
+        return model, paddle.optimizer.AdamW(
+            3e-3, epsilon=1e-6, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(0.5)
+        )
+    return model, paddle.optimizer.Momentum(
+        5e-2, momentum=0.8, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(1.5)
     )
-    return model, optimizer
 
 
 def batch(step, rows=ROWS):

@@ -1,0 +1,46 @@
+"""The clock of a rank's device: virtual time from the emulator where the process has one, else wall time."""
+
+from __future__ import annotations
+
+import paddle
+
+from nebula.emulator import DEVICE
+from nebula.emulator import clock as emulator
+from nebula.runtime.clock import Clock, Event, WallClock
+
+
+class VirtualClock:
+    """Time, memory and log of an emulated device."""
+
+    name = "virtual"
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def seconds(self) -> float:
+        """Virtual seconds at which all work issued so far is done."""
+        return emulator.virtual_seconds()
+
+    def peak_bytes(self) -> int:
+        """The most that tensors have held."""
+        return int(paddle.device.max_memory_allocated(self.device))
+
+    def record(self, on: bool) -> None:
+        """Switches the emulator's log on or off."""
+        emulator.record(on)
+
+    def mark(self, label: str) -> None:
+        """Puts a labelled instant on the log."""
+        emulator.mark(label)
+
+    def drain(self) -> list[Event]:
+        """Takes the emulator's events."""
+        return [
+            Event(e.kind.name.lower(), e.name, e.stream, e.start_s, e.end_s, e.moved_bytes, e.flops)
+            for e in emulator.drain()
+        ]
+
+
+def clock_of(device: str) -> Clock:
+    """The clock that fits a device in Paddle's words."""
+    return VirtualClock(device) if device.startswith(DEVICE) else WallClock(device)

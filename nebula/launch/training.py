@@ -1,0 +1,43 @@
+"""Trains a built-in model under a plan: `train` starts the ranks, `main` is what each of them runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from nebula.cluster.values import Cluster
+from nebula.launch.process import launch
+from nebula.runtime.training import Training, load, save
+
+SCRIPT = Path(__file__).parent / "entry" / "train.py"
+
+
+def train(
+    plan_path: Path, training: Training, *, run_dir: Path, cluster: Cluster | None = None, out: TextIO | None = None
+) -> int:
+    """Trains a built-in model and returns once it is done.
+
+    Args:
+        plan_path: the plan file.
+        run_dir: receives training.json, steps.jsonl, timeline.<rank>.json, weights.safetensors, evaluation.json and,
+            in `log`, what the processes said.
+
+    Raises:
+        BadInput: the plan does not fit the cluster.
+        RunFailed: a rank failed.
+    """
+    save(training, run_dir)
+    return launch(plan_path, SCRIPT, [str(run_dir.resolve())], cluster=cluster, log_dir=run_dir / "log", out=out)
+
+
+def main() -> None:
+    """One rank of a training; the run folder is the only argument."""
+    import nebula
+    from nebula.launch.emulated_clock import clock_of
+    from nebula.runtime.start import device
+    from nebula.runtime.trainer import train as run
+
+    run_dir = Path(sys.argv[1])
+    plan = nebula.init()
+    run(plan, load(run_dir), run_dir, clock_of(device()))

@@ -1,0 +1,162 @@
+"""Trains a built-in model on its text as a plan says; every rank runs this, rank 0 speaks.
+
+Each rank makes exactly its rows of a batch. At the end the weights are gathered into one file, and rank 0 predicts a
+held-out chapter with the whole model on the host, so that the answer does not depend on the split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import paddle
+from paddle import nn
+
+from nebula.models import ernie, objectives
+from nebula.models.config import ErnieConfig
+from nebula.models.data.batches import Batches, batches
+from nebula.models.presets import preset
+from nebula.plan.values import Plan
+from nebula.runtime import timeline, weights
+from nebula.runtime.clock import Clock
+from nebula.runtime.parallelize import Step, parallelize
+from nebula.runtime.place import Place
+from nebula.runtime.steps import StepRecord
+from nebula.runtime.training import EVALUATION, STEPS, WEIGHTS, Training
+
+
+def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
+    """Trains to the end and leaves steps, timelines, weights and evaluation in `run_dir`.
+
+    Args:
+        plan: from nebula.init().
+        clock: of this rank's device.
+    """
+    config = config_of(training)
+    model = ernie.ErnieModel(config)
+    rate = paddle.optimizer.lr.LambdaDecay(training.learning_rate, training.rate)
+    step = parallelize(
+        model, optimizer(model, rate, training), objectives.loss, plan, tensor_split=ernie.tensor_split(config)
+    )
+    data = batches(config, global_batch=plan.job.global_batch, seed=training.seed)
+    with _journal(run_dir, step.place) as journal:
+        _loop(step, data, rate, training, run_dir, clock, journal)
+    finish(step, config, data, training, run_dir)
+
+
+def config_of(training: Training) -> ErnieConfig:
+    """The model that a training names."""
+    config = preset(training.preset)
+    return dataclasses.replace(config, seq_len=training.seq_len) if training.seq_len else config
+
+
+def optimizer(model: nn.Layer, rate: Any, training: Training) -> paddle.optimizer.Optimizer:
+    """AdamW with a global-norm clip."""
+    return paddle.optimizer.AdamW(
+        rate,
+        parameters=model.parameters(),
+        beta2=training.beta2,
+        weight_decay=training.weight_decay,
+        grad_clip=nn.ClipGradByGlobalNorm(training.clip_norm),
+    )
+
+
+@contextmanager
+def _journal(run_dir: Path, place: Place) -> Iterator[IO[str] | None]:
+    """steps.jsonl on rank 0, nothing elsewhere."""
+    if place.rank != 0:
+        yield None
+        return
+    with (run_dir / STEPS).open("w") as file:
+        yield file
+
+
+def _loop(
+    step: Step, data: Batches, rate: Any, training: Training, run_dir: Path, clock: Clock, journal: IO[str] | None
+) -> None:
+    rows = range(*step.place.rows)
+    tokens = 2 * data.seq_len * data.global_batch
+    before_s = clock.seconds()
+    for index in range(training.steps):
+        recorded = index == training.recorded_step
+        if recorded:
+            begin_s = _begin_record(step, clock)
+        result = step.local(data.batch(index, rows), data.global_batch)
+        rate.step()
+        now_s = clock.seconds()
+        if journal:
+            _tell(step, index, result.loss, tokens, now_s - before_s, clock, journal)
+        if recorded:
+            _end_record(step, index, begin_s, now_s, run_dir, clock)
+        before_s = now_s if not recorded else clock.seconds()
+
+
+def _tell(step: Step, index: int, loss: float, tokens: int, took_s: float, clock: Clock, journal: IO[str]) -> None:
+    prediction = step.plan.prediction
+    record = StepRecord(
+        step=index + 1,
+        loss=loss,
+        tokens=tokens,
+        predicted_s=prediction.step_time_s if prediction else 0.0,
+        took_s=took_s,
+        clock=clock.name,
+        memory_bytes=clock.peak_bytes(),
+        mfu=prediction.mfu * prediction.step_time_s / took_s if prediction and took_s else 0.0,
+    )
+    record.write(journal)
+    print(record.line, flush=True)
+
+
+def _begin_record(step: Step, clock: Clock) -> float:
+    step.driver.observers.append(timeline.observer(clock))
+    clock.record(True)
+    return clock.seconds()
+
+
+def _end_record(step: Step, index: int, begin_s: float, end_s: float, run_dir: Path, clock: Clock) -> None:
+    clock.record(False)
+    step.driver.observers.pop()
+    facts = {
+        "rank": step.place.rank,
+        "stage": step.place.stage,
+        "step": index + 1,
+        "clock": clock.name,
+        "step_s": end_s - begin_s,
+        "memory_bytes": clock.peak_bytes(),
+    }
+    origin_s = min(_from_all(begin_s, step.plan))
+    path = run_dir / f"timeline.{step.place.rank}.json"
+    timeline.write(path, origin_s=origin_s, events=clock.drain(), facts=facts)
+
+
+def _from_all(value: float, plan: Plan) -> list[float]:
+    """A number of every rank, on every rank."""
+    if plan.world_size == 1:
+        return [value]
+    values: list[float] = []
+    paddle.distributed.all_gather_object(values, value)
+    return values
+
+
+def finish(step: Step, config: ErnieConfig, data: Batches, training: Training, run_dir: Path) -> None:
+    """Gathers the weights into one file and, if asked, predicts a held-out chapter."""
+    whole = weights.gather(step)
+    if step.place.rank != 0:
+        return
+    weights.save(whole, run_dir / WEIGHTS)
+    if not training.evaluate:
+        return
+    from nebula.models.evaluation import evaluate
+
+    paddle.set_device("cpu")
+    model = ernie.ErnieModel(config)
+    weights.fill(model, whole)
+    result = evaluate(objectives.document_nats(model), data.corpus, seq_len=config.seq_len)
+    (run_dir / EVALUATION).write_text(json.dumps(dataclasses.asdict(result)) + "\n")
+    print(result, flush=True)
+    sys.stdout.flush()

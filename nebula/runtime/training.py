@@ -1,0 +1,90 @@
+"""What a training of a built-in model needs beside its plan, as a value and as the file that every rank reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from nebula.errors import BadInput, closest
+
+FILE = "training.json"
+STEPS, WEIGHTS, EVALUATION = "steps.jsonl", "weights.safetensors", "evaluation.json"
+"""What a training leaves in its run folder, beside timeline.<rank>.json."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How long and how fast to learn, and what to leave behind.
+
+    Attributes:
+        preset: name of the built-in model.
+        seq_len: tokens of a sequence; 0: the preset's.
+        steps: optimizer steps.
+        learning_rate: highest; it rises over `warm_steps` and falls linearly to a tenth at the end.
+        clip_norm: of all gradients together.
+        seed: of the data; the first weights have their own (runtime.start.SEED).
+        timeline_step: the step whose timeline is kept; -1: the last but one.
+        evaluate: whether to predict the held-out chapter at the end.
+    """
+
+    preset: str
+    steps: int
+    seq_len: int = 0
+    learning_rate: float = 1e-3
+    warm_steps: int = 10
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    clip_norm: float = 1.0
+    seed: int = 0
+    timeline_step: int = -1
+    evaluate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise BadInput(f"steps {self.steps}: a training needs at least one")
+
+    def rate(self, step: int) -> float:
+        """The share of the learning rate at a step, from 0.
+
+        Example:
+            >>> t = Training(preset="ernie-3.0-small", steps=110)
+            >>> t.rate(0), t.rate(10), round(t.rate(110), 2)
+            (0.1, 1.0, 0.1)
+        """
+        if step < self.warm_steps:
+            return (step + 1) / self.warm_steps
+        return 1.0 - 0.9 * (step - self.warm_steps) / max(1, self.steps - self.warm_steps)
+
+    @property
+    def recorded_step(self) -> int:
+        """The step whose timeline is kept, from 0."""
+        return self.timeline_step if self.timeline_step >= 0 else max(0, self.steps - 2)
+
+
+def save(training: Training, run_dir: Path) -> Path:
+    """Writes a training into its run folder, which is made."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / FILE
+    path.write_text(json.dumps(asdict(training), indent=2) + "\n")
+    return path
+
+
+def load(run_dir: Path) -> Training:
+    """Reads the training of a run folder.
+
+    Raises:
+        BadInput: there is none, or it has other keys.
+    """
+    path = run_dir / FILE
+    if not path.is_file():
+        raise BadInput(f"{run_dir} holds no {FILE}; nebula train writes it")
+    try:
+        value = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path} is not JSON: {error}") from None
+    known = {field.name for field in fields(Training)}
+    for key in value:
+        if key not in known:
+            raise BadInput(f"{path} has an unknown key {key!r}: {closest(key, known)}")
+    return Training(**value)
