@@ -160,24 +160,23 @@ class Fabric:
 
     def levels(self, devices: Sequence[int]) -> Levels:
         """The levels of the group of those global device indices; empty for one device."""
-        return self.levels_of(np.array([devices]))[0]
+        return self.distinct(np.array([devices]))[0][0]
 
-    def levels_of(self, groups: NDArray[np.int64]) -> list[Levels]:
-        """The levels of many groups of one size.
+    def distinct(self, groups: NDArray[np.int64]) -> tuple[list[Levels], NDArray[np.int64]]:
+        """The different levels among many groups of one size, and which of them each group has.
 
         Args:
             groups: [number of groups, ranks of a group], global device indices.
         """
         if groups.shape[1] == 1:
-            return [()] * len(groups)
+            return [()], np.zeros(len(groups), dtype=np.int64)
         node, position = self._node[groups], self._position[groups]
         switches = [position // width - position[:, :1] // width for width in self._widths]
         patterns = np.hstack([self._group[groups], node - node[:, :1], *switches])
         # equal patterns have equal sums; unequal ones collide with a chance of about 2**-60
         sums = patterns @ np.random.default_rng(0).integers(1 << 62, size=patterns.shape[1])
         _, first, which = np.unique(sums, return_index=True, return_inverse=True)
-        distinct = [self._lookup(patterns[i].tobytes(), groups[i]) for i in first]
-        return [distinct[i] for i in which.ravel()]
+        return [self._lookup(patterns[i].tobytes(), groups[i]) for i in first], which.ravel()
 
     def _lookup(self, pattern: bytes, devices: NDArray[np.int64]) -> Levels:
         if pattern not in self._known:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from nebula.cluster.values import DeviceType
 from nebula.graph.values import Kernel, Work
 
-ATTAINABLE = 1.0
-"""Share of a product's efficiency that is left when a device states no loss for small products."""
+SEVERAL_PRODUCTS = frozenset({"attention", "rnn"})
+"""Kinds that do several matrix products in one kernel."""
 
 
 def saturation(flops: float, half_product_flops: float) -> float:
@@ -22,7 +22,7 @@ def saturation(flops: float, half_product_flops: float) -> float:
         >>> saturation(1e9, 1e9)
         0.5
     """
-    return flops / (flops + half_product_flops) if half_product_flops else ATTAINABLE
+    return flops / (flops + half_product_flops) if half_product_flops else 1.0
 
 
 def kernel_seconds(kernel: Kernel, device: DeviceType) -> float:
@@ -32,12 +32,15 @@ def kernel_seconds(kernel: Kernel, device: DeviceType) -> float:
     fixed cost of a launch.
     """
     moved_s = (kernel.read_bytes + kernel.written_bytes) / (device.memory_bytes_per_s * device.memory_efficiency)
-    if kernel.product is None:
-        # element-wise work is bound by memory on every device of the catalogue
-        return device.kernel_s + moved_s
+    return device.kernel_s + max(product_seconds(kernel, device), moved_s)
+
+
+def product_seconds(kernel: Kernel, device: DeviceType) -> float:
+    """Seconds of a kernel's matrix products; 0 for element-wise work, which memory bounds on every device."""
+    if kernel.product is None and kernel.kind.removesuffix("_grad") not in SEVERAL_PRODUCTS:
+        return 0.0
     rate = device.peak(kernel.dtype) * device.product_efficiency
-    rate *= saturation(kernel.flops, device.half_product_flops)
-    return device.kernel_s + max(kernel.flops / rate, moved_s)
+    return kernel.flops / (rate * saturation(kernel.flops, device.half_product_flops))
 
 
 def compute_seconds(work: Iterable[Work], device: DeviceType) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,23 +44,33 @@ def stage_groups(plan: Plan, devices: NDArray[np.int64], fabric: Fabric) -> tupl
         fabric: of the cluster.
     """
     held = [replica_devices(stage, devices) for stage in plan.stages]
-    ends = range(len(held) - 1)
-    borders = [worst(fabric.levels_of(border_pairs(held[i], held[i + 1]))) for i in ends]
-    out = []
-    for index, stage in enumerate(plan.stages):
-        grid = held[index]
-        degree = stage.sharding.degree
-        shards = grid.reshape(-1, degree, grid.shape[1])
-        out.append(
-            Groups(
-                tensor=worst(fabric.levels_of(grid)),
-                shard=worst(fabric.levels_of(shards.transpose(0, 2, 1).reshape(-1, degree))),
-                outer=worst(fabric.levels_of(shards.transpose(1, 2, 0).reshape(-1, len(shards)))),
-                behind=borders[index] if index < len(borders) else (),
-                before=borders[index - 1] if index else (),
-            )
-        )
-    return tuple(out)
+    degrees = [stage.sharding.degree for stage in plan.stages]
+    if len({(grid.shape, degree) for grid, degree in zip(held, degrees, strict=True)}) == 1:
+        return uniform_groups(np.stack(held), degrees[0], fabric)
+    alone = [uniform_groups(grid[None], degree, fabric)[0] for grid, degree in zip(held, degrees, strict=True)]
+    borders = [_slowest(border_pairs(a, b)[None], fabric)[0] for a, b in pairwise(held)]
+    return _joined(alone, borders)
+
+
+def uniform_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> tuple[Groups, ...]:
+    """The groups of stages with equal degrees.
+
+    Args:
+        grid: [stages, replicas, tensor] global device indices; consecutive replicas share a sharding group.
+        degree: replicas of a sharding group.
+        fabric: of the cluster.
+    """
+    stages, replicas, tensor = grid.shape
+    shards = grid.reshape(stages, replicas // degree, degree, tensor)
+    tensor_levels = _slowest(grid, fabric)
+    shard_levels = _slowest(shards.transpose(0, 1, 3, 2).reshape(stages, -1, degree), fabric)
+    outer_levels = _slowest(shards.transpose(0, 2, 3, 1).reshape(stages, -1, replicas // degree), fabric)
+    flat = grid.reshape(stages, replicas * tensor)
+    pairs = np.stack([flat[:-1], flat[1:]], axis=2)
+    alone = [
+        Groups(tensor=t, shard=s, outer=o) for t, s, o in zip(tensor_levels, shard_levels, outer_levels, strict=True)
+    ]
+    return _joined(alone, _slowest(pairs, fabric) if stages > 1 else [])
 
 
 def replica_devices(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -77,6 +88,15 @@ def border_pairs(sender: NDArray[np.int64], receiver: NDArray[np.int64]) -> NDAr
     return np.stack([sender[:rows, :width].ravel(), receiver[:rows, :width].ravel()], axis=1)
 
 
-def worst(levels: Iterable[Levels]) -> Levels:
-    """The slowest among the groups."""
-    return max(set(levels), key=lambda group: collective("all_reduce", group).seconds(PROBE_BYTES))
+def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> list[Levels]:
+    """For each stage the levels of its slowest group; groups is [stages, groups, ranks]."""
+    levels, which = fabric.distinct(groups.reshape(-1, groups.shape[2]))
+    seconds = np.array([collective("all_reduce", group).seconds(PROBE_BYTES) for group in levels])
+    each = which.reshape(groups.shape[:2])
+    return [levels[i] for i in each[np.arange(len(each)), seconds[each].argmax(axis=1)]]
+
+
+def _joined(alone: Sequence[Groups], borders: Sequence[Levels]) -> tuple[Groups, ...]:
+    """The groups of stages with the borders between them."""
+    ends = [(), *borders, ()]
+    return tuple(replace(g, before=ends[i], behind=ends[i + 1]) for i, g in enumerate(alone))

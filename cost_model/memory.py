@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nebula.cost_model.communication import Amount
 from nebula.errors import BadInput
 from nebula.plan.values import Job, Sharding, StageMemory
 
@@ -79,6 +80,16 @@ def stage_memory(
         workspace_bytes=working_bytes + border_bytes,
         limit_bytes=limit_bytes,
     )
+
+
+def fixed_bytes(
+    parameters_bytes: Amount, elements: Amount, widest_bytes: Amount, sharding: Sharding, job: Job
+) -> Amount:
+    """Weights, gradients and optimizer states together, as in `stage_memory`; numbers, or arrays of them."""
+    shares = held_shares(sharding)
+    gathered = widest_bytes * (1.0 - shares.weights)
+    states = state_bytes_per_parameter(job) * shares.states * elements
+    return parameters_bytes * (shares.weights + shares.gradients) + gathered + states
 
 
 class Shares(NamedTuple):

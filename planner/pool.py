@@ -1,0 +1,78 @@
+"""Which devices a plan may use: the largest set of equal ones, healthy nodes first, and what is left out, in words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nebula.cluster.places import exclude, node_name, slowness, usable_devices
+from nebula.cluster.values import Cluster, DeviceType
+from nebula.errors import BadInput
+from nebula.plan.values import RankPlace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Equal devices in the order in which ranks are placed.
+
+    Attributes:
+        device: their type.
+        devices: global indices, nodes together, slow nodes last.
+        devices_per_node: of the node that has fewest.
+        left_out: a sentence about devices of other types; empty when there are none.
+    """
+
+    device: DeviceType
+    devices: tuple[int, ...]
+    devices_per_node: int
+    left_out: str
+
+
+def equal_devices(cluster: Cluster, dtype: str, excluded: Iterable[str] = ()) -> Pool:
+    """The devices of the type that together compute fastest.
+
+    Args:
+        cluster: with its excluded nodes.
+        dtype: of the products, by which types are compared.
+        excluded: further nodes and groups that must not be used.
+
+    Raises:
+        BadInput: no device is left.
+    """
+    offered = exclude(cluster, excluded)
+    by_type: dict[str, list[int]] = defaultdict(list)
+    types: dict[str, DeviceType] = {}
+    for device in usable_devices(offered):
+        kind = cluster.device_type(device)
+        types[kind.name] = kind
+        by_type[kind.name].append(device)
+    if not by_type:
+        raise BadInput(f"cluster {cluster.name} offers no device: its nodes are excluded or have none")
+
+    def speed(name: str) -> float:
+        return len(by_type[name]) * types[name].peak(dtype) * types[name].product_efficiency
+
+    best = max(by_type, key=speed)
+    rest = {name: len(found) for name, found in by_type.items() if name != best}
+    chosen = sorted(by_type[best], key=lambda device: slowness(cluster, device))
+    return Pool(
+        device=types[best],
+        devices=tuple(chosen),
+        devices_per_node=min(g.devices_per_node for g in cluster.groups if g.device.name == best),
+        left_out=_left_out(rest, types[best], len(chosen)),
+    )
+
+
+def places(cluster: Cluster, devices: Iterable[int]) -> tuple[RankPlace, ...]:
+    """Where the ranks run that are placed on those devices in order."""
+    return tuple(RankPlace(node_name(cluster, d), cluster.address(d).local) for d in devices)
+
+
+def _left_out(rest: dict[str, int], used: DeviceType, count: int) -> str:
+    if not rest:
+        return ""
+    others = " and ".join(f"{n} {name}" for name, n in rest.items())
+    return (
+        f"Planned on the {count} {used.name} alone; {others} stay unused, because stages are planned on equal devices."
+    )
