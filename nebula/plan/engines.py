@@ -1,0 +1,115 @@
+"""What each engine asks of a plan, and what it cannot do yet, as predicates of the legality table.
+
+Each yields one sentence per violation, with the numbers. Limits of plain CPU were measured on PaddlePaddle 3.3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nebula.plan.laws import shape
+from nebula.plan.layout import rank_of
+from nebula.plan.values import Stage
+
+if TYPE_CHECKING:
+    from nebula.plan.legality import Case
+
+GLOO_SHARDING_RANKS = 2
+"""On how many CPU ranks sharding stage 1 was found exact."""
+
+
+def one_rank(case: Case) -> Iterator[str]:
+    """The serial engine runs one rank."""
+    if case.plan.world_size != 1:
+        yield f"the engine serial runs 1 rank, the plan has {case.plan.world_size}"
+
+
+def alike(case: Case) -> Iterator[str]:
+    """Fleet runs plans whose stages differ in their layers only, and whose replicas are equal."""
+    first = case.plan.stages[0]
+    for index, stage in enumerate(case.plan.stages):
+        if shape(stage) != shape(first):
+            yield f"stage {index} has {_told(stage)} where stage 0 has {_told(first)}: fleet needs stages alike"
+        for place, replica in enumerate(stage.replicas):
+            if len(replica.ranks) != stage.tensor or replica.micro_batch_rows != stage.replicas[0].micro_batch_rows:
+                told = f"{len(replica.ranks)} ranks and {replica.micro_batch_rows} rows"
+                yield f"replica {place} of stage {index} has {told}: fleet needs replicas that are equal"
+            if len(set(replica.tensor_shares)) > 1:
+                yield f"replica {place} of stage {index} has unequal tensor shares {list(replica.tensor_shares)}"
+
+
+def fleet_order(case: Case) -> Iterator[str]:
+    """Ranks are numbered as fleet numbers them (nebula.plan.layout)."""
+    stages = case.plan.stages
+    first = stages[0]
+    degree = max(1, first.sharding.degree)
+    if any(shape(stage) != shape(first) for stage in stages) or first.data % degree:
+        return
+    for index, stage in enumerate(stages):
+        for place, replica in enumerate(stage.replicas):
+            outer, shard = divmod(place, degree)
+            at = {"data": outer, "stage": index, "shard": shard, "pipeline": len(stages), "sharding": degree}
+            order = tuple(rank_of(tensor=t, tensor_degree=first.tensor, **at) for t in range(len(replica.ranks)))
+            if replica.ranks != order:
+                told = f"replica {place} of stage {index} holds ranks {list(replica.ranks)}"
+                yield f"{told}, fleet puts {list(order)} there: number them data, pipeline, sharding, tensor"
+                return
+
+
+def fleet_schedule(case: Case) -> Iterator[str]:
+    """Fleet's pipeline runs 1F1B."""
+    if len(case.plan.stages) > 1 and case.plan.schedule != "1f1b":
+        yield f"schedule {case.plan.schedule}: fleet's pipeline runs 1f1b"
+
+
+def no_context(case: Case) -> Iterator[str]:
+    """Context and expert parallelism have no engine yet."""
+    for name in ("context", "expert"):
+        degree = max(getattr(stage, name) for stage in case.plan.stages)
+        if degree > 1:
+            yield f"{name} {degree}: no engine runs {name} parallelism yet"
+
+
+def no_sequence(case: Case) -> Iterator[str]:
+    """Sequence parallelism has no engine yet."""
+    if case.plan.sequence_parallel:
+        yield "sequence_parallel: the engine fleet does not run it yet"
+
+
+def fp32(case: Case) -> Iterator[str]:
+    """The engines compute in fp32."""
+    if case.plan.job.precision != "fp32":
+        yield f"precision {case.plan.job.precision}: the engines train in fp32 alone yet"
+
+
+def data_only(case: Case) -> Iterator[str]:
+    """Plain CPU with gloo serves data parallelism."""
+    stages = case.plan.stages
+    tensor = max(stage.tensor for stage in stages)
+    if tensor > 1:
+        yield f"tensor {tensor}: Paddle's tensor-parallel layers refuse the CPU; use the emulated device"
+    if len(stages) > 1:
+        yield f"pipeline {len(stages)}: fleet's pipeline does not run on the CPU; use the emulated device"
+
+
+def gloo_sharding(case: Case) -> Iterator[str]:
+    """On plain CPU sharding stage 1 is exact on two ranks; stages 2 and 3 are refused by Paddle."""
+    first = case.plan.stages[0]
+    stage, degree = first.sharding.stage, first.sharding.degree
+    if stage > 1:
+        yield f"sharding stage {stage}: Paddle refuses it on the CPU; use stage 1 or the emulated device"
+    if stage == 1 and degree > GLOO_SHARDING_RANKS:
+        yield f"sharding stage 1 over {degree}: on the CPU it is tested on {GLOO_SHARDING_RANKS} ranks alone"
+
+
+def no_executor(case: Case) -> Iterator[str]:
+    """The executor for unlike stages is not there yet."""
+    del case
+    yield "the engine executor, for stages that differ, is not there yet"
+
+
+def _told(stage: Stage) -> str:
+    parts = [f"data {stage.data}", f"tensor {stage.tensor}", f"{stage.replicas[0].micro_batch_rows} rows"]
+    parts.append(f"sharding {stage.sharding.stage} over {stage.sharding.degree}")
+    return ", ".join(parts)

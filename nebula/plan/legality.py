@@ -1,0 +1,145 @@
+"""What a legal plan is and who can execute it: one table of rules, each with a sentence that shows the numbers.
+
+A rule of no engine holds for every plan. A rule of an engine says what that engine asks of a plan; one that is marked
+`missing` says what the engine cannot do yet, or not on a kind of device: the plan is legal, and not executable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from nebula.cluster.values import Cluster
+from nebula.plan import engines, laws
+from nebula.plan.values import Plan
+
+ENGINES = ("serial", "fleet", "executor")
+"""In the order in which they are asked whether they can execute a plan."""
+
+DEVICE_KINDS = ("gpu", "npu", "xpu", "cpu", "emulated")
+"""Kinds of devices that rules tell apart; `emulated` is the emulator's device, whatever it stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A plan with what it is checked against.
+
+    Attributes:
+        layers: of the model.
+        cluster: None when the plan is checked without one.
+        widths: sizes that a tensor group has to cut evenly, by name (`heads`, `ffn`, `vocabulary`).
+        device_kind: what it would run on; empty for rules that hold on every kind.
+    """
+
+    plan: Plan
+    layers: int
+    cluster: Cluster | None = None
+    widths: Mapping[str, int] = field(default_factory=dict)
+    device_kind: str = ""
+
+
+class Rule(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        name: of the rule.
+        broken: the sentences of its violations in a case; none when the plan keeps it.
+        engine: which engine asks for it; empty: every plan must keep it.
+        kinds: on which kinds of devices; empty: on all.
+        missing: whether breaking it makes a plan not executable rather than illegal.
+    """
+
+    name: str
+    broken: Callable[[Case], Iterator[str]]
+    engine: str = ""
+    kinds: tuple[str, ...] = ()
+    missing: bool = False
+
+
+class Violation(NamedTuple):
+    """A broken rule and the sentence about it."""
+
+    rule: str
+    sentence: str
+
+
+class Executable(NamedTuple):
+    """The engine that can execute a plan, or None and what is missing, a sentence each."""
+
+    engine: str | None
+    missing: tuple[str, ...]
+
+
+RULES = (
+    Rule("engine", laws.engine),
+    Rule("schedule", laws.schedule),
+    Rule("recompute", laws.recompute),
+    Rule("job", laws.job),
+    Rule("layers", laws.layers),
+    Rule("product", laws.product),
+    Rule("ranks", laws.ranks),
+    Rule("shares", laws.shares),
+    Rule("batch", laws.batch),
+    Rule("widths", laws.widths),
+    Rule("sharding", laws.sharding),
+    Rule("sequence", laws.sequence),
+    Rule("places", laws.places),
+    Rule("excluded", laws.excluded),
+    Rule("kinds", laws.kinds),
+    Rule("serial", engines.one_rank, engine="serial"),
+    Rule("alike", engines.alike, engine="fleet"),
+    Rule("order", engines.fleet_order, engine="fleet"),
+    Rule("schedule", engines.fleet_schedule, engine="fleet"),
+    Rule("context", engines.no_context, engine="serial", missing=True),
+    Rule("context", engines.no_context, engine="fleet", missing=True),
+    Rule("sequence", engines.no_sequence, engine="fleet", missing=True),
+    Rule("precision", engines.fp32, engine="serial", missing=True),
+    Rule("precision", engines.fp32, engine="fleet", missing=True),
+    Rule("gloo", engines.data_only, engine="fleet", kinds=("cpu",), missing=True),
+    Rule("gloo", engines.gloo_sharding, engine="fleet", kinds=("cpu",), missing=True),
+    Rule("executor", engines.no_executor, engine="executor", missing=True),
+)
+
+
+def violations(
+    plan: Plan, *, layers: int, cluster: Cluster | None, widths: Mapping[str, int] | None = None
+) -> tuple[Violation, ...]:
+    """The laws that a plan breaks, those of the engine it names included; empty when it is legal.
+
+    Args:
+        layers: of the model.
+        cluster: that its ranks are placed on; None to leave places unchecked.
+        widths: sizes that a tensor group has to cut evenly, by name.
+    """
+    case = Case(plan=plan, layers=layers, cluster=cluster, widths=widths or {})
+    rules = (rule for rule in RULES if not rule.missing and rule.engine in ("", plan.engine))
+    return tuple(Violation(rule.name, sentence) for rule in rules for sentence in rule.broken(case))
+
+
+def executable(plan: Plan, device_kind: str) -> Executable:
+    """Which engine can execute a legal plan on devices of a kind (one of DEVICE_KINDS), the plan's own asked first.
+
+    Where none can, `missing` says what the plan's own engine (or, for the executor, fleet) lacks.
+    """
+    assert device_kind in DEVICE_KINDS, device_kind
+    case = Case(plan=plan, layers=plan.stages[-1].layers[1], device_kind=device_kind)
+    order = sorted(ENGINES, key=lambda engine: engine != plan.engine)
+    lacking = {engine: tuple(_lacks(case, engine)) for engine in order}
+    able = next((engine for engine in order if not lacking[engine]), None)
+    if able:
+        return Executable(able, ())
+    own = plan.engine if plan.engine in ("serial", "fleet") else "fleet"
+    return Executable(None, lacking[own])
+
+
+def kind_of(cluster: Cluster) -> str:
+    """The kind of device (one of DEVICE_KINDS) whose rules hold on a cluster; the first group's where kinds differ."""
+    device = cluster.groups[0].device
+    return "emulated" if device.emulated else device.kind
+
+
+def _lacks(case: Case, engine: str) -> Iterator[str]:
+    for rule in RULES:
+        if rule.engine == engine and (not rule.kinds or case.device_kind in rule.kinds):
+            yield from rule.broken(case)
