@@ -31,33 +31,48 @@ class Follower:
             self.out.flush()
 
 
+ERROR = re.compile(r"^nebula: |^[\w.]*(Error|Exception|Interrupt)(:|$)|^FatalError|out of memory", re.MULTILINE)
+"""How a log says that its process failed."""
+AFTER_A_PEER = re.compile(
+    r"gloo|[Cc]onnection (closed|reset)|abort signal|Termination signal|CustomDevice error"
+)
+"""How it says so when another process failed first."""
+SILENT = "it ended without a word, as when the system kills a process (out of host memory?)"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The rank that failed first, where its log is, and that log's last lines."""
+    """The rank that failed first, where its log is, that log's last lines, and the line that says what went wrong."""
 
     rank: int
     log: Path
     last_lines: tuple[str, ...]
-
-    @property
-    def cause(self) -> str:
-        """The line that says what went wrong: the last that names an error, else the last."""
-        named = [line for line in self.last_lines if re.search(r"error|killed|nebula:", line, re.IGNORECASE)]
-        return (named or list(self.last_lines) or ["it wrote nothing"])[-1].strip()
+    cause: str
 
 
 def first_failure(log_dir: Path, launcher_log: str) -> Failure:
-    """The rank to blame: the one that Paddle's launcher names, else the first whose log holds an error."""
-    logs = dict(worker_logs(log_dir))
-    named = re.search(r"failed container.*?rank (\d+)|Container rank (\d+) status failed", launcher_log, re.DOTALL)
-    suspects = [int(next(filter(None, named.groups())))] if named else []
-    suspects += [rank for rank, path in logs.items() if "Error" in path.read_text(errors="replace")]
-    suspects += [*logs, 0]
-    rank = next(r for r in suspects if r in logs or r == 0)
-    path = logs.get(rank, log_dir / f"workerlog.{rank}")
-    text = path.read_text(errors="replace") if path.is_file() else launcher_log
-    lines = [line for line in text.splitlines() if line.strip()]
-    return Failure(rank=rank, log=path, last_lines=tuple(lines[-SHOWN_LINES:]))
+    """The rank to blame.
+
+    In this order: one that met an error of its own; one that says nothing, because it was killed; the one that Paddle's
+    launcher names. The others only lost a peer.
+    """
+    logs = {rank: path.read_text(errors="replace") for rank, path in worker_logs(log_dir)}
+    own = [(rank, line) for rank, text in logs.items() for line in _errors(text) if not AFTER_A_PEER.search(line)]
+    silent = [(rank, SILENT) for rank, text in logs.items() if not ERROR.search(text)]
+    named = re.search(r"Container rank (\d+) status failed", launcher_log)
+    last = (_errors(launcher_log) or _lines(launcher_log) or [SILENT])[-1]
+    rank, cause = (own + silent + [(int(named[1]) if named else 0, last)])[0]
+    text = logs.get(rank, launcher_log)
+    log = log_dir / (f"workerlog.{rank}" if rank in logs else "launcher.log")
+    return Failure(rank=rank, log=log, last_lines=tuple(_lines(text)[-SHOWN_LINES:]), cause=cause.strip())
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _errors(text: str) -> list[str]:
+    return [line for line in _lines(text) if ERROR.search(line)]
 
 
 def worker_logs(log_dir: Path) -> Iterator[tuple[int, Path]]:

@@ -40,9 +40,10 @@ def run_emulated(ranks, script, args, folder, *, device=DEVICE, timeout_s=240):
     """Runs to the end; a failure shows the last lines of every rank."""
     table = write_table(folder / f"devices.{ranks}", [device] * ranks, uniform_links(ranks, LINK), patience_s=60)
     logs = folder / f"log.{ranks}"
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]
+    launcher += ["--devices", ",".join(map(str, range(ranks))), "--log_dir", str(logs)]
     done = subprocess.run(
-        [sys.executable, "-m", "paddle.distributed.launch", "--devices", ",".join(map(str, range(ranks)))]
-        + ["--log_level", "WARNING", "--log_dir", str(logs), str(script), *map(str, args)],
+        [*launcher, str(script), *map(str, args)],
         env=base_environment(ranks) | environment(table),
         capture_output=True,
         text=True,

@@ -1,0 +1,36 @@
+"""A user's script: trains a small chain as the plan says, or as one process without a plan. Argument: result file."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import paddle
+from paddle import nn
+
+import nebula
+
+plan = nebula.init()
+paddle.seed(3)
+model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+optimizer = paddle.optimizer.AdamW(1e-2, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(1.0))
+step = nebula.parallelize(model, optimizer, nn.MSELoss(), plan)
+
+rows = np.random.RandomState(0).randn(16, 9).astype("float32")
+losses = []
+for index in range(20):
+    if len(sys.argv) > 2 and index == 3:
+        if sys.argv[2] == "raise" and step.place.rank == 1:
+            raise ValueError("the data of step 3 is broken")
+        if sys.argv[2] == "die" and step.place.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if sys.argv[2] == "hang":
+            print("hanging", flush=True)
+            time.sleep(600)
+    losses.append(step((rows[:, :8], rows[:, 8:])).loss)
+if step.place.rank == 0:
+    print("trained", flush=True)
+    with open(sys.argv[1], "w") as file:
+        json.dump(losses, file)
