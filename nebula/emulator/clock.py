@@ -91,7 +91,10 @@ def record(on: bool) -> None:
 
 
 def mark(label: str) -> None:
-    """Puts a labelled instant on the log, at the latest time of host and streams; up to 63 bytes are kept."""
+    """Puts a labelled instant on the log: when the kernels that this thread has issued are done.
+
+    Communication on other streams may still be going on. Up to 63 bytes of the label are kept.
+    """
     _plugin().nebula_emulator_mark(label.encode())
 
 

@@ -107,6 +107,7 @@ def prices() -> dict[str, Any]:
     grouped = tensor(6, 1, 3, 3)
     table, ids = tensor(1000, 32), paddle.to_tensor([[1, 2, 3]])
     wide, bias = tensor(64, 2048), tensor(2048)
+    lstm = nn.LSTM(32, 16)
     return {
         "plain": events_of(lambda: paddle.matmul(x, w)),
         "plain_grad": events_of(backward_of(paddle.matmul(x, w))),
@@ -115,6 +116,9 @@ def prices() -> dict[str, Any]:
         "vector": events_of(lambda: paddle.mv(tensor(64, 2048), tensor(2048)))[-1:],
         "linear": events_of(lambda: F.linear(tensor(5, 64), wide, bias))[-2:],
         "einsum": events_of(lambda: paddle.einsum("bsh,hk->bsk", x, w)),
+        "einsum_grad": events_of(backward_of(paddle.einsum("bsh,hk->bsk", x, w))),
+        "einsum_dots": events_of(lambda: paddle.einsum("...qd,...kd->...qk", q, k)),
+        "recurrent": events_of(lambda: lstm(tensor(4, 7, 32)))[-1:],
         "conv": events_of(lambda: F.conv2d(image, filters)),
         "conv_grad": events_of(backward_of(F.conv2d(image, filters))),
         "conv_grouped": events_of(lambda: F.conv2d(tensor(1, 6, 5, 5), grouped, groups=6))[-1:],
@@ -122,6 +126,7 @@ def prices() -> dict[str, Any]:
         "lookup": events_of(lambda: F.embedding(ids, table)),
         "lookup_grad": events_of(backward_of(F.embedding(ids, table))),
         "sum": events_of(lambda: wide + wide),
+        "sum_grad": events_of(backward_of(wide * 2.0 + bias)),
         "views": events_of(lambda: wide.reshape([32, 4096]).transpose([1, 0])[3:9]),
     }
 

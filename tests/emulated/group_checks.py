@@ -169,6 +169,19 @@ def mismatches() -> dict[str, str]:
     return {"shape": shape, "order": order}
 
 
+def parting() -> list[float]:
+    """Rank 0 ends right after a send that rank 1 takes later."""
+    dist.barrier()
+    big = paddle.full([2_000_000], 3.0 - dist.get_rank())
+    if dist.get_rank() == 0:
+        dist.send(big, dst=1)
+    elif dist.get_rank() == 1:
+        time.sleep(1)
+        dist.recv(big, src=0)
+        return [float(big[0]), float(big[-1])]
+    return []
+
+
 def wait_for(name: str) -> None:
     while not Path(sys.argv[1], name).exists():
         time.sleep(0.05)
@@ -196,7 +209,7 @@ def death() -> dict[str, str]:
     return {"error": failing(lambda: dist.all_reduce(x))}
 
 
-CHECKS = {f.__name__: f for f in (collectives, overlap, sharding, mismatches, stuck, death)}
+CHECKS = {f.__name__: f for f in (collectives, overlap, sharding, mismatches, parting, stuck, death)}
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from emulated_run import DEVICE, Outcome, run_alone
+from emulated_run import DEVICE, Outcome, busy_host, run_alone
+
+from nebula.emulator import environment
 
 F32 = 4
 
@@ -24,15 +27,6 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.fixture(scope="module")
 def answers(outcome: Outcome) -> dict[str, Any]:
     return outcome.answers[0]
-
-
-@pytest.fixture
-def busy_host() -> Iterator[None]:
-    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
-    yield
-    for spinner in spinners:
-        spinner.kill()
-        spinner.wait()
 
 
 def seconds(flops: float, moved_bytes: float, peak: float = DEVICE.float32_flops_per_s) -> float:
@@ -53,8 +47,9 @@ def test_training_is_bit_identical_to_the_cpu(answers: dict[str, Any]) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_virtual_time_is_the_same_on_a_loaded_host(answers: dict[str, Any], busy_host: None, tmp_path: Any) -> None:
-    loaded = run_alone("device_checks.py", tmp_path, "training")
+def test_virtual_time_is_the_same_on_a_loaded_host(answers: dict[str, Any], tmp_path: Path) -> None:
+    with busy_host():
+        loaded = run_alone("device_checks.py", tmp_path, "training")
     assert loaded.answers[0]["training"]["virtual_s"] == answers["training"]["virtual_s"]
     assert float.fromhex(answers["training"]["virtual_s"]) > 0
 
@@ -67,7 +62,10 @@ def test_products_cost_their_flops(answers: dict[str, Any]) -> None:
     assert matches(broadcast, 2 * 6 * 8 * 8 * 16, F32 * (6 * 8 * 16 + 2 * 8 * 16 + 6 * 8 * 8))
     (vector,) = prices["vector"]
     assert matches(vector, 2 * 64 * 2048, F32 * (64 * 2048 + 2048 + 64))
-    assert prices["einsum"][0]["flops"] == plain["flops"]
+    assert [event["flops"] for event in prices["einsum"]] == [plain["flops"]]
+    assert sum(event["flops"] for event in prices["einsum_grad"]) == 2 * plain["flops"]
+    assert sum(event["flops"] for event in prices["einsum_dots"]) == broadcast["flops"]
+    assert prices["recurrent"][0]["flops"] == 2 * (4 * 7) * (32 + 16) * (4 * 16)
     assert prices["linear"][0]["flops"] == 2 * 5 * 64 * 2048
 
 
@@ -100,6 +98,25 @@ def test_other_kernels_cost_their_bytes_and_views_nothing(answers: dict[str, Any
     (sum_,) = answers["prices"]["sum"]
     assert matches(sum_, 0, 2 * F32 * 64 * 2048)  # the same tensor twice is read once
     assert answers["prices"]["views"] == []
+
+
+def test_a_gradient_that_is_passed_on_is_not_written_again(answers: dict[str, Any]) -> None:
+    add_grad = answers["prices"]["sum_grad"][0]
+    assert add_grad["name"] == "add_grad"
+    assert matches(add_grad, 0, F32 * (64 * 2048 + 2048))  # the bias's share; the other lies where the incoming lies
+
+
+def test_a_missing_or_damaged_table_is_named(tmp_path: Path) -> None:
+    for text in (None, "nebula-emulated-devices 1\ndevice 0 12 34\n"):
+        table = tmp_path / "devices.txt"
+        if text is not None:
+            table.write_text(text)
+        code = "import paddle; print(paddle.device.get_all_custom_device_type())"
+        env = os.environ | environment(table)
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        wrong = "cannot be read" if text is None else "line 2: a device has an index and seven numbers"
+        assert f"{table}" in done.stderr
+        assert f"{wrong}; no emulated device is available" in done.stderr
 
 
 def test_writes_through_views_arrive(answers: dict[str, Any]) -> None:

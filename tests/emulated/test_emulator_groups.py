@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
-from emulated_run import Outcome, run_ranks
+from emulated_run import Outcome, busy_host, run_ranks
 
 from nebula.emulator.table import Link, uniform_links
 
@@ -22,7 +23,7 @@ def links_of(ranks: int) -> dict[tuple[int, int], Link]:
 @pytest.fixture(scope="module", params=[2, 4])
 def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     ranks = request.param
-    checks = ["collectives", "overlap", "sharding", "mismatches"]
+    checks = ["collectives", "overlap", "sharding", "mismatches", "parting"]
     done = run_ranks("group_checks.py", tmp_path_factory.mktemp(f"ranks{ranks}"), ranks, links_of(ranks), *checks)
     assert done.exit_code == 0, "\n".join(text[-2000:] for text in done.outputs)
     return done
@@ -40,7 +41,7 @@ def slowest(ranks: int) -> Link:
 
 
 def expected_s(name: str, ranks: int, whole_bytes: float) -> float:
-    """The formulas of docs, written out again: n ranks, slowest link, V bytes in the whole array."""
+    """The formulas of the plug-in, written out again: n ranks, slowest link, V bytes in the whole array."""
     n, a, b = ranks, slowest(ranks).latency_s, slowest(ranks).bytes_per_s
     return {
         "all_reduce": 2 * (n - 1) * a + 2 * (n - 1) / n * whole_bytes / b,
@@ -131,6 +132,18 @@ def test_an_asynchronous_collective_overlaps_with_work(outcome: Outcome) -> None
         spans = answer["overlap"]
         assert math.isclose(spans["both"], max(spans["work"], wire), rel_tol=1e-9)
         assert math.isclose(spans["serial"], spans["work"] + wire, rel_tol=1e-9)
+
+
+def test_what_a_rank_sent_before_it_ended_arrives(outcome: Outcome) -> None:
+    assert outcome.answers[1]["parting"] == [3, 3]
+
+
+@pytest.mark.parametrize("outcome", [2], indirect=True)
+def test_virtual_times_are_the_same_on_a_loaded_host(outcome: Outcome, tmp_path: Path) -> None:
+    with busy_host():
+        loaded = run_ranks("group_checks.py", tmp_path, 2, links_of(2), "collectives", "overlap")
+    for check in ("collectives", "overlap"):
+        assert [a[check] for a in loaded.answers] == [a[check] for a in outcome.answers]
 
 
 def test_sharding_2_and_3_train_as_one_process_does(outcome: Outcome) -> None:

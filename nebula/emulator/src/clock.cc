@@ -21,6 +21,7 @@ std::mutex g_mutex;
 Stream g_null;
 std::vector<Stream*> g_streams;   // never freed: few, and Paddle may still wait on a destroyed one
 thread_local double t_host_s = 0;  // a background thread must not move the time of the main one
+thread_local Stream* t_last = &g_null;
 
 using Lock = std::lock_guard<std::mutex>;
 
@@ -93,6 +94,7 @@ void finish(C_Stream stream, double end_s) {
 
 double run(C_Stream stream, double seconds) {
   Lock lock(g_mutex);
+  if (stream) t_last = of(stream);
   double start = std::max(of(stream)->busy_until_s, t_host_s);
   of(stream)->busy_until_s = start + seconds;
   return start;
@@ -107,6 +109,11 @@ double latest() {
   double latest_s = std::max(t_host_s, g_null.busy_until_s);
   for (auto* stream : g_streams) latest_s = std::max(latest_s, stream->busy_until_s);
   return latest_s;
+}
+
+double computed() {
+  Lock lock(g_mutex);
+  return std::max(t_host_s, t_last->busy_until_s);
 }
 
 int number(C_Stream stream) { return of(stream)->number; }

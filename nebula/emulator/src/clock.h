@@ -13,6 +13,7 @@ double run(C_Stream stream, double seconds);  // both in one; says when it start
 double host();                               // this thread's time
 void hold_host(double until_s);              // this thread waits until then
 double latest();                             // of this thread and of all streams
+double computed();                           // of this thread and of the stream of its last kernel
 int number(C_Stream stream);
 
 void fill_streams(C_DeviceInterface* interface);

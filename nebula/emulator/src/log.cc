@@ -33,7 +33,7 @@ void record(int kind, const char* name, int stream, double start_s, double end_s
 EXPORT void nebula_emulator_record(int on) { emulator::g_on = on != 0; }
 
 EXPORT void nebula_emulator_mark(const char* label) {
-  double now = emulator::latest();
+  double now = emulator::computed();
   emulator::record(emulator::kMark, label, -1, now, now, 0, 0);
 }
 

@@ -76,11 +76,13 @@ C_Status chunk(const C_Device, size_t* size) {
   return C_SUCCESS;
 }
 
-// Inside a device: each byte is written, and read if it is copied.
+// Inside a device: each byte is written, and read if it is copied. Without a stream the host waits for all of them.
 void charge_memory(const C_Device device, C_Stream stream, const char* name, double bytes) {
   const Device& d = Table::get().device(device->id);
   double seconds = d.kernel_s + bytes / d.memory_bytes_per_s;
+  if (!stream) hold_host(latest());
   double start = run(stream, seconds);
+  if (!stream) hold_host(start + seconds);
   record(kKernel, name, number(stream), start, start + seconds, bytes, 0);
 }
 C_Status set(const C_Device device, void* to, unsigned char value, size_t size) {

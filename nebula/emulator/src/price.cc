@@ -1,9 +1,7 @@
 #include "price.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
-#include <map>
 
 namespace emulator {
 namespace {
@@ -116,41 +114,10 @@ Price gradient(const Rule& rule, const Device& device, const Work& work) {
   return sum;
 }
 
-// Multiply-adds of an einsum: the product of the sizes of all its labels. Dims under an ellipsis count from its right.
-double einsum_points(const Work& work) {
-  std::map<int, double> size;
-  size_t at = 0;
-  for (auto& operand : work.inputs) {
-    if (operand.slot != 0) break;
-    std::string term;
-    for (; at < work.equation.size() && work.equation[at] != ',' && work.equation[at] != '-'; ++at)
-      if (!isspace(work.equation[at])) term += work.equation[at];
-    ++at;
-    auto dots = term.find("...");
-    int named = static_cast<int>(term.size()) - (dots == std::string::npos ? 0 : 3);
-    int hidden = operand.ndim - named;
-    for (int d = 0, c = 0; d < operand.ndim; ++d) {
-      if (c == static_cast<int>(dots) && d < c + hidden) {
-        double& there = size[c + hidden - d];  // below any letter's code
-        there = std::max(there, static_cast<double>(operand.dims[d]));
-        continue;
-      }
-      size_t letter = dots != std::string::npos && c >= static_cast<int>(dots) ? c + 3 : c;
-      ++c;
-      if (letter >= term.size()) return 0;
-      double& there = size[term[letter]];
-      there = std::max(there, static_cast<double>(operand.dims[d]));
-    }
-  }
-  double points = 1;
-  for (auto& label : size) points *= label.second;
-  return points;
-}
-
 Price einsum(const Device& device, const Work& work) {
   Price sum;
   double bytes = bytes_read(work.inputs);
-  double flops = work.inputs.size() > 1 ? 2 * einsum_points(work) : 0;
+  double flops = work.inputs.size() > 1 ? 2 * einsum_points(work.equation, work.inputs) : 0;
   for (auto& out : work.outputs) {
     if (out.slot != 0) break;  // what follows is kept for the gradient
     add(&sum, device, work.precision, flops, bytes + out.bytes);
@@ -161,6 +128,26 @@ Price einsum(const Device& device, const Work& work) {
 Price view_or_copy(const Rule& rule, const Device& device, const Work& work) {
   bool shared = !work.outputs.empty() && shares_memory(work.outputs[0], work.inputs);
   return shared ? Price{} : by_bytes(rule, device, work);
+}
+
+Price passed_on(const Rule& rule, const Device& device, const Work& work) {
+  Work written = work;
+  written.outputs.clear();
+  for (auto& out : work.outputs)
+    if (!shares_memory(out, work.inputs)) written.outputs.push_back(out);
+  return written.outputs.empty() ? Price{} : by_bytes(rule, device, written);
+}
+
+Price recurrent(const Rule& rule, const Device& device, const Work& work) {
+  auto* x = in_slot(work.inputs, rule.left);
+  double weights = 0;
+  for (auto& input : work.inputs)
+    if (input.slot == rule.right && input.ndim == 2) weights += input.count;
+  double steps = x && x->ndim ? x->count / std::max<double>(1, static_cast<double>(x->dim(1))) : 0;
+  Price sum;
+  add(&sum, device, work.precision, (rule.transposed ? 4 : 2) * steps * weights,
+      bytes_read(work.inputs) + bytes_written(work.outputs));
+  return sum;
 }
 
 }  // namespace
@@ -175,6 +162,8 @@ Price price(const Rule& rule, const Device& device, const Work& work) {
     case Form::ConvolutionGrad: return gradient(rule, device, work);
     case Form::Einsum:
     case Form::EinsumGrad: return einsum(device, work);
+    case Form::PassedOn: return passed_on(rule, device, work);
+    case Form::Recurrent: return recurrent(rule, device, work);
     default: return by_bytes(rule, device, work);
   }
 }

@@ -42,12 +42,14 @@ enum class Form {
   Bytes,            // reads its inputs, writes its outputs
   Free,             // moves nothing on the device
   FreeIfShared,     // a view when its output lies where its input lies, else a copy
+  PassedOn,         // the gradient of a sum: an output that lies where the incoming gradient lies is not written
   Product,          // matrix product of the slots left and right
   ProductGrad,      // the products behind the gradients of left and right, each if it is asked for
   Convolution,      // input left, filter right; `transposed` when the filter's first dim belongs to the input
   ConvolutionGrad,
   Einsum,
   EinsumGrad,
+  Recurrent,        // each step of input left multiplies every matrix of right; `transposed` for its gradient
 };
 
 struct Rule {
@@ -59,6 +61,8 @@ struct Rule {
 };
 
 Rule rule_for(const std::string& kernel);
+// Multiply-adds of an einsum: the product of the sizes of all its labels.
+double einsum_points(const std::string& equation, const std::vector<Operand>& inputs);
 Price price(const Rule& rule, const Device& device, const Work& work);
 
 }  // namespace emulator

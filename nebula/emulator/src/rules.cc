@@ -48,6 +48,8 @@ const std::unordered_map<std::string, Rule>& rules() {
       {"depthwise_conv2d_transpose_grad", convolution_grad(true)},
       {"einsum", form(Form::Einsum)},
       {"einsum_grad", form(Form::EinsumGrad)},
+      {"rnn", {Form::Recurrent, 0, 2, false, -1, 0}},
+      {"rnn_grad", {Form::Recurrent, 0, 2, true, -1, 0}},
       // only the rows that are looked up are read
       {"embedding", lookup(1)},
       {"c_embedding", lookup(0)},
@@ -71,7 +73,7 @@ const std::unordered_map<std::string, Rule>& rules() {
       {"slice_grad", unread(slot(0))},
       {"strided_slice_grad", unread(slot(0))},
       {"concat_grad", unread(slot(0))},
-      {"add_grad", unread(slot(0) | slot(1))},
+      {"add_grad", {Form::PassedOn, 0, 1, false, -1, slot(0) | slot(1)}},
       {"subtract_grad", unread(slot(0) | slot(1))},
       {"sum_grad", unread(slot(0))},
       {"mean_grad", unread(slot(0))},

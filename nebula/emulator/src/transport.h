@@ -35,6 +35,8 @@ class Peer {
   // Waits for the next message and stores its body; its sender's start, or -1 after a line on stderr.
   double take(Operation operation, void* into, uint64_t bytes);
   int rank() const { return rank_; }
+  // Waits until all that was posted is with the operating system, or the other end is gone, or patience has run out.
+  void flush();
 
  private:
   void write_queue();
@@ -43,9 +45,9 @@ class Peer {
   int socket_ = -1, rank_ = -1;
   std::string group_;
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable wake_, flushed_;
   std::deque<std::vector<char>> queue_;
-  bool closing_ = false;
+  bool closing_ = false, writing_ = false, broken_ = false;
   std::thread writer_;
 };
 
