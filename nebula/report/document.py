@@ -6,20 +6,20 @@ Keys are those that strangers' scripts rely on; more may join them, these keep t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from nebula.plan.files import dumps
+from nebula.plan.legality import Executable
 from nebula.plan.values import Plan, Prediction
 from nebula.report.findings import Search
 
 
-def plan_document(plan: Plan, search: Search, missing: Sequence[str]) -> dict[str, Any]:
+def plan_document(plan: Plan, search: Search, able: Executable) -> dict[str, Any]:
     """The document of a plan.
 
     Args:
-        missing: what keeps the plan's engine from executing it, a sentence each.
+        able: which engine can execute it, or what every engine lacks.
     """
     return {
         "plan": json.loads(dumps(plan)),
@@ -28,7 +28,7 @@ def plan_document(plan: Plan, search: Search, missing: Sequence[str]) -> dict[st
         "prediction": prediction_document(plan.prediction) if plan.prediction else None,
         "bound": bound_document(plan),
         "search": {"seconds": search.seconds, "candidates": search.candidates, "cut": dict(search.cut)},
-        "executable": {"engine": plan.engine, "missing": list(missing)},
+        "executable": {"engine": able.engine, "missing": list(able.missing)},
     }
 
 

@@ -39,12 +39,14 @@ class Search:
         candidates: how many were looked at, those cut included.
         contenders: the best that were costed, best first.
         cut: pairs of a rule and how many candidates it ruled out, most first.
+        notes: what a reader should know, a sentence each.
     """
 
     seconds: float = 0.0
     candidates: int = 0
     contenders: tuple[Contender, ...] = ()
     cut: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from nebula.report.findings import Findings
 from nebula.report.rows import stage_rows
 from nebula.report.svg import stage_colour
 from nebula.report.timeline_drawing import timeline_drawing
-from nebula.report.words import bound_words, fits, fullest, percent, training_days, verdict
-from nebula.units import format_bytes, format_count, format_seconds
+from nebula.report.words import bound_words, fits, fullest, measured_words, percent, training_days, verdict
+from nebula.units import format_count, format_seconds
 
 MOST_RANKS = 16
 
@@ -110,7 +110,7 @@ def _words(findings: Findings) -> dict[str, object]:
         "folded": findings.cluster.node_count > 8,
         "timeline_note": _timeline_note(findings),
         "parts_note": f"On the stage that ends last, in {_clock(findings)}; the parts sum to the step.",
-        "measured_note": _measured_note(findings),
+        "measured_note": f"Run {findings.measured.run}: {measured_words(findings)}." if findings.measured.steps else "",
         "bound": bound_words(plan),
         "slowest_s": max((c.step_time_s for c in search.contenders), default=1.0),
         "inputs": _inputs(findings),
@@ -146,19 +146,6 @@ def _timeline_note(findings: Findings) -> str:
     if findings.measured.spans:
         note += ". Measured lanes show one rank of each stage on the scale of the prediction"
     return note + "."
-
-
-def _measured_note(findings: Findings) -> str:
-    measured, prediction = findings.measured, findings.plan.prediction
-    if not measured.steps:
-        return ""
-    note = f"Run {measured.run}: {len(measured.steps)} steps; the median took {format_seconds(measured.step_time_s)}"
-    note += f" of {measured.clock} time"
-    if prediction:
-        error = measured.step_time_s / prediction.step_time_s - 1
-        note += f", {error:+.1%} against the {format_seconds(prediction.step_time_s)} predicted"
-    peak = max(s.memory_bytes for s in measured.steps)
-    return note + (f"; memory peaked at {format_bytes(peak)}." if peak else ".")
 
 
 def _inputs(findings: Findings) -> list[tuple[str, str]]:

@@ -109,6 +109,8 @@ def _reasons(plan: Plan, search: Search) -> RenderableType:
         cut = ", ".join(f"{count:,} by {rule}" for rule, count in search.cut)
         words = f"{search.candidates:,} candidates in {format_seconds(search.seconds)}"
         grid.add_row("search", words + (f"; cut: {cut}" if cut else ""))
+    for note in search.notes:
+        grid.add_row("note", note)
     return grid
 
 

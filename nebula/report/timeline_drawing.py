@@ -16,11 +16,15 @@ from nebula.units import format_seconds
 SPAN = WIDTH - LEFT - 20
 LEAST_PX = 2.5
 MOST_BLOCKS = 8000
-CLASSES = {"F": "forward", "B": "backward", "send": "communication", "sync": "communication", "update": "update"}
+CLASSES = {"F": "forward", "B": "backward", "update": "update"}
 
 
 def _height(lanes: int) -> float:
     return 26.0 if lanes <= 10 else 16.0 if lanes <= 20 else 9.0 if lanes <= 40 else 6.0
+
+
+def _class(span: Span) -> str:
+    return "communication" if span.thread == "communication" else CLASSES.get(span.kind, "other")
 
 
 def _block(block: Block, y: float, height: float, scale: float) -> list[str]:
@@ -29,9 +33,9 @@ def _block(block: Block, y: float, height: float, scale: float) -> list[str]:
     interval = f"{format_seconds(block.start_s)} to {format_seconds(block.end_s)}"
     if block.spans > 1:
         words = " and ".join(sorted(WORDS.get(k, k) for k in block.kinds))
-        class_ = "steady" if len(block.kinds) > 1 else CLASSES.get(span.kind, "other")
+        class_ = "steady" if len(block.kinds) > 1 and span.thread == "compute" else _class(span)
         return [rect(x, y, width, height, class_=class_, title=f"{block.spans} × {words}: {interval}")]
-    class_ = CLASSES.get(span.kind, "other")
+    class_ = _class(span)
     room = max(width - 1, 0.6) if width > 3 else max(width, 0.6)
     out = [rect(x, y, room, height, rx=2 if width > 8 else None, class_=class_, title=f"{span.words}: {interval}")]
     if height >= 14 and width >= 8 + 7 * len(str(span.micro_batch)) and span.micro_batch >= 0:
@@ -59,7 +63,7 @@ def _axis(high_s: float, scale: float, top: float, bottom: float) -> list[str]:
 
 
 def _legend(spans: Sequence[Span], rows: Sequence[str]) -> list[str]:
-    present = {CLASSES.get(s.kind, "other") for s in spans}
+    present = {_class(s) for s in spans}
     classes = [c for c in ("forward", "backward", "communication", "update", "other") if c in present]
     steady = [("forward and backward in turn", "steady")] if any('class="steady"' in row for row in rows) else []
     entries = [*((c, c) for c in classes), *steady, ("idle", "lane")]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from nebula.plan.values import Plan, Prediction
+from nebula.report.findings import Findings
 from nebula.units import format_bytes, format_count, format_seconds
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
@@ -132,3 +133,19 @@ def bound_words(plan: Plan) -> str:
         return ""
     gap = 1 - plan.bound_s / plan.prediction.step_time_s
     return f"no plan of this space is faster than {format_seconds(plan.bound_s)}, {percent(gap)} below the one chosen"
+
+
+def measured_words(findings: Findings) -> str:
+    """How a run's steps compare with the prediction; empty without a run."""
+    measured, prediction = findings.measured, findings.plan.prediction
+    if not measured.steps:
+        return ""
+    took = format_seconds(measured.step_time_s)
+    words = f"the median of {len(measured.steps)} steps took {took} of {measured.clock} time"
+    if prediction:
+        error = measured.step_time_s / prediction.step_time_s - 1
+        words += f", {error:+.1%} against the {format_seconds(prediction.step_time_s)} predicted"
+    peak, expected = max(s.memory_bytes for s in measured.steps), prediction and prediction.memory[0].total_bytes
+    if peak:
+        words += f"; rank 0 held {format_bytes(peak)}" + (f", predicted {format_bytes(expected)}" if expected else "")
+    return words

@@ -1,0 +1,120 @@
+"""The whole way once: this machine, a model, a plan, four emulated devices, training, the report.
+
+Read it from top to bottom: each step calls what the verb of that name calls. Without a C++ compiler there is no
+emulated device, and the same steps run with data parallelism on plain CPU.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nebula.cli.options import Json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nebula.cluster.values import Cluster
+    from nebula.report.findings import Findings
+
+    Tell = Callable[[object], None]
+
+RUN_FILE = Path(__file__).with_name("demo.yaml")
+STEPS = 6
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where everything goes; an older demo is replaced.")
+    ] = Path("runs/demo"),
+    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps; 0: what the demo's run file says.")] = 0,
+    json: Json = False,
+) -> None:
+    """Do the main job once, here: plan, launch, train, report."""
+    from nebula.cli.console import console, print_json
+    from nebula.cli.running import outcome, run_training
+    from nebula.cli.subject import find_plan, findings, load_subject, search_record
+    from nebula.cluster.discover import discover
+    from nebula.report.cluster_table import cluster_table
+    from nebula.report.graph_table import headline
+    from nebula.report.table import plan_table
+
+    began_s = time.monotonic()
+    tell: Tell = console(sys.stderr if json else sys.stdout).print
+
+    _step(tell, 1, "This machine")
+    here = discover()
+    tell(cluster_table(here))
+
+    _step(tell, 2, "The devices to train on")
+    overrides = [*_devices(tell, here, folder), *([f"job.steps={steps}"] if steps else [])]
+
+    _step(tell, 3, f"The model: {RUN_FILE.name}")
+    subject = load_subject(RUN_FILE, overrides)
+    tell(headline(subject.graph))
+
+    _step(tell, 4, "The plan")
+    answer = find_plan(subject)
+    search = search_record(answer)
+    tell(plan_table(findings(answer.plan, subject.graph, subject.run.cluster, search)))
+
+    _step(tell, 5, f"Training: {answer.plan.world_size} processes of paddle.distributed.launch")
+    found = run_training(subject, answer.plan, search, folder, force=True, quiet=json)
+
+    _step(tell, 6, "What came of it")
+    for sentence in _results(found):
+        tell(sentence)
+    tell(f"all of it in {time.monotonic() - began_s:.0f} s; everything lies in {folder}:")
+    for name, words in LEFT.items():
+        tell(f"  {folder / name:<34} {words}")
+    if json:
+        print_json(outcome(found, folder))
+
+
+def _step(tell: Tell, number: int, title: str) -> None:
+    tell(f"\n[{number}/{STEPS}] {title}")
+
+
+def _devices(tell: Tell, here: Cluster, folder: Path) -> list[str]:
+    """The overrides that choose the devices: none for emulated ones, else this machine's CPU."""
+    from nebula.cluster.dump import dump_cluster
+    from nebula.emulator.build import library
+    from nebula.emulator.toolchain import EmulatorUnavailable
+
+    tell("four emulated accelerators: their numbers are real, their time is virtual, this machine's load does not show")
+    try:
+        tell(f"their plug-in: {library()}")
+    except EmulatorUnavailable as error:
+        tell(f"not here: {error}")
+        tell("so the demo goes on with data parallelism on plain CPU")
+        folder.mkdir(parents=True, exist_ok=True)
+        cpu = folder / "this-machine.yaml"
+        cpu.write_text(dump_cluster(here), encoding="utf-8")
+        return [f"cluster={cpu.resolve()}"]
+    return []
+
+
+def _results(found: Findings) -> list[str]:
+    """Predicted against measured, and whether the model learned."""
+    from nebula.report.words import measured_words
+
+    measured = found.measured
+    steps = measured.steps
+    sentences = [measured_words(found), f"loss {steps[0].loss:.3f} at first, {steps[-1].loss:.3f} at last"]
+    return [*sentences, *(f"{name}: {figure:.4g}" for name, figure in measured.evaluation)]
+
+
+LEFT = {
+    "report.html": "the report: open it in a browser",
+    "trace.json": "predicted and measured step: open it at https://ui.perfetto.dev",
+    "plan.json": "the plan",
+    "cluster.yaml": "the cluster that it was made for",
+    "steps.jsonl": "one line a step",
+    "weights.safetensors": "the trained weights",
+    "log": "what each process said",
+}
+"""What a demo leaves in its folder."""

@@ -1,0 +1,20 @@
+"""Writes a result to a file that must not be there yet, unless the user says that it may be replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nebula.errors import BadInput
+
+
+def free(path: Path, *, force: bool) -> Path:
+    """The path, once it is sure that nothing is lost there.
+
+    Raises:
+        BadInput: something is there and `force` is not set, or its folder is missing.
+    """
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write {path}: there is no folder {path.parent}")
+    if path.exists() and not force:
+        raise BadInput(f"{path} exists and stays as it is: name another file, or replace it with --force")
+    return path

@@ -1,0 +1,142 @@
+"""The verbs of a dry run: graph, plan, check, simulate. Nothing is started, and built-in models need no Paddle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from nebula.cli.options import Force, Json, Output, Overrides, PlanFile, PlanOption, RunFile
+
+if TYPE_CHECKING:
+    from nebula.cli.subject import Subject
+    from nebula.plan.values import Plan
+    from nebula.report.findings import Search
+
+
+def graph(run: RunFile, overrides: Overrides = None, json: Json = False) -> None:
+    """Show the model as a folded graph: blocks, parameters, FLOPs."""
+    from nebula.cli.console import print_json, results
+    from nebula.cli.subject import load_subject
+    from nebula.report.graph_table import graph_document, graph_table
+
+    model = load_subject(run, overrides).graph
+    if json:
+        print_json(graph_document(model))
+    else:
+        results().print(graph_table(model))
+
+
+def plan(
+    run: RunFile,
+    overrides: Overrides = None,
+    output: Output = None,
+    force: Force = False,
+    json: Json = False,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045  (typer reads this at run time on Python 3.10 too)
+        typer.Option("--report", metavar="FILE", help="Also write the HTML report."),
+    ] = None,
+) -> None:
+    """Find how to train the model on the cluster, and say why."""
+    from nebula.cli.console import log, print_json
+    from nebula.cli.output import free
+    from nebula.cli.subject import find_plan, findings, load_subject, search_record
+    from nebula.plan.files import save_plan
+    from nebula.plan.legality import executable, kind_of
+    from nebula.report.document import plan_document
+    from nebula.report.html import write_report
+
+    for path in (output, report):
+        if path:
+            free(path, force=force)
+    subject = load_subject(run, overrides)
+    answer = find_plan(subject)
+    search = search_record(answer)
+    if json:
+        able = executable(answer.plan, kind_of(subject.run.cluster))
+        print_json(plan_document(answer.plan, search, able))
+    else:
+        show(answer.plan, subject, search)
+    if output:
+        save_plan(answer.plan, output, overwrite=force)
+        log(f"wrote {output}")
+    if report:
+        write_report(findings(answer.plan, subject.graph, subject.run.cluster, search), report)
+        log(f"wrote {report}")
+
+
+def show(plan: Plan, subject: Subject, search: Search) -> None:
+    """Prints a plan as a table."""
+    from nebula.cli.console import results
+    from nebula.cli.subject import findings
+    from nebula.report.table import print_plan
+
+    print_plan(findings(plan, subject.graph, subject.run.cluster, search), results())
+
+
+def check(
+    plan_file: PlanFile,
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--run", metavar="RUN.YAML", help="Also check against this run's model and cluster."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check a plan file: whole, legal, made for this run."""
+    from nebula.cli.console import print_json
+    from nebula.cli.subject import check_origin, load_subject
+    from nebula.errors import BadInput
+    from nebula.plan.files import load_plan
+    from nebula.plan.legality import violations
+
+    plan = load_plan(plan_file)
+    subject = load_subject(run, None) if run else None
+    if subject:
+        check_origin(plan, subject.graph, subject.run.cluster)
+    layers = len(subject.graph.layers) if subject else plan.stages[-1].layers[1]
+    broken = [v.sentence for v in violations(plan, layers=layers, cluster=subject.run.cluster if subject else None)]
+    if json:
+        print_json({"legal": not broken, "violations": broken, "split": plan.split, "engine": plan.engine})
+        if broken:
+            raise typer.Exit(BadInput.exit_code)
+    elif broken:
+        raise BadInput(f"{plan_file} is not legal: " + "; ".join(broken))
+    else:
+        print(f"{plan_file} is legal: {plan.split}; {plan.world_size} ranks, engine {plan.engine}")
+
+
+def simulate(
+    run: RunFile,
+    overrides: Overrides = None,
+    plan_file: PlanOption = None,
+    trace: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--trace", metavar="FILE", help="Write a Chrome trace, for Perfetto."),
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Predict one step of a plan, event by event."""
+    from nebula.cli.console import log, print_json, results
+    from nebula.cli.output import free
+    from nebula.cli.subject import chosen_plan, findings, load_subject
+    from nebula.report.document import prediction_document
+    from nebula.report.timeline_text import timeline_text
+    from nebula.report.trace import write_trace
+
+    if trace:
+        free(trace, force=force)
+    subject = load_subject(run, overrides)
+    chosen, search = chosen_plan(subject, plan_file)
+    found = findings(chosen, subject.graph, subject.run.cluster, search)
+    if json:
+        assert chosen.prediction is not None
+        events = [span._asdict() for span in found.spans]
+        print_json({"prediction": prediction_document(chosen.prediction), "events": events})
+    else:
+        results().print(timeline_text(found))
+    if trace:
+        write_trace(found, trace)
+        log(f"wrote {trace}: open it at https://ui.perfetto.dev")

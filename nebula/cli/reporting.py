@@ -1,0 +1,69 @@
+"""The verb that writes a report: of a run file (a dry run), of a plan on a run file, or of a run that took place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from nebula.cli.options import Force, Json, Output, Overrides, PlanOption
+
+if TYPE_CHECKING:
+    from nebula.report.findings import Findings
+
+
+def report(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run file, or the folder of a run.")],
+    overrides: Overrides = None,
+    plan_file: PlanOption = None,
+    output: Output = None,
+    trace: Annotated[
+        Optional[Path],  # noqa: UP045  (typer reads this at run time on Python 3.10 too)
+        typer.Option("--trace", metavar="FILE", help="Also write a Chrome trace, for Perfetto."),
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write all about a plan, and its run, as one HTML file."""
+    from nebula.cli.console import log, print_json
+    from nebula.cli.output import free
+    from nebula.cli.run_folder import REPORT, TRACE
+
+    folder = source if source.is_dir() else Path()
+    output = output or folder / REPORT
+    trace = trace or (folder / TRACE if source.is_dir() else None)
+    # a report in its run's own folder is a view of that run and is written again; elsewhere nothing is replaced
+    for path in filter(None, (output, trace)):
+        free(path, force=force or (source.is_dir() and path.parent == folder))
+    found = gather(source, overrides, plan_file)
+    write(found, output, trace)
+    written = {"report": str(output), "trace": str(trace) if trace else None}
+    if json:
+        print_json(written)
+    else:
+        for path in (output, trace):
+            if path:
+                log(f"wrote {path}")
+
+
+def gather(source: Path, overrides: list[str] | None, plan_file: Path | None) -> Findings:
+    """The findings of a run's folder, or of a dry run."""
+    from nebula.cli.run_folder import run_findings
+    from nebula.cli.subject import chosen_plan, findings, load_subject
+
+    if source.is_dir():
+        return run_findings(source)
+    subject = load_subject(source, overrides)
+    plan, search = chosen_plan(subject, plan_file)
+    return findings(plan, subject.graph, subject.run.cluster, search)
+
+
+def write(found: Findings, output: Path, trace: Path | None) -> None:
+    """Writes the report and, if asked, the trace."""
+    from nebula.report.html import write_report
+    from nebula.report.trace import write_trace
+
+    write_report(found, output)
+    if trace:
+        write_trace(found, trace)

@@ -1,0 +1,150 @@
+"""From what a user names to what verbs work on: a run file to model, cluster and job, a plan to its findings.
+
+Paddle is imported only for a model that has to be traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nebula.errors import BadInput
+from nebula.report.findings import Contender, Findings, Search
+
+if TYPE_CHECKING:
+    from nebula.cluster.values import Cluster
+    from nebula.graph.values import DistributedGraph
+    from nebula.plan.job import ModelSpec
+    from nebula.plan.run_file import Run
+    from nebula.plan.values import Plan
+    from nebula.planner.search import Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is to be planned: the run file's values and the model's graph."""
+
+    run: Run
+    graph: DistributedGraph
+
+
+def load_subject(path: Path, overrides: Sequence[str] | None) -> Subject:
+    """Reads a run file and describes (or traces) its model.
+
+    Raises:
+        BadInput: a mistake in the file, in an override or in the model.
+    """
+    from nebula.plan.run_file import load_run
+
+    run = load_run(path, list(overrides or ()))
+    return Subject(run=run, graph=model_graph(run.model, run.job.precision))
+
+
+def model_graph(model: ModelSpec, precision: str) -> DistributedGraph:
+    """The graph of a model under a precision: described where it is built in, traced where it is the user's own."""
+    if model.preset:
+        return described_graph(model.preset, model.seq_len or 0, precision)
+    if model.layer:
+        from nebula.cli.traced import traced_graph
+
+        return traced_graph(model, precision)
+    raise BadInput(f"model.hf: {model.hf} cannot be read yet; name a built-in model with model.preset")
+
+
+def described_graph(preset: str, seq_len: int, precision: str) -> DistributedGraph:
+    """The graph of a built-in model; a seq_len of 0 means the preset's own."""
+    from nebula.cost_model.evaluate import PRECISION_DTYPE
+    from nebula.models.describe import graph
+
+    return graph(preset, seq_len=seq_len or None, dtype=PRECISION_DTYPE[precision])
+
+
+def find_plan(subject: Subject, on_progress: Callable[..., None] | None = None) -> Answer:
+    """Searches for the plan of a run.
+
+    Raises:
+        Infeasible: there is none; the text says by how much and what would help.
+    """
+    from nebula.planner.search import search
+
+    run = subject.run
+    return search(subject.graph, run.cluster, run.job, objective=run.objective, on_progress=on_progress)
+
+
+def chosen_plan(subject: Subject, plan_file: Path | None) -> tuple[Plan, Search]:
+    """The plan in a file, or else the one that a search finds, with the record of the search."""
+    if plan_file:
+        return given_plan(subject, plan_file), Search()
+    answer = find_plan(subject)
+    return answer.plan, search_record(answer)
+
+
+def given_plan(subject: Subject, path: Path) -> Plan:
+    """A plan file with its prediction on this run's model and cluster.
+
+    Raises:
+        BadInput: the file is damaged, or was made for another model or cluster.
+    """
+    from nebula.cost_model.evaluate import evaluate
+    from nebula.plan.files import load_plan
+
+    plan = load_plan(path)
+    check_origin(plan, subject.graph, subject.run.cluster)
+    return replace(plan, prediction=evaluate(subject.graph, subject.run.cluster, plan))
+
+
+def check_origin(plan: Plan, graph: DistributedGraph, cluster: Cluster) -> None:
+    """Refuses a plan that was made for another model or cluster.
+
+    Raises:
+        BadInput: with both names and hashes.
+    """
+    from nebula.cluster.identity import cluster_hash
+    from nebula.graph.identity import graph_hash
+    from nebula.plan.files import check_made_for
+
+    check_made_for(plan, graph_hash(graph), cluster_hash(cluster), model=graph.name, cluster=cluster.name)
+
+
+def findings(plan: Plan, graph: DistributedGraph, cluster: Cluster, search: Search | None = None) -> Findings:
+    """Everything a report or a table of a plan shows, its predicted timeline included."""
+    from nebula.cost_model.evaluate import predicted_timeline
+    from nebula.report.spans import predicted_spans
+
+    return Findings(
+        plan=plan,
+        graph=graph,
+        cluster=cluster,
+        spans=predicted_spans(predicted_timeline(graph, cluster, plan).events),
+        search=search or Search(),
+        versions=tuple((name, version(name)) for name in ("paddle-nebula", "paddlepaddle")),
+    )
+
+
+def search_record(answer: Answer) -> Search:
+    """What the search went through, as the table and the report keep it."""
+    return Search(
+        seconds=answer.seconds,
+        candidates=answer.priced + sum(answer.cut.values()),
+        contenders=tuple(_contender(plan, answer.plan) for plan in answer.candidates),
+        cut=tuple(sorted(answer.cut.items(), key=lambda pair: -pair[1])),
+        notes=answer.notes,
+    )
+
+
+def _contender(plan: Plan, best: Plan) -> Contender:
+    from nebula.planner.explain import runner_up
+    from nebula.report.bars import part_pairs
+    from nebula.report.words import fullest
+
+    assert plan.prediction is not None
+    return Contender(
+        split=plan.split,
+        step_time_s=plan.prediction.step_time_s,
+        memory_share=fullest(plan),
+        parts_s=part_pairs(plan.prediction.parts),
+        lost_by="" if plan.prediction == best.prediction else runner_up(best, plan).lost_by,
+    )

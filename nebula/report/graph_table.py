@@ -1,0 +1,76 @@
+"""Prints a graph for a terminal: its runs of equal layers with parameters, FLOPs and bytes, and the totals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nebula.graph.values import DistributedGraph
+from nebula.report.words import name_ranges
+from nebula.units import format_bytes, format_count
+
+
+def graph_table(graph: DistributedGraph) -> RenderableType:
+    """The graph as one block of text for a rich console; a row is a run of equal layers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    headings = ("layers", "block", "operators", "parameters", "forward", "backward", "saved", "passed on")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("layers", "block") else "right")
+    for run in graph.runs:
+        block = graph.blocks[run.block]
+        each = " each" if run.layers > 1 else ""
+        table.add_row(
+            name_ranges(graph.layer_names[run.first : run.first + run.layers]),
+            block.name,
+            f"{len(block.operators)}",
+            format_count(block.parameter_count) + each,
+            f"{format_count(block.forward_flops)}FLOP",
+            f"{format_count(block.backward_flops)}FLOP",
+            format_bytes(block.saved_bytes),
+            format_bytes(block.output_bytes),
+        )
+    return Group(Text(headline(graph), style="bold"), Text(), table)
+
+
+def headline(graph: DistributedGraph) -> str:
+    """The totals in one line; per-row figures hold for the rows that the graph was made with."""
+    rows = f"{graph.rows} row{'s' if graph.rows > 1 else ''} of {graph.tokens_per_row:,} tokens"
+    work = f"{format_count(graph.forward_flops)}FLOP forward, {format_count(graph.backward_flops)}FLOP backward"
+    layers = f"{len(graph.layers)} layers, {len(graph.blocks)} distinct"
+    return f"{graph.name}: {graph.parameter_count:,} parameters in {layers}; {work} for {rows}"
+
+
+def graph_document(graph: DistributedGraph) -> dict[str, Any]:
+    """The folded graph for machines: totals, blocks, runs."""
+    return {
+        "model": graph.name,
+        "parameters": graph.parameter_count,
+        "rows": graph.rows,
+        "tokens_per_row": graph.tokens_per_row,
+        "forward_flops": graph.forward_flops,
+        "backward_flops": graph.backward_flops,
+        "blocks": [
+            {
+                "name": block.name,
+                "module": block.module,
+                "parameters": block.parameter_count,
+                "forward_flops": block.forward_flops,
+                "backward_flops": block.backward_flops,
+                "saved_bytes": block.saved_bytes,
+                "output_bytes": block.output_bytes,
+                "operators": [
+                    {"name": op.name, "kind": op.kind, "inputs": op.inputs, "outputs": op.outputs}
+                    for op in block.operators
+                ],
+            }
+            for block in graph.blocks
+        ],
+        "runs": [
+            {"block": run.block, "first": run.first, "layers": run.layers, "name": graph.layer_names[run.first]}
+            for run in graph.runs
+        ],
+    }
