@@ -345,6 +345,7 @@ OPERATORS: Mapping[str, Function] = {
     "reciprocal": _unary(lambda x: 1 / x),
     "floor": _unary(np.floor),
     "assign": _unary(np.copy),
+    "contiguous": _unary(np.copy),
     "pow": lambda call: (call.inputs[0] ** call.number("exponent", 1.0),),
     "gelu": _gelu,
     "scale": _scale,

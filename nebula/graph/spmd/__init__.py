@@ -19,7 +19,7 @@ _COMPARISONS = ("equal", "not_equal", "less_than", "less_equal", "greater_than",
 _LOGIC = ("logical_and", "logical_or", "logical_not", "bitwise_and", "isnan", "where", "elementwise_pow")
 _CURVES = ("scale", "pow", "clip", "cast", "exp", "log", "log1p", "sqrt", "rsqrt", "square", "abs", "sin", "cos")
 _GATES = ("gelu", "relu", "relu6", "silu", "sigmoid", "tanh", "erf", "softplus", "leaky_relu", "elu", "hardswish")
-_OTHERS = ("hardsigmoid", "swish", "mish", "reciprocal", "floor", "dropout", "assign", "identity")
+_OTHERS = ("hardsigmoid", "swish", "mish", "reciprocal", "floor", "dropout", "assign", "contiguous", "identity")
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_TWO_INPUTS + _COMPARISONS + _LOGIC + _CURVES + _GATES + _OTHERS, pointwise.pointwise),

@@ -53,7 +53,8 @@ def choose(signature: Signature, operands: Sequence[Tensor], mesh: Mesh) -> Assi
             return Assignment(mesh=mesh, cuts=cuts)
     with_none = [option if None in option else [*option, None] for option in options]
     legal = [c for c in map(_cuts, product(*with_none)) if fits(signature, c)]
-    full = [c for c in legal if len(c) == sum(None not in option for option in options)]
+    needed = {axis for axis, option in enumerate(options) if None not in option}
+    full = [c for c in legal if needed <= {axis for axis, _ in c}]
     assignments = [Assignment(mesh=mesh, cuts=c) for c in (full or legal)]
     return min(assignments, key=lambda a: moved_bytes(use(signature, a), operands))
 

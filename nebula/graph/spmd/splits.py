@@ -36,7 +36,7 @@ def annotate(
     for tensor in block.parameters:
         dim = _dim(block, tensor, _kind(tensor.name, splits))
         if dim is not None:
-            blocks = _blocks(block, tensor, dim, degree)
+            blocks = _blocks(block, tensor.name, dim, degree)
             cuts = [(0, blocks) if i == dim else (-1, 1) for i in range(len(tensor.shape))]
             annotations[tensor.name] = distribution(mesh, cuts)
     if sequence:
@@ -85,10 +85,13 @@ def _is_stream(tensor: Tensor) -> bool:
     return tensor.needs_gradient and tensor.dtype in _FLOATS and len(tensor.shape) in (2, 3)
 
 
-def _blocks(block: Block, tensor: Tensor, dim: int, degree: int) -> int:
-    """How many projections the parameter's dim fuses, each of which is cut."""
-    for name, at in _followed(block, tensor.name, dim):
-        for operator, i in _users(block, name):
+def _blocks(block: Block, name: str, dim: int, degree: int) -> int:
+    """How many projections the dim fuses, each of which is cut.
+
+    Follows the dim to where it is taken apart, and from there what is cut, so that heads are met wherever they show.
+    """
+    for carrier, at in _followed(block, name, dim):
+        for operator, i in _users(block, carrier):
             signature = signature_of(operator, block.by_name)
             labels = signature.inputs[i][at]
             if len(labels) < 2:
@@ -98,7 +101,8 @@ def _blocks(block: Block, tensor: Tensor, dim: int, degree: int) -> int:
                 size = signature.sizes[label]
                 if label in signature.places and not _taken_apart(block, operator, signature.places[label]):
                     _require(block, operator, size, degree)
-                    return blocks
+                    place = signature.places[label][len(operator.inputs)]
+                    return blocks * (1 if place is None else _blocks(block, operator.outputs[0], place[0], degree))
                 blocks *= size
     return 1
 
