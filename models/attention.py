@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import enum
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-from nebula.models.config import ModuleConfig
+from nebula.models.config import ErnieConfig, ModuleConfig
 
 HIDDEN_SCORE = -1e9
 """Added to the score of a key that a query must not see; exp of it is 0 in every float type."""
@@ -32,6 +34,16 @@ def weight_attr(std: float = 0.02) -> paddle.ParamAttr:
     return paddle.ParamAttr(initializer=nn.initializer.Normal(mean=0.0, std=std))
 
 
+def residual_std(module: ModuleConfig) -> float:
+    """Deviation of the matrices that write to the residual stream: smaller the more of them add up (GPT-2)."""
+    return float(0.02 / (2 * module.layers) ** 0.5)
+
+
+def linear(inputs: int, outputs: int, config: ErnieConfig, std: float = 0.02) -> nn.Linear:
+    """A matrix as the config wants it, with or without bias."""
+    return nn.Linear(inputs, outputs, weight_attr=weight_attr(std), bias_attr=None if config.biases else False)
+
+
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """Splits [2 rows, ...] into the masked and the document halves, each [rows, ...]."""
     shape = x.shape
@@ -45,6 +57,16 @@ def join(masked: Tensor, document: Tensor) -> Tensor:
     return paddle.stack([masked, document], axis=1).reshape([2 * shape[0], *shape[1:]])
 
 
+def falling_with_distance(heads: int, max_distance: int) -> npt.NDArray[np.float32]:
+    """[heads, 2 max_distance + 1]: head i starts with -|distance| / 2^(i+1), as in ALiBi (arXiv 2108.12409, section 3).
+
+    A start from which a short training finds the neighbouring tokens at once.
+    """
+    distance = np.abs(np.arange(-max_distance, max_distance + 1))
+    slope = 0.5 ** np.minimum(np.arange(1, heads + 1), 8)
+    return (-slope[:, None] * distance[None, :]).astype(np.float32)
+
+
 class RelativeBias(nn.Layer):
     """One learned number per head and distance between query and key, distances clipped to `max_distance`.
 
@@ -54,7 +76,8 @@ class RelativeBias(nn.Layer):
     def __init__(self, heads: int, max_distance: int) -> None:
         super().__init__()
         self.max_distance = max_distance
-        self.weight = self.create_parameter([heads, 2 * max_distance + 1], attr=weight_attr())
+        start = nn.initializer.Assign(falling_with_distance(heads, max_distance))
+        self.weight = self.create_parameter([heads, 2 * max_distance + 1], default_initializer=start)
 
     def forward(self, x: int, memory: int = 0) -> Tensor:
         """The bias [heads, x, memory + x] of `x` queries against `memory` older keys and their own."""
@@ -101,14 +124,13 @@ class Attention(nn.Layer):
 
     selective_recompute = ("look_around", "look_back")
 
-    def __init__(self, module: ModuleConfig, max_distance: int, sight: Sight) -> None:
+    def __init__(self, module: ModuleConfig, config: ErnieConfig, sight: Sight) -> None:
         super().__init__()
         self.head_dim = module.head_dim
         self.sight = sight
-        self.qkv = nn.Linear(module.hidden, 3 * module.hidden, weight_attr=weight_attr())
-        out_std = 0.02 / (2 * module.layers) ** 0.5
-        self.out = nn.Linear(module.hidden, module.hidden, weight_attr=weight_attr(out_std))
-        self.bias = RelativeBias(module.heads, max_distance)
+        self.qkv = linear(module.hidden, 3 * module.hidden, config)
+        self.out = linear(module.hidden, module.hidden, config, std=residual_std(module))
+        self.bias = RelativeBias(module.heads, config.max_distance)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each [b, s, heads, head_dim]."""

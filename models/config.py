@@ -64,6 +64,7 @@ class ErnieConfig:
         memory_length: tokens of the previous segment that the document half attends to; 0 is no memory.
         max_distance: relative distances beyond it share one position bias.
         dropout: probability after attention and after the feed-forward part.
+        biases: whether linears add a bias.
     """
 
     universal: ModuleConfig
@@ -74,6 +75,7 @@ class ErnieConfig:
     memory_length: int = 0
     max_distance: int = 128
     dropout: float = 0.0
+    biases: bool = True
 
     def __post_init__(self) -> None:
         if self.nlu.hidden != self.nlg.hidden:

@@ -33,16 +33,17 @@ def parameter_counts(config: ErnieConfig) -> dict[str, int]:
     """
     modules = (config.universal, config.nlu, config.nlg)
     wide, narrow = config.universal.hidden, config.nlu.hidden
+    biases = sum(module_biases(module) for module in modules) + 3 * narrow + config.vocabulary
     return {
         "universal matrices": config.universal.matrix_parameters,
         "nlu matrices": config.nlu.matrix_parameters,
         "nlg matrices": config.nlg.matrix_parameters,
-        "biases": sum(module_biases(module) for module in modules),
+        "biases": biases if config.biases else 0,
         "norms": sum(module_norms(module) for module in modules),
         "positions": sum(module_positions(module, config.max_distance) for module in modules),
-        "embeddings": config.vocabulary * wide,
-        "task entry": 2 * wide + 2 * (wide * narrow + narrow),
-        "head": 2 * (2 * narrow) + narrow * narrow + narrow + narrow * config.vocabulary + config.vocabulary,
+        "embeddings": config.vocabulary * wide + 2 * wide,
+        "task entry": 2 * wide + 2 * wide * narrow,
+        "head": 2 * (2 * narrow) + narrow * narrow + narrow * config.vocabulary,
     }
 
 

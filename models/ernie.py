@@ -12,7 +12,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-from nebula.models.attention import Attention, Sight, halves, join, weight_attr
+from nebula.models.attention import Attention, Sight, halves, join, linear, residual_std, weight_attr
 from nebula.models.config import ErnieConfig, ModuleConfig
 from nebula.models.memory import WithMemory
 
@@ -20,27 +20,36 @@ MASKED, DOCUMENT = 0, 1
 """Index of the two sequences of a sample, in ids [rows, 2, S] and in logits [rows, 2, S, vocabulary]."""
 
 
+EMBEDDING_STD = 0.002
+"""A norm follows, so only the ratio of step to size counts: ten times smaller than 0.02 is a ten times larger learning
+rate for the embedding, which sees each token rarely."""
+HEAD_GAIN = 6.0
+"""The norms before the vocabulary projection start with it, and the projection that much smaller: the same logits, and
+a learning rate that many times larger for them."""
+
+
 class TokenEmbedding(nn.Layer):
-    """ids [rows, 2, S] -> [2 rows, S, hidden]; positions enter in the attention."""
+    """ids [rows, 2, S] -> [2 rows, S, hidden], normalized; positions enter in the attention."""
 
     def __init__(self, config: ErnieConfig) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(config.vocabulary, config.universal.hidden, weight_attr=weight_attr())
+        width = config.universal.hidden
+        self.tokens = nn.Embedding(config.vocabulary, width, weight_attr=weight_attr(EMBEDDING_STD))
+        self.norm = nn.LayerNorm(width, epsilon=1e-12)
 
     def forward(self, x: Tensor) -> Tensor:
         """Looks the tokens up."""
         rows, _, length = x.shape
-        return self.tokens(x.reshape([2 * rows, length]))
+        return self.norm(self.tokens(x.reshape([2 * rows, length])))
 
 
 class FeedForward(nn.Layer):
     """hidden -> ffn -> hidden with GELU between."""
 
-    def __init__(self, module: ModuleConfig) -> None:
+    def __init__(self, module: ModuleConfig, config: ErnieConfig) -> None:
         super().__init__()
-        down_std = 0.02 / (2 * module.layers) ** 0.5
-        self.up = nn.Linear(module.hidden, module.ffn, weight_attr=weight_attr())
-        self.down = nn.Linear(module.ffn, module.hidden, weight_attr=weight_attr(down_std))
+        self.up = linear(module.hidden, module.ffn, config)
+        self.down = linear(module.ffn, module.hidden, config, std=residual_std(module))
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the two matrices token by token."""
@@ -53,9 +62,9 @@ class TransformerLayer(nn.Layer):
     def __init__(self, module: ModuleConfig, config: ErnieConfig, sight: Sight) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(module.hidden)
-        self.attention = Attention(module, config.max_distance, sight)
+        self.attention = Attention(module, config, sight)
         self.ffn_norm = nn.LayerNorm(module.hidden)
-        self.ffn = FeedForward(module)
+        self.ffn = FeedForward(module, config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
@@ -72,8 +81,8 @@ class TaskEntry(nn.Layer):
         super().__init__()
         wide, narrow = config.universal.hidden, config.nlu.hidden
         self.norm = nn.LayerNorm(wide)
-        self.nlu = nn.Linear(wide, narrow, weight_attr=weight_attr())
-        self.nlg = nn.Linear(wide, narrow, weight_attr=weight_attr())
+        self.nlu = linear(wide, narrow, config, std=wide**-0.5)
+        self.nlg = linear(wide, narrow, config, std=wide**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Projects each half into its task module."""
@@ -111,10 +120,11 @@ class TaskHead(nn.Layer):
     def __init__(self, config: ErnieConfig) -> None:
         super().__init__()
         width = config.nlu.hidden
-        self.nlu_transform = nn.Linear(width, width, weight_attr=weight_attr())
-        self.nlu_norm = nn.LayerNorm(width)
-        self.nlg_norm = nn.LayerNorm(width)
-        self.projection = nn.Linear(width, config.vocabulary, weight_attr=weight_attr())
+        self.nlu_transform = linear(width, width, config, std=width**-0.5)
+        gain = paddle.ParamAttr(initializer=nn.initializer.Constant(HEAD_GAIN))
+        self.nlu_norm = nn.LayerNorm(width, weight_attr=gain)
+        self.nlg_norm = nn.LayerNorm(width, weight_attr=gain)
+        self.projection = linear(width, config.vocabulary, config, std=0.02 / HEAD_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores every vocabulary entry at every position."""
