@@ -108,22 +108,18 @@ def shares(case: Case) -> Iterator[str]:
 def batch(case: Case) -> Iterator[str]:
     """Micro-batches times the rows of all replicas are the global batch, in every stage."""
     plan = case.plan
-    asked = plan.job.global_batch
-    seen: set[str] = set()
+    asked, seen = plan.job.global_batch, set[str]()
+    if plan.micro_batches < 1:
+        yield f"{plan.micro_batches} micro-batches: there must be at least 1"
     for index, stage in enumerate(plan.stages):
         rows = [replica.micro_batch_rows for replica in stage.replicas]
         got = plan.micro_batches * sum(rows)
-        terms = (
-            f"{len(rows)} replica{'s' * (len(rows) > 1)} × {rows[0]} rows"
-            if len(set(rows)) == 1
-            else f"({' + '.join(map(str, rows))}) rows"
-        )
-        sentence = f"{plan.micro_batches} micro-batch{'es' * (plan.micro_batches > 1)} × {terms} = {got} ≠ {asked} rows of the global batch"
-        if got != asked and sentence not in seen:
-            seen.add(sentence)
-            yield sentence if index == 0 else f"stage {index}: {sentence}"
-    if plan.micro_batches < 1:
-        yield f"{plan.micro_batches} micro-batches: there must be at least 1"
+        even = f"{_count(len(rows), 'replica')} × {_count(rows[0], 'row')}"
+        terms = even if len(set(rows)) == 1 else f"({' + '.join(map(str, rows))}) rows"
+        equation = f"{_count(plan.micro_batches, 'micro-batch')} × {terms} = {got} ≠ {asked} rows of the global batch"
+        if got != asked and equation not in seen:
+            seen.add(equation)
+            yield equation if index == 0 else f"stage {index}: {equation}"
 
 
 def widths(case: Case) -> Iterator[str]:
@@ -203,6 +199,11 @@ def shape(stage: Stage) -> tuple[object, ...]:
 def _word(what: str, word: str, known: tuple[str, ...]) -> Iterator[str]:
     if word not in known:
         yield f"{what} {word!r} does not exist; {closest(word, known)}"
+
+
+def _count(number: int, what: str) -> str:
+    plural = what + ("es" if what.endswith("ch") else "s")
+    return f"{number} {what if number == 1 else plural}"
 
 
 def _numbers(what: str, numbers: list[int]) -> str:
