@@ -37,7 +37,7 @@ def _link_line(group: NodeGroup) -> str:
 
 
 def _tip(group: NodeGroup, tile: Tile, device: int) -> str:
-    stage = tile.stages[device]
+    stage = tile.look.stages[device]
     work = "not used" if stage == UNUSED else f"stage {stage}"
     return f"{group.name}/{ranges(tile.nodes)}, device {device}: {work}"
 
@@ -54,7 +54,7 @@ def _tile_size(group: NodeGroup, cell: float) -> tuple[float, float]:
 
 def _devices(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, count: int) -> list[str]:
     columns, out = _columns(group.devices_per_node), []
-    for device, stage in enumerate(tile.stages):
+    for device, stage in enumerate(tile.look.stages):
         down, along = divmod(device, columns)
         left, top = x + 7 + along * (cell + 2), y + 20 + down * (cell + 2)
         used = {"class_": "unused"} if stage == UNUSED else {"fill": stage_colour(stage, count), "data_stage": stage}
@@ -66,17 +66,15 @@ def _devices(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, coun
 
 def _tile(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, stage_count: int) -> list[str]:
     width, height = _tile_size(group, cell)
-    slow = max((factor for node, factor in group.slow if node in tile.nodes), default=0.0)
-    out_of_use = set(tile.nodes) <= group.excluded
     many = len(tile.nodes)
     out = []
     if many > 1:
         out += [rect(x + off, y - off, width, height, rx=5, class_="node behind") for off in (5.0, 2.5)]
-    out.append(rect(x, y, width, height, rx=5, class_="node out" if out_of_use else "node"))
+    out.append(rect(x, y, width, height, rx=5, class_="node out" if tile.look.state == "excluded" else "node"))
     first = f"{tile.nodes[0]}" if many == 1 else f"{tile.nodes[0]}…"
     out.append(text(x + 7, y + 14, first, class_="tick", title=f"nodes {ranges(tile.nodes)}"))
-    marks = [f"× {many}" if many > 1 else "", f"{slow:g}× slower" if slow else "", "excluded" if out_of_use else ""]
-    out.append(text(x + width - 7, y + 14, " ".join(m for m in marks if m), class_="tick end strong"))
+    marks = [f"× {many}" if many > 1 else "", tile.look.state]
+    out.append(text(x + width - 7, y + 14, ", ".join(filter(None, marks)), class_="tick end strong"))
     return out + _devices(group, tile, x, y, cell, stage_count)
 
 
@@ -131,8 +129,8 @@ def _tier_words(cluster: Cluster) -> list[str]:
     """Outermost first."""
     words = []
     for tier in reversed(cluster.tiers):
-        joins = f"{tier.nodes} nodes each" if tier.nodes else "all nodes"
-        words.append(f"{tier.name}: {joins}, {tier.oversubscription:g}:1, +{format_seconds(tier.latency_s)}")
+        joins = f" of {tier.nodes}" if tier.nodes else ""
+        words.append(f"{tier.name}{joins} · {tier.oversubscription:g}:1 · +{format_seconds(tier.latency_s)}")
     return words or (["one switch"] if cluster.node_count > 1 else [])
 
 

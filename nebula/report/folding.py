@@ -13,18 +13,24 @@ from nebula.cluster.values import NodeGroup
 from nebula.plan.values import Plan
 
 UNUSED = -1
-Signature = tuple[int, ...]
 
 
-class Tile(NamedTuple):
-    """Nodes drawn as one.
+class Look(NamedTuple):
+    """What makes nodes look alike.
 
     Attributes:
         stages: for each device of the node the stage on it, UNUSED where none runs.
-        nodes: indices of the nodes within their group.
+        state: `excluded`, `2× slower`, or empty.
     """
 
-    stages: Signature
+    stages: tuple[int, ...]
+    state: str = ""
+
+
+class Tile(NamedTuple):
+    """Nodes drawn as one: how they look, and their indices within their group."""
+
+    look: Look
     nodes: tuple[int, ...]
 
 
@@ -37,45 +43,49 @@ def device_stages(plan: Plan) -> dict[tuple[str, int], int]:
     }
 
 
-def signatures(group: NodeGroup, stages: dict[tuple[str, int], int]) -> tuple[Signature, ...]:
-    """For each node of the group the stages on its devices."""
-    return tuple(
-        tuple(stages.get((f"{group.name}/{node}", device), UNUSED) for device in range(group.devices_per_node))
-        for node in range(group.count)
-    )
+def looks(group: NodeGroup, stages: dict[tuple[str, int], int]) -> tuple[Look, ...]:
+    """How each node of the group looks."""
+    slow = dict(group.slow)
+
+    def look(node: int) -> Look:
+        places = ((f"{group.name}/{node}", device) for device in range(group.devices_per_node))
+        state = "excluded" if node in group.excluded else f"{slow[node]:g}× slower" if node in slow else ""
+        return Look(tuple(stages.get(place, UNUSED) for place in places), state)
+
+    return tuple(look(node) for node in range(group.count))
 
 
-def neighbours(nodes: Sequence[Signature]) -> tuple[Tile, ...]:
+def neighbours(nodes: Sequence[Look]) -> tuple[Tile, ...]:
     """Runs of equal nodes as one tile each.
 
     Example:
-        >>> neighbours([(0, 0), (0, 0), (1, 1)])
-        (Tile(stages=(0, 0), nodes=(0, 1)), Tile(stages=(1, 1), nodes=(2,)))
+        >>> [tile.nodes for tile in neighbours([Look((0, 0)), Look((0, 0)), Look((1, 1))])]
+        [(0, 1), (2,)]
     """
     runs = groupby(enumerate(nodes), key=lambda pair: pair[1])
-    return tuple(Tile(signature, tuple(index for index, _ in run)) for signature, run in runs)
+    return tuple(Tile(look, tuple(index for index, _ in run)) for look, run in runs)
 
 
 def repeats(tiles: Sequence[Tile]) -> tuple[Tile, ...]:
     """A row of tiles that repeats a shorter row, drawn once; else the tiles as they are.
 
     Example:
-        >>> [t.nodes for t in repeats(neighbours([(0,), (1,), (0,), (1,)]))]
+        >>> [t.nodes for t in repeats(neighbours([Look((0,)), Look((1,)), Look((0,)), Look((1,))]))]
         [(0, 2), (1, 3)]
     """
     count = len(tiles)
-    shape = [(t.stages, len(t.nodes)) for t in tiles]
+    shape = [(t.look, len(t.nodes)) for t in tiles]
     for period in range(1, count // 2 + 1):
         if count % period == 0 and all(shape[i] == shape[i - period] for i in range(period, count)):
             return tuple(
-                Tile(tiles[i].stages, tuple(n for tile in tiles[i::period] for n in tile.nodes)) for i in range(period)
+                Tile(tiles[i].look, tuple(n for tile in tiles[i::period] for n in tile.nodes)) for i in range(period)
             )
     return tuple(tiles)
 
 
 def tiles(group: NodeGroup, stages: dict[tuple[str, int], int], *, fold_from: int = 9) -> tuple[Tile, ...]:
     """The tiles of a group: each node its own below `fold_from` nodes, folded from there on."""
-    nodes = signatures(group, stages)
+    nodes = looks(group, stages)
     if len(nodes) < fold_from:
-        return tuple(Tile(signature, (index,)) for index, signature in enumerate(nodes))
+        return tuple(Tile(look, (index,)) for index, look in enumerate(nodes))
     return repeats(neighbours(nodes))

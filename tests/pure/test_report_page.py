@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.report.findings import Findings
-from nebula.report.folding import UNUSED, neighbours, repeats
+from nebula.report.folding import UNUSED, Look, neighbours, repeats
 from nebula.report.html import report_page, write_report
 from nebula.report.spans import Span, merged
 from nebula.report.svg import ticks
@@ -81,14 +81,14 @@ def test_a_report_replaces_the_one_before(tmp_path):
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-signature = st.tuples(st.integers(UNUSED, 3), st.integers(UNUSED, 3))
+look = st.builds(Look, st.tuples(st.integers(UNUSED, 3), st.integers(UNUSED, 3)), st.sampled_from(["", "excluded"]))
 
 
-@given(st.lists(signature, min_size=1, max_size=40))
+@given(st.lists(look, min_size=1, max_size=40))
 def test_folding_keeps_every_node_once_with_its_stages(nodes):
     folded = repeats(neighbours(nodes))
-    stages = {index: tile.stages for tile in folded for index in tile.nodes}
-    assert stages == dict(enumerate(nodes))
+    drawn = {index: tile.look for tile in folded for index in tile.nodes}
+    assert drawn == dict(enumerate(nodes))
     assert sum(len(tile.nodes) for tile in folded) == len(nodes)
 
 
