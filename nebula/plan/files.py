@@ -168,14 +168,15 @@ def _placed(text: str, source: str, misfit: Misfit) -> BadInput:
         return BadInput(f"{source}: {where}{misfit.sentence}")
 
 
-def _render(value: Any, indent: int) -> str:
-    """JSON in which what fits on a line stands on one, and long lists of scalars fill lines."""
+def _render(value: Any, indent: int, before: int = 0) -> str:
+    """JSON in which what fits on a line behind `before` characters stands on one, and lists of scalars fill lines."""
     flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if not isinstance(value, dict | list) or not value or (indent and len(flat) + indent <= _WIDTH):
+    if not isinstance(value, dict | list) or not value or (indent and indent + before + len(flat) < _WIDTH):
         return flat
     inner = " " * (indent + 2)
     if isinstance(value, dict):
-        parts = [f"{json.dumps(key, ensure_ascii=False)}: {_render(item, indent + 2)}" for key, item in value.items()]
+        keys = [json.dumps(key, ensure_ascii=False) + ": " for key in value]
+        parts = [key + _render(item, indent + 2, len(key)) for key, item in zip(keys, value.values(), strict=True)]
         opened, closed = "{", "}"
     else:
         opened, closed = "[", "]"

@@ -1,4 +1,5 @@
 """Paddle's cluster JSON, to and from Cluster; that Paddle itself reads it is asked in tests/paddle."""
+# ruff: noqa: E501 (tables of mistakes, one a row)
 
 import pytest
 

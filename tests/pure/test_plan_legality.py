@@ -1,0 +1,169 @@
+"""The legality table: legal plans pass, each broken law prints its equation, and engines say what they lack."""
+# ruff: noqa: E501 (tables of mistakes, one a row)
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plan_samples import plans, uniform
+
+from nebula.cluster.schema import load_cluster
+from nebula.plan.legality import DEVICE_KINDS, RULES, executable, violations
+from nebula.plan.values import Job, RankPlace, Replica, Sharding
+
+CLUSTER = load_cluster(
+    {
+        "name": "four nodes",
+        "nodes": [
+            {
+                "name": "n",
+                "count": 4,
+                "device": "A100-80GB-SXM",
+                "devices_per_node": 4,
+                "intra": {"kind": "nvlink", "bandwidth": "300GB/s"},
+                "nic": {"bandwidth": "200Gb/s"},
+                "exclude": [3],
+            },
+            {"name": "m", "count": 1, "device": "Ascend-910B", "devices_per_node": 1, "nic": {"bandwidth": "200Gb/s"}},
+        ],
+    }
+)
+LEGAL = uniform(data=2, tensor=2, boundaries=(0, 1, 4))
+
+
+def sentences(plan, *, layers=4, cluster=CLUSTER, widths=None):
+    return [v.sentence for v in violations(plan, layers=layers, cluster=cluster, widths=widths)]
+
+
+def with_stage(plan, index, **changes):
+    stages = list(plan.stages)
+    stages[index] = replace(stages[index], **changes)
+    return replace(plan, stages=tuple(stages))
+
+
+@settings(deadline=None)
+@given(
+    data=st.integers(1, 4),
+    tensor=st.sampled_from([1, 2, 4]),
+    pipeline=st.integers(1, 3),
+    rows=st.integers(1, 3),
+    micro_batches=st.integers(1, 4),
+    sharded=st.integers(0, 3),
+)
+def test_every_uniform_plan_is_legal_and_runs_on_fleet(data, tensor, pipeline, rows, micro_batches, sharded):
+    sharding = Sharding(stage=sharded, degree=data) if sharded and data > 1 else Sharding()
+    boundaries = tuple(range(0, 4 * pipeline + 1, 4))
+    plan = uniform(
+        data=data, tensor=tensor, boundaries=boundaries, rows=rows, micro_batches=micro_batches, sharding=sharding
+    )
+    assert sentences(plan, layers=4 * pipeline, cluster=None) == []
+    assert executable(plan, "emulated") == ("fleet", ())
+
+
+BROKEN = {
+    "product": (replace(LEGAL, ranks=LEGAL.ranks[:4]), "data 2 × tensor 2 × pipeline 2 = 8 ≠ 4 ranks"),
+    "batch": (
+        replace(LEGAL, job=Job(global_batch=32)),
+        "2 micro-batches × 2 replicas × 2 rows = 8 ≠ 32 rows of the global batch",
+    ),
+    "layers": (with_stage(LEGAL, 1, layers=(1, 3)), "the stages end at layer 3, the model has 4 layers"),
+    "gap": (with_stage(LEGAL, 1, layers=(2, 4)), "stage 1 begins at layer 2 where layer 1 comes next: it leaves out layers"),
+    "overlap": (with_stage(LEGAL, 1, layers=(0, 4)), "it repeats layers"),
+    "no layer": (with_stage(LEGAL, 0, layers=(0, 0)), "stage 0 holds no layer"),
+    "rank twice": (
+        with_stage(LEGAL, 1, replicas=LEGAL.stages[0].replicas),
+        "ranks 0, 1, 4 and 5 work in 2 places; a rank has one",
+    ),
+    "share": (
+        with_stage(LEGAL, 0, replicas=(Replica(ranks=(0, 1), tensor_shares=(1,), micro_batch_rows=2), LEGAL.stages[0].replicas[1])),
+        "replica 0 of stage 0 has 2 ranks and 1 tensor shares",
+    ),
+    "sharding": (uniform(data=4, sharding=Sharding(stage=1, degree=4), boundaries=(0, 4)), None),
+    "sharding degree": (with_stage(uniform(data=4), 0, sharding=Sharding(stage=1, degree=3)), "data 4 ÷ sharding 3 is not whole"),
+    "sharding stage": (with_stage(uniform(data=4), 0, sharding=Sharding(stage=4, degree=4)), "sharding stage 4 is none of 0, 1, 2, 3"),
+    "sharding of one": (with_stage(uniform(data=4), 0, sharding=Sharding(stage=2, degree=1)), "sharding stage 2 over 1"),
+    "sequence": (uniform(data=4, sequence_parallel=True), "sequence_parallel with tensor 1"),
+    "engine": (replace(LEGAL, engine="fleat"), "engine 'fleat' does not exist; did you mean 'fleet'?"),
+    "schedule": (replace(LEGAL, schedule="1f1"), "schedule '1f1' does not exist; did you mean '1f1b'?"),
+    "recompute": (with_stage(LEGAL, 0, recompute="ful"), "did you mean 'full'?"),
+    "precision": (replace(LEGAL, job=Job(global_batch=8, precision="fp31")), "did you mean 'fp32'?"),
+    "shared device": (replace(LEGAL, ranks=(RankPlace("n/0", 0),) * 8), "8 ranks share device 0 of node n/0"),
+    "no such node": (replace(LEGAL, ranks=(RankPlace("n/9", 0), *LEGAL.ranks[1:])), "rank 0: group n of cluster four nodes has nodes 0 to 3"),
+    "excluded": (replace(LEGAL, ranks=(*LEGAL.ranks[:7], RankPlace("n/3", 0))), "rank 7 is on node n/3, which is excluded"),
+    "kinds": (replace(LEGAL, ranks=(*LEGAL.ranks[:7], RankPlace("m/0", 0))), "stage 1 spans devices of kinds gpu and npu"),
+    "many": (uniform(data=32), "32 ranks > 17 devices of cluster four nodes"),
+    "serial": (uniform(data=2, engine="serial"), "the engine serial runs 1 rank, the plan has 2"),
+    "unlike stages": (with_stage(LEGAL, 1, replicas=LEGAL.stages[1].replicas[:1]), "fleet needs stages alike"),
+    "unequal rows": (
+        with_stage(LEGAL, 0, replicas=(replace(LEGAL.stages[0].replicas[0], micro_batch_rows=3), replace(LEGAL.stages[0].replicas[1], micro_batch_rows=1))),
+        "fleet needs replicas that are equal",
+    ),
+    "unequal shares": (
+        with_stage(LEGAL, 0, replicas=(replace(LEGAL.stages[0].replicas[0], tensor_shares=(2, 1)), LEGAL.stages[0].replicas[1])),
+        "unequal tensor shares [2, 1]",
+    ),
+    "order": (
+        with_stage(LEGAL, 0, replicas=(replace(LEGAL.stages[0].replicas[0], ranks=(1, 0)), LEGAL.stages[0].replicas[1])),
+        "fleet puts [0, 1] there",
+    ),
+    "fleet's schedule": (replace(LEGAL, schedule="fthenb"), "fleet's pipeline runs 1f1b"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("plan", "sentence"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_law_prints_its_numbers(plan, sentence):
+    found = sentences(plan)
+    if sentence is None:
+        assert found == []
+    else:
+        assert any(sentence in said for said in found), found
+
+
+def test_widths_that_a_tensor_group_cannot_cut():
+    assert sentences(LEGAL, widths={"heads": 4, "ffn": 1024}) == []
+    assert sentences(LEGAL, widths={"heads": 3}) == [
+        "heads 3 ÷ tensor 2 leaves 1: choose a tensor degree that divides it"
+    ]
+
+
+def test_what_plain_cpu_cannot_do():
+    assert executable(uniform(data=4), "cpu") == ("fleet", ())
+    assert executable(uniform(data=2, sharding=Sharding(stage=1, degree=2)), "cpu").engine == "fleet"
+    for plan, word in (
+        (uniform(tensor=2), "tensor 2"),
+        (uniform(boundaries=(0, 1, 4)), "pipeline 2"),
+        (uniform(data=2, sharding=Sharding(stage=2, degree=2)), "sharding stage 2"),
+        (uniform(data=4, sharding=Sharding(stage=1, degree=4)), "sharding stage 1 over 4"),
+    ):
+        engine, missing = executable(plan, "cpu")
+        assert engine is None
+        assert word in missing[0]
+        assert executable(plan, "emulated").engine == "fleet"
+
+
+def test_what_no_engine_runs_yet():
+    for plan, word in (
+        (with_stage(LEGAL, 0, context=2), "context 2"),
+        (with_stage(LEGAL, 0, expert=2), "expert 2"),
+        (replace(LEGAL, sequence_parallel=True), "sequence_parallel"),
+        (with_stage(LEGAL, 1, replicas=LEGAL.stages[1].replicas[:1]), "fleet needs stages alike"),
+    ):
+        engine, missing = executable(plan, "gpu")
+        assert engine is None
+        assert any(word in said for said in missing), missing
+
+
+def test_recompute_may_differ_between_stages():
+    plan = with_stage(LEGAL, 0, recompute="full")
+    assert sentences(plan) == []
+    assert executable(plan, "gpu").engine == "fleet"
+
+
+@settings(deadline=None, max_examples=60)
+@given(plans, st.sampled_from(DEVICE_KINDS))
+def test_every_rule_can_judge_every_plan(plan, kind):
+    found = violations(plan, layers=4, cluster=CLUSTER, widths={"heads": 4})
+    assert {v.rule for v in found} <= {rule.name for rule in RULES}
+    engine, missing = executable(plan, kind)
+    assert (engine is None) == bool(missing)
