@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nebula.errors import BadInput
 
@@ -100,6 +101,11 @@ class Distribution:
 
 def distribution(mesh: Mesh, cuts: Sequence[tuple[int, int]], partial: frozenset[int] = frozenset()) -> Distribution:
     """The distribution with the given axis and number of blocks for each dim."""
+    return _distribution(mesh, tuple(cuts), partial)
+
+
+@lru_cache(maxsize=65536)
+def _distribution(mesh: Mesh, cuts: tuple[tuple[int, int], ...], partial: frozenset[int]) -> Distribution:
     mapping = tuple(axis for axis, _ in cuts)
     blocks = tuple(n if axis >= 0 else 1 for axis, n in cuts)
     return Distribution(

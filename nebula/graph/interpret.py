@@ -12,7 +12,7 @@ import numpy as np
 
 from nebula.errors import BadInput
 from nebula.graph.distribution import Mesh
-from nebula.graph.interpret_operators import OPERATORS, Call
+from nebula.graph.interpret_operators import OPERATORS, Call, numpy_dtype
 from nebula.graph.interpret_ranks import Array, Ranks, SimulatedRanks, Values
 from nebula.graph.interpret_steps import assemble, shard, take
 from nebula.graph.reshard import Step
@@ -113,7 +113,12 @@ def compute(operator: Operator, calls: Mapping[int, Call], ranks: Ranks) -> dict
     function = OPERATORS.get(operator.kind)
     if function is None:
         raise BadInput(f"operator {operator.name}: kind '{operator.kind}' has no interpretation in numpy")
-    return {rank: function(call) for rank, call in calls.items()}
+    return {rank: _as_said(function(call), call) for rank, call in calls.items()}
+
+
+def _as_said(outputs: tuple[Array, ...], call: Call) -> tuple[Array, ...]:
+    """Integers where the block says integers, doubles where it says floats."""
+    return tuple(a.astype(numpy_dtype(t), copy=False) for a, t in zip(outputs, call.dtypes, strict=True))
 
 
 def _cross_entropy_over_cut_classes(

@@ -7,12 +7,14 @@ the degree does not divide are refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from nebula.errors import BadInput
 from nebula.graph.distribution import Distribution, Mesh, distribution, whole
 from nebula.graph.spmd import signature_of
+from nebula.graph.spmd.signature import Signature
 from nebula.graph.values import Block, Operator, Role, Tensor
 
 _KINDS = ("column", "row", "vocabulary", "heads")
@@ -33,10 +35,11 @@ def annotate(
     """
     mesh = Mesh(shape=(degree,), axes=("tensor",))
     annotations = {t.name: whole(mesh, len(t.shape)) for t in block.tensors if t.role is not Role.ACTIVATION}
+    flow = _flow(block)
     for tensor in block.parameters:
         dim = _dim(block, tensor, _kind(tensor.name, splits))
         if dim is not None:
-            blocks = _blocks(block, tensor.name, dim, degree)
+            blocks = flow.blocks(tensor.name, dim, degree)
             cuts = [(0, blocks) if i == dim else (-1, 1) for i in range(len(tensor.shape))]
             annotations[tensor.name] = distribution(mesh, cuts)
     if sequence:
@@ -45,7 +48,7 @@ def annotate(
 
 
 def _kind(name: str, splits: tuple[tuple[str, str], ...]) -> str:
-    path = name.removesuffix(".weight").removesuffix(".bias")
+    path = name.removesuffix(".weight") if name.endswith(".weight") else name.removesuffix(".bias")
     kind = next((kind for pattern, kind in splits if fnmatchcase(path, pattern)), "")
     if kind and kind not in _KINDS:
         raise BadInput(f"split of {name}: '{kind}' is none of {', '.join(_KINDS)}")
@@ -85,74 +88,83 @@ def _is_stream(tensor: Tensor) -> bool:
     return tensor.needs_gradient and tensor.dtype in _FLOATS and len(tensor.shape) in (2, 3)
 
 
-def _blocks(block: Block, name: str, dim: int, degree: int) -> int:
-    """How many projections the dim fuses, each of which is cut.
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """A block as its tensors are read: for each tensor the operators that read it, and as which input."""
 
-    Follows the dim to where it is taken apart, and from there what is cut, so that heads are met wherever they show.
-    """
-    for carrier, at in _followed(block, name, dim):
-        for operator, i in _users(block, carrier):
-            signature = signature_of(operator, block.by_name)
-            labels = signature.inputs[i][at]
-            if len(labels) < 2:
+    block: Block
+    users: Mapping[str, tuple[tuple[Operator, int, Signature], ...]]
+
+    def followed(self, name: str, dim: int) -> Iterator[tuple[str, int]]:
+        """The tensors that carry the dim onwards, each with where, as long as it is neither split nor merged."""
+        seen: set[str] = set()
+        queue = [(name, dim)]
+        while queue:
+            name, dim = queue.pop(0)
+            if name in seen:
                 continue
-            blocks = 1
-            for label in labels:
-                size = signature.sizes[label]
-                if label in signature.places and not _taken_apart(block, operator, signature.places[label]):
-                    _require(block, operator, size, degree)
-                    place = signature.places[label][len(operator.inputs)]
-                    return blocks * (1 if place is None else _blocks(block, operator.outputs[0], place[0], degree))
-                blocks *= size
-    return 1
+            seen.add(name)
+            yield name, dim
+            for operator, i, signature in self.users.get(name, ()):
+                labels = signature.inputs[i][dim]
+                if len(labels) == 1:
+                    for output, dims in zip(operator.outputs, signature.outputs, strict=True):
+                        if labels in dims:
+                            queue.append((output, dims.index(labels)))
+
+    def blocks(self, name: str, dim: int, degree: int) -> int:
+        """How many projections the dim fuses, each of which is cut.
+
+        Follows the dim to where it is taken apart, and from there what is cut, so that heads are met wherever they
+        show.
+        """
+        for carrier, at in self.followed(name, dim):
+            for operator, i, signature in self.users.get(carrier, ()):
+                labels = signature.inputs[i][at]
+                if len(labels) > 1:
+                    return self._inside(operator, signature, labels, degree)
+        return 1
+
+    def _inside(self, operator: Operator, signature: Signature, labels: tuple[str, ...], degree: int) -> int:
+        blocks = 1
+        for label in labels:
+            size = signature.sizes[label]
+            places = signature.places.get(label, ())
+            if places and not self._taken_apart(operator, places):
+                self._require(operator, size, degree)
+                place = places[len(operator.inputs)]
+                return blocks * (1 if place is None else self.blocks(operator.outputs[0], place[0], degree))
+            blocks *= size
+        return 1
+
+    def _taken_apart(self, operator: Operator, places: tuple[tuple[int, int] | None, ...]) -> bool:
+        """Whether what the operator's outputs have at those places is only indexed (queries, keys, values)."""
+        for output, place in zip(operator.outputs, places[len(operator.inputs) :], strict=True):
+            if place is None:
+                continue
+            for name, dim in self.followed(output, place[0]):
+                for user, i, signature in self.users.get(name, ()):
+                    first = signature.inputs[i][dim][:1]
+                    if user.kind in _TAKES_APART and not any(label in signature.places for label in first):
+                        return True
+        return False
+
+    def _require(self, operator: Operator, size: int, degree: int) -> None:
+        if size % degree == 0:
+            return
+        name = operator.outputs[0]
+        shape = list(self.block.tensor(name).shape)
+        raise BadInput(
+            f"block {self.block.name}, tensor {name} of shape {shape}: its {size} heads cannot be cut among {degree} "
+            f"ranks ({size} % {degree} = {size % degree}): choose a tensor degree that divides {size}"
+        )
 
 
-def _require(block: Block, operator: Operator, size: int, degree: int) -> None:
-    if size % degree == 0:
-        return
-    name = operator.outputs[0]
-    raise BadInput(
-        f"block {block.name}, tensor {name} of shape {list(block.tensor(name).shape)}: its {size} heads cannot be cut "
-        f"among {degree} ranks ({size} % {degree} = {size % degree}): choose a tensor degree that divides {size}"
-    )
-
-
-def _users(block: Block, name: str) -> Iterator[tuple[Operator, int]]:
+def _flow(block: Block) -> _Flow:
+    tensors = block.by_name
+    users: dict[str, list[tuple[Operator, int, Signature]]] = {}
     for operator in block.operators:
-        for i, read in enumerate(operator.inputs):
-            if read == name:
-                yield operator, i
-
-
-def _followed(block: Block, name: str, dim: int) -> Iterator[tuple[str, int]]:
-    """The tensors that carry the dim onwards, each with where, as long as it is neither split nor merged."""
-    seen: set[str] = set()
-    queue = [(name, dim)]
-    while queue:
-        name, dim = queue.pop(0)
-        if name in seen:
-            continue
-        seen.add(name)
-        yield name, dim
-        for operator, i in _users(block, name):
-            signature = signature_of(operator, block.by_name)
-            labels = signature.inputs[i][dim]
-            if len(labels) == 1:
-                for output, dims in zip(operator.outputs, signature.outputs, strict=True):
-                    if labels in dims:
-                        queue.append((output, dims.index(labels)))
-
-
-def _taken_apart(block: Block, operator: Operator, places: tuple[tuple[int, int] | None, ...]) -> bool:
-    """Whether the dims that the operator's outputs have at those places are only indexed (queries, keys, values)."""
-    for output, place in zip(operator.outputs, places[len(operator.inputs) :], strict=True):
-        if place is None:
-            continue
-        for name, dim in _followed(block, output, place[0]):
-            for user, i in _users(block, name):
-                labels = signature_of(user, block.by_name).inputs[i][dim]
-                if user.kind in _TAKES_APART and not any(
-                    label in signature_of(user, block.by_name).places for label in labels[:1]
-                ):
-                    return True
-    return False
+        signature = signature_of(operator, tensors)
+        for i, name in enumerate(operator.inputs):
+            users.setdefault(name, []).append((operator, i, signature))
+    return _Flow(block, {name: tuple(reading) for name, reading in users.items()})
