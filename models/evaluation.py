@@ -82,11 +82,11 @@ def evaluate(
     """Predicts one held-out chapter.
 
     Args:
-        document_nats: the model, as in `ernie.document_nats`, or as a pipeline runs it.
+        document_nats: the model, as `objectives.document_nats` makes it, or as a pipeline runs it.
         corpus: the text.
         seq_len: S.
         chapter: one of `data.corpus.HELD_OUT`.
-        rows: rows of one call; with a recurrence memory 1, so that segments follow each other.
+        rows: rows of one call.
 
     Raises:
         BadInput: the chapter was trained on.

@@ -22,7 +22,7 @@ class WithMemory(nn.Layer):
     around `layer`, which is a function of its inputs, and not around this element, which would advance twice.
 
     Attributes:
-        layer: what computes; recompute may wrap its forward.
+        layer: what computes.
     """
 
     def __init__(self, layer: nn.Layer, length: int, micro_batches: int = 1) -> None:
@@ -31,6 +31,11 @@ class WithMemory(nn.Layer):
         self.length = length
         self.micro_batches = micro_batches
         self.forget()
+
+    @property
+    def recompute_target(self) -> nn.Layer:
+        """What runtime.recompute wraps in place of this element."""
+        return self.layer
 
     def forget(self) -> None:
         """Empties all slots: the next segments begin a document."""

@@ -16,6 +16,7 @@ from paddle.nn import functional as F
 
 from nebula.models.config import masked_count
 from nebula.models.data.masking import IGNORED
+from nebula.models.memory import WithMemory
 
 CrossEntropy = Callable[[Tensor, Tensor], Tensor]
 """(logits [..., vocabulary], labels [...]) -> nats [...], 0 where the label is IGNORED."""
@@ -52,13 +53,24 @@ def loss(outputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy = token_cr
 
 
 def document_nats(model: nn.Layer) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float]:
-    """What `evaluation.evaluate` asks of a model: (ids, labels) -> sum of nats, in evaluation mode, no gradient."""
+    """What `evaluation.evaluate` asks of a model: (ids, labels) -> sum of nats, in evaluation mode, no gradient.
+
+    A model with a recurrence memory reads the rows one after the other, as the segments of one document, from the start
+    of which this function is made.
+    """
+    remembering = [layer for layer in model.sublayers() if isinstance(layer, WithMemory)]
+    for layer in remembering:
+        layer.forget_evaluation()
 
     def nats(ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> float:
-        was_training = model.training
+        was_training, total = model.training, 0.0
         model.eval()
+        size = 1 if remembering else len(ids)
         with paddle.no_grad():
-            total = float(token_cross_entropy(model(paddle.to_tensor(ids)), paddle.to_tensor(labels)).sum())
+            for first in range(0, len(ids), size):
+                rows = slice(first, first + size)
+                logits = model(paddle.to_tensor(ids[rows]))
+                total += float(token_cross_entropy(logits, paddle.to_tensor(labels[rows])).sum())
         if was_training:
             model.train()
         return total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import functools
 import math
 import time
 
@@ -12,14 +11,14 @@ import numpy as np
 import paddle
 import pytest
 from paddle import Tensor, nn
-from paddle.distributed.fleet.utils import recompute
 
 from nebula.models.config import ErnieConfig, ModuleConfig
 from nebula.models.counts import parameter_total
 from nebula.models.ernie import DOCUMENT, MASKED, ErnieModel, chain, tensor_split
 from nebula.models.memory import WithMemory, memories, set_micro_batches
-from nebula.models.objectives import IGNORED, loss, task_losses
+from nebula.models.objectives import IGNORED, document_nats, loss, task_losses
 from nebula.models.presets import PRESETS, preset
+from nebula.runtime.recompute import apply_policy
 
 TINY = ErnieConfig(
     universal=ModuleConfig(layers=2, hidden=16, heads=4, ffn=32),
@@ -159,13 +158,23 @@ def test_recompute_reads_the_memory_that_the_first_run_read() -> None:
         model = model_of(REMEMBERING)
         if recomputed:
             for element in memories(model.chain):
-                element.layer.forward = functools.partial(recompute, element.layer.forward)
+                apply_policy(element, "full")
         model(some_ids(1))
         loss(model(some_ids(1, seed=2)), some_labels(1)).backward()
         return [parameter.grad.numpy() for parameter in model.parameters()]
 
     for plain, again in zip(gradients(False), gradients(True), strict=True):
         np.testing.assert_array_equal(plain, again)
+
+
+@pytest.mark.parametrize("config", [TINY, REMEMBERING], ids=["without memory", "with memory"])
+def test_document_nats_do_not_depend_on_how_rows_are_grouped(config: ErnieConfig) -> None:
+    model, ids = model_of(config), some_ids(4, config).numpy()
+    labels = np.full_like(ids, IGNORED)
+    labels[:, DOCUMENT] = some_ids(4, config, seed=1).numpy()[:, DOCUMENT]
+    whole, apart = document_nats(model)(ids, labels), document_nats(model)
+    assert sum(apart(ids[i : i + 1], labels[i : i + 1]) for i in range(4)) == pytest.approx(whole, rel=1e-5)
+    assert model.training
 
 
 def nats_of_a_key_from_the_segment_before(config: ErnieConfig) -> float:
