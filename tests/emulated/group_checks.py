@@ -172,7 +172,7 @@ def mismatches() -> dict[str, str]:
 def parting() -> list[float]:
     """Rank 0 ends right after a send that rank 1 takes later."""
     dist.barrier()
-    big = paddle.full([2_000_000], 3.0 - dist.get_rank())
+    big = paddle.full([12_000_000], 3.0 - dist.get_rank())
     if dist.get_rank() == 0:
         dist.send(big, dst=1)
     elif dist.get_rank() == 1:

@@ -9,11 +9,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <set>
 
 #include "table.h"
 
@@ -21,22 +19,6 @@ namespace emulator {
 namespace {
 
 int patience_ms() { return static_cast<int>(Table::get().patience_s() * 1000); }
-
-// A rank may end right after its last send: the process waits at its exit for what is still queued.
-std::mutex g_mutex;
-std::set<Peer*> g_open;  // a peer that is being destroyed waits for its own queue
-
-void flush_all() {
-  std::lock_guard<std::mutex> lock(g_mutex);
-  for (auto* peer : g_open) peer->flush();
-}
-
-void list_open(Peer* peer) {
-  static const int registered = std::atexit(flush_all);
-  (void)registered;
-  std::lock_guard<std::mutex> lock(g_mutex);
-  g_open.insert(peer);
-}
 
 }  // namespace
 
@@ -48,10 +30,6 @@ const char* name_of(Operation operation) {
 }
 
 Peer::~Peer() {
-  {
-    std::lock_guard<std::mutex> lock(g_mutex);
-    g_open.erase(this);
-  }
   if (writer_.joinable()) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -70,13 +48,6 @@ void Peer::open(int socket, int rank, const std::string& group) {
   int on = 1;
   setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   writer_ = std::thread([this] { write_queue(); });
-  list_open(this);
-}
-
-void Peer::flush() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  auto patience = std::chrono::milliseconds(patience_ms());
-  flushed_.wait_for(lock, patience, [this] { return broken_ || (queue_.empty() && !writing_); });
 }
 
 void Peer::write_queue() {
@@ -86,14 +57,9 @@ void Peer::write_queue() {
     if (queue_.empty()) return;
     auto message = std::move(queue_.front());
     queue_.pop_front();
-    writing_ = true;
     lock.unlock();
-    bool written = write_all(socket_, message.data(), message.size());
+    if (!write_all(socket_, message.data(), message.size())) return;  // whoever reads from this peer will say why
     lock.lock();
-    writing_ = false;
-    broken_ = !written;
-    flushed_.notify_all();
-    if (broken_) return;  // whoever reads from this peer will say why
   }
 }
 

@@ -27,7 +27,7 @@ struct Envelope {
 // The other end of a connection, as this rank sees it.
 class Peer {
  public:
-  ~Peer();
+  ~Peer();  // first sends what is queued: Paddle leaves its groups when a rank ends, maybe right after a send
   // Takes over the socket; `rank` is the global rank at its other end, `group` how messages call the group.
   void open(int socket, int rank, const std::string& group);
   // Returns at once: a thread of the peer writes, as a device's communication stream would.
@@ -35,8 +35,6 @@ class Peer {
   // Waits for the next message and stores its body; its sender's start, or -1 after a line on stderr.
   double take(Operation operation, void* into, uint64_t bytes);
   int rank() const { return rank_; }
-  // Waits until all that was posted is with the operating system, or the other end is gone, or patience has run out.
-  void flush();
 
  private:
   void write_queue();
@@ -45,9 +43,9 @@ class Peer {
   int socket_ = -1, rank_ = -1;
   std::string group_;
   std::mutex mutex_;
-  std::condition_variable wake_, flushed_;
+  std::condition_variable wake_;
   std::deque<std::vector<char>> queue_;
-  bool closing_ = false, writing_ = false, broken_ = false;
+  bool closing_ = false;
   std::thread writer_;
 };
 
