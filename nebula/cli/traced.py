@@ -8,9 +8,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nebula.errors import BadInput
+from nebula.plan.job import ROWS
 
 if TYPE_CHECKING:
     from nebula.graph.values import DistributedGraph
+    from nebula.plan.job import InputSpec as InputSpecOfRun
     from nebula.plan.job import ModelSpec
 
 
@@ -28,8 +30,47 @@ def factory_of(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise
-        raise BadInput(f"model.layer: there is no module {error.name} (looked in {os.getcwd()} and the packages)") from None
+        raise BadInput(
+            f"model.layer: there is no module {error.name} (looked in {os.getcwd()} and the packages)"
+        ) from None
     try:
         return getattr(module, attribute)
     except AttributeError:
         raise BadInput(f"model.layer: module {module_name} has no {attribute!r}") from None
+
+
+def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
+    """Traces the layer of a run file without memory for its weights.
+
+    A list of layers or a Sequential is a chain that a pipeline can cut; any other layer is a chain of one. Rows of
+    token ids ([rows, length], whole numbers) count as `length` tokens, other rows as one.
+
+    Raises:
+        BadInput: there is no such factory, it makes no layer, or the layer cannot be traced.
+    """
+    os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle warns on every trace of what no user can act on
+    import paddle
+    from paddle.static import InputSpec
+
+    from nebula.cost_model.evaluate import PRECISION_DTYPE
+    from nebula.graph.capture import capture
+
+    factory, before = factory_of(model.layer), paddle.get_default_dtype()
+    paddle.set_default_dtype(PRECISION_DTYPE[precision])
+    try:
+        with paddle.LazyGuard():
+            made = factory()
+    finally:
+        paddle.set_default_dtype(before)
+    chain = list(made) if isinstance(made, list | tuple | paddle.nn.Sequential) else [made]
+    strangers = [type(layer).__name__ for layer in chain if not isinstance(layer, paddle.nn.Layer)]
+    if strangers or not chain:
+        raise BadInput(f"model.layer: {model.layer} made {', '.join(strangers) or 'nothing'}, not Paddle layers")
+    inputs = [InputSpec([None if d == ROWS else d for d in spec.shape], spec.dtype, spec.name) for spec in model.inputs]
+    return capture(chain, inputs, name=model.layer, tokens_per_row=_tokens(model.inputs[0]))
+
+
+def _tokens(first: InputSpecOfRun) -> int:
+    """Tokens of one row of the first input."""
+    ids = len(first.shape) == 2 and first.shape[0] == ROWS and first.dtype.startswith("int")
+    return first.shape[1] if ids else 1

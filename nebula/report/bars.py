@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from nebula.plan.values import Prediction, StageMemory, StepParts
 from nebula.report.findings import Search
 from nebula.report.svg import byte_ticks, drawing, line, rect, text
-from nebula.report.words import percent
+from nebula.report.words import CUT_WORDS, percent
 from nebula.units import format_bytes, format_seconds
 
 WIDTH = 1180.0
 LEFT = 150.0
 RIGHT = 170.0
 SPAN = WIDTH - LEFT - RIGHT
+ROWS_LEFT = 215.0
+"""Where the bars of waterfall and funnel begin, behind their longer labels."""
+
+ROWS_SPAN = WIDTH - ROWS_LEFT - 300
 
 MEMORY_WORDS = ("weights", "gradients", "optimizer", "activations", "workspace")
 PART_WORDS = {
@@ -26,10 +30,13 @@ PART_WORDS = {
     "optimizer_s": "optimizer",
 }
 
+ROUNDING = 1e-9
+
 
 def part_pairs(parts: StepParts) -> tuple[tuple[str, float], ...]:
-    """The parts of a step by name, in their order."""
-    return tuple((words, getattr(parts, field)) for field, words in PART_WORDS.items())
+    """The parts of a step by name, in their order; what is nothing but rounding is 0."""
+    seconds = {words: getattr(parts, field) for field, words in PART_WORDS.items()}
+    return tuple((words, s if abs(s) > ROUNDING * parts.total_s else 0.0) for words, s in seconds.items())
 
 
 def memory_pairs(memory: StageMemory) -> tuple[tuple[str, float], ...]:
@@ -81,9 +88,9 @@ def memory_bars(memory: Sequence[StageMemory]) -> str:
 
 def _bar_row(y: float, words: str, start: float, width: float, value: str, class_: str, tip: str) -> list[str]:
     return [
-        text(LEFT + 20, y + 15, words, class_="label end"),
-        rect(LEFT + 30 + start, y, max(width, 1.0), 20, rx=2, class_=class_, title=tip),
-        text(LEFT + 36 + start + max(width, 1.0), y + 15, value, class_="label"),
+        text(ROWS_LEFT - 10, y + 15, words, class_="label end"),
+        rect(ROWS_LEFT + start, y, max(width, 1.0), 20, rx=2, class_=class_, title=tip),
+        text(ROWS_LEFT + 6 + start + max(width, 1.0), y + 15, value, class_="label"),
     ]
 
 
@@ -93,21 +100,21 @@ def waterfall(prediction: Prediction, measured_s: float, measured_words: str) ->
     Args:
         measured_s: 0 when nothing was measured.
     """
-    total, room = prediction.step_time_s, SPAN - 40
-    scale = room / max(total, prediction.interval_s[1], measured_s)
+    total = prediction.step_time_s
+    scale = ROWS_SPAN / max(total, prediction.interval_s[1], measured_s)
     out, start, y = [], 0.0, 8.0
     for words, seconds in part_pairs(prediction.parts):
         value = f"{format_seconds(seconds)} · {percent(seconds / total)}" if seconds else "none"
         out += _bar_row(y, words, start * scale, seconds * scale, value, "part", f"{words} {format_seconds(seconds)}")
         start, y = start + seconds, y + 26
-    out.append(line(LEFT - 100, y, WIDTH - 20, y, class_="axis"))
+    out.append(line(ROWS_LEFT - 150, y, WIDTH - 20, y, class_="axis"))
     y += 8
     out += _bar_row(y, "predicted step", 0, total * scale, "", "part-total", format_seconds(total))
-    low, high = (LEFT + 30 + s * scale for s in prediction.interval_s)
+    low, high = (ROWS_LEFT + s * scale for s in prediction.interval_s)
     out += [line(low, y + 10, high, y + 10, class_="whisker"), line(low, y + 5, low, y + 15, class_="whisker")]
     out.append(line(high, y + 5, high, y + 15, class_="whisker"))
     words = " to ".join(format_seconds(s) for s in prediction.interval_s)
-    beside = LEFT + 36 + max(total * scale, high - LEFT - 30)
+    beside = max(ROWS_LEFT + total * scale, high) + 6
     out.append(text(beside, y + 15, f"{format_seconds(total)} ({words})", class_="label strong"))
     if measured_s:
         y += 28
@@ -120,13 +127,14 @@ def waterfall(prediction: Prediction, measured_s: float, measured_words: str) ->
 def funnel(search: Search) -> str:
     """How the candidates became few: each rule takes its share, what is left was costed."""
     left, y = search.candidates, 8.0
-    scale = (SPAN - 40) / max(left, 1)
+    scale = ROWS_SPAN / max(left, 1)
     out = _bar_row(y, "looked at", 0, left * scale, f"{left:,}", "part-total", f"{left:,} candidates")
     for rule, count in search.cut:
         y += 26
         left -= count
-        tip = f"{count:,} ruled out: {rule}"
-        out += _bar_row(y, rule, left * scale, count * scale, f"−{count:,}", "part-cut", tip)
+        words = CUT_WORDS.get(rule, rule)
+        tip = f"{count:,} {words}"
+        out += _bar_row(y, words, left * scale, count * scale, f"−{count:,}", "part-cut", tip)
     y += 26
     out += _bar_row(y, "costed in full", 0, left * scale, f"{left:,}", "part-measured", f"{left:,} costed")
     return drawing(WIDTH, y + 30, out, label="candidates by the rule that cut them")

@@ -140,7 +140,7 @@ def _tiles(findings: Findings) -> list[dict[str, str]]:
 
 def _timeline_note(findings: Findings) -> str:
     plan, bubble = findings.plan, findings.plan.prediction
-    note = f"Schedule {plan.schedule} with {plan.micro_batches} micro-batches, {_clock(findings)}"
+    note = f"Schedule {plan.schedule} with {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}, {_clock(findings)}"
     if bubble and len(plan.stages) > 1:
         note += f"; the bubble takes {percent(bubble.parts.bubble_s / bubble.step_time_s)} of the step"
     if findings.measured.spans:

@@ -15,7 +15,7 @@ from nebula.plan.values import Plan, Prediction
 from nebula.report.bars import part_pairs
 from nebula.report.findings import Findings, Search
 from nebula.report.rows import StageRow, stage_rows
-from nebula.report.words import bound_words, fits, percent, step_words, verdict
+from nebula.report.words import CUT_WORDS, bound_words, fits, percent, step_words, verdict
 from nebula.units import format_bytes, format_seconds
 
 BAR = 10
@@ -106,9 +106,9 @@ def _reasons(plan: Plan, search: Search) -> RenderableType:
     if plan.bound_s and plan.prediction:
         grid.add_row("bound", bound_words(plan))
     if search.candidates:
-        cut = ", ".join(f"{count:,} by {rule}" for rule, count in search.cut)
+        cut = ", ".join(f"{count:,} {CUT_WORDS.get(rule, rule)}" for rule, count in search.cut)
         words = f"{search.candidates:,} candidates in {format_seconds(search.seconds)}"
-        grid.add_row("search", words + (f"; cut: {cut}" if cut else ""))
+        grid.add_row("search", words + (f": {cut}" if cut else ""))
     for note in search.notes:
         grid.add_row("note", note)
     return grid

@@ -14,6 +14,15 @@ from nebula.units import format_bytes, format_count, format_seconds
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
 DAY_S = 86400.0
+CUT_WORDS = {
+    "bound": "cannot beat the second best",
+    "devices": "need more devices",
+    "memory": "do not fit into memory",
+    "shape": "do not divide a tensor",
+    "node": "spread a tensor group over nodes",
+    "fixed": "differ from what is fixed",
+}
+"""What the planner's names of the rules that cut candidates mean; a rule that is not here keeps its name."""
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -80,7 +89,7 @@ def percent(share: float) -> str:
 
 
 def fullest(plan: Plan) -> float:
-    """The largest share of its memory that a device fills; 0 without a prediction."""
+    """The largest share that a device fills of the memory that the plan may fill; 0 without a prediction."""
     if plan.prediction is None:
         return 0.0
     return max((m.total_bytes / m.limit_bytes for m in plan.prediction.memory if m.limit_bytes), default=0.0)
@@ -94,8 +103,8 @@ def training_days(plan: Plan) -> float:
 
 
 def fits(plan: Plan) -> bool:
-    """Whether no device is predicted to hold more than the job allows."""
-    return fullest(plan) <= plan.job.memory_fraction
+    """Whether no device is predicted to hold more than the plan may fill."""
+    return fullest(plan) <= 1
 
 
 def verdict(plan: Plan, *, virtual: bool) -> str:
