@@ -1,13 +1,13 @@
 """Where a rank stands in a plan whose stages are alike: its coordinates on the mesh and the rows it works on.
 
-Pure: rank numbers follow nebula.plan.layout. A plan whose stages differ has no such mesh and is refused.
+Pure: rank numbers follow nebula.plan.layout. A plan whose stages differ has no such mesh; nebula.runtime.runnable
+refuses it before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nebula.errors import BadInput
 from nebula.plan.values import Plan
 
 
@@ -47,28 +47,11 @@ class Place:
 
 
 def degrees(plan: Plan) -> Degrees:
-    """The mesh of a plan.
-
-    Raises:
-        BadInput: the stages differ in more than their layers, or the plan's ranks do not fill the mesh.
-    """
+    """The mesh of a plan that the legality table lets fleet run."""
     first = plan.stages[0]
-    for number, stage in enumerate(plan.stages[1:], start=1):
-        if (stage.data, stage.tensor, stage.sharding) != (first.data, first.tensor, first.sharding):
-            raise BadInput(
-                f"stage {number} has data {stage.data}, tensor {stage.tensor}, sharding {stage.sharding.stage} where "
-                f"stage 0 has data {first.data}, tensor {first.tensor}, sharding {first.sharding.stage}: fleet runs "
-                "plans whose stages are alike; plan again with equal degrees"
-            )
     shard = first.sharding.degree
-    if first.data % shard:
-        raise BadInput(f"sharding degree {shard} does not divide the {first.data} replicas of a stage")
     mesh = Degrees(data=first.data // shard, pipeline=len(plan.stages), sharding=shard, tensor=first.tensor)
-    if mesh.ranks != plan.world_size:
-        raise BadInput(
-            f"data {mesh.data} x pipeline {mesh.pipeline} x sharding {mesh.sharding} x tensor {mesh.tensor} = "
-            f"{mesh.ranks} != {plan.world_size} ranks that the plan places"
-        )
+    assert mesh.ranks == plan.world_size, f"{mesh} does not hold {plan.world_size} ranks"
     return mesh
 
 

@@ -17,6 +17,7 @@ import paddle
 
 from nebula.errors import BadInput, NebulaError
 from nebula.plan.values import Plan
+from nebula.runtime import runnable
 from nebula.runtime.place import degrees, replica_rows
 from nebula.runtime.quiet import quiet
 from nebula.runtime.serial import serial_plan
@@ -33,14 +34,15 @@ def init() -> Plan:
     Returns:
         The plan that NEBULA_PLAN names, or that of one serial process.
     """
+    sys.excepthook = _plainly
     try:
         plan = plan_of(os.environ)
+        set_up(plan)
     except NebulaError as error:
+        # every rank meets the same mistake; one says so
         if started_rank(os.environ) == 0:
             print(f"nebula: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
-    sys.excepthook = _plainly
-    set_up(plan)
     return plan
 
 
@@ -95,7 +97,11 @@ def set_up(plan: Plan) -> None:
     """Seeds the process and, with several ranks, builds fleet's groups for the plan.
 
     A process may set up one plan after another, of the same number of ranks.
+
+    Raises:
+        BadInput: the plan is not legal, or cannot run on this rank's device.
     """
+    runnable.check(plan, device() if paddle.distributed.is_initialized() else paddle.get_device())
     if plan.world_size > 1:
         if paddle.distributed.is_initialized():
             paddle.set_device(device())

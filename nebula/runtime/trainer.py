@@ -41,7 +41,11 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
     model = ernie.ErnieModel(config)
     rate = paddle.optimizer.lr.LambdaDecay(training.learning_rate, training.rate)
     step = parallelize(
-        model, optimizer(model, rate, training), objectives.loss, plan, tensor_split=ernie.tensor_split(config)
+        model,
+        optimizer(model, rate, training, plan.job.optimizer),
+        objectives.loss,
+        plan,
+        tensor_split=ernie.tensor_split(config),
     )
     data = batches(config, global_batch=plan.job.global_batch, seed=training.seed)
     with _journal(run_dir, step.place) as journal:
@@ -55,15 +59,13 @@ def config_of(training: Training) -> ErnieConfig:
     return dataclasses.replace(config, seq_len=training.seq_len) if training.seq_len else config
 
 
-def optimizer(model: nn.Layer, rate: Any, training: Training) -> paddle.optimizer.Optimizer:
-    """AdamW with a global-norm clip."""
-    return paddle.optimizer.AdamW(
-        rate,
-        parameters=model.parameters(),
-        beta2=training.beta2,
-        weight_decay=training.weight_decay,
-        grad_clip=nn.ClipGradByGlobalNorm(training.clip_norm),
-    )
+def optimizer(model: nn.Layer, rate: Any, training: Training, kind: str) -> paddle.optimizer.Optimizer:
+    """The job's optimizer, `adamw` or `sgd`, with a global-norm clip."""
+    common = {"parameters": model.parameters(), "weight_decay": training.weight_decay}
+    common["grad_clip"] = nn.ClipGradByGlobalNorm(training.clip_norm)
+    if kind == "sgd":
+        return paddle.optimizer.SGD(rate, **common)
+    return paddle.optimizer.AdamW(rate, beta2=training.beta2, epsilon=training.epsilon, **common)
 
 
 @contextmanager

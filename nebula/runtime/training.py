@@ -35,6 +35,7 @@ class Training:
     warm_steps: int = 10
     weight_decay: float = 0.01
     beta2: float = 0.99
+    epsilon: float = 1e-8
     clip_norm: float = 1.0
     seed: int = 0
     timeline_step: int = -1
