@@ -30,7 +30,8 @@ def partition(block: Block) -> Block:
     """The block that one rank runs.
 
     Args:
-        block: every tensor carries a distribution on one mesh (see `complete`).
+        block: every tensor carries a distribution on one mesh (see `complete`), which what nobody reads need not
+            keep.
 
     Returns:
         The block with local shapes; each tensor keeps its distribution, so that the global shape can be told.
@@ -43,8 +44,8 @@ def partition(block: Block) -> Block:
     for tensor in block.tensors:
         require_even(tensor.name, tensor.shape, declared(tensor))
     mesh = declared(block.tensors[0]).mesh
-    writer = _Writer(block=block, mesh=mesh, row_axes=_row_axes(block, mesh))
-    works = [_work(op, block.by_name, mesh) for op in block.operators]
+    writer = _Writer(block=block, mesh=mesh, row_axes=_row_axes(block, mesh), unread=_unread(block))
+    works = [_work(op, block.by_name, mesh, writer.unread) for op in block.operators]
     for work in works:
         writer.note(work)
     writer.begin()
@@ -80,10 +81,10 @@ class _Work:
     use: Use
 
 
-def _work(operator: Operator, tensors: Mapping[str, Tensor], mesh: Mesh) -> _Work:
+def _work(operator: Operator, tensors: Mapping[str, Tensor], mesh: Mesh, unread: frozenset[str]) -> _Work:
     signature = signature_of(operator, tensors)
     operands = [tensors[name] for name in (*operator.inputs, *operator.outputs)]
-    assignment = choose(signature, operands, mesh)
+    assignment = choose(signature, operands, mesh, unread)
     return _Work(operator=operator, signature=signature, assignment=assignment, use=use(signature, assignment))
 
 
@@ -103,6 +104,7 @@ class _Writer:
     block: Block
     mesh: Mesh
     row_axes: frozenset[int]
+    unread: frozenset[str]
     known: dict[str, Tensor] = field(default_factory=dict)
     reads: dict[str, _Reads] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -138,7 +140,7 @@ class _Writer:
         outputs = []
         for name, lies in zip(operator.outputs, work.use.outputs, strict=True):
             tensor = self.known[name]
-            if lies == declared(tensor):
+            if lies == declared(tensor) or name in self.unread:
                 outputs.append(self._place(tensor, lies))
                 continue
             made = replace(tensor, name=f"{name}~made", role=Role.ACTIVATION, alias_of="")
@@ -242,6 +244,12 @@ def _collectives(steps: tuple[Step, ...], tensor: Tensor, mesh: Mesh) -> tuple[C
         for step in steps
         if step.communicates and mesh.shape[step.axis] > 1
     )
+
+
+def _unread(block: Block) -> frozenset[str]:
+    """What operators make and nobody reads: statistics for the backward, masks."""
+    read = {name for op in block.operators for name in op.inputs} | set(block.outputs)
+    return frozenset(name for op in block.operators for name in op.outputs) - read
 
 
 def _row_axes(block: Block, mesh: Mesh) -> frozenset[int]:

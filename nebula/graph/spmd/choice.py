@@ -21,12 +21,13 @@ _Candidates = list[_Label | None]
 
 @dataclass(slots=True)
 class _Suggestions:
-    """What the operands say of one axis."""
+    """What the operands say of one axis; refused are cuts that the operator cannot work with."""
 
     parameters: list[_Label]
     inputs: list[_Label]
     outputs: list[_Label]
     refused: bool = False
+    refused_activation: bool = False
 
     def candidates(self, signature: Signature, degree: int) -> _Candidates:
         """Labels worth weighing, the first one where it is a tie; None stands for working redundantly."""
@@ -36,15 +37,22 @@ class _Suggestions:
             return list(dict.fromkeys((*self.inputs, *self.outputs)))
         if self.outputs:
             return [*dict.fromkeys(self.outputs), None]
-        if self.refused:
-            return [*((label, 1) for label in signature.labels if signature.sizes[label] % degree == 0), None]
-        return [None]
+        others: _Candidates = [(label, 1) for label in signature.labels if signature.sizes[label] % degree == 0]
+        if self.refused_activation and others:
+            return others
+        return [*others, None] if self.refused else [None]
 
 
-def choose(signature: Signature, operands: Sequence[Tensor], mesh: Mesh) -> Assignment:
-    """The assignment under which the operator, with operands that lie as declared, works."""
+def choose(
+    signature: Signature, operands: Sequence[Tensor], mesh: Mesh, unread: frozenset[str] = frozenset()
+) -> Assignment:
+    """The assignment under which the operator, with operands that lie as declared, works.
+
+    An activation that is cut where the operator cannot be is moved to a cut that it can work with, rather than made
+    whole on all ranks. Outputs in `unread` have no say, as nobody cares how they lie.
+    """
     options = [
-        _suggestions(signature, operands, axis).candidates(signature, degree) if degree > 1 else [None]
+        _suggestions(signature, operands, axis, unread).candidates(signature, degree) if degree > 1 else [None]
         for axis, degree in enumerate(mesh.shape)
     ]
     if all(len(option) == 1 for option in options):
@@ -56,24 +64,24 @@ def choose(signature: Signature, operands: Sequence[Tensor], mesh: Mesh) -> Assi
     needed = {axis for axis, option in enumerate(options) if None not in option}
     full = [c for c in legal if needed <= {axis for axis, _ in c}]
     assignments = [Assignment(mesh=mesh, cuts=c) for c in (full or legal)]
-    return min(assignments, key=lambda a: moved_bytes(use(signature, a), operands))
+    return min(assignments, key=lambda a: moved_bytes(use(signature, a), operands, unread))
 
 
 def _cuts(labels: Sequence[_Label | None]) -> tuple[tuple[int, _Label], ...]:
     return tuple((axis, label) for axis, label in enumerate(labels) if label is not None)
 
 
-def _suggestions(signature: Signature, operands: Sequence[Tensor], axis: int) -> _Suggestions:
+def _suggestions(signature: Signature, operands: Sequence[Tensor], axis: int, unread: frozenset[str]) -> _Suggestions:
     out = _Suggestions([], [], [])
     for i, tensor in enumerate(operands):
-        lies = tensor.distribution
-        assert lies is not None
-        if axis not in lies.dims_mapping:
+        lies = declared(tensor)
+        if axis not in lies.dims_mapping or tensor.name in unread:
             continue
         dim = lies.dims_mapping.index(axis)
         label = signature.label_at(i, dim, lies.cuts[dim][1], lies.mesh.shape[axis])
         if label is None:
             out.refused = True
+            out.refused_activation |= i < len(signature.inputs) and tensor.role is not Role.PARAMETER
         elif i >= len(signature.inputs):
             out.outputs.append(label)
         else:
@@ -81,7 +89,7 @@ def _suggestions(signature: Signature, operands: Sequence[Tensor], axis: int) ->
     return out
 
 
-def moved_bytes(wanted: Use, operands: Sequence[Tensor]) -> float:
+def moved_bytes(wanted: Use, operands: Sequence[Tensor], unread: frozenset[str] = frozenset()) -> float:
     """Bytes that one rank receives so that the operands lie as wanted, and their gradients as declared."""
     inputs = len(wanted.inputs)
     total = 0.0
@@ -91,6 +99,8 @@ def moved_bytes(wanted: Use, operands: Sequence[Tensor]) -> float:
         if tensor.needs_gradient:
             total += tensor.bytes * _share(gradient, gradient_rest(tensor, gradient))
     for tensor, made in zip(operands[inputs:], wanted.outputs, strict=True):
+        if tensor.name in unread:
+            continue
         lies = declared(tensor)
         total += tensor.bytes * _share(made, lies)
         if tensor.needs_gradient:

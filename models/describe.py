@@ -1,0 +1,101 @@
+"""The distributed graph of a built-in model by name, written down rather than traced: no Paddle, milliseconds.
+
+Answers for the presets of the ERNIE 3.0 family and for dense GPT and Llama models, with the loss in the last layer.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nebula.errors import BadInput
+from nebula.graph.rows import with_rows
+from nebula.graph.rules import is_float
+from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
+from nebula.models.config import ErnieConfig
+from nebula.models.decoders import DECODER_SPLITS, DECODERS, DecoderConfig
+from nebula.models.describe_decoder import DecoderBlocks
+from nebula.models.describe_ernie import ErnieBlocks
+from nebula.models.presets import PRESETS
+from nebula.models.splits import ERNIE_SPLITS
+
+
+def names() -> tuple[str, ...]:
+    """All presets that `graph` knows."""
+    return (*PRESETS, *DECODERS)
+
+
+def graph(preset: str, *, seq_len: int | None = None, dtype: str = "bfloat16") -> DistributedGraph:
+    """The graph of a preset for micro-batches of one row.
+
+    Args:
+        preset: one of `names()`.
+        seq_len: tokens of a sequence in place of the preset's own.
+        dtype: of parameters and activations.
+
+    Raises:
+        BadInput: no preset has that name, or the length or dtype does not fit.
+    """
+    if dtype not in DTYPE_BYTES or not is_float(dtype):
+        raise BadInput(f"dtype {dtype!r} is no floating dtype: use float32, bfloat16 or float16")
+    if preset in PRESETS:
+        return ernie_graph(preset, _with_length(PRESETS[preset], seq_len), dtype)
+    if preset in DECODERS:
+        config = DECODERS[preset]
+        return decoder_graph(preset, replace(config, seq_len=seq_len) if seq_len else config, dtype)
+    close = difflib.get_close_matches(preset, names(), n=1, cutoff=0.3)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}"
+    raise BadInput(f"model preset {preset!r} is unknown: {hint}")
+
+
+def _with_length(config: ErnieConfig, seq_len: int | None) -> ErnieConfig:
+    """The config at another length; a memory longer than a sequence is cut to it."""
+    if not seq_len:
+        return config
+    return replace(config, seq_len=seq_len, memory_length=min(config.memory_length, seq_len))
+
+
+def ernie_graph(name: str, config: ErnieConfig, dtype: str) -> DistributedGraph:
+    """The chain of ernie.py with its loss: embedding, universal layers, entry, task layers, head."""
+    make = ErnieBlocks(config=config, dtype=dtype)
+    both = min(config.nlu.layers, config.nlg.layers)
+    tasks = [make.task(0 if i < both else i) for i in sorted({0, both} & set(range(config.task_layers)))]
+    chain = [
+        ("embedding", make.embedding()),
+        *[(f"universal.{i}", block) for block in [make.universal()] for i in range(config.universal.layers)],
+        ("entry", make.entry()),
+        *[(f"task.{i}", tasks[0 if i < both or both == 0 else 1]) for i in range(config.task_layers)],
+        ("head", make.head()),
+    ]
+    return _chained(name, chain, 2 * config.seq_len, ERNIE_SPLITS)
+
+
+def decoder_graph(name: str, config: DecoderConfig, dtype: str) -> DistributedGraph:
+    """Embedding, equal layers, head."""
+    make = DecoderBlocks(config=config, dtype=dtype)
+    layer = make.layer()
+    chain = [
+        ("embedding", make.embedding()),
+        *[(f"decoder.{i}", layer) for i in range(config.layers)],
+        ("head", make.head()),
+    ]
+    return _chained(name, chain, config.seq_len, DECODER_SPLITS)
+
+
+def _chained(
+    name: str, chain: Sequence[tuple[str, Block]], tokens_per_row: int, splits: tuple[tuple[str, str], ...]
+) -> DistributedGraph:
+    """The graph of named blocks in a row, equal ones (the same object) held once."""
+    blocks = list({id(block): block for _, block in chain}.values())
+    places = {id(block): i for i, block in enumerate(blocks)}
+    folded = DistributedGraph(
+        name=name,
+        blocks=tuple(blocks),
+        layers=tuple(places[id(block)] for _, block in chain),
+        layer_names=tuple(layer for layer, _ in chain),
+        rows=blocks[0].rows,
+        tokens_per_row=tokens_per_row,
+        splits=splits,
+    )
+    return with_rows(folded, 1)
