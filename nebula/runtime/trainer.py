@@ -20,6 +20,7 @@ from paddle import nn
 from nebula.models import ernie, objectives
 from nebula.models.config import ErnieConfig
 from nebula.models.data.batches import Batches, batches
+from nebula.models.memory import set_micro_batches
 from nebula.models.presets import preset
 from nebula.plan.values import Plan
 from nebula.runtime import timeline, weights
@@ -39,6 +40,7 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
     """
     config = config_of(training)
     model = ernie.ErnieModel(config)
+    set_micro_batches(model.chain, plan.micro_batches)
     rate = paddle.optimizer.lr.LambdaDecay(training.learning_rate, training.rate)
     step = parallelize(
         model,

@@ -31,7 +31,7 @@ class Training:
     preset: str
     steps: int
     seq_len: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     warm_steps: int = 10
     weight_decay: float = 0.01
     beta2: float = 0.99
