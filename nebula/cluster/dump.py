@@ -58,7 +58,9 @@ def _quantity(value: float, parse: Callable[..., float]) -> str | float:
         if _NICE.fullmatch(text) and parse(text + unit) == value and float(text) >= 1:
             return text + unit
     text = f"{value:.6g}".replace("e+", "e")
-    return text if "e" in text and float(text) == value else value
+    if "e" in text and float(text) == value:
+        return text
+    return int(value) if float(value).is_integer() else value
 
 
 def _device(device: DeviceType) -> dict[str, Any]:
