@@ -106,9 +106,8 @@ def _device(product: str, kind: str, memory_bytes: float, tool: str) -> DeviceTy
 def _nvlink(run: Run, device: DeviceType) -> Link | None:
     """The NVLink between GPUs when every pair has one (`NV18` in the matrix that the driver prints), else None."""
     text = re.sub(r"\x1b\[[\d;]*m", "", run(NVIDIA_LINKS))
-    rows = [line.split() for line in text.splitlines() if re.match(r"\s*GPU\d+\s", line)]
-    header = next((line.split() for line in text.splitlines() if line.split()[:1] == ["GPU0"] and "X" not in line), [])
-    width = sum(bool(re.fullmatch(r"GPU\d+", word)) for word in header) or len(rows)
+    rows = [line.split() for line in text.splitlines() if re.match(r"GPU\d+\s", line)]
+    width = len(rows)
     pairs = [cell for row in rows for cell in row[1 : width + 1] if cell != "X"]
     bonded = [int(cell[2:]) for cell in pairs if re.fullmatch(r"NV\d+", cell)]
     if not bonded or len(bonded) < len(pairs):
