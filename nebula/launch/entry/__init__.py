@@ -1,0 +1,1 @@
+"""Scripts that the launcher starts in every rank."""
