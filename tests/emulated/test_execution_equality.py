@@ -14,6 +14,9 @@ LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 1e-4
 # AdamW hides a wrong scale of all gradients, as does a clip that always bites; momentum with a looser clip does not
 OPTIMIZERS = {2: ("adamw", "momentum"), 4: ("adamw",)}
 WRONG = "momentum|data 2|1.001"
+DECAY_RULE = "decay rule|sharding stage 3|"
+CLIPPED = [f"adamw|{axis} 2 x sharding stage 3|" for axis in ("tensor", "pipeline")]
+SERIAL = [f"{optimizer}|serial|" for optimizer in ("adamw", "momentum", "decay rule")]
 
 
 @dataclass
@@ -26,20 +29,20 @@ class Row:
 
 def cases(count):
     names = TWO if count == 2 else FOUR
-    return [f"{optimizer}|{name}|1" for optimizer in OPTIMIZERS[count] for name in names]
+    return [f"{optimizer}|{name}|" for optimizer in OPTIMIZERS[count] for name in names]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("equality")
-    ranks.run_serial(WORKER, [folder, "adamw|serial|1", "momentum|serial|1"])
-    ranks.run_emulated(2, WORKER, [folder, *cases(2), WRONG], folder)
-    ranks.run_emulated(4, WORKER, [folder, *cases(4)], folder)
+    ranks.run_serial(WORKER, [folder, *SERIAL])
+    ranks.run_emulated(2, WORKER, [folder, *cases(2), WRONG, DECAY_RULE, DECAY_RULE + "unmended"], folder)
+    ranks.run_emulated(4, WORKER, [folder, *cases(4), *(case + "unmended" for case in CLIPPED)], folder)
     return folder
 
 
 def compare(folder, case):
-    serial = case.split("|")[0] + "|serial|1"
+    serial = case.split("|")[0] + "|serial|"
     expected, losses = (np.array(json.loads((folder / f"{c}.json").read_text())) for c in (serial, case))
     with np.load(folder / f"{serial}.npz") as whole, np.load(folder / f"{case}.npz") as gathered:
         assert set(whole) == set(gathered)
@@ -49,7 +52,7 @@ def compare(folder, case):
 
 def test_serial_run_learns(results):
     for optimizer in ("adamw", "momentum"):
-        losses = json.loads((results / f"{optimizer}|serial|1.json").read_text())
+        losses = json.loads((results / f"{optimizer}|serial|.json").read_text())
         assert losses[-1] < 0.8 * losses[0]
 
 
@@ -66,12 +69,23 @@ def test_wrong_gradient_scale_is_seen(results):
     assert row.weights > WEIGHT_TOLERANCE
 
 
+def test_decay_rule_by_name_holds_under_sharding_stage_3(results):
+    assert compare(results, DECAY_RULE).weights <= WEIGHT_TOLERANCE
+    assert compare(results, DECAY_RULE + "unmended").weights > WEIGHT_TOLERANCE
+
+
+@pytest.mark.parametrize("case", CLIPPED)
+def test_clip_of_sharding_stage_3_counts_every_rank(results, case):
+    assert compare(results, case).losses <= LOSS_TOLERANCE
+    assert compare(results, case + "unmended").losses > LOSS_TOLERANCE
+
+
 def test_print_the_table(results, capsys):
     rows = {case: compare(results, case) for case in cases(2) + cases(4)}
     with capsys.disabled():
         print("\noptimizer | split: largest difference from one serial process in 20 losses (relative), in the weights")
         for case, row in rows.items():
-            print(f"{case.removesuffix('|1').replace('|', ' | '):50} {row.losses:.1e} {row.weights:.1e}")
+            print(f"{case.removesuffix('|').replace('|', ' | '):50} {row.losses:.1e} {row.weights:.1e}")
         worst = max(row.losses for row in rows.values()), max(row.weights for row in rows.values())
         print(f"{'largest of all':50} {worst[0]:.1e} {worst[1]:.1e}")
     assert worst[0] <= LOSS_TOLERANCE

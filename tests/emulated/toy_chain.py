@@ -96,13 +96,17 @@ def build(optimizer="adamw"):
     """
     paddle.seed(7)
     model = Toy()
-    if optimizer == "adamw":
+    common = {"parameters": model.parameters()}
+    if optimizer == "momentum":
+        clip = nn.ClipGradByGlobalNorm(1.5)
+        return model, paddle.optimizer.Momentum(5e-2, momentum=0.8, grad_clip=clip, **common)
+    common |= {"epsilon": 1e-6, "grad_clip": nn.ClipGradByGlobalNorm(0.5)}
+    if optimizer == "decay rule":
+        decayed = {parameter.name for parameter in model.parameters() if parameter.ndim > 1}
         return model, paddle.optimizer.AdamW(
-            3e-3, epsilon=1e-6, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(0.5)
+            3e-3, weight_decay=2.0, apply_decay_param_fun=decayed.__contains__, **common
         )
-    return model, paddle.optimizer.Momentum(
-        5e-2, momentum=0.8, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(1.5)
-    )
+    return model, paddle.optimizer.AdamW(3e-3, **common)
 
 
 def batch(step, rows=ROWS):
