@@ -6,9 +6,11 @@ is such a list itself. Other models run whole, which data parallelism and shardi
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
@@ -45,6 +47,25 @@ def check_length(count: int, plan_layers: int) -> None:
     if plan_layers not in (count, -1):
         raise BadInput(
             f"the plan splits {plan_layers} layers, the model's chain has {count} elements: plan again for this model"
+        )
+
+
+def check_alike(model: nn.Layer) -> None:
+    """Refuses models that the ranks have not built with the same weights.
+
+    Raises:
+        BadInput: a rank's weights differ from rank 0's.
+    """
+    digest = 0
+    for parameter in model.parameters():
+        digest = zlib.crc32(parameter.numpy().tobytes(), digest)
+    digests: list[int] = []
+    paddle.distributed.all_gather_object(digests, digest)
+    odd = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if odd:
+        raise BadInput(
+            f"rank {odd[0]} has built the model with other weights than rank 0: "
+            "seed every rank alike (nebula.init() does) and build the model the same way on all"
         )
 
 

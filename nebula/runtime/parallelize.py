@@ -112,12 +112,14 @@ def parallelize(
         tensor_split: which sublayers tensor parallelism cuts and how; default: `model.tensor_split`.
 
     Raises:
-        BadInput: the plan is for another model, or the model cannot be cut that way.
+        BadInput: the plan is for another model, the model cannot be cut that way, or the ranks built it differently.
     """
     mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
     split = tensor_split if tensor_split is not None else getattr(model, "tensor_split", None)
     optimizer = optimizer_of(optimizer, model)
     paddle.set_device(start.device())
+    if plan.world_size > 1:
+        chain.check_alike(model)
     part, loss = _cut(model, loss, split, plan, mesh, here)
     for element in part.elements:
         apply_policy(element, plan.stages[here.stage].recompute)

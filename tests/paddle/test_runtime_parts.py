@@ -1,0 +1,216 @@
+"""The parts of the runtime that one process can show: places, batches, chains, recomputation, optimizers, refusals."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paddle import nn
+
+import nebula
+from nebula.errors import BadInput
+from nebula.plan.layout import uniform_stages
+from nebula.plan.values import Sharding
+from nebula.runtime import batch, chain, start, tensor, weights
+from nebula.runtime.optimizers import keep_parameters
+from nebula.runtime.parallelize import parallelize
+from nebula.runtime.place import degrees, place
+from nebula.runtime.recompute import apply_policy
+from nebula.runtime.runnable import check
+from nebula.runtime.serial import serial_plan
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "emulated"))
+import toy_chain as toy
+import toy_plans
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    paddle.set_device("cpu")
+
+
+@st.composite
+def splits(draw):
+    degree = draw(st.sampled_from([1, 2, 3]))
+    stages = draw(st.integers(1, 4))
+    return {
+        "data": degree * draw(st.integers(1, 3)),
+        "tensor": draw(st.integers(1, 3)),
+        "stages": (*range(stages), 6),
+        "sharding": draw(st.integers(1, 3)) if degree > 1 else 0,
+        "degree": degree,
+        "micro_batches": draw(st.integers(1, 3)),
+        "rows": 108,
+    }
+
+
+@given(splits())
+@settings(max_examples=60, deadline=None)
+def test_replicas_tile_the_batch_and_ranks_find_themselves_in_the_plan(split):
+    plan = toy_plans.plan(**split)
+    places = [place(plan, rank) for rank in range(plan.world_size)]
+    assert degrees(plan).ranks == plan.world_size
+    for here in places:
+        replica = here.data * degrees(plan).sharding + here.shard
+        assert plan.stages[here.stage].replicas[replica].ranks[here.tensor] == here.rank
+    for stage in range(len(plan.stages)):
+        heads = sorted(p.rows for p in places if p.stage == stage and p.tensor == 0)
+        assert [row for first, last in heads for row in range(first, last)] == list(range(heads[-1][1]))
+
+
+@given(rows=st.integers(1, 24), count=st.integers(1, 6))
+def test_micro_batches_are_the_batch_in_order(rows, count):
+    tree = (np.arange(rows), {"a": (np.arange(rows) * 2,)})
+    if rows % count:
+        with pytest.raises(BadInput, match=f"{rows} rows"):
+            batch.micro_batches(tree, count)
+        return
+    parts = batch.micro_batches(tree, count)
+    assert np.array_equal(np.concatenate([part[0] for part in parts]), tree[0])
+    assert np.array_equal(np.concatenate([part[1]["a"][0] for part in parts]), tree[1]["a"][0])
+
+
+def test_arrays_of_a_batch_have_equal_rows():
+    with pytest.raises(BadInput, match=r"\[2, 3\]"):
+        batch.row_count((np.zeros(2), np.zeros(3)))
+
+
+def test_slices_of_a_weight_make_it_whole():
+    array = np.arange(24.0).reshape(4, 6)
+    for dim in (0, 1):
+        assert np.array_equal(np.concatenate([tensor.slice_of(array, dim, 2, r) for r in range(2)], axis=dim), array)
+
+
+def test_split_table_matches_names_and_refuses_unknown_kinds():
+    assert tensor.kind_of("nlu.attention.qkv", {"*attention.qkv": "column"}) == "column"
+    assert tensor.kind_of("norm", {"*attention.qkv": "column"}) == ""
+    with pytest.raises(BadInput, match=r"'colum' is none of column, row"):
+        tensor.kind_of("up", {"up": "colum"})
+
+
+def test_odd_dims_print_the_equation():
+    element = nn.Sequential(nn.Linear(4, 6))
+    with pytest.raises(BadInput, match="6 outputs % tensor 4 = 2"):
+        tensor.cut_element(element, {"0": "column"}, 4, 0, gather=True, cut=tensor.Cut())
+
+
+def train(policy="none", micro_batches=1, steps=4):
+    paddle.seed(1)
+    model, optimizer = toy.build()
+    plan = serial_plan(global_batch=toy.ROWS, micro_batches=micro_batches, recompute=policy)
+    step = parallelize(model, optimizer, toy.loss, plan)
+    return [step(toy.batch(index)).loss for index in range(steps)], step
+
+
+@pytest.mark.parametrize("policy", ["selective", "full"])
+def test_recomputation_changes_no_loss(policy):
+    assert train(policy)[0] == train()[0]
+
+
+def test_accumulated_micro_batches_equal_one_batch():
+    assert np.allclose(train(micro_batches=4)[0], train()[0], rtol=1e-6)
+
+
+def kept_elements(forward):
+    """Elements of the tensors that a forward pass keeps for the backward pass."""
+    saved = []
+    with paddle.autograd.saved_tensors_hooks(lambda t: saved.append(int(t.size)) or t, lambda t: t):
+        forward()
+    return sum(saved)
+
+
+def test_full_recomputation_keeps_less():
+    kept = {}
+    for policy in ("none", "full"):
+        block = toy.Block()
+        apply_policy(block, policy)
+        x = paddle.randn([2, toy.LENGTH, toy.WIDTH])
+        x.stop_gradient = False
+        kept[policy] = kept_elements(lambda block=block, x=x: block((x, paddle.zeros([toy.LENGTH, toy.LENGTH]))))
+    assert kept["full"] < kept["none"] / 4
+
+
+def test_unknown_policy_is_refused():
+    with pytest.raises(BadInput, match="recompute 'some'"):
+        apply_policy(toy.Block(), "some")
+
+
+def test_gathered_weights_fill_a_fresh_model_and_only_its_own_kind(tmp_path):
+    _, step = train()
+    weights.save(weights.gather(step), tmp_path / "w")
+    fresh = toy.Toy()
+    weights.fill(fresh, weights.load(tmp_path / "w"))
+    for name, parameter in fresh.named_parameters():
+        assert np.array_equal(parameter.numpy(), weights.gather(step)[name])
+    with pytest.raises(BadInput, match="another model"):
+        weights.fill(nn.Linear(2, 2), weights.load(tmp_path / "w"))
+
+
+def test_optimizer_follows_the_cut_parameters_in_list_and_groups():
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    first, second = layers[0].weight, layers[1].weight
+    taken = paddle.create_parameter([2, 1], "float32")
+    plain = paddle.optimizer.AdamW(parameters=[first, second])
+    keep_parameters(plain, {id(first): taken}, [id(taken)])
+    assert [id(p) for p in plain._parameter_list] == [id(taken)]
+    grouped = paddle.optimizer.AdamW(
+        parameters=[{"params": [first], "learning_rate": 0.5}, {"params": [second], "weight_decay": 0.0}]
+    )
+    keep_parameters(grouped, {}, [id(second)])
+    assert [[id(p) for p in group["params"]] for group in grouped._param_groups] == [[id(second)]]
+
+
+def test_optimizer_that_has_stepped_is_refused():
+    layer = nn.Linear(2, 2)
+    optimizer = paddle.optimizer.AdamW(parameters=layer.parameters())
+    layer(paddle.ones([1, 2])).sum().backward()
+    optimizer.step()
+    with pytest.raises(BadInput, match="before the first one"):
+        keep_parameters(optimizer, {}, [])
+
+
+def test_plan_for_another_chain_is_refused():
+    model, optimizer = toy.build()
+    with pytest.raises(BadInput, match="splits 5 layers, the model's chain has 6"):
+        parallelize(model, optimizer, toy.loss, serial_plan(layers=5))
+
+
+def test_weights_shared_over_a_border_are_found():
+    shared = nn.Linear(2, 2)
+    other = nn.Linear(2, 2)
+    assert chain.shared_across([[shared, other], [nn.Sequential(shared)]]) == "0.weight"
+    assert chain.shared_across([[shared, shared], [other]]) == ""
+
+
+def test_processes_without_a_plan_and_plans_without_processes(tmp_path):
+    assert start.plan_of({}).world_size == 1
+    with pytest.raises(BadInput, match="2 processes were started without a plan"):
+        start.plan_of({"PADDLE_TRAINERS_NUM": "2"})
+    with pytest.raises(BadInput, match="there is no such plan file"):
+        start.plan_of({"NEBULA_PLAN": str(tmp_path / "none.json")})
+    with pytest.raises(BadInput, match=r"places 4 ranks, 3 processes were started"):
+        start.check_started(toy_plans.plan(tensor=4), 3, "p.json")
+
+
+def test_plans_that_no_engine_runs_say_why():
+    with pytest.raises(BadInput, match=r"tensor 2: .* refuse the CPU"):
+        check(toy_plans.plan(tensor=2), "cpu")
+    half = dataclasses.replace(toy_plans.plan().job, precision="bf16")
+    with pytest.raises(BadInput, match="precision bf16"):
+        check(dataclasses.replace(toy_plans.plan(), job=half), "cpu")
+    stages = uniform_stages(boundaries=(0, 5), data=1, tensor=1, sharding=Sharding(), micro_batch_rows=3)
+    with pytest.raises(BadInput, match="not legal"):
+        check(dataclasses.replace(toy_plans.plan(), stages=stages), "cpu")
+
+
+def test_importing_nebula_does_not_import_paddle():
+    import subprocess
+
+    code = "import nebula, sys; assert 'paddle' not in sys.modules; nebula.init; assert 'paddle' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = nebula.nothing
