@@ -12,7 +12,8 @@ import numpy as np
 
 from nebula.errors import BadInput
 from nebula.graph.distribution import Mesh
-from nebula.graph.interpret_operators import OPERATORS, Call, numpy_dtype
+from nebula.graph.interpret_call import Call, numpy_dtype
+from nebula.graph.interpret_operators import OPERATORS
 from nebula.graph.interpret_ranks import Array, Ranks, SimulatedRanks, Values
 from nebula.graph.interpret_steps import assemble, shard, take
 from nebula.graph.reshard import Step

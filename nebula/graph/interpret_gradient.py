@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from nebula.graph.interpret import State, calls_of, compute
-from nebula.graph.interpret_operators import OPERATORS, Call
+from nebula.graph.interpret_call import Call
+from nebula.graph.interpret_operators import OPERATORS
 from nebula.graph.interpret_ranks import Array, SimulatedRanks
 from nebula.graph.interpret_steps import take
 from nebula.graph.reshard import Step

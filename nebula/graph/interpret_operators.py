@@ -7,62 +7,14 @@ through, as in evaluation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import erf as _erf
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
+from nebula.graph.interpret_call import Arrays, Call, Function, numpy_dtype
+from nebula.graph.interpret_moves import MOVES
 from nebula.graph.interpret_ranks import Array
-
-Arrays = tuple[Array, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One application of an operator on one rank.
-
-    Attributes:
-        inputs: its inputs.
-        shapes: local shape of each output.
-        dtypes: dtype name of each output.
-        attributes: its attributes.
-        place: the rank's coordinate along the axis that the attribute `located_axis` names, else 0.
-    """
-
-    inputs: Arrays
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[str, ...]
-    attributes: Mapping[str, object]
-    place: int = 0
-
-    def number(self, name: str, default: float = 0.0) -> float:
-        """A number among the attributes."""
-        value = self.attributes.get(name, default)
-        assert isinstance(value, int | float), f"{name}={value!r}"
-        return value
-
-    def integer(self, name: str, default: int = 0) -> int:
-        """An integer among the attributes."""
-        return int(self.number(name, default))
-
-    def integers(self, name: str) -> tuple[int, ...]:
-        """Integers among the attributes; empty when missing."""
-        value = self.attributes.get(name, ())
-        return tuple(int(v) for v in value) if isinstance(value, tuple | list) else (int(str(value)),)
-
-    def flag(self, name: str) -> bool:
-        """A flag among the attributes, false when missing."""
-        return bool(self.attributes.get(name, False))
-
-    def argument(self, name: str, order: tuple[str, ...]) -> Array | None:
-        """The input of that name where some of the arguments in `order` may be absent."""
-        absent = self.attributes.get("absent", ())
-        assert isinstance(absent, tuple | list)
-        given = [argument for argument in order if argument not in absent][: len(self.inputs)]
-        return self.inputs[given.index(name)] if name in given else None
-
-
-Function = Callable[[Call], Arrays]
 
 erf = np.vectorize(_erf, otypes=[np.float64])
 
@@ -143,83 +95,6 @@ def _dropout(call: Call) -> Arrays:
     return (call.inputs[0], np.ones(call.shapes[-1], np.uint8))[: len(call.shapes)]
 
 
-def _embedding(call: Call) -> Arrays:
-    """A rank that holds part of the vocabulary leaves zeros for ids that it does not hold."""
-    ids, weight = call.inputs
-    mine = ids - call.place * len(weight)
-    known = (mine >= 0) & (mine < len(weight))
-    if "located_axis" not in call.attributes:
-        assert known.all(), "an id lies outside the vocabulary"
-    out = weight[np.where(known, mine, 0)] * known[..., None]
-    padding = call.attributes.get("padding_idx", -1)
-    if isinstance(padding, int) and padding >= 0:
-        out = out * (ids != padding)[..., None]
-    return (out,)
-
-
-def _reshape(call: Call) -> Arrays:
-    return (call.inputs[0].reshape(call.shapes[0]),)
-
-
-def _expand(call: Call) -> Arrays:
-    return (np.broadcast_to(call.inputs[0], call.shapes[0]).copy(),)
-
-
-def _slice(call: Call) -> Arrays:
-    x = call.inputs[0]
-    index = [slice(None)] * x.ndim
-    for dim, start, end in zip(call.integers("axes"), call.integers("starts"), call.integers("ends"), strict=True):
-        index[dim] = slice(start, end)
-    return (x[tuple(index)].reshape(call.shapes[0]),)
-
-
-def _split(call: Call) -> Arrays:
-    borders = np.cumsum(call.integers("sections"))[:-1]
-    return tuple(np.split(call.inputs[0], borders, axis=call.integer("axis")))
-
-
-def _unbind(call: Call) -> Arrays:
-    return tuple(np.moveaxis(call.inputs[0], call.integer("axis"), 0))
-
-
-def _gather(call: Call) -> Arrays:
-    return (np.take(call.inputs[0], call.inputs[1], axis=call.integer("axis")),)
-
-
-def _gather_nd(call: Call) -> Arrays:
-    x, index = call.inputs
-    return (x[tuple(np.moveaxis(index, -1, 0))],)
-
-
-def _put_along_axis(call: Call) -> Arrays:
-    x, index, value = call.inputs
-    out = x.copy()
-    axis = call.integer("axis")
-    value = np.broadcast_to(value, index.shape)
-    if call.attributes.get("reduce", "assign") == "add":
-        where = list(np.indices(index.shape))
-        where[axis] = index
-        np.add.at(out, tuple(where), value)
-    else:
-        np.put_along_axis(out, index, value, axis)
-    return (out,)
-
-
-def _scatter(call: Call) -> Arrays:
-    x, index, updates = call.inputs
-    out = x.copy()
-    if call.attributes.get("overwrite", True):
-        out[index] = updates
-    else:
-        out[index] = 0
-        np.add.at(out, index, updates)
-    return (out,)
-
-
-def _one_hot(call: Call) -> Arrays:
-    return (np.eye(call.shapes[0][-1])[call.inputs[0]],)
-
-
 def _topk(call: Call) -> Arrays:
     x, k, axis = call.inputs[0], call.integer("k", 1), call.integer("axis", -1)
     sign = -1 if call.attributes.get("largest", True) else 1
@@ -256,16 +131,6 @@ def _argmax(call: Call) -> Arrays:
     return (np.argmax(call.inputs[0], axis=call.integer("axis", -1)).reshape(call.shapes[0]),)
 
 
-def _full(call: Call) -> Arrays:
-    return (np.full(call.shapes[0], call.number("value"), numpy_dtype(call.dtypes[0])),)
-
-
-def _arange(call: Call) -> Arrays:
-    start = call.number("start")
-    step = call.number("step", 1.0)
-    return ((start + step * np.arange(call.shapes[0][0])).astype(numpy_dtype(call.dtypes[0])),)
-
-
 def _einsum(call: Call) -> Arrays:
     return (np.einsum(str(call.attributes["equation"]), *call.inputs),)
 
@@ -286,6 +151,34 @@ def _attention(call: Call) -> Arrays:
     return (out, statistics)[: len(call.shapes)]
 
 
+def _conv2d(call: Call) -> Arrays:
+    """Windows of [n, c, h, w] times filters [o, c / groups, i, j], group by group."""
+    x, weight = call.inputs
+    groups = call.integer("groups", 1)
+    top, bottom, left, right = call.integers("paddings") or (0, 0, 0, 0)
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    (down, across), (apart, aside) = call.integers("strides") or (1, 1), call.integers("dilations") or (1, 1)
+    extents = ((weight.shape[2] - 1) * apart + 1, (weight.shape[3] - 1) * aside + 1)
+    rows = sliding_window_view(x, extents[0], axis=2)[:, :, ::down, :, ::apart]
+    windows = sliding_window_view(rows, extents[1], axis=3)[:, :, :, ::across, :, ::aside]
+    windows = windows.reshape(x.shape[0], groups, -1, *windows.shape[2:])
+    filters = weight.reshape(groups, -1, *weight.shape[1:])
+    return (np.einsum("ngchwij,gocij->ngohw", windows, filters).reshape(call.shapes[0]),)
+
+
+def _group_norm(call: Call) -> Arrays:
+    """Each group of channels of [n, c, ...] normalised; scaled by channel."""
+    x, groups, order = call.inputs[0], call.integer("groups", 1), ("x", "weight", "bias")
+    apart = x.reshape(x.shape[0], groups, -1)
+    mean, variance = apart.mean(axis=2, keepdims=True), apart.var(axis=2, keepdims=True)
+    out = ((apart - mean) / np.sqrt(variance + call.number("epsilon", 1e-5))).reshape(x.shape)
+    by_channel = (1, -1, *(1,) * (x.ndim - 2))
+    weight, bias = call.argument("weight", order), call.argument("bias", order)
+    out = out if weight is None else out * weight.reshape(by_channel)
+    out = out if bias is None else out + bias.reshape(by_channel)
+    return tuple(a.reshape(s) for a, s in zip((out, mean, variance), call.shapes, strict=False))
+
+
 def _cross_entropy(call: Call) -> Arrays:
     """The loss over whole classes; over cut ones the interpreter exchanges between the ranks."""
     logits, label = call.inputs
@@ -300,16 +193,8 @@ def _cross_entropy(call: Call) -> Arrays:
     return probability, loss.reshape(call.shapes[1])
 
 
-def numpy_dtype(name: str) -> type[np.generic]:
-    """The dtype that the interpreter computes in: every float in double precision."""
-    if name.startswith(("float", "bfloat")):
-        return np.float64
-    if name == "bool":
-        return np.bool_
-    return np.int64
-
-
 OPERATORS: Mapping[str, Function] = {
+    **MOVES,
     "add": _binary(np.add),
     "subtract": _binary(np.subtract),
     "multiply": _binary(np.multiply),
@@ -344,8 +229,6 @@ OPERATORS: Mapping[str, Function] = {
     "erf": _unary(lambda x: erf(x)),
     "reciprocal": _unary(lambda x: 1 / x),
     "floor": _unary(np.floor),
-    "assign": _unary(np.copy),
-    "contiguous": _unary(np.copy),
     "pow": lambda call: (call.inputs[0] ** call.number("exponent", 1.0),),
     "gelu": _gelu,
     "scale": _scale,
@@ -360,29 +243,9 @@ OPERATORS: Mapping[str, Function] = {
     "matmul": _matmul,
     "einsum": _einsum,
     "attention": _attention,
-    "embedding": _embedding,
+    "conv2d": _conv2d,
+    "group_norm": _group_norm,
     "cross_entropy": _cross_entropy,
-    "reshape": _reshape,
-    "flatten": _reshape,
-    "squeeze": _reshape,
-    "unsqueeze": _reshape,
-    "transpose": lambda call: (np.transpose(call.inputs[0], call.integers("perm")),),
-    "expand": _expand,
-    "slice": _slice,
-    "split": _split,
-    "unbind": _unbind,
-    "concat": lambda call: (np.concatenate(call.inputs, axis=call.integer("axis")),),
-    "stack": lambda call: (np.stack(call.inputs, axis=call.integer("axis")),),
-    "gather": _gather,
-    "index_select": _gather,
-    "gather_nd": _gather_nd,
-    "take_along_axis": lambda call: (np.take_along_axis(call.inputs[0], call.inputs[1], call.integer("axis")),),
-    "put_along_axis": _put_along_axis,
-    "scatter": _scatter,
-    "one_hot": _one_hot,
-    "where": lambda call: (np.where(call.inputs[0], call.inputs[1], call.inputs[2]),),
-    "tril": lambda call: (np.tril(call.inputs[0], call.integer("diagonal")),),
-    "triu": lambda call: (np.triu(call.inputs[0], call.integer("diagonal")),),
     "cumsum": lambda call: (np.cumsum(call.inputs[0], axis=call.integer("axis")),),
     "topk": _topk,
     "argsort": _argsort,
@@ -395,9 +258,4 @@ OPERATORS: Mapping[str, Function] = {
     "any": _reduction(np.any),
     "all": _reduction(np.all),
     "logsumexp": _logsumexp,
-    "full": _full,
-    "full_like": _full,
-    "zeros_like": lambda call: (np.zeros(call.shapes[0]),),
-    "ones_like": lambda call: (np.ones(call.shapes[0]),),
-    "arange": _arange,
 }

@@ -28,7 +28,7 @@ def test_completing_twice_changes_nothing(seed):
 
 def test_a_cut_of_the_rows_reaches_every_activation():
     mesh = Mesh(shape=(4,), axes=("data",))
-    block = complete(transformer(), {"x": Distribution(mesh=mesh, dims_mapping=(0, -1, -1))})
+    block = complete(transformer(), {"x0": Distribution(mesh=mesh, dims_mapping=(0, -1, -1))})
     for tensor in block.tensors:
         rows = 0 if tensor.per_row else -1
         assert tensor.distribution.dims_mapping[:1] == (rows,), tensor.name
@@ -39,10 +39,10 @@ def test_a_column_cut_travels_to_the_row_cut_and_leaves_partial_sums():
     block = complete(mlp(), {"ffn.up.weight": up})
     lies = {t.name: t.distribution for t in block.tensors}
     assert lies["ffn.up.bias"].dims_mapping == (0,)
-    assert lies["gelu.2"].dims_mapping == (-1, -1, 0)
+    assert lies["gelu"].dims_mapping == (-1, -1, 0)
     assert lies["ffn.down.weight"].dims_mapping == (0, -1)
-    assert lies["matmul.3"].partial == {0}
-    assert lies["add.4"].replicated
+    assert lies["ffn.down/matmul"].partial == {0}
+    assert lies["ffn.down/add"].replicated
 
 
 def test_what_leaves_the_block_is_never_partial():
@@ -66,7 +66,7 @@ def test_no_annotation_is_refused():
 def test_two_meshes_are_refused():
     one, other = (Distribution(mesh=m, dims_mapping=(-1, -1, -1)) for m in MESHES[:2])
     with pytest.raises(BadInput, match="one mesh per block"):
-        complete(mlp(), {"x": one, "add.4": other})
+        complete(mlp(), {"x0": one, "add": other})
 
 
 def test_an_uneven_annotation_names_tensor_dim_and_degree():

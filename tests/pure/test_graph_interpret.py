@@ -38,7 +38,7 @@ def test_a_layer_norm_computes_what_its_formula_says():
     block = mlp(2, 3, 4)
     values = random_values(block, np.random.default_rng(0))
     values |= {"ffn.down.weight": np.zeros((16, 4)), "ffn.down.bias": np.zeros(4)}
-    x = values["x"]
+    x = values["x0"]
     right = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     out = run(block, values)[block.outputs[0]]
     np.testing.assert_allclose(out, right * values["norm.weight"] + values["norm.bias"], atol=1e-12)

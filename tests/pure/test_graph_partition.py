@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graph_blocks import SPLITS, Writer, experts, mlp, transformer
+from graph_blocks import SPLITS, attention, experts, mlp, transformer
 from graph_cases import assert_backward_equals, assert_forward_equals, random_values
 
 from nebula.errors import BadInput
 from nebula.graph.completion import complete
 from nebula.graph.distribution import Distribution, Mesh
 from nebula.graph.partition import partition, tensor_parallel
-from nebula.graph.rows import with_rows
-from nebula.graph.values import Collective, DistributedGraph, Kernel, Role
+from nebula.graph.rows import block_with_rows
+from nebula.graph.values import Collective, Kernel
 
 
 def lies(mesh, *mapping):
@@ -27,18 +27,9 @@ def kinds(block, direction):
     return [w.kind for op in block.operators for w in getattr(op, direction) if isinstance(w, Collective)]
 
 
-def attention_block(rows=1, places=8, heads=4, width=2):
-    w = Writer("Attention", rows)
-    hidden = heads * width
-    x = w.tensor("x", (rows, places, hidden), Role.INPUT)
-    parts = [w.write("reshape", [w.linear(c, x, hidden)], (rows, places, heads, width)) for c in "qkv"]
-    y = w.write("attention", parts, (rows, places, heads, width), (rows, heads, places), causal=True)[0]
-    return w.block(w.add(x, w.linear("out", w.write("reshape", [y], (rows, places, hidden)), hidden)))
-
-
 def test_data_parallelism_communicates_nothing_and_reports_every_parameter():
     block = transformer()
-    local = partition(complete(block, {"x": lies(one("data"), 0, -1, -1)}))
+    local = partition(complete(block, {"x0": lies(one("data"), 0, -1, -1)}))
     assert kinds(local, "forward") == kinds(local, "backward") == []
     assert dict(local.gradient_sums) == {t.name: ("data",) for t in block.parameters}
     assert local.rows == block.rows // 2
@@ -48,7 +39,7 @@ def test_experts_exchange_tokens_by_all_to_all_both_ways():
     """GShard's layout: tokens cut by group, experts by expert, along the same axis."""
     mesh = one("expert", 4)
     weights = {name: lies(mesh, 0, -1, -1) for name in ("experts.up", "experts.down")}
-    annotations = {"x": lies(mesh, 0, -1, -1), **weights}
+    annotations = {"x0": lies(mesh, 0, -1, -1), **weights}
     local = partition(complete(experts(), annotations))
     assert kinds(local, "forward") == kinds(local, "backward") == ["all_to_all"] * 2
     assert dict(local.gradient_sums) == {"gate.weight": ("expert",)}
@@ -62,8 +53,8 @@ def test_experts_exchange_tokens_by_all_to_all_both_ways():
 def test_a_context_cut_meets_attention_with_all_to_all():
     """Causal attention cannot be cut along the queries: heads are cut instead (Jacobs et al. 2023, Ulysses)."""
     mesh = one("context")
-    annotations = {"x": lies(mesh, -1, 0, -1)}
-    block = attention_block()
+    annotations = {"x0": lies(mesh, -1, 0, -1)}
+    block = attention()
     local = partition(complete(block, annotations))
     assert kinds(local, "forward") == kinds(local, "backward") == ["all_to_all"] * 4
     assert local.rows == block.rows
@@ -75,7 +66,7 @@ def test_a_context_cut_meets_attention_with_all_to_all():
 def test_data_and_tensor_axes_do_not_mix():
     mesh = Mesh(shape=(2, 3), axes=("data", "tensor"))
     annotations = {
-        "x": lies(mesh, 0, -1, -1),
+        "x0": lies(mesh, 0, -1, -1),
         "attention.qkv.weight": lies(mesh, -1, 1),
         "attention.out.weight": lies(mesh, 1, -1),
         "ffn.up.weight": lies(mesh, -1, 1),
@@ -98,7 +89,7 @@ def test_two_uses_of_a_resharded_tensor_share_one_collective():
 
 def test_a_parameter_cut_where_the_work_is_not_is_gathered_and_its_gradient_scattered():
     mesh = one("sharding")
-    annotations = {"x": lies(mesh, 0, -1, -1), "norm.weight": lies(mesh, 0)}
+    annotations = {"x0": lies(mesh, 0, -1, -1), "norm.weight": lies(mesh, 0)}
     local = partition(complete(mlp(), annotations))
     assert kinds(local, "forward") == ["all_gather"]
     assert kinds(local, "backward") == ["reduce_scatter"]
@@ -118,21 +109,14 @@ def test_kernels_and_tensors_follow_the_rows_of_a_local_block(sequence):
     """Changing rows before or after the cut is the same, but for collectives, which only the partition sizes."""
     block = transformer()
     local = tensor_parallel(block, 2, SPLITS, sequence=sequence)
-    late, early = with_seven_rows(local), tensor_parallel(with_seven_rows(block), 2, SPLITS, sequence=sequence)
+    late, early = block_with_rows(local, 7), tensor_parallel(block_with_rows(block, 7), 2, SPLITS, sequence=sequence)
     assert late.tensors == early.tensors
     assert (late.forward_flops, late.backward_flops) == (early.forward_flops, early.backward_flops)
     assert late.saved_bytes == early.saved_bytes
 
 
-def with_seven_rows(block):
-    graph = DistributedGraph(
-        name="g", blocks=(block,), layers=(0,), layer_names=("0",), rows=block.rows, tokens_per_row=6
-    )
-    return with_rows(graph, 7).blocks[0]
-
-
 def test_a_block_without_distributions_that_fit_is_refused():
-    block = complete(mlp(), {"x": lies(one("data"), 0, -1, -1)})
-    tensors = tuple(replace(t, shape=(3, 6, 12)) if t.name == "x" else t for t in block.tensors)
-    with pytest.raises(BadInput, match=r"tensor x: dim 0 of size 3 cannot be cut into 2 shards along axis 'data'"):
+    block = complete(mlp(), {"x0": lies(one("data"), 0, -1, -1)})
+    tensors = tuple(replace(t, shape=(3, 6, 12)) if t.name == "x0" else t for t in block.tensors)
+    with pytest.raises(BadInput, match=r"tensor x0: dim 0 of size 3 cannot be cut into 2 shards along axis 'data'"):
         partition(replace(block, tensors=tensors))

@@ -52,6 +52,13 @@ CASES = {
     "attention, causal": operator_block("attention", [QUERY] * 3, [QUERY, STATISTICS], causal=True),
     "attention of groups": operator_block("attention", [QUERY, (2, 3, 2, 2), (2, 3, 2, 2)], [QUERY, STATISTICS]),
     "attention, masked": operator_block("attention", [QUERY, QUERY, QUERY, (1, 1, 2, 2)], [QUERY, STATISTICS]),
+    "conv2d": operator_block(
+        "conv2d", [(2, 4, 3, 4), (4, 4, 2, 2)], [(2, 4, 2, 2)], parameters=(1,), strides=(2, 2), paddings=(1, 0, 0, 1)
+    ),
+    "conv2d of groups": operator_block("conv2d", [(2, 8, 2, 2), (4, 2, 2, 1)], [(2, 4, 1, 2)], groups=4),
+    "group_norm": operator_block(
+        "group_norm", [(2, 8, 3), (8,), (8,)], [(2, 8, 3), (2, 4), (2, 4)], parameters=(1, 2), groups=4
+    ),
     "embedding": operator_block("embedding", [(R, S), (24, 8)], [(R, S, 8)], ids=(0,), parameters=(1,)),
     "cross_entropy": operator_block(
         "cross_entropy", [(2, 2, 12), (2, 2, 1)], [(2, 2, 12), (2, 2, 1)], ids=(1,), leaving=(1,), axis=2
