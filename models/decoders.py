@@ -1,6 +1,7 @@
 """Causal language models of the GPT and Llama families, as values and by name.
 
-Sources: GPT-3 175B, Brown et al. 2020, table 2.1; Llama 3 8B, 70B and 405B, Grattafiori et al. 2024 (arXiv 2407.21783),
+Sources: GPT-3 175B, Brown et al. 2020 (arXiv 2005.14165), table 2.1, its vocabulary of 50,257 padded to a multiple of
+1,024 so that tensor ranks can share it; Llama 3 8B, 70B and 405B, Grattafiori et al. 2024 (arXiv 2407.21783),
 table 3, with the vocabulary and the 8 key-value heads given there.
 """
 
@@ -73,7 +74,7 @@ DECODERS: dict[str, DecoderConfig] = {
         heads=96,
         kv_heads=96,
         ffn=49_152,
-        vocabulary=50_257,
+        vocabulary=51_200,
         seq_len=2048,
     ),
     "llama3-8b": _llama(32, 4096, 32, 14_336),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nebula.errors import BadInput
+from nebula.graph.rules.recurrent import reserved_shape
 from nebula.graph.values import DTYPE_BYTES, Block, Operator, Role, Tensor
 
 PATH_ATTRIBUTE = "nebula_path"
@@ -177,6 +178,8 @@ def _read_operator(op: Any, raw_kind: str, reading: _Reading) -> None:
         attributes["absent"] = tuple(absent)
     if inplace and raw_kind != "batch_norm_":
         attributes["inplace"] = True
+    if kind == "rnn":
+        _complete_recurrent(outputs, attributes, reading)
     shapes = [reading.tensors[n].shape for n in inputs], [reading.tensors[n].shape for n in outputs]
     reading.operators.append(
         Operator(
@@ -187,6 +190,16 @@ def _read_operator(op: Any, raw_kind: str, reading: _Reading) -> None:
             attributes=_canonical(kind, attributes, *shapes),
         )
     )
+
+
+def _complete_recurrent(outputs: Sequence[str], attributes: Mapping[str, object], reading: _Reading) -> None:
+    """Gives the shapes that a program leaves open: the dropout mask and what is reserved for the backward."""
+    out = reading.tensors[outputs[0]]
+    layers = attributes.get("num_layers", 1)
+    assert isinstance(layers, int)
+    reserved = reserved_shape(out.shape, mode=str(attributes.get("mode")), layers=layers)
+    for name, shape, dtype in ((outputs[1], out.shape, "uint8"), (outputs[-1], reserved, out.dtype)):
+        reading.tensors[name] = Tensor(name=name, shape=shape, dtype=dtype)
 
 
 def _constant(attributes: Mapping[str, object], dtype: str) -> object:

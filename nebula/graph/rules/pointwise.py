@@ -139,6 +139,7 @@ POINTWISE: dict[str, Rule] = {
     "pad": pointwise(0),
     "tile": pointwise(0),
     "expand": pointwise(0),
+    "repeat_interleave": pointwise(0),
     "cumsum": pointwise(1, "x"),
     "interpolate": pointwise(8),
     "rope": pointwise(6, "", gradient_kind="rope"),
