@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from nebula.cluster.topology import Level, group_links, tiers
 from nebula.cluster.values import Cluster, DeviceType, Link
 
-Levels = tuple[Level, ...]
+
+class Levels(tuple[Level, ...]):
+    """Where the ranks of a group meet, from the node outward; empty for one rank. Hashed once, for many look-ups."""
+
+    def __hash__(self) -> int:
+        known: int | None = self.__dict__.get("hash")
+        if known is None:
+            known = self.__dict__["hash"] = super().__hash__()
+        return known
+
+
 Amount = TypeVar("Amount", float, NDArray[np.float64])
 
 
@@ -63,7 +73,7 @@ def one_ring(levels: Levels) -> Levels:
     slowest = min((level.link for level in levels), key=lambda link: link.bytes_per_s)
     latency_s = max(level.link.latency_s for level in levels)
     link = Link(kind=slowest.kind, bytes_per_s=slowest.bytes_per_s, latency_s=latency_s)
-    return (Level(name=levels[-1].name, members=ranks_of(levels), link=link),)
+    return Levels((Level(name=levels[-1].name, members=ranks_of(levels), link=link),))
 
 
 def reduce_scatter(levels: Levels) -> AlphaBeta:
@@ -169,7 +179,7 @@ class Fabric:
             groups: [number of groups, ranks of a group], global device indices.
         """
         if groups.shape[1] == 1:
-            return [()], np.zeros(len(groups), dtype=np.int64)
+            return [Levels()], np.zeros(len(groups), dtype=np.int64)
         node, position = self._node[groups], self._position[groups]
         switches = [position // width - position[:, :1] // width for width in self._widths]
         patterns = np.hstack([self._group[groups], node - node[:, :1], *switches])
@@ -180,9 +190,14 @@ class Fabric:
 
     def _lookup(self, pattern: bytes, devices: NDArray[np.int64]) -> Levels:
         if pattern not in self._known:
-            levels = group_links(self.cluster, [int(d) for d in devices])
+            levels = Levels(group_links(self.cluster, [int(d) for d in devices]))
             self._known[pattern] = one_ring(levels) if self._flat else levels
         return self._known[pattern]
+
+    def same_node(self, groups: NDArray[np.int64]) -> bool:
+        """Whether the devices along the last axis are on one node each time."""
+        node = self._node[groups]
+        return bool((node == node[..., :1]).all())
 
     def device_types(self, devices: NDArray[np.int64]) -> list[DeviceType]:
         """The device types among those devices, each once."""

@@ -16,6 +16,10 @@ PROBE_BYTES = 64e6
 """Size of the message by which the slowest of several unlike groups is told."""
 
 
+ALONE = Levels()
+"""The group of one rank."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
     """Where the ranks of a stage meet; where groups of a stage lie unlike, the slowest.
@@ -28,11 +32,11 @@ class Groups:
         before: the stage before and this one; empty for the first.
     """
 
-    tensor: Levels = ()
-    shard: Levels = ()
-    outer: Levels = ()
-    behind: Levels = ()
-    before: Levels = ()
+    tensor: Levels = ALONE
+    shard: Levels = ALONE
+    outer: Levels = ALONE
+    behind: Levels = ALONE
+    before: Levels = ALONE
 
 
 def stage_groups(plan: Plan, devices: NDArray[np.int64], fabric: Fabric) -> tuple[Groups, ...]:
@@ -60,17 +64,30 @@ def uniform_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> tupl
         degree: replicas of a sharding group.
         fabric: of the cluster.
     """
+    within = replica_groups(grid, fabric)
+    across = data_groups(grid, degree, fabric)
+    return tuple(replace(g, shard=s, outer=o) for g, (s, o) in zip(within, across, strict=True))
+
+
+def replica_groups(grid: NDArray[np.int64], fabric: Fabric) -> tuple[Groups, ...]:
+    """The groups of uniform_groups that the data axis has no part in: tensor groups and borders."""
     stages, replicas, tensor = grid.shape
-    shards = grid.reshape(stages, replicas // degree, degree, tensor)
-    tensor_levels = _slowest(grid, fabric)
-    shard_levels = _slowest(shards.transpose(0, 1, 3, 2).reshape(stages, -1, degree), fabric)
-    outer_levels = _slowest(shards.transpose(0, 2, 3, 1).reshape(stages, -1, replicas // degree), fabric)
     flat = grid.reshape(stages, replicas * tensor)
     pairs = np.stack([flat[:-1], flat[1:]], axis=2)
-    alone = [
-        Groups(tensor=t, shard=s, outer=o) for t, s, o in zip(tensor_levels, shard_levels, outer_levels, strict=True)
-    ]
-    return _joined(alone, _slowest(pairs, fabric) if stages > 1 else [])
+    borders = _slowest(pairs, fabric) if stages > 1 else []
+    return _joined([Groups(tensor=levels) for levels in _slowest(grid, fabric)], borders)
+
+
+def data_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> list[tuple[Levels, Levels]]:
+    """For each stage where a sharding group meets, and where the replicas with the same shard do."""
+    stages, replicas, tensor = grid.shape
+    if fabric.same_node(grid):
+        # the peers of a rank lie like those of its whole tensor group
+        grid, tensor = grid[:, :, :1], 1
+    shards = grid.reshape(stages, replicas // degree, degree, tensor)
+    inner = shards.transpose(0, 1, 3, 2).reshape(stages, -1, degree)
+    outer = shards.transpose(0, 2, 3, 1).reshape(stages, -1, replicas // degree)
+    return list(zip(_slowest(inner, fabric), _slowest(outer, fabric), strict=True))
 
 
 def replica_devices(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -98,5 +115,5 @@ def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> list[Levels]:
 
 def _joined(alone: Sequence[Groups], borders: Sequence[Levels]) -> tuple[Groups, ...]:
     """The groups of stages with the borders between them."""
-    ends = [(), *borders, ()]
+    ends = [ALONE, *borders, ALONE]
     return tuple(replace(g, before=ends[i], behind=ends[i + 1]) for i, g in enumerate(alone))

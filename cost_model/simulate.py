@@ -159,46 +159,42 @@ def _one_f_one_b(
     the same time, all further ones do (the max-plus eigenvector is reached), so the rest of the steady state is added
     at once.
     """
-    stages, m = forward_s.shape[-1], micro_batches
-    index = np.arange(stages)
-    free = np.zeros(forward_s.shape)
+    # stages first, and a stage at each end that nobody waits for, so that a slot is a few strided operations
+    forward, backward = np.moveaxis(forward_s, -1, 0), np.moveaxis(backward_s, -1, 0)
+    stages, m = len(forward), micro_batches
+    free = np.full((stages + 2, *forward.shape[1:]), -np.inf)
+    free[1:-1] = 0.0
     slot, last, steady_end = 0, 2 * (m + stages - 1), 2 * m
     while slot < last:
-        steady = slot >= 2 * stages and slot + 4 <= steady_end
-        before = free
+        before = free[1:-1].copy()
         for t in (slot, slot + 1):
-            free = _slot(free, forward_s, backward_s, t, m, index, transit_s)
-        slot += 2
+            _slot(free, forward, backward, t, m, transit_s)
+        steady, slot = 2 * stages <= slot - 2 and slot + 2 <= steady_end, slot + 2
         if steady:
-            moved = free - before
-            period = moved[..., :1]
-            if np.all(np.abs(moved - period) <= 1e-12 * np.abs(free[..., :1])):
+            moved = free[1:-1] - before
+            if np.all(np.abs(moved - moved[:1]) <= 1e-12 * free[1]):
                 jumps = (steady_end - slot) // 2
-                free, slot = free + jumps * period, slot + 2 * jumps
-    return free
+                free[1:-1] += jumps * moved[:1]
+                slot += 2 * jumps
+    return np.moveaxis(free[1:-1], 0, -1)
 
 
 def _slot(
     free: NDArray[np.float64],
-    forward_s: NDArray[np.float64],
-    backward_s: NDArray[np.float64],
+    forward: NDArray[np.float64],
+    backward: NDArray[np.float64],
     t: int,
-    micro_batches: int,
-    index: NDArray[np.int64],
+    m: int,
     transit_s: float,
-) -> NDArray[np.float64]:
-    """When each stage is free after slot t."""
-    stages = len(index)
-    out = free.copy()
-    f = index[t % 2 :: 2]
-    f = f[(t - f >= 0) & (t - f < 2 * micro_batches)]
-    b = index[(t + 1) % 2 :: 2]
-    b = b[(t - 2 * stages + 1 + b >= 0) & (t - 2 * stages + 1 + b < 2 * micro_batches)]
-    if len(f):
-        sent = np.where(f > 0, free[..., f - 1] + transit_s, 0.0)
-        out[..., f] = np.maximum(free[..., f], sent) + forward_s[..., f]
-    if len(b):
-        onward = np.minimum(b + 1, stages - 1)
-        sent = np.where(b < stages - 1, free[..., onward] + transit_s, 0.0)
-        out[..., b] = np.maximum(free[..., b], sent) + backward_s[..., b]
-    return out
+) -> None:
+    """Moves `free` on by slot t: [stages + 2, ...] when each stage is free, arrays of durations stages first."""
+    last = len(forward) - 1
+    f, b = t - 2 * (m - 1), 2 * last + 1 - t
+    first_f, end_f = (f if f > 0 else t % 2), min(t, last) + 1
+    first_b, end_b = (b if b > 0 else (t + 1) % 2), min(b + 2 * (m - 1), last) + 1
+    ran = free[first_f + 1 : end_f + 1 : 2], free[first_b + 1 : end_b + 1 : 2]
+    sent = free[first_f:end_f:2] + transit_s, free[first_b + 2 : end_b + 2 : 2] + transit_s
+    ended_f = np.maximum(ran[0], sent[0]) + forward[first_f:end_f:2]
+    ended_b = np.maximum(ran[1], sent[1]) + backward[first_b:end_b:2]
+    ran[0][...] = ended_f
+    ran[1][...] = ended_b

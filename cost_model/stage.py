@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Amount, Levels, collective, ranks_of
-from nebula.cost_model.groups import Groups
+from nebula.cost_model.groups import ALONE, Groups
 from nebula.cost_model.memory import state_bytes_per_parameter
 from nebula.plan.values import Job, Sharding
 
@@ -20,7 +20,7 @@ def send_seconds(size_bytes: Amount, messages: Amount, border: Levels, tensor: L
 
 def receive_seconds(size_bytes: Amount, messages: Amount, border: Levels, tensor: Levels) -> Amount:
     """What the receiver does with it: an all_gather of the parts among its tensor group."""
-    whole = collective("all_gather", tensor if border else ())
+    whole = collective("all_gather", tensor if border else ALONE)
     return whole.seconds(size_bytes, messages)
 
 
@@ -30,8 +30,8 @@ def pass_seconds(parameters_bytes: Amount, sharding: Sharding, shard: Levels) ->
     Stage 3 gathers parameters in both and scatters gradients in the backward, stage 2 only the latter (Rajbhandari et
     al., SC 2020, section 7).
     """
-    gather = collective("all_gather", shard if sharding.stage == 3 else ()).seconds(parameters_bytes)
-    scatter = collective("reduce_scatter", shard if sharding.stage >= 2 else ()).seconds(parameters_bytes)
+    gather = collective("all_gather", shard if sharding.stage == 3 else ALONE).seconds(parameters_bytes)
+    scatter = collective("reduce_scatter", shard if sharding.stage >= 2 else ALONE).seconds(parameters_bytes)
     return gather, gather + scatter
 
 

@@ -9,12 +9,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from nebula.errors import BadInput, Infeasible
-from nebula.planner.price import NOWHERE, Prices
+from nebula.planner.price import Prices
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
-from nebula.planner.stages import deal
+from nebula.planner.stages import Cost, deal, every_run
 from nebula.units import format_bytes
 
 MOST_TIMES = 4096
@@ -128,12 +126,10 @@ def _leanest_of(
     except BadInput:
         return None
     split = Split(data=data, tensor=tensor, pipeline=1, rows=rows, sharding=sharding, recompute=recompute)
-    m, held = split.micro_batches(prices.job), spans.fixed_bytes(sharding)
-    ends = spans.borders(NOWHERE)
-    held = held + ends.begin_bytes[:, None] + ends.end_bytes[None, :]
-    table = deal(
-        lambda behind: np.where(spans.some, held + spans.kept_bytes * min(behind + 1, m), np.inf), spans.layers, stages
-    )
+    m, runs = split.micro_batches(prices.job), every_run(spans.layers)
+    sums = spans.of(runs.first, runs.end)
+    held = spans.held_bytes(sums, sharding)
+    table = deal(runs, lambda behind, _: Cost(held + sums.kept_bytes * min(behind + 1, m), held), stages)
     needs = [(table.value(p), p) for p in range(1, stages + 1) if limits.allows("pipeline", p)]
     if not needs:
         return None

@@ -1,13 +1,13 @@
 """What splits cost while they are searched: lower bounds of many at once, and the exact time of given boundaries.
 
-The same formulas as nebula.cost_model.evaluate, over matrices of all runs of layers; a test holds them equal.
+The same formulas as nebula.cost_model.evaluate, over arrays of runs of layers; a test holds them equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,15 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.groups import Groups, uniform_groups
+from nebula.cost_model.memory import held_shares
 from nebula.cost_model.simulate import last_backward_s
+from nebula.cost_model.stage import pass_seconds, sync_seconds, update_seconds
 from nebula.graph.values import DistributedGraph, Kernel
 from nebula.plan.values import Job, Sharding
 from nebula.planner.pool import Pool
 from nebula.planner.space import Split
-from nebula.planner.spans import Spans
-from nebula.planner.stages import Suffixes, deal, stage_bound
+from nebula.planner.spans import Costs, Spans, Sums
+from nebula.planner.stages import Cost, Deals, Runs, deal, every_run, geometric_bound, stage_bound
 
 Floats = NDArray[np.float64]
 NOWHERE = Groups()
@@ -30,24 +32,32 @@ NOWHERE = Groups()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageKind:
-    """All runs of layers as one kind of stage: stages whose groups lie alike share it.
+class Placed:
+    """Where a split's stages are.
 
     Attributes:
-        forward_s: [layers + 1, layers + 1] one forward, borders included.
-        backward_s: one backward, likewise.
-        tail_s: synchronization and update.
-        bound_s: lower bound of the step time as the last stage.
-        hidden_s: by how much each stage behind lowers that bound.
-        in_flight: most micro-batches in flight that fit.
+        kinds: the different kinds of stages: groups, and by what factor the slowest node is slower.
+        stages: for each stage the index of its kind.
     """
 
-    forward_s: Floats
-    backward_s: Floats
-    tail_s: Floats
-    bound_s: Floats
-    hidden_s: Floats
-    in_flight: Floats
+    kinds: tuple[tuple[Groups, float], ...]
+    stages: tuple[int, ...]
+
+    @staticmethod
+    def of(groups: Sequence[Groups], slow: Sequence[float]) -> Placed:
+        """The placement with those groups and factors of each stage."""
+        index: dict[tuple[Groups, float], int] = {}
+        stages = tuple(index.setdefault(kind, len(index)) for kind in zip(groups, slow, strict=True))
+        return Placed(kinds=tuple(index), stages=stages)
+
+
+class Useful(NamedTuple):
+    """The runs of layers that may be a stage, what they add up to, and what lies before and behind each."""
+
+    runs: Runs
+    sums: Sums
+    front: Sums
+    back: Sums
 
 
 class SplitPrice:
@@ -55,81 +65,98 @@ class SplitPrice:
 
     Args:
         spans: of the chain that the split runs.
-        groups: of each stage.
-        slow: for each stage by what factor its slowest node is slower.
+        placed: its stages.
         sharding: of every stage.
         micro_batches: of one step.
         limit_bytes: device memory that may be filled.
     """
 
     def __init__(
-        self,
-        spans: Spans,
-        groups: Sequence[Groups],
-        slow: Sequence[float],
-        sharding: Sharding,
-        micro_batches: int,
-        limit_bytes: float,
+        self, spans: Spans, placed: Placed, sharding: Sharding, micro_batches: int, limit_bytes: float
     ) -> None:
-        self.spans, self.micro_batches, self.sharding = spans, micro_batches, sharding
-        self._limit_bytes = limit_bytes
-        placed = list(zip(groups, slow, strict=True))
-        totals = (spans.passes(micro_batches, sharding, g, 1.0) for g in {g for g, _ in placed})
-        self.total_s = min(float(f[0, -1] + b[0, -1]) for f, b in totals)
-        kinds = {key: self._kind(*key) for key in set(placed)}
-        self.stages = [kinds[key] for key in placed]
+        self.spans, self.placed, self.sharding = spans, placed, sharding
+        self.micro_batches, self.limit_bytes = micro_batches, limit_bytes
 
-    def deal(self) -> Suffixes:
-        """Boundaries with the least lower bound that fit into memory."""
-        last = len(self.stages) - 1
-        return deal(lambda behind: self._cost(self.stages[last - behind], behind), self.spans.layers, last + 1)
+    def deals(self, useful: Useful, to_beat_s: float) -> Deals:
+        """The best deals of layers to up to as many stages as are placed, by their lower bound.
 
-    def fits(self, boundaries: Sequence[int]) -> bool:
-        """Whether every stage fits into memory."""
-        last, m = len(self.stages) - 1, self.micro_batches
-        ends = pairwise(boundaries)
-        return all(self.stages[s].in_flight[first, end] >= min(last - s + 1, m) for s, (first, end) in enumerate(ends))
+        Args:
+            useful: what may be a stage.
+            to_beat_s: a deal whose step takes longer is of no use, and its bound may be too high.
+        """
+        f_front_s, b_front_s = self._least_passes(useful.front)
+        f_back_s, b_back_s = self._least_passes(useful.back)
+        before_s, behind_s = f_front_s + b_front_s, f_back_s + b_back_s
+        kinds = [self._kind(useful.sums, b_front_s, *kind) for kind in self.placed.kinds]
+        m, last = self.micro_batches, len(self.placed.stages) - 1
+
+        def cost(behind: int, waits_s: Floats) -> Cost:
+            """The cost of each run with so many stages behind, whose borders take `waits_s` at least."""
+            kind = kinds[self.placed.stages[last - behind]]
+            bound_s = stage_bound(kind.forward_s, kind.backward_s, before_s, behind_s + waits_s, m, behind)
+            fits = kind.room >= min(behind + 1, m)
+            return Cost(np.where(fits, bound_s + kind.tailed_s, np.inf), kind.borders_s)
+
+        return deal(useful.runs, cost, last + 1, to_beat_s)
+
+    def _kind(self, sums: Sums, front_s: Floats, groups: Groups, slow: float) -> _Kind:
+        costs = self._cost(sums, groups, slow)
+        (received_s, returned_s), (sent_s, got_s) = self.spans.entry(groups), self.spans.exit(groups)
+        return _Kind(
+            forward_s=costs.forward_s,
+            backward_s=costs.backward_s,
+            room=costs.room,
+            tailed_s=np.maximum(0.0, costs.tail_s - front_s),
+            borders_s=(received_s + returned_s)[sums.first] + (sent_s + got_s)[sums.end],
+        )
+
+    def _least_passes(self, sums: Sums) -> tuple[Floats, Floats]:
+        """One forward and one backward of runs on the best placed stage, borders apart."""
+        places = {groups.shard: groups for groups, _ in self.placed.kinds}.values()
+        each = [self.spans.passes(sums, self.micro_batches, self.sharding, groups, 1.0) for groups in places]
+        return min(each, key=lambda pair: float(pair[0].sum() + pair[1].sum()))
+
+    def fits(self, boundaries: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+        """Which of several boundaries fit into memory."""
+        stages = len(self.placed.stages)
+        needed = np.minimum(np.arange(stages, 0, -1), self.micro_batches)
+        fits: NDArray[np.bool_] = (self._costs(boundaries).room >= needed).all(axis=1)
+        return fits
 
     def step_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
         """The exact step time of each of several boundaries."""
-        bounds = np.array(boundaries)
-        first, end = bounds[:, :-1], bounds[:, 1:]
-
-        def of(name: str) -> Floats:
-            return np.stack([getattr(kind, name)[first[:, s], end[:, s]] for s, kind in enumerate(self.stages)], axis=1)
-
-        ends_s = last_backward_s(of("forward_s"), of("backward_s"), self.micro_batches)
-        step_s: Floats = (ends_s + of("tail_s")).max(axis=1)
+        costs = self._costs(boundaries)
+        ends_s = last_backward_s(costs.forward_s, costs.backward_s, self.micro_batches)
+        step_s: Floats = (ends_s + costs.tail_s).max(axis=1)
         return step_s
 
-    def _cost(self, kind: StageKind, behind: int) -> Floats:
-        """The lower bound of the step time for each run of layers as a stage, infinite where it does not fit."""
-        hidden = min(behind, self.micro_batches - 1)
-        fits = kind.in_flight >= min(behind + 1, self.micro_batches)
-        return np.where(fits, kind.bound_s - hidden * kind.hidden_s, np.inf)
+    def _costs(self, boundaries: Sequence[Sequence[int]]) -> Costs:
+        """Costs of several boundaries, each array [boundaries, stages]."""
+        bounds = np.array(boundaries)
+        sums = self.spans.of(bounds[:, :-1], bounds[:, 1:])
+        by_kind = [self._cost(sums, *kind) for kind in self.placed.kinds]
+        which, column = np.array(self.placed.stages), np.arange(len(self.placed.stages))
+        return Costs(*(np.stack(field)[which, :, column].T for field in zip(*by_kind, strict=True)))
 
-    def _kind(self, groups: Groups, slow: float) -> StageKind:
-        spans, m = self.spans, self.micro_batches
-        forward_s, backward_s = spans.passes(m, self.sharding, groups, slow)
-        # what lies before a stage's first forward and behind its last backward is taken without borders
-        back_s = backward_s[0][:, None]
-        ends = spans.borders(groups)
-        forward_s = forward_s + ends.forward_begin_s[:, None] + ends.forward_end_s[None, :]
-        backward_s = backward_s + ends.backward_begin_s[:, None] + ends.backward_end_s[None, :]
-        tail_s = spans.tail(self.sharding, groups, slow)
-        bound_s = stage_bound(forward_s, backward_s, self.total_s, m, 0) + np.maximum(0.0, tail_s - back_s)
-        held = spans.fixed_bytes(self.sharding) + ends.begin_bytes[:, None] + ends.end_bytes[None, :]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            room = np.floor((self._limit_bytes - held) / spans.kept_bytes)
-        room = np.where(spans.kept_bytes > 0, room, np.where(held <= self._limit_bytes, np.inf, -1.0))
-        return StageKind(
-            forward_s=forward_s,
-            backward_s=backward_s,
-            tail_s=tail_s,
-            bound_s=bound_s,
-            hidden_s=np.minimum(forward_s, backward_s),
-            in_flight=np.where(spans.some, room, -1.0),
-        )
+    def _cost(self, sums: Sums, groups: Groups, slow: float) -> Costs:
+        """Costs of runs as stages of one kind."""
+        return self.spans.costs(sums, self.micro_batches, self.sharding, groups, slow, self.limit_bytes)
+
+
+class _Kind(NamedTuple):
+    """Every run as one kind of stage.
+
+    Attributes:
+        tailed_s: what the tail adds to the step where nothing hides it: while a stage synchronizes, those before it
+            still run one backward each.
+        borders_s: what the borders of each run take of a micro-batch's way forth and back.
+    """
+
+    forward_s: Floats
+    backward_s: Floats
+    room: Floats
+    tailed_s: Floats
+    borders_s: Floats
 
 
 class Prices:
@@ -140,8 +167,10 @@ class Prices:
         self.job, self.pool = job, pool
         self.limit_bytes = pool.device.memory_bytes * job.memory_fraction
         self._devices = np.array(pool.devices)
+        self._every = every_run(len(graph.layers))
         self._spans: dict[tuple[int, int, str], Spans] = {}
-        self._placed: dict[tuple[int, int, int, int], tuple[tuple[Groups, ...], list[float]]] = {}
+        self._placed: dict[tuple[int, int, int, int], Placed] = {}
+        self._useful: dict[tuple[int, int, str, int], tuple[float, Useful]] = {}
 
     def spans(self, tensor: int, rows: int, recompute: str) -> Spans:
         """Costs of all runs of layers for that tensor degree, micro-batch and policy.
@@ -158,15 +187,51 @@ class Prices:
             self._spans[key] = Spans(chain, self.pool.device, self.job)
         return self._spans[key]
 
+    def split(self, split: Split) -> SplitPrice:
+        """The price of a split with its ranks placed."""
+        return self._priced(split, self._place(split))
+
+    def without_communication(self, split: Split) -> SplitPrice:
+        """The same split as if data and pipeline communication cost nothing: a lower bound for every placement."""
+        return self._priced(split, Placed(kinds=((NOWHERE, 1.0),), stages=(0,) * split.pipeline))
+
+    def _priced(self, split: Split, placed: Placed) -> SplitPrice:
+        spans = self.spans(split.tensor, split.rows, split.recompute)
+        return SplitPrice(spans, placed, split.sharding, split.micro_batches(self.job), self.limit_bytes)
+
+    def deals(self, split: Split, price: SplitPrice, to_beat_s: float) -> Deals:
+        """The best deals of layers to up to split.pipeline stages, by their lower bound."""
+        return price.deals(self._runs(split, to_beat_s), to_beat_s)
+
+    def _runs(self, split: Split, to_beat_s: float) -> Useful:
+        """The runs of layers that can be a stage of a step shorter than to_beat_s, whatever the placement."""
+        m = split.micro_batches(self.job)
+        key = (split.tensor, split.rows, split.recompute, m)
+        known_s, useful = self._useful.get(key, (np.inf, None))
+        if useful is None or known_s > 1.05 * to_beat_s:
+            spans = self.spans(*key[:3])
+            everything = spans.of(self._every.first, self._every.end)
+            forward_s, backward_s = spans.passes(everything, m, Sharding(), NOWHERE, 1.0)
+            others_s = spans.work_s(m, Sharding(), NOWHERE) - forward_s - backward_s
+            least_s = stage_bound(forward_s, backward_s, np.zeros(1), others_s, m, spans.layers)
+            runs = self._every.where(least_s < to_beat_s)
+            useful = Useful(
+                runs=runs,
+                sums=spans.of(runs.first, runs.end),
+                front=spans.of(np.zeros_like(runs.first), runs.first),
+                back=spans.of(runs.end, np.full_like(runs.end, spans.layers)),
+            )
+            self._useful[key] = (to_beat_s, useful)
+        return useful
+
     def product_seconds_per_row(self) -> float:
         """Seconds of the matrix products of one more row on one device, forward and backward: no split needs less."""
         one, two = (self._product_seconds(rows) for rows in (1, 2))
         return two - one
 
     def _product_seconds(self, rows: int) -> float:
-        device = self.pool.device
+        best = replace(self.pool.device, half_product_flops=0.0)
         blocks = [self.pricing.chains.block(i, rows, 1, False) for i in range(len(self.pricing.graph.blocks))]
-        best = replace(device, half_product_flops=0.0)
         return sum(
             product_seconds(work, best)
             for index in self.pricing.graph.layers
@@ -175,43 +240,49 @@ class Prices:
             if isinstance(work, Kernel)
         )
 
-    def split(self, split: Split) -> SplitPrice:
-        """The price of a split with its ranks placed."""
-        groups, slow = self._place(split)
-        return SplitPrice(
-            self.spans(split.tensor, split.rows, split.recompute),
-            groups,
-            slow,
-            split.sharding,
-            split.micro_batches(self.job),
-            self.limit_bytes,
-        )
-
-    def without_communication(self, split: Split) -> SplitPrice:
-        """The same split as if data and pipeline communication cost nothing: a lower bound for every placement."""
-        alike = [NOWHERE] * split.pipeline
-        spans = self.spans(split.tensor, split.rows, split.recompute)
-        slow = [1.0] * split.pipeline
-        return SplitPrice(spans, alike, slow, split.sharding, split.micro_batches(self.job), self.limit_bytes)
-
     def least_seconds(self, split: Split) -> float:
         """A lower bound of the split's step time that needs no boundaries.
 
-        The work and the tails of all stages together, over the stages; and of m micro-batches dealt to p stages, the
-        one whose stage is slowest: with each stage s idle for at least the earlier ones' share of a micro-batch, T
-        cannot be below W / (1 - (1 - 1/m)**p) for W seconds of one micro-batch.
+        The work and the tails of all stages together, over the stages; m times the slowest layer; geometric_bound.
         """
-        spans, m, p = (
-            self.spans(split.tensor, split.rows, split.recompute),
-            split.micro_batches(self.job),
-            split.pipeline,
-        )
-        groups, _ = self._place(split)
-        total_s = spans.total_s(m)
-        tail_s = min(spans.whole_tail(split.sharding, g) for g in set(groups))
-        return max((m * total_s + tail_s) / p, m * spans.widest_s, total_s / (1.0 - (1.0 - 1.0 / m) ** p))
+        spans, m, p = self._spans_of(split), split.micro_batches(self.job), split.pipeline
+        kinds = self._place(split).kinds
+        work_s = min(spans.work_s(m, split.sharding, groups) for groups, _ in kinds)
+        tail_s = min(float(spans.tail(spans.whole, split.sharding, groups, 1.0)[0]) for groups, _ in kinds)
+        return max((m * work_s + tail_s) / p, m * spans.widest_s, geometric_bound(work_s, m, p))
 
-    def _place(self, split: Split) -> tuple[tuple[Groups, ...], list[float]]:
+    def undominated(self, splits: Sequence[Split]) -> list[Split]:
+        """Those of several shardings of one split that no other beats or equals in every respect.
+
+        The step time and the memory of given boundaries grow with each of a sharding's coefficients: seconds per byte
+        and per message of what it communicates, seconds per element of the update, shares of what is held.
+        """
+        coefficients = [self._coefficients(split) for split in splits]
+
+        def beaten(index: int) -> bool:
+            own = coefficients[index]
+            return any(
+                place != index and (other <= own).all() and (place < index or bool((other < own).any()))
+                for place, other in enumerate(coefficients)
+            )
+
+        return [split for index, split in enumerate(splits) if not beaten(index)]
+
+    def _coefficients(self, split: Split) -> Floats:
+        """All that the step time and the memory of a sharding depend on, for every kind of stage the worst."""
+        sharding, device = split.sharding, self.pool.device
+        unit = np.array([0.0, 1e12])
+        rows = []
+        placed = self._place(split)
+        for groups, _ in placed.kinds:
+            gather_s, scatter_s = pass_seconds(unit, sharding, groups.shard)
+            rows.append(np.concatenate([gather_s, scatter_s, sync_seconds(unit, sharding, groups)]))
+        by_stage = np.array(rows)[list(placed.stages)].ravel()
+        shares = held_shares(sharding)
+        update = update_seconds(unit, np.zeros(2), sharding, self.job, device)[1:]
+        return np.concatenate([by_stage, update, np.array(shares)])
+
+    def _place(self, split: Split) -> Placed:
         """Groups and slowness of each stage, ranks in the order of nebula.plan.layout on the pool's devices."""
         degree = split.sharding.degree
         key = (split.data, split.tensor, split.pipeline, degree)
@@ -219,6 +290,9 @@ class Prices:
             grid = self._devices[: split.ranks].reshape(-1, split.pipeline, degree, split.tensor)
             by_stage = grid.transpose(1, 0, 2, 3).reshape(split.pipeline, split.data, split.tensor)
             fabric = self.pricing.fabric
-            slow = [fabric.slowest(stage.ravel()) for stage in by_stage]
-            self._placed[key] = (uniform_groups(by_stage, degree, fabric), slow)
+            slow = [fabric.slowest(stage) for stage in by_stage]
+            self._placed[key] = Placed.of(uniform_groups(by_stage, degree, fabric), slow)
         return self._placed[key]
+
+    def _spans_of(self, split: Split) -> Spans:
+        return self.spans(split.tensor, split.rows, split.recompute)

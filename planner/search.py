@@ -16,23 +16,24 @@ from itertools import count
 from math import comb
 from typing import NamedTuple
 
-from nebula.graph.identity import graph_hash
+import numpy as np
 
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster
 from nebula.cost_model.evaluate import PRECISION_DTYPE
 from nebula.errors import BadInput
+from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
+from nebula.plan.job import Objective
 from nebula.plan.layout import uniform_stages
-from nebula.plan.values import Job, MadeFrom, Plan, Sharding
-from nebula.planner.engines import engine_of
+from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Sharding
+from nebula.planner.engines import engine_of, runs
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.infeasible import infeasible
-from nebula.planner.objective import Objective, ShortestStep
 from nebula.planner.pool import equal_devices, places
-from nebula.planner.price import Prices, SplitPrice
+from nebula.planner.price import NOWHERE, Prices, SplitPrice
 from nebula.planner.space import RECOMPUTE, Limits, Split, data_and_rows, policies, shardings, tensor_degrees
-from nebula.planner.stages import Suffixes, every_deal, moved
+from nebula.planner.stages import Deals, every_deal, geometric_bound, moved
 
 KEPT = 8
 """Candidates that an answer holds with their full prediction."""
@@ -47,6 +48,10 @@ class Candidate(NamedTuple):
     split: Split
     boundaries: tuple[int, ...]
     step_s: float
+
+
+SLACKS = (1e-9, 3e-3)
+"""How far above the least bound the deals may lie from which better ones are looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,9 @@ class _Node(NamedTuple):
     open: Callable[[], Iterator[_Node | Candidate]]
 
 
+_Entry = tuple[float, int, _Node]
+
+
 def search(
     graph: DistributedGraph,
     cluster: Cluster,
@@ -118,7 +126,7 @@ def search(
         BadInput: the objective or the cluster cannot be used.
         Infeasible: nothing fits into memory; the text says by how much and what would help.
     """
-    objective = objective or ShortestStep()
+    objective = objective or Objective()
     if objective.minimise != "step_time":
         raise BadInput(f"objective.minimise={objective.minimise!r} cannot be planned for yet; use step_time")
     return _Search(graph, cluster, job, objective, clock).run(on_progress or (lambda _: None))
@@ -137,6 +145,7 @@ class _Search:
             layers=len(graph.layers),
             fixed=objective.fixed,
         )
+        self.device_kind = "emulated" if self.pool.device.emulated else self.pool.device.kind
         self.prices = Prices(graph, cluster, job, self.pool)
         self.cut: Counter[str] = Counter()
         self.found: list[Candidate] = []
@@ -148,19 +157,34 @@ class _Search:
         heap = [(node.bound_s, next(self.order), node) for node in self.roots()]
         heapq.heapify(heap)
         while heap and heap[0][0] < self.to_beat_s():
-            bound_s, _, node = heapq.heappop(heap)
-            for child in node.open():
-                if isinstance(child, Candidate):
-                    self.found.append(child)
-                    self.bounds_s.append(min(bound_s, child.step_s))
-                    self.found.sort(key=_rank)
-                    on_progress(Progress(priced=len(self.found), best_s=self.found[0].step_s, bound_s=bound_s))
-                else:
-                    heapq.heappush(heap, (max(child.bound_s, bound_s), next(self.order), child))
+            node: _Node | None = heapq.heappop(heap)[2]
+            while node:
+                node = self.opened(node, heap, on_progress)
         self.cut["bound"] += sum(node.splits for _, _, node in heap)
         if not self.found:
             raise infeasible(self.prices, self.limits)
         return self.answer(min([*self.bounds_s, *(bound for bound, _, _ in heap[:1])]))
+
+    def opened(self, node: _Node, heap: list[_Entry], on_progress: Callable[[Progress], None]) -> _Node | None:
+        """Opens a set: candidates are found, smaller sets wait on the heap.
+
+        Returns:
+            The most promising smaller set while there is nothing to beat yet, so that there soon is.
+        """
+        children = []
+        for child in node.open():
+            if isinstance(child, Candidate):
+                self.found.append(child)
+                self.found.sort(key=_rank)
+                self.bounds_s.append(min(node.bound_s, child.step_s))
+                on_progress(Progress(priced=len(self.found), best_s=self.found[0].step_s, bound_s=node.bound_s))
+            else:
+                children.append(child._replace(bound_s=max(child.bound_s, node.bound_s)))
+        children.sort(key=lambda child: child.bound_s)
+        dive = children.pop(0) if children and self.to_beat_s() == float("inf") else None
+        for child in children:
+            heapq.heappush(heap, (child.bound_s, next(self.order), child))
+        return dive
 
     def to_beat_s(self) -> float:
         """The second best time: what a split must beat to be worth opening."""
@@ -178,7 +202,8 @@ class _Search:
                     self.cut["devices"] += splits * self.limits.layers
                     continue
                 self.cut["devices"] += splits * (self.limits.layers - stages)
-                bound_s = self.job.global_batch * row_s / (data * tensor * stages)
+                m = self.job.global_batch // (data * rows)
+                bound_s = geometric_bound(rows * row_s / tensor, m, stages)
                 yield _Node(bound_s, splits * stages, partial(self.by_policy, tensor, data, rows, stages))
 
     def sharding_count(self, data: int) -> int:
@@ -198,8 +223,8 @@ class _Search:
                 self.cut["shape"] += splits
                 continue
             m = self.job.global_batch // (data * rows)
-            total_s = spans.total_s(m)
-            bound_s = max(m * spans.widest_s, total_s / (1.0 - (1.0 - 1.0 / m) ** stages))
+            total_s = spans.work_s(m, Sharding(), NOWHERE)
+            bound_s = max(m * spans.widest_s, geometric_bound(total_s, m, stages))
             yield _Node(bound_s, splits, partial(self.by_stages, tensor, data, rows, recompute, stages))
 
     def by_stages(self, tensor: int, data: int, rows: int, recompute: str, stages: int) -> Iterator[_Node]:
@@ -209,41 +234,53 @@ class _Search:
         if leanest is None:
             return
         split = Split(data=data, tensor=tensor, pipeline=stages, rows=rows, sharding=leanest, recompute=recompute)
-        table = self.prices.without_communication(split).deal()
+        price = self.prices.without_communication(split)
+        table = self.prices.deals(split, price, self.to_beat_s())
         for pipeline in range(1, stages + 1):
             if not self.limits.allows("pipeline", pipeline):
                 self.cut["fixed"] += len(allowed)
             elif table.value(pipeline) == float("inf"):
-                self.cut["memory"] += len(allowed)
+                self.cut[self.lost()] += len(allowed)
             else:
                 opened = partial(self.by_sharding, replace(split, pipeline=pipeline), allowed)
                 yield _Node(table.value(pipeline), len(allowed), opened)
 
     def by_sharding(self, split: Split, allowed: list[Sharding]) -> Iterator[_Node]:
-        """One set for each sharding, bounded by all work and all tails together."""
-        for sharding in allowed:
-            one = replace(split, sharding=sharding)
+        """One set for each sharding that no other beats in every respect, bounded by all work and tails together."""
+        every = [replace(split, sharding=sharding) for sharding in allowed]
+        run = [one for one in every if runs(one, self.job, self.device_kind)]
+        kept = self.prices.undominated(run)
+        self.cut["engine"] += len(every) - len(run)
+        self.cut["sharding"] += len(run) - len(kept)
+        for one in kept:
             yield _Node(self.prices.least_seconds(one), 1, partial(self.placed, one))
 
     def placed(self, split: Split) -> Iterator[_Node]:
         """The split with its ranks placed, bounded by the best deal of layers."""
         price = self.prices.split(split)
-        table = price.deal()
+        table = self.prices.deals(split, price, self.to_beat_s())
         if table.value(split.pipeline) == float("inf"):
-            self.cut["memory"] += 1
+            self.cut[self.lost()] += 1
             return
         yield _Node(table.value(split.pipeline), 1, partial(self.dealt, split, price, table))
 
-    def dealt(self, split: Split, price: SplitPrice, table: Suffixes) -> Iterator[Candidate]:
+    def dealt(self, split: Split, price: SplitPrice, table: Deals) -> Iterator[Candidate]:
         """The split with the best boundaries found and its exact time."""
         if comb(self.limits.layers - 1, split.pipeline - 1) <= ENUMERATED:
-            deals = [d for d in every_deal(self.limits.layers, split.pipeline) if price.fits(d)]
+            every = list(every_deal(self.limits.layers, split.pipeline))
+            deals = [deal for deal, fits in zip(every, price.fits(every), strict=True) if fits]
             times = price.step_seconds(deals)
             best = int(times.argmin())
             yield Candidate(split, deals[best], float(times[best]))
             return
-        boundaries, step_s = climb(price, table.boundaries(split.pipeline))
+        starts = {table.boundaries(split.pipeline, slack) for slack in SLACKS}
+        ends = [climb(price, start, table.value(split.pipeline)) for start in starts]
+        boundaries, step_s = min(ends, key=lambda end: end[1])
         yield Candidate(split, boundaries, step_s)
+
+    def lost(self) -> str:
+        """Why a split without any deal is out: before there is a time to beat, only memory can be the reason."""
+        return "memory" if self.to_beat_s() == float("inf") else "bound"
 
     def answer(self, bound_s: float) -> Answer:
         plans = [self.plan(candidate) for candidate in self.found[:KEPT]]
@@ -275,11 +312,15 @@ class _Search:
             micro_batches=split.micro_batches(self.job),
             schedule="1f1b",
             engine=engine_of(split),
-            ranks=places(self.cluster, self.pool.devices[: split.ranks]),
+            ranks=self.places[: split.ranks],
             job=self.job,
             made_from=self.made_from,
         )
         return replace(plan, prediction=self.prices.pricing.predict(plan))
+
+    @cached_property
+    def places(self) -> tuple[RankPlace, ...]:
+        return places(self.cluster, self.pool.devices)
 
     @cached_property
     def made_from(self) -> MadeFrom:
@@ -291,11 +332,11 @@ class _Search:
         )
 
 
-def climb(price: SplitPrice, boundaries: tuple[int, ...]) -> tuple[tuple[int, ...], float]:
-    """Moves single layers across borders as long as the step gets shorter."""
+def climb(price: SplitPrice, boundaries: tuple[int, ...], bound_s: float) -> tuple[tuple[int, ...], float]:
+    """Moves single layers across borders as long as the step gets shorter and is not proven the shortest."""
     step_s = float(price.step_seconds([boundaries])[0])
-    while near := [deal for deal in moved(boundaries) if price.fits(deal)]:
-        times = price.step_seconds(near)
+    while (near := list(moved(boundaries))) and step_s > bound_s * (1.0 + 1e-9):
+        times = np.where(price.fits(near), price.step_seconds(near), np.inf)
         best = int(times.argmin())
         if times[best] >= step_s * (1.0 - 1e-12):
             break

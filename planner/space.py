@@ -25,6 +25,7 @@ RULES = {
     "layers": "more stages than layers",
     "shape": "the tensor degree does not divide what it has to cut",
     "fixed": "the user asked for another degree",
+    "sharding": "another sharding of the same split is at least as fast and as lean in every respect",
     "engine": "no engine can run it on these devices",
     "memory": "does not fit into device memory",
     "bound": "cannot beat what was found, by its lower bound",

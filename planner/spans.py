@@ -1,12 +1,11 @@
-"""The cost of every run of consecutive layers at once, as matrices over (first layer, layer behind the last).
+"""The cost of runs of consecutive layers, many at once: a run is what one stage may hold.
 
-A stage is such a run. All entries come from the same formulas as nebula.cost_model.evaluate; a run without layers has
-infinite cost.
+All figures come from the same formulas as nebula.cost_model.evaluate, over arrays with one entry per run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +25,51 @@ from nebula.cost_model.stage import (
 from nebula.plan.values import Job, Sharding
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Sums(NamedTuple):
+    """What runs of layers add up to, before it is known where they run; one entry per run.
+
+    Attributes:
+        first: first layer of each run.
+        end: the layer behind its last.
+        working_bytes: of the layer that needs most.
+        widest_bytes: parameters of the layer that has most.
+    """
+
+    first: Ints
+    end: Ints
+    forward_s: Floats
+    forward_wire_s: Floats
+    backward_s: Floats
+    backward_wire_s: Floats
+    parameters_bytes: Floats
+    tensors: Floats
+    elements: Floats
+    kept_bytes: Floats
+    working_bytes: Floats
+    widest_bytes: Floats
+
+
+class Costs(NamedTuple):
+    """What runs cost as stages in one place; one entry per run.
+
+    Attributes:
+        forward_s: one forward, borders included.
+        backward_s: one backward, borders included.
+        tail_s: synchronization and update after the last backward.
+        room: most micro-batches in flight that fit into memory; below 1 none does.
+    """
+
+    forward_s: Floats
+    backward_s: Floats
+    tail_s: Floats
+    room: Floats
 
 
 class Spans:
-    """Sums and maxima of a chain's costs over all runs of layers, each [layers + 1, layers + 1].
+    """Runs of one chain.
 
     Args:
         chain: cost by layer.
@@ -40,94 +80,94 @@ class Spans:
     def __init__(self, chain: ChainCost, device: DeviceType, job: Job) -> None:
         self.chain, self.device, self.job = chain, device, job
         self.layers = len(chain.forward_s)
-        self.forward_s = _sums(chain.forward_s)
-        self.forward_wire_s = _sums(chain.forward_communication_s)
-        self.backward_s = _sums(chain.backward_s + chain.recompute_s)
-        self.backward_wire_s = _sums(chain.backward_communication_s)
-        self.parameters_bytes = _sums(chain.parameters_bytes)
-        self.tensors = _sums(chain.tensors)
-        self.elements = _sums(chain.elements)
-        self.kept_bytes = _sums(chain.kept_bytes)
-        self.working_bytes = _maxima(chain.working_bytes)
-        self.widest_bytes = _maxima(chain.parameters_bytes)
-        self.some = np.triu(np.ones((self.layers + 1, self.layers + 1), dtype=bool), 1)
+        summed = (
+            chain.forward_s,
+            chain.forward_communication_s,
+            chain.backward_s + chain.recompute_s,
+            chain.backward_communication_s,
+            chain.parameters_bytes,
+            chain.tensors,
+            chain.elements,
+            chain.kept_bytes,
+        )
+        self._prefixes = np.concatenate([np.zeros((len(summed), 1)), np.cumsum(summed, axis=1)], axis=1)
+        self._working_bytes, self._widest_bytes = _maxima(chain.working_bytes), _maxima(chain.parameters_bytes)
+        self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
+        self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
+        self.whole = self.of(np.array([0]), np.array([self.layers]))
 
-    def passes(self, micro_batches: int, sharding: Sharding, groups: Groups, slow: float) -> tuple[Floats, Floats]:
-        """Seconds of one forward and one backward of each run, borders apart."""
-        gather_s, scatter_s = pass_seconds(self.parameters_bytes, sharding, groups.shard)
-        add_s = accumulation_seconds(self.parameters_bytes, self.tensors, micro_batches, self.device)
-        forward_s = slow * self.forward_s + self.forward_wire_s + gather_s
-        return forward_s, slow * (self.backward_s + add_s) + self.backward_wire_s + scatter_s
+    def of(self, first: Ints, end: Ints) -> Sums:
+        """The sums of the runs [first, end)."""
+        summed = self._prefixes[:, end] - self._prefixes[:, first]
+        columns = (*summed, self._working_bytes[first, end], self._widest_bytes[first, end])
+        return Sums(first, end, *columns)
 
-    def tail(self, sharding: Sharding, groups: Groups, slow: float) -> Floats:
+    def passes(
+        self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float
+    ) -> tuple[Floats, Floats]:
+        """Seconds of one forward and one backward, borders apart."""
+        gather_s, scatter_s = pass_seconds(sums.parameters_bytes, sharding, groups.shard)
+        add_s = accumulation_seconds(sums.parameters_bytes, sums.tensors, micro_batches, self.device)
+        forward_s = slow * sums.forward_s + sums.forward_wire_s + gather_s
+        return forward_s, slow * (sums.backward_s + add_s) + sums.backward_wire_s + scatter_s
+
+    def tail(self, sums: Sums, sharding: Sharding, groups: Groups, slow: float) -> Floats:
         """Seconds of synchronization and update after the last backward."""
-        sync_s = sync_seconds(self.parameters_bytes, sharding, groups)
-        return sync_s + slow * update_seconds(self.elements, self.tensors, sharding, self.job, self.device)
+        sync_s = sync_seconds(sums.parameters_bytes, sharding, groups)
+        return sync_s + slow * update_seconds(sums.elements, sums.tensors, sharding, self.job, self.device)
 
-    def total_s(self, micro_batches: int) -> float:
-        """Seconds of one forward and one backward of all layers on one rank, borders and sharding apart."""
-        forward_s, backward_s = self.passes(micro_batches, Sharding(), Groups(), 1.0)
-        return float(forward_s[0, -1] + backward_s[0, -1])
+    def costs(
+        self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float, limit_bytes: float
+    ) -> Costs:
+        """The costs of runs as stages whose ranks meet as in `groups`."""
+        forward_s, backward_s = self.passes(sums, micro_batches, sharding, groups, slow)
+        (received_s, back_s), (sent_s, returned_s) = self.entry(groups), self.exit(groups)
+        forward_s = forward_s + received_s[sums.first] + sent_s[sums.end]
+        backward_s = backward_s + back_s[sums.first] + returned_s[sums.end]
+        room = np.floor((limit_bytes - self.held_bytes(sums, sharding)) / np.maximum(sums.kept_bytes, 1.0))
+        return Costs(forward_s, backward_s, self.tail(sums, sharding, groups, slow), room)
+
+    def held_bytes(self, sums: Sums, sharding: Sharding) -> Floats:
+        """Bytes on one rank that do not depend on the micro-batches in flight, buffers at the borders included."""
+        held = fixed_bytes(sums.parameters_bytes, sums.elements, sums.widest_bytes, sharding, self.job)
+        inward, returned = self._border_bytes
+        return held + sums.working_bytes + inward[sums.first] + returned[sums.end]
+
+    def entry(self, groups: Groups) -> tuple[Floats, Floats]:
+        """Receiving a forward and sending a gradient back, [layers + 1] by the first layer of a run."""
+        (f_bytes, b_bytes), (f_count, b_count) = self._border_bytes, self._messages
+        received_s = receive_seconds(f_bytes, f_count, groups.before, groups.tensor)
+        return received_s, send_seconds(b_bytes, b_count, groups.before, groups.tensor)
+
+    def exit(self, groups: Groups) -> tuple[Floats, Floats]:
+        """Sending a forward on and receiving a gradient, [layers + 1] by the layer behind a run."""
+        (f_bytes, b_bytes), (f_count, b_count) = self._border_bytes, self._messages
+        sent_s = send_seconds(f_bytes, f_count, groups.behind, groups.tensor)
+        return sent_s, receive_seconds(b_bytes, b_count, groups.behind, groups.tensor)
 
     @property
     def widest_s(self) -> float:
         """Seconds of one forward and one backward of the slowest layer."""
-        chain = self.chain
-        return float((chain.forward_total_s + chain.backward_total_s).max())
+        return float((self.chain.forward_total_s + self.chain.backward_total_s).max())
 
-    def whole_tail(self, sharding: Sharding, groups: Groups) -> float:
-        """The tails of all stages together, however the layers are dealt."""
-        bytes_s = sync_seconds(float(self.parameters_bytes[0, -1]), sharding, groups)
-        elements, tensors = float(self.elements[0, -1]), float(self.tensors[0, -1])
-        return bytes_s + update_seconds(elements, tensors, sharding, self.job, self.device)
-
-    def fixed_bytes(self, sharding: Sharding) -> Floats:
-        """Bytes on one rank that do not depend on the micro-batches in flight, borders apart."""
-        held = fixed_bytes(self.parameters_bytes, self.elements, self.widest_bytes, sharding, self.job)
-        return held + self.working_bytes
-
-    def borders(self, groups: Groups) -> Borders:
-        """What the ends of a run add, by the layer before its first and its last layer."""
-        f_bytes, b_bytes = _ahead(self.chain.forward_border_bytes), _ahead(self.chain.backward_border_bytes)
-        f_count, b_count = _ahead(self.chain.forward_messages), _ahead(self.chain.backward_messages)
-        behind, before, tensor = groups.behind, groups.before, groups.tensor
-        zero = np.zeros_like(f_bytes)
-        return Borders(
-            forward_begin_s=receive_seconds(f_bytes, f_count, before, tensor) if before else zero,
-            forward_end_s=send_seconds(f_bytes, f_count, behind, tensor) if behind else zero,
-            backward_begin_s=send_seconds(b_bytes, b_count, before, tensor) if before else zero,
-            backward_end_s=receive_seconds(b_bytes, b_count, behind, tensor) if behind else zero,
-            begin_bytes=f_bytes if before else zero,
-            end_bytes=b_bytes if behind else zero,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Borders:
-    """Costs at the ends of a run, each [layers + 1]: `begin` by the run's first layer, `end` by the layer behind it."""
-
-    forward_begin_s: Floats
-    forward_end_s: Floats
-    backward_begin_s: Floats
-    backward_end_s: Floats
-    begin_bytes: Floats
-    end_bytes: Floats
+    def work_s(self, micro_batches: int, sharding: Sharding, groups: Groups) -> float:
+        """Seconds of one forward and one backward of all layers on healthy nodes, borders apart."""
+        forward_s, backward_s = self.passes(self.whole, micro_batches, sharding, groups, 1.0)
+        return float((forward_s + backward_s)[0])
 
 
 def _ahead(by_layer: Floats) -> Floats:
-    """[layers + 1]: for each border the value of the layer in front of it; nothing in front of the first."""
+    """[layers + 1]: for each layer the value of the one before it, 0 where a chain begins."""
     return np.concatenate([[0.0], by_layer])
 
 
-def _sums(by_layer: Floats) -> Floats:
-    """Sum over the layers of each run; negative where a run has none."""
-    prefix = np.concatenate([[0.0], by_layer.cumsum()])
-    sums: Floats = prefix[None, :] - prefix[:, None]
-    return sums
+def _inner(by_layer: Floats) -> Floats:
+    """[layers + 1]: at each border what crosses it, 0 at both ends of the chain."""
+    return np.concatenate([[0.0], by_layer[:-1], [0.0]])
 
 
 def _maxima(by_layer: Floats) -> Floats:
-    """Maximum over the layers of each run, 0 where a run has none."""
+    """[layers + 1, layers + 1]: the maximum over the layers of each run, 0 where a run has none."""
     layers = len(by_layer)
     spread = np.triu(np.broadcast_to(_ahead(by_layer), (layers + 1, layers + 1)), 1)
     maxima: Floats = np.maximum.accumulate(spread, axis=1)
