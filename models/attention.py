@@ -64,7 +64,8 @@ def falling_with_distance(heads: int, max_distance: int) -> npt.NDArray[np.float
     """
     distance = np.abs(np.arange(-max_distance, max_distance + 1))
     slope = 0.5 ** np.minimum(np.arange(1, heads + 1), 8)
-    return (-slope[:, None] * distance[None, :]).astype(np.float32)
+    start: npt.NDArray[np.float32] = (-slope[:, None] * distance[None, :]).astype(np.float32)
+    return start
 
 
 class RelativeBias(nn.Layer):
