@@ -93,7 +93,7 @@ def units(token_ends: Sequence[int], cut: Iterable[str]) -> list[tuple[int, Kind
         their kinds.
 
     >>> units([2, 3, 4, 6], ["关羽", "曰善", "不可"])
-    [(1, <Kind.WORD: 1>), (2, <Kind.WORD: 1>), (1, <Kind.WORD: 1>)]
+    [(1, <Kind.ENTITY: 3>), (2, <Kind.WORD: 1>), (1, <Kind.WORD: 1>)]
     """
     cut = list(cut)
     kind_at = dict(zip(itertools.accumulate(map(len, cut)), map(kind_of, cut), strict=True))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import itertools
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.errors import BadInput
+from nebula.models import config, counts, evaluation
 from nebula.models.config import masked_count
 from nebula.models.data import cache, corpus, encoded, spans
 from nebula.models.data.batches import Batches, batches
@@ -238,6 +241,13 @@ def test_an_evaluation_reads_as_one_sentence() -> None:
 def test_paragraph_ends_are_tokens(text: EncodedCorpus) -> None:
     lines = sum(len(chapter) for chapter in corpus.training_chapters().values())
     assert int((text.tokens == PARAGRAPH).sum()) == lines
+
+
+@pytest.mark.parametrize("module", [config, counts, evaluation, spans], ids=lambda module: module.__name__)
+def test_examples_in_docstrings_hold(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_data_needs_no_paddle() -> None:
