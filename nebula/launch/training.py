@@ -8,6 +8,8 @@ from typing import TextIO
 
 from nebula.cluster.values import Cluster
 from nebula.launch.process import launch
+from nebula.models.data.encoded import encoded_corpus
+from nebula.models.presets import preset
 from nebula.runtime.training import Training, load, save
 
 SCRIPT = Path(__file__).parent / "entry" / "train.py"
@@ -24,9 +26,10 @@ def train(
             in `log`, what the processes said.
 
     Raises:
-        BadInput: the plan does not fit the cluster.
+        BadInput: the plan does not fit the cluster, or the text corpus is not installed.
         RunFailed: a rank failed.
     """
+    encoded_corpus(preset(training.preset).vocabulary)  # built once here, before every rank looks for it
     save(training, run_dir)
     return launch(plan_path, SCRIPT, [str(run_dir.resolve())], cluster=cluster, log_dir=run_dir / "log", out=out)
 
