@@ -45,7 +45,7 @@ def infeasible(prices: Prices, limits: Limits) -> Infeasible:
         f"{prices.pricing.graph.name} does not fit on {limits.devices} {device.name}: even the leanest split "
         f"({describe(best.split)}) needs {format_bytes(best.bytes)} on its fullest device, "
         f"{format_bytes(over)} more than the {format_bytes(limit)} that "
-        f"job.memory_fraction={prices.job.memory_fraction:g} allows"
+        f"objective.limits.memory_fraction={prices.job.memory_fraction:g} allows"
     )
     found = list(remedies(prices, limits))
     return Infeasible(f"{text}; {', or '.join(found)}" if found else f"{text}; no single change makes it fit")
@@ -78,7 +78,7 @@ def remedies(prices: Prices, limits: Limits) -> Iterator[str]:
     assert best is not None
     whole = prices.pool.device.memory_bytes
     if best.bytes <= whole:
-        yield f"job.memory_fraction={best.bytes / whole + 0.005:.2f} would do"
+        yield f"objective.limits.memory_fraction={best.bytes / whole + 0.005:.2f} would do"
     for name, value in limits.fixed.items():
         freed = leanest(prices, replace(limits, fixed=_without(limits.fixed, name)))
         if freed and freed.bytes <= prices.limit_bytes:

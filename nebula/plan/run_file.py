@@ -29,7 +29,7 @@ from nebula.validation import Name, Section, parsed_by, validated
 _Amount = Annotated[float, parsed_by(parse_quantity), Field(ge=0)]
 _Seconds = Annotated[float, parsed_by(parse_seconds), Field(gt=0)]
 _Fraction = Annotated[float, parsed_by(parse_quantity), Field(gt=0, le=1)]
-_OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"([A-Za-z_][\w-]*(?:\.[\w-]+)*)=(.*)", re.DOTALL)
 
 
 class InputSection(Section):

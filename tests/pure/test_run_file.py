@@ -94,6 +94,15 @@ def test_overrides_replace_add_and_reach_into_the_cluster_file(run):
     assert found.cluster.groups[0].count == 16
 
 
+def test_overrides_reach_names_with_dashes(run):
+    text = MIXED.replace("slow", "slow-one")
+    found = run(
+        RUN.replace("cluster: clusters/mixed.yaml", "cluster:\n" + "\n".join("  " + t for t in text.splitlines())),
+        "cluster.devices.slow-one.memory=8GiB",
+    )
+    assert found.cluster.groups[1].device.memory_bytes == 8 * 2**30
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
