@@ -1,8 +1,9 @@
-"""Measures on the emulated device what each of some Layers keeps after its forward, beside what their graphs predict.
+"""Measures on the emulated device what each of some Layers keeps and computes, beside what their graphs predict.
 
 Measured: bytes that Paddle's allocator has handed out after the forward, graph alive, less those before it (parameters
 and the input); the output is among them. Predicted: the union of the tensors that the operators keep, the input apart,
-and the output.
+and the output. FLOPs and bytes moved are those of the kernels that the device has recorded, of both passes; the copy in
+which Paddle takes over the gradient that the worker starts the backward with is left out.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from paddle.nn import functional as F
 from paddle.static import InputSpec
 from paddle.vision.models import mobilenet_v2, resnet18
 
+from nebula.emulator import clock
 from nebula.graph.capture import capture
-from nebula.graph.values import DistributedGraph, Role
+from nebula.graph.values import DistributedGraph, Kernel, Role
 from nebula.models.ernie import chain
 from nebula.models.presets import preset
 
@@ -193,6 +195,32 @@ def predicted(graph: DistributedGraph) -> int:
     return sum(kept.values())
 
 
+def launched(layers, shape: list[int], dtype: str) -> list[tuple[float, float]]:
+    """FLOPs of products and bytes moved, forward and backward, as the device recorded them."""
+    x = paddle.randn(shape) if dtype == "float32" else paddle.randint(0, 60, shape, dtype=dtype)
+    clock.record(True)
+    clock.drain()
+    y = forward(layers, x)
+    passes = [clock.drain()]
+    start = paddle.ones_like(y)
+    clock.drain()
+    paddle.autograd.backward([y], [start])
+    passes.append([e for e in clock.drain() if e.kind is clock.EventKind.KERNEL and e.name != "copy"])
+    return [(sum(e.flops for e in events), sum(e.moved_bytes for e in events)) for events in passes]
+
+
+def foretold(graph: DistributedGraph) -> list[tuple[float, float]]:
+    """The same, of the graph."""
+    operators = [op for layer in graph.layers for op in graph.blocks[layer].operators]
+    passes = [[k for op in operators for k in op.forward], [k for op in operators for k in op.backward]]
+    sums = []
+    for kernels in passes:
+        works = [k for k in kernels if isinstance(k, Kernel)]
+        flops = sum(k.flops for k in works if k.product or k.kind.startswith("rnn"))
+        sums.append((flops, sum(k.read_bytes + k.written_bytes for k in works)))
+    return sums
+
+
 def main() -> None:
     paddle.set_device("sim_npu:0")
     answer = {}
@@ -202,6 +230,7 @@ def main() -> None:
         graph = capture(layers, [InputSpec([None, *shape[1:]], dtype)], rows=shape[0])
         assumed = sorted({op.kind for b in graph.blocks for op in b.operators if op.attribute("assumed")})
         answer[name] = {"measured": held, "predicted": predicted(graph), "assumed": assumed}
+        answer[name] |= {"launched": launched(layers, shape, dtype), "foretold": foretold(graph)}
     print(json.dumps(answer))
 
 

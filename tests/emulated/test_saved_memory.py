@@ -1,4 +1,4 @@
-"""Does the graph know what Paddle keeps from forward to backward? Ten Layers, measured on the emulated device."""
+"""Does the graph know what Paddle keeps, and what it launches in both directions? Ten Layers on the emulated device."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ def test_kept_bytes_are_within_five_percent(answers: dict[str, Any], name: str) 
     print(f"{name}: measured {found['measured']} B, predicted {found['predicted']} B")
     assert found["predicted"] == pytest.approx(found["measured"], rel=0.05)
     assert found["assumed"] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_products_have_the_flops_that_the_device_records(answers: dict[str, Any], name: str) -> None:
+    launched, foretold = answers[name]["launched"], answers[name]["foretold"]
+    assert [flops for flops, _ in foretold] == [flops for flops, _ in launched]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_moved_bytes_are_within_five_percent(answers: dict[str, Any], name: str) -> None:
+    for (_, moved), (_, expected) in zip(answers[name]["launched"], answers[name]["foretold"], strict=True):
+        assert expected == pytest.approx(moved, rel=0.05)

@@ -10,8 +10,8 @@ def _indices(call: Call) -> Names:
 
 
 def _lookup_forward(call: Call) -> Works:
-    """Reads as many elements as come out, and the integers."""
-    reads = call.inputs[1].bytes + call.outputs[0].bytes
+    """Reads as many elements as come out, at most the table once, and the integers."""
+    reads = call.inputs[1].bytes + min(call.inputs[0].bytes, call.outputs[0].bytes)
     return (call.launch(reads=reads, writes=call.outputs[:1]),)
 
 
@@ -22,7 +22,7 @@ def _lookup_backward(call: Call) -> Works:
 
 
 def _embedding_forward(call: Call) -> Works:
-    reads = call.inputs[0].bytes + call.outputs[0].bytes
+    reads = call.inputs[0].bytes + min(call.inputs[1].bytes, call.outputs[0].bytes)
     return (call.launch(reads=reads, writes=call.outputs),)
 
 
@@ -58,7 +58,7 @@ def _order_forward(call: Call) -> Works:
 
 
 def _order_backward(call: Call) -> Works:
-    return (call.launch("_grad", reads=call.outputs, writes=call.inputs[:1]),)
+    return (call.launch("_grad", reads=(call.inputs[0], *call.outputs), writes=call.inputs[:1]),)
 
 
 def _topk_saved(call: Call) -> Names:

@@ -52,6 +52,15 @@ def pointwise(operations: float = 1.0, saved: str = "", *, keeps_view: bool = Fa
     return Rule(forward=forward, backward=backward, saved=names, keeps_view=keeps_view)
 
 
+def _sum_backward(call: Call) -> Works:
+    """The first operand of the result's shape takes over the result's gradient; the others are written."""
+    free = next((t for t in call.wanted if t.shape == call.outputs[0].shape), None)
+    written = tuple(t for t in call.wanted if t is not free)
+    if not written:
+        return ()
+    return (call.launch("_grad", reads=call.results, writes=written, flops=float(call.outputs[0].size)),)
+
+
 def without_gradient(operations: float = 1.0) -> Rule:
     """A pointwise kind through which no gradient passes."""
     rule = pointwise(operations)
@@ -116,7 +125,7 @@ POINTWISE: dict[str, Rule] = {
     **{kind: pointwise(n, "out") for kind, n in _FROM_OUTPUT.items()},
     **{kind: without_gradient() for kind in _COMPARISONS},
     **{kind: creation() for kind in _CREATIONS},
-    "add": pointwise(1),
+    "add": Rule(forward=pointwise(1).forward, backward=_sum_backward),
     "subtract": pointwise(1),
     "multiply": pointwise(1, "x", keeps_view=True),
     "divide": pointwise(1, "x out", keeps_view=True),
@@ -139,7 +148,7 @@ POINTWISE: dict[str, Rule] = {
     "pad": pointwise(0),
     "tile": pointwise(0),
     "expand": pointwise(0),
-    "repeat_interleave": pointwise(0),
+    "repeat_interleave": pointwise(0, "x"),
     "cumsum": pointwise(1, "x"),
     "interpolate": pointwise(8),
     "rope": pointwise(6, "", gradient_kind="rope"),
