@@ -6,10 +6,15 @@ Colour and width follow the terminal; a pipe and NO_COLOR get plain text of 100 
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any, TextIO
+
+from nebula.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from nebula.planner.search import Progress
 
 PLAIN_COLUMNS = 100
 
@@ -30,6 +35,29 @@ def results() -> Console:
 def log(sentence: str) -> None:
     """A line for people on stderr."""
     print(sentence, file=sys.stderr, flush=True)
+
+
+class SearchLine:
+    """Shows on a terminal's stderr how far a search is, ten times a second at most; silent elsewhere."""
+
+    def __init__(self) -> None:
+        self.shown_s, self.width = 0.0, 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Replaces the line."""
+        now_s = time.monotonic()
+        if not sys.stderr.isatty() or now_s - self.shown_s < 0.1:
+            return
+        best, bound = format_seconds(progress.best_s), format_seconds(progress.bound_s)
+        words = f"searching: {progress.priced:,} splits priced, best {best}, none below {bound}"
+        sys.stderr.write("\r" + words.ljust(self.width))
+        sys.stderr.flush()
+        self.shown_s, self.width = now_s, len(words)
+
+    def clear(self) -> None:
+        """Takes the line away."""
+        if self.width:
+            sys.stderr.write("\r" + " " * self.width + "\r")
 
 
 def print_json(document: Any) -> None:

@@ -70,7 +70,7 @@ def demo(
         tell(sentence)
     tell(f"all of it in {time.monotonic() - began_s:.0f} s; everything lies in {folder}:")
     for name, words in LEFT.items():
-        tell(f"  {folder / name:<34} {words}")
+        tell(f"  {folder / name!s:<34} {words}")
     if json:
         print_json(outcome(found, folder))
 

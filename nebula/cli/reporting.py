@@ -30,21 +30,17 @@ def report(
     from nebula.cli.output import free
     from nebula.cli.run_folder import REPORT, TRACE
 
-    folder = source if source.is_dir() else Path()
-    output = output or folder / REPORT
-    trace = trace or (folder / TRACE if source.is_dir() else None)
+    in_run = source.is_dir()
+    paths = [output or (source / REPORT if in_run else Path(REPORT))]
+    paths += [trace] if trace else [source / TRACE] if in_run else []
     # a report in its run's own folder is a view of that run and is written again; elsewhere nothing is replaced
-    for path in filter(None, (output, trace)):
-        free(path, force=force or (source.is_dir() and path.parent == folder))
-    found = gather(source, overrides, plan_file)
-    write(found, output, trace)
-    written = {"report": str(output), "trace": str(trace) if trace else None}
+    for path in paths:
+        free(path, force=force or (in_run and path.parent == source))
+    write(gather(source, overrides, plan_file), *paths)
     if json:
-        print_json(written)
-    else:
-        for path in (output, trace):
-            if path:
-                log(f"wrote {path}")
+        print_json({"report": str(paths[0]), "trace": str(paths[1]) if len(paths) > 1 else None})
+    for path in paths:
+        log(f"wrote {path}")
 
 
 def gather(source: Path, overrides: list[str] | None, plan_file: Path | None) -> Findings:
@@ -59,7 +55,7 @@ def gather(source: Path, overrides: list[str] | None, plan_file: Path | None) ->
     return findings(plan, subject.graph, subject.run.cluster, search)
 
 
-def write(found: Findings, output: Path, trace: Path | None) -> None:
+def write(found: Findings, output: Path, trace: Path | None = None) -> None:
     """Writes the report and, if asked, the trace."""
     from nebula.report.html import write_report
     from nebula.report.trace import write_trace

@@ -5,12 +5,13 @@ Paddle is imported only for a model that has to be traced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nebula.cli.console import SearchLine
 from nebula.errors import BadInput
 from nebula.report.findings import Contender, Findings, Search
 
@@ -62,16 +63,19 @@ def described_graph(preset: str, seq_len: int, precision: str) -> DistributedGra
     return graph(preset, seq_len=seq_len or None, dtype=PRECISION_DTYPE[precision])
 
 
-def find_plan(subject: Subject, on_progress: Callable[..., None] | None = None) -> Answer:
-    """Searches for the plan of a run.
+def find_plan(subject: Subject) -> Answer:
+    """Searches for the plan of a run; a terminal sees how far it is.
 
     Raises:
         Infeasible: there is none; the text says by how much and what would help.
     """
     from nebula.planner.search import search
 
-    run = subject.run
-    return search(subject.graph, run.cluster, run.job, objective=run.objective, on_progress=on_progress)
+    run, line = subject.run, SearchLine()
+    try:
+        return search(subject.graph, run.cluster, run.job, objective=run.objective, on_progress=line)
+    finally:
+        line.clear()
 
 
 def chosen_plan(subject: Subject, plan_file: Path | None) -> tuple[Plan, Search]:

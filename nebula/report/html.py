@@ -139,12 +139,13 @@ def _tiles(findings: Findings) -> list[dict[str, str]]:
 
 
 def _timeline_note(findings: Findings) -> str:
-    plan, bubble = findings.plan, findings.plan.prediction
-    note = f"Schedule {plan.schedule} with {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}, {_clock(findings)}"
-    if bubble and len(plan.stages) > 1:
-        note += f"; the bubble takes {percent(bubble.parts.bubble_s / bubble.step_time_s)} of the step"
+    plan, prediction = findings.plan, findings.plan.prediction
+    batches = f"{plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}"
+    note = f"Schedule {plan.schedule} with {batches}, {_clock(findings)}"
+    if prediction and len(plan.stages) > 1:
+        note += f"; the bubble takes {percent(prediction.parts.bubble_s / prediction.step_time_s)} of the step"
     if findings.measured.spans:
-        note += ". Measured lanes show one rank of each stage on the scale of the prediction"
+        note += ". Measured lanes show one rank of each stage; their communication holds the wait for the other rank"
     return note + "."
 
 

@@ -19,8 +19,9 @@ CUT_WORDS = {
     "devices": "need more devices",
     "memory": "do not fit into memory",
     "shape": "do not divide a tensor",
-    "node": "spread a tensor group over nodes",
+    "node": "tensor groups across nodes",
     "fixed": "differ from what is fixed",
+    "sharding": "shard more than helps",
 }
 """What the planner's names of the rules that cut candidates mean; a rule that is not here keeps its name."""
 
@@ -82,10 +83,14 @@ def percent(share: float) -> str:
     """A share for people.
 
     Example:
-        >>> percent(0.3141), percent(0.004)
-        ('31 %', '0.4 %')
+        >>> percent(0.3141), percent(0.04), percent(0.0002), percent(-1e-9)
+        ('31 %', '4.0 %', '0.02 %', '0 %')
     """
-    return f"{share * 100:.0f} %" if share == 0 or abs(share) >= 0.0995 else f"{share * 100:.1f} %"
+    hundredths = share * 100
+    if abs(hundredths) < 0.005:
+        return "0 %"
+    digits = 0 if abs(hundredths) >= 9.95 else 1 if abs(hundredths) >= 0.95 else 2
+    return f"{hundredths:.{digits}f} %"
 
 
 def fullest(plan: Plan) -> float:
