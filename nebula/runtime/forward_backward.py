@@ -72,12 +72,18 @@ class Through1F1B:
         # fleet keeps one list of callbacks for all pipelines of a process; this pipeline gets its own
         pipeline.callbacks = fleet_pipeline.PipelineParallelMicroStepCallback()
         self._seen = {"F": 0, "B": 0}
-        places = fleet_pipeline.PipelineParallelMicroStepLocations
-        for place in places:
-            kind, moment = place.value.split("_")
-            pipeline.register_hook(place, self._hook("F" if kind == "forward" else "B", moment))
+        at = fleet_pipeline.PipelineParallelMicroStepLocations
+        pipeline.register_hook(at.FORWARD_BEGIN, self._teller("F", "begin"))
+        pipeline.register_hook(at.BACKWARD_BEGIN, self._teller("B", "begin"))
+        pipeline.register_hook(at.BACKWARD_END, self._teller("B", "end"))
+        if pipeline.is_pipeline_last_stage(ignore_virtual=True):
+            # here a forward pass ends with the loss, which fleet computes after its hook
+            losses = pipeline._layers._loss_fn
+            losses[:] = [_then(loss, self._teller("F", "end")) for loss in losses]
+        else:
+            pipeline.register_hook(at.FORWARD_END, self._teller("F", "end"))
 
-    def _hook(self, kind: str, moment: str) -> Callable[..., None]:
+    def _teller(self, kind: str, moment: str) -> Callable[..., None]:
         def tell(**_: Any) -> None:
             for observer in self.observers:
                 observer(kind, self._seen[kind], moment)
@@ -98,3 +104,14 @@ class Through1F1B:
         last = self.pipeline.is_pipeline_last_stage(ignore_virtual=True)
         for inputs, labels in micro_batches:
             yield on_device(inputs) if first else None, on_device(labels) if last else None
+
+
+def _then(loss: Loss, tell: Callable[..., None]) -> Loss:
+    """The same loss, which says when it is done."""
+
+    def run(outputs: Any, labels: Any) -> paddle.Tensor:
+        value = loss(outputs, labels)
+        tell()
+        return value
+
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,3 +44,14 @@ def keep_parameters(optimizer: Any, replaced: Mapping[int, paddle.Tensor], local
         optimizer._parameter_list = [{**group} for group in optimizer._param_groups]
     else:
         optimizer._parameter_list = optimizer._param_groups = mine(groups)
+
+
+def clear_gradients(optimizer: Any) -> None:
+    """Drops the gradients rather than filling them with zeros, so that the next backward need not add to zeros.
+
+    fleet's optimizers of sharding stages 2 and 3 keep buffers of their own and take no such wish.
+    """
+    if "set_to_zero" in inspect.signature(optimizer.clear_grad).parameters:
+        optimizer.clear_grad(set_to_zero=False)
+    else:
+        optimizer.clear_grad()

@@ -20,7 +20,7 @@ from nebula.plan.values import Plan
 from nebula.runtime import chain, sharding, start, tensor
 from nebula.runtime.batch import micro_batches, row_count, rows
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
-from nebula.runtime.optimizers import keep_parameters, optimizer_of
+from nebula.runtime.optimizers import clear_gradients, keep_parameters, optimizer_of
 from nebula.runtime.place import Degrees, Place, degrees, place
 from nebula.runtime.quiet import quiet
 from nebula.runtime.recompute import apply_policy
@@ -84,7 +84,7 @@ class Step:
         loss = self.driver.run(micro_batches(batch, self.plan.micro_batches))
         self._tell("begin")
         self.optimizer.step()
-        self.optimizer.clear_grad()
+        clear_gradients(self.optimizer)
         self._tell("end")
         return StepResult(loss=over_replicas(loss, self.plan), rows=global_rows)
 
