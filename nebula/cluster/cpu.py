@@ -66,14 +66,14 @@ def measure(clock: Callable[[], float] = time.perf_counter) -> tuple[float, floa
 
 
 def _best(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Seconds of the fastest of up to 12 tries within 0.4 s; the first try warms caches and threads up."""
+    """Seconds of the fastest of up to 12 tries within 0.2 s; the first try warms caches and threads up."""
     work()
     begin, best = clock(), float("inf")
     for _ in range(12):
         start = clock()
         work()
         best = min(best, clock() - start)
-        if clock() - begin > 0.4:
+        if clock() - begin > 0.2:
             break
     return best
 

@@ -114,7 +114,7 @@ def test_data_without_a_text_loads_and_fails_without_a_caret():
     assert "^" not in str(caught.value)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(clusters())
 def test_what_is_written_is_read_back(cluster):
     with warnings.catch_warnings():

@@ -59,7 +59,7 @@ def test_the_wan_is_shared_by_the_devices_that_send(mixed):
     assert wan.link.bytes_per_s == 1.25e9 / 16
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(clusters(), st.data())
 def test_laws_of_links(cluster, data):
     device = st.integers(0, cluster.device_count - 1)
@@ -79,7 +79,7 @@ def test_laws_of_links(cluster, data):
         assert math.prod(level.members for level in everywhere) == cluster.device_count
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(clusters(), st.data())
 def test_names_and_indices_of_places_agree(cluster, data):
     device = data.draw(st.integers(0, cluster.device_count - 1))

@@ -17,7 +17,7 @@ PLAN = uniform(data=2, tensor=2, boundaries=(0, 1, 4), because="it fits — 最�
 TEXT = dumps(PLAN)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(plans)
 def test_what_is_written_is_read_back(plan):
     assert loads(dumps(plan), "plan.json") == plan

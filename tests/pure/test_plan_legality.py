@@ -160,7 +160,7 @@ def test_recompute_may_differ_between_stages():
     assert executable(plan, "gpu").engine == "fleet"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(plans, st.sampled_from(DEVICE_KINDS))
 def test_every_rule_can_judge_every_plan(plan, kind):
     found = violations(plan, layers=4, cluster=CLUSTER, widths={"heads": 4})
