@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nebula.plan.values import Prediction, StageMemory, StepParts
+from nebula.planner.space import RULES
 from nebula.report.findings import Search
 from nebula.report.svg import byte_ticks, drawing, line, rect, text
 from nebula.report.words import CUT_WORDS, percent
@@ -133,7 +134,7 @@ def funnel(search: Search) -> str:
         y += 26
         left -= count
         words = CUT_WORDS.get(rule, rule)
-        tip = f"{count:,} {words}"
+        tip = f"{count:,}: {RULES.get(rule, words)}"
         out += _bar_row(y, words, left * scale, count * scale, f"−{count:,}", "part-cut", tip)
     y += 26
     out += _bar_row(y, "costed in full", 0, left * scale, f"{left:,}", "part-measured", f"{left:,} costed")

@@ -22,8 +22,11 @@ CUT_WORDS = {
     "node": "tensor groups across nodes",
     "fixed": "differ from what is fixed",
     "sharding": "shard more than helps",
+    "batch": "do not divide the batch",
+    "layers": "more stages than layers",
+    "engine": "no engine runs them here",
 }
-"""What the planner's names of the rules that cut candidates mean; a rule that is not here keeps its name."""
+"""The planner's rules that cut candidates (nebula.planner.space.RULES), short enough for the label of a bar."""
 
 
 def ranges(numbers: Iterable[int]) -> str:
