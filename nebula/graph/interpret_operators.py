@@ -151,6 +151,15 @@ def _attention(call: Call) -> Arrays:
     return (out, statistics)[: len(call.shapes)]
 
 
+def _rope(call: Call) -> Arrays:
+    """x cos + y sin, where y is x with its halves swapped and the first negated; query alone, or query and key."""
+    keyed = len(call.shapes) > 1
+    turned = call.inputs[: 2 if keyed else 1]
+    sin, cos = (a if a.ndim == 4 else a[None, :, None, :] for a in call.inputs[len(turned) :])
+    halves = [np.split(x, 2, axis=-1) for x in turned]
+    return tuple(x * cos + np.concatenate([-b, a], axis=-1) * sin for x, (a, b) in zip(turned, halves, strict=True))
+
+
 def _conv2d(call: Call) -> Arrays:
     """Windows of [n, c, h, w] times filters [o, c / groups, i, j], group by group."""
     x, weight = call.inputs
@@ -243,6 +252,7 @@ OPERATORS: Mapping[str, Function] = {
     "matmul": _matmul,
     "einsum": _einsum,
     "attention": _attention,
+    "rope": _rope,
     "conv2d": _conv2d,
     "group_norm": _group_norm,
     "cross_entropy": _cross_entropy,

@@ -36,6 +36,28 @@ def mlp(rows=4, places=6, hidden=12) -> Block:
     return written("Mlp", rows, body)
 
 
+def flat_mlp(rows=4, places=6, hidden=12) -> Block:
+    """Two Linears over [rows * places, hidden], with a residual."""
+
+    def body(b):
+        x = b.input((b.rows * places, hidden))
+        y = b.linear("ffn.down", b.unary("gelu", b.linear("ffn.up", x, 4 * hidden), approximate=False), hidden)
+        return b.binary("add", x, y)
+
+    return written("FlatMlp", rows, body)
+
+
+def two_readers(places=4, hidden=3, width=4) -> Block:
+    """A product and a scan along the sequence read the same tensor."""
+
+    def body(b):
+        x = b.input((b.rows, places, hidden))
+        product = b.reduce("sum", b.linear("ffn.up", x, width), (2,))
+        return b.binary("add", product, b.reduce("sum", b.unary("cumsum", x, axis=1), (2,)))
+
+    return written("TwoReaders", 1, body)
+
+
 def _heads(b, x, heads, fused):
     places, hidden = b.shape(x)[1:]
     width = hidden // heads

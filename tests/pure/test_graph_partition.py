@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graph_blocks import SPLITS, attention, experts, mlp, transformer
+from graph_blocks import SPLITS, attention, experts, flat_mlp, mlp, transformer, two_readers
 from graph_cases import assert_backward_equals, assert_forward_equals, random_values
 
 from nebula.errors import BadInput
@@ -87,6 +87,17 @@ def test_two_uses_of_a_resharded_tensor_share_one_collective():
     assert readers == [3, 1]
 
 
+def test_a_scan_and_a_cut_product_share_the_gather():
+    """The scan works redundantly and its gradient is whole, the product's is partial: one gather, one scatter."""
+    mesh, block = one("tensor"), two_readers()
+    annotations = {"x0": lies(mesh, -1, 0, -1), "ffn.up.weight": lies(mesh, -1, 0)}
+    local = partition(complete(block, annotations))
+    assert kinds(local, "forward").count("all_gather") == 1
+    values = random_values(block, np.random.default_rng(0))
+    assert_forward_equals(block, annotations, values)
+    assert_backward_equals(block, annotations, values)
+
+
 def test_a_parameter_cut_where_the_work_is_not_is_gathered_and_its_gradient_scattered():
     mesh = one("sharding")
     annotations = {"x0": lies(mesh, 0, -1, -1), "norm.weight": lies(mesh, 0)}
@@ -105,9 +116,9 @@ def test_work_of_all_operators_is_that_of_local_shapes():
 
 
 @pytest.mark.parametrize("sequence", [False, True])
-def test_kernels_and_tensors_follow_the_rows_of_a_local_block(sequence):
+@pytest.mark.parametrize("block", [transformer(), flat_mlp()], ids=["layer", "flat"])
+def test_kernels_and_tensors_follow_the_rows_of_a_local_block(block, sequence):
     """Changing rows before or after the cut is the same, but for collectives, which only the partition sizes."""
-    block = transformer()
     local = tensor_parallel(block, 2, SPLITS, sequence=sequence)
     late, early = block_with_rows(local, 7), tensor_parallel(block_with_rows(block, 7), 2, SPLITS, sequence=sequence)
     assert late.tensors == early.tensors

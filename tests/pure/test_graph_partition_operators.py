@@ -52,6 +52,10 @@ CASES = {
     "attention, causal": operator_block("attention", [QUERY] * 3, [QUERY, STATISTICS], causal=True),
     "attention of groups": operator_block("attention", [QUERY, (2, 3, 2, 2), (2, 3, 2, 2)], [QUERY, STATISTICS]),
     "attention, masked": operator_block("attention", [QUERY, QUERY, QUERY, (1, 1, 2, 2)], [QUERY, STATISTICS]),
+    "rope": operator_block(
+        "rope", [(2, 4, 4, 2), (2, 4, 2, 2), (1, 4, 1, 2), (1, 4, 1, 2)], [(2, 4, 4, 2), (2, 4, 2, 2)]
+    ),
+    "rope of queries": operator_block("rope", [QUERY, (2, 2), (2, 2)], [QUERY]),
     "conv2d": operator_block(
         "conv2d", [(2, 4, 3, 4), (4, 4, 2, 2)], [(2, 4, 2, 2)], parameters=(1,), strides=(2, 2), paddings=(1, 0, 0, 1)
     ),
