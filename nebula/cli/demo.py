@@ -51,7 +51,7 @@ def demo(
     tell(cluster_table(here))
 
     _step(tell, 2, "The devices to train on")
-    overrides = [*_devices(tell, here, folder), *([f"job.steps={steps}"] if steps else [])]
+    overrides = [*_devices(tell, here), *([f"job.steps={steps}"] if steps else [])]
 
     _step(tell, 3, f"The model: {RUN_FILE.name}")
     subject = load_subject(RUN_FILE, overrides)
@@ -79,22 +79,21 @@ def _step(tell: Tell, number: int, title: str) -> None:
     tell(f"\n[{number}/{STEPS}] {title}")
 
 
-def _devices(tell: Tell, here: Cluster, folder: Path) -> list[str]:
+def _devices(tell: Tell, here: Cluster) -> list[str]:
     """The overrides that choose the devices: none for emulated ones, else this machine's CPU."""
-    from nebula.cluster.dump import dump_cluster
+    import json
+
+    from nebula.cli.cluster import document
     from nebula.emulator.build import library
     from nebula.emulator.toolchain import EmulatorUnavailable
 
-    tell("four emulated accelerators: their numbers are real, their time is virtual, this machine's load does not show")
+    tell("four emulated accelerators: real numbers, virtual time, whatever else this machine does")
     try:
-        tell(f"their plug-in: {library()}")
+        tell(f"their plug-in for PaddlePaddle, built on first use in about a minute: {library()}")
     except EmulatorUnavailable as error:
         tell(f"not here: {error}")
-        tell("so the demo goes on with data parallelism on plain CPU")
-        folder.mkdir(parents=True, exist_ok=True)
-        cpu = folder / "this-machine.yaml"
-        cpu.write_text(dump_cluster(here), encoding="utf-8")
-        return [f"cluster={cpu.resolve()}"]
+        tell("so the demo goes on with data parallelism on plain CPU, in wall time")
+        return [f"cluster={json.dumps(document(here)['cluster'])}"]
     return []
 
 
