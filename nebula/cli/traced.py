@@ -34,16 +34,21 @@ def factory_of(name: str) -> Any:
             f"model.layer: there is no module {error.name} (looked in {os.getcwd()} and the packages)"
         ) from None
     try:
-        return getattr(module, attribute)
+        factory = getattr(module, attribute)
     except AttributeError:
         raise BadInput(f"model.layer: module {module_name} has no {attribute!r}") from None
+    if not callable(factory):
+        raise BadInput(
+            f"model.layer: {name} is a {type(factory).__name__}; name a class or function that makes a Layer"
+        )
+    return factory
 
 
 def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     """Traces the layer of a run file without memory for its weights.
 
-    A list of layers or a Sequential is a chain that a pipeline can cut; any other layer is a chain of one. Rows of
-    token ids ([rows, length], whole numbers) count as `length` tokens, other rows as one.
+    A list of layers or a Sequential is a chain that a pipeline can cut; another layer is cut where the trace shows that
+    its repeated sublayers run one after the other, else it is a chain of one. Rows of token ids ([rows, length], whole numbers) count as `length` tokens, other rows as one.
 
     Raises:
         BadInput: there is no such factory, it makes no layer, or the layer cannot be traced.
@@ -53,7 +58,7 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     from paddle.static import InputSpec
 
     from nebula.cost_model.evaluate import PRECISION_DTYPE
-    from nebula.graph.capture import capture
+    from nebula.graph.capture import capture, capture_whole
 
     factory, before = factory_of(model.layer), paddle.get_default_dtype()
     paddle.set_default_dtype(PRECISION_DTYPE[precision])
@@ -67,7 +72,10 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     if strangers or not chain:
         raise BadInput(f"model.layer: {model.layer} made {', '.join(strangers) or 'nothing'}, not Paddle layers")
     inputs = [InputSpec([None if d == ROWS else d for d in spec.shape], spec.dtype, spec.name) for spec in model.inputs]
-    return capture(chain, inputs, name=model.layer, tokens_per_row=_tokens(model.inputs[0]))
+    tokens = _tokens(model.inputs[0])
+    if isinstance(made, paddle.nn.Layer) and not isinstance(made, paddle.nn.Sequential):
+        return capture_whole(made, inputs, name=model.layer, tokens_per_row=tokens)
+    return capture(chain, inputs, name=model.layer, tokens_per_row=tokens)
 
 
 def _tokens(first: InputSpecOfRun) -> int:
