@@ -175,6 +175,24 @@ def _conv2d(call: Call) -> Arrays:
     return (np.einsum("ngchwij,gocij->ngohw", windows, filters).reshape(call.shapes[0]),)
 
 
+def _batch_norm(call: Call) -> Arrays:
+    """Training: [n, c, ...] normalised over all but channels; the running mean and variance follow with `momentum`."""
+    order = ("x", "mean", "variance", "weight", "bias")
+    x, running = call.inputs[0], call.inputs[1:3]
+    axes = (0, *range(2, x.ndim))
+    by_channel = (1, -1, *(1,) * (x.ndim - 2))
+    mean, variance = x.mean(axis=axes), x.var(axis=axes)
+    inverse = 1 / np.sqrt(variance + call.number("epsilon", 1e-5))
+    out = (x - mean.reshape(by_channel)) * inverse.reshape(by_channel)
+    weight, bias = call.argument("weight", order), call.argument("bias", order)
+    out = out if weight is None else out * weight.reshape(by_channel)
+    out = out if bias is None else out + bias.reshape(by_channel)
+    kept = call.number("momentum", 0.9)
+    followed = [kept * old + (1 - kept) * new for old, new in zip(running, (mean, variance), strict=True)]
+    reserve = [np.zeros(shape) for shape in call.shapes[5:]]
+    return (out, *followed, mean, inverse, *reserve)[: len(call.shapes)]
+
+
 def _group_norm(call: Call) -> Arrays:
     """Each group of channels of [n, c, ...] normalised; scaled by channel."""
     x, groups, order = call.inputs[0], call.integer("groups", 1), ("x", "weight", "bias")
@@ -254,6 +272,7 @@ OPERATORS: Mapping[str, Function] = {
     "attention": _attention,
     "rope": _rope,
     "conv2d": _conv2d,
+    "batch_norm": _batch_norm,
     "group_norm": _group_norm,
     "cross_entropy": _cross_entropy,
     "cumsum": lambda call: (np.cumsum(call.inputs[0], axis=call.integer("axis")),),

@@ -272,7 +272,7 @@ def _local_growth(tensor: Tensor, lies: Distribution, row_axes: frozenset[int]) 
 
 def _with_exchanges(block: Block, works: list[_Work]) -> Block:
     """Adds what a loss over cut classes exchanges inside: the maximum, the target's logit, the sum of exponentials."""
-    inside = {w.operator.name for w in works if w.signature.inside & w.assignment.labels.keys()}
+    inside = {w.operator.name for w in works if w.signature.exchanged & w.assignment.labels.keys()}
     if not inside:
         return block
     operators = []

@@ -1,6 +1,7 @@
 """Every SPMD rule against its operator: cut at random, the ranks' results put together are the whole operator's."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from graph_cases import (
 )
 
 from nebula.graph.interpret import run
+from nebula.graph.spmd import signature_of
+from nebula.graph.values import Operator, Role, Tensor
 
 R, S, H = 4, 6, 12
 QUERY, STATISTICS = (2, 2, 4, 2), (2, 4, 2)
@@ -60,6 +63,9 @@ CASES = {
         "conv2d", [(2, 4, 3, 4), (4, 4, 2, 2)], [(2, 4, 2, 2)], parameters=(1,), strides=(2, 2), paddings=(1, 0, 0, 1)
     ),
     "conv2d of groups": operator_block("conv2d", [(2, 8, 2, 2), (4, 2, 2, 1)], [(2, 4, 1, 2)], groups=4),
+    "batch_norm": operator_block(
+        "batch_norm", [(2, 6, 3), *[(6,)] * 4], [(2, 6, 3), *[(6,)] * 4], parameters=(1, 2, 3, 4), momentum=0.9
+    ),
     "group_norm": operator_block(
         "group_norm", [(2, 8, 3), (8,), (8,)], [(2, 8, 3), (2, 4), (2, 4)], parameters=(1, 2), groups=4
     ),
@@ -97,6 +103,17 @@ CASES = {
 }
 BELOW = {"embedding": 24, "cross_entropy": 12, "gather": S, "gather_nd": R, "one_hot": 4, "scatter": R}
 FORWARD_ALONE = {"topk", "argmax", "one_hot", "where"}
+
+
+def test_an_unknown_kind_is_cut_by_rows_alone():
+    x, y = (Tensor(name=n, shape=(4, 6), dtype="float32", per_row=(1, 0)) for n in "xy")
+    weight = Tensor(name="w", shape=(6,), dtype="float32", role=Role.PARAMETER)
+    operator = Operator(name="op", kind="never_heard_of", inputs=("x", "w"), outputs=("y",))
+    signature = signature_of(operator, {t.name: t for t in (x, y, weight)})
+    assert [signature.label_at(0, dim, 1, 2) is not None for dim in range(2)] == [True, False]
+    assert not signature.inputs[1][0]
+    still = replace(x, per_row=())
+    assert signature_of(operator, {"x": still, "y": y, "w": weight}).labels == ()
 
 
 @pytest.mark.parametrize("name", CASES)

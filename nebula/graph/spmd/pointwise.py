@@ -84,16 +84,23 @@ def _flattened(lead: Dims, shape: tuple[int, ...]) -> Dims:
 
 
 def batch_norm(op: Operands) -> Signature:
-    """Statistics run over rows and positions, so only channels can be cut."""
+    """Statistics run over rows and positions, so only channels can be cut; what is kept beside them is opaque."""
     labels = Labels()
-    channels = (labels.new(op.inputs[0][1]),)
-    x = tuple(channels if i == 1 else () for i in range(len(op.inputs[0])))
-    vector = tuple((channels,) for _ in op.inputs[1:])
-    rest = tuple((channels,) if s == op.outputs[1] else ((),) * len(s) for s in op.outputs[1:])
-    known = [dims for dims, s in zip(rest, op.outputs[1:], strict=True) if s == op.outputs[1]]
-    whole = frozenset() if len(known) == len(rest) or rest[-1] == ((),) else frozenset(labels.sizes)
+    rank = len(op.inputs[0])
+    channel = rank - 1 if str(op.attributes.get("data_format", "NCHW")).endswith("C") else 1
+    count = op.inputs[0][channel]
+    channels = (labels.new(count),)
+
+    def dims(shape: tuple[int, ...]) -> Dims:
+        if len(shape) == rank:
+            return tuple(channels if i == channel else () for i in range(rank))
+        return (channels,) if shape == (count,) else ((),) * len(shape)
+
     return Signature(
-        inputs=(x, *vector), outputs=(x, *rest), sizes=labels.sizes, whole=whole, inside=frozenset(channels)
+        inputs=tuple(map(dims, op.inputs)),
+        outputs=tuple(map(dims, op.outputs)),
+        sizes=labels.sizes,
+        lacking=frozenset(channels),
     )
 
 

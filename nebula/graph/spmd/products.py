@@ -176,7 +176,8 @@ def cross_entropy(op: Operands) -> Signature:
         outputs=tuple(others(s) for s in op.outputs),
         sizes=labels.sizes,
         whole=classes if soft or axis != len(logits) - 1 else frozenset(),
-        inside=classes,
+        lacking=classes,
+        exchanged=classes,
         located=classes,
     )
 

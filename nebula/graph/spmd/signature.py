@@ -27,7 +27,8 @@ class Signature:
         sizes: size of each label.
         whole: labels that are never cut.
         sums: labels that no output holds and that the operator sums over: cut, they leave partial sums.
-        inside: labels that no output holds and that the operator, cut there, communicates over by itself.
+        lacking: labels that some outputs may lack although the operator does not sum over them.
+        exchanged: labels in `lacking` over which the operator, cut there, communicates by itself.
         located: labels whose shard's position the local operator must know.
     """
 
@@ -36,7 +37,8 @@ class Signature:
     sizes: Mapping[str, int]
     whole: frozenset[str] = frozenset()
     sums: frozenset[str] = frozenset()
-    inside: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
+    exchanged: frozenset[str] = frozenset()
     located: frozenset[str] = frozenset()
 
     @cached_property
@@ -48,7 +50,7 @@ class Signature:
     def labels(self) -> tuple[str, ...]:
         """Labels that can be cut: every output either holds them or may lack them."""
         outputs = [{label for labels in dims for label in labels} for dims in self.outputs]
-        lacking = self.sums | self.inside
+        lacking = self.sums | self.lacking
         return tuple(
             label
             for label, size in self.sizes.items()
