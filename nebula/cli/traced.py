@@ -48,7 +48,8 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     """Traces the layer of a run file without memory for its weights.
 
     A list of layers or a Sequential is a chain that a pipeline can cut; another layer is cut where the trace shows that
-    its repeated sublayers run one after the other, else it is a chain of one. Rows of token ids ([rows, length], whole numbers) count as `length` tokens, other rows as one.
+    its repeated sublayers run one after the other, else it is a chain of one. Rows of token ids ([rows, length], whole
+    numbers) count as `length` tokens, other rows as one.
 
     Raises:
         BadInput: there is no such factory, it makes no layer, or the layer cannot be traced.

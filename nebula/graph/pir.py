@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nebula.errors import BadInput
+from nebula.graph.pir_attributes import canonical_attributes
 from nebula.graph.rules.recurrent import reserved_shape
 from nebula.graph.values import DTYPE_BYTES, Block, Operator, Role, Tensor
 
@@ -45,13 +46,11 @@ _CONSTANTS = frozenset({"full", "full_int_array", "assign_value"})
 _CONSTANT_ARGUMENTS = frozenset({"shape", "axis", "scale", "p", "starts", "ends", "strides", "k", "sections", "num"})
 _CONSTANT_ARGUMENTS |= {"repeat_times", "num_classes", "depth", "start", "end", "step", "min", "max", "pad_value"}
 _CONSTANT_ARGUMENTS |= {"shifts", "kernel_size", "output_size", "num_samples"}
-_RENAMED = {"axis": "axes", "repeat_times": "repeats", "y": "exponent"}
 _SHAPED = frozenset({"reshape", "expand", "full", "uniform", "gaussian", "randint", "empty"})
 _SKIPPED = frozenset({"builtin.parameter", "pd_op.data", "builtin.shadow_output", "builtin.combine", "builtin.split"})
 _SKIPPED |= frozenset({"builtin.constant", "cf.yield"})
 _CONTROL = frozenset({"pd_op.if", "pd_op.while", "cf.tuple_push", "pd_op.select_input"})
 _NOISE = frozenset({"op_callstack", "stop_gradient", "struct_name", "place", "persistable", PATH_ATTRIBUTE, "shape"})
-_REDUCTIONS = frozenset({"sum", "mean", "max", "min", "amax", "amin", "prod", "any", "all", "logsumexp"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +186,7 @@ def _read_operator(op: Any, raw_kind: str, reading: _Reading) -> None:
             kind=kind,
             inputs=tuple(inputs),
             outputs=outputs,
-            attributes=_canonical(kind, attributes, *shapes),
+            attributes=canonical_attributes(kind, attributes, *shapes),
         )
     )
 
@@ -274,59 +273,6 @@ def _plain(value: object) -> object:
     if isinstance(value, bool | int | float | str) or value is None:
         return value
     return dtype_name(value)
-
-
-def _canonical(
-    kind: str,
-    attributes: dict[str, object],
-    inputs: Sequence[tuple[int, ...]],
-    outputs: Sequence[tuple[int, ...]],
-) -> tuple[tuple[str, object], ...]:
-    """The attributes under their canonical names, axes counted from the front."""
-    rank = len(inputs[0]) if inputs else 0
-    plural = kind in _REDUCTIONS or kind in ("squeeze", "unsqueeze")
-    out = {
-        (_RENAMED[k] if k in _RENAMED and (k != "axis" or plural) and (k != "y" or kind == "pow") else k): v
-        for k, v in attributes.items()
-    }
-    if kind == "split":
-        out.pop("num", None)
-        axis = _from_front(out.get("axis", 0), rank)
-        assert isinstance(axis, int)
-        out["sections"] = tuple(shape[axis] for shape in outputs)
-    if kind in ("transpose", "unsqueeze", "stack") and outputs:
-        rank = len(outputs[0])
-    for key in ("axis", "axes", "perm", "begin_norm_axis"):
-        if key in out:
-            out[key] = _from_front(out[key], rank)
-    if plural and kind in _REDUCTIONS:
-        axes = out.get("axes", ())
-        out["axes"] = tuple(range(rank)) if axes in ((), None) else axes if isinstance(axes, tuple) else (axes,)
-    if plural and isinstance(out.get("axes"), int):
-        out["axes"] = (out["axes"],)
-    if kind == "slice":
-        out |= _bounds(out, inputs[0])
-    return tuple(sorted(out.items()))
-
-
-def _from_front(axes: object, rank: int) -> object:
-    if isinstance(axes, int):
-        return axes + rank if axes < 0 else axes
-    if isinstance(axes, tuple):
-        return tuple(a + rank if isinstance(a, int) and a < 0 else a for a in axes)
-    return axes
-
-
-def _bounds(attributes: Mapping[str, object], shape: tuple[int, ...]) -> dict[str, object]:
-    """Starts and ends of a slice within its tensor, counted from the front."""
-    axes, decreased = attributes.get("axes", ()), attributes.get("decrease_axis", ())
-    found: dict[str, object] = {"decrease_axis": decreased}
-    for key in ("starts", "ends"):
-        bounds = attributes.get(key)
-        if isinstance(bounds, tuple) and isinstance(axes, tuple):
-            pairs = zip(axes, bounds, strict=True)
-            found[key] = tuple(min(b + shape[a] if b < 0 else b, shape[a]) for a, b in pairs)
-    return found
 
 
 def _alive(operators: Sequence[Operator], returned: Sequence[str]) -> list[Operator]:

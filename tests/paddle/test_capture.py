@@ -14,6 +14,7 @@ from paddle import nn
 from paddle.static import InputSpec
 from paddle.vision.models import resnet18
 
+from nebula.graph.account import parameter_account
 from nebula.graph.capture import capture, capture_whole
 from nebula.graph.fold import canonical
 from nebula.graph.kept import kept_bytes
@@ -21,13 +22,13 @@ from nebula.graph.rows import affine
 from nebula.graph.rules import apply
 from nebula.graph.rules.strides import with_copies
 from nebula.graph.trace import trace
-from nebula.graph.values import DistributedGraph, Role
+from nebula.graph.values import Role
 from nebula.models.config import ErnieConfig
 from nebula.models.describe import ernie_graph
-from nebula.models.ernie import ErnieModel, chain, tensor_split
-from nebula.models.objectives import loss
+from nebula.models.ernie import ErnieModel, tensor_split
 from nebula.models.presets import preset
 from nebula.models.splits import ERNIE_SPLITS
+from nebula.models.traced import traced_ernie
 
 SMALL = preset("ernie-3.0-small")
 REMEMBERING = replace(SMALL, memory_length=16, dropout=0.1, biases=True)
@@ -55,12 +56,6 @@ def ids(config: ErnieConfig) -> InputSpec:
     return InputSpec([None, 2, config.seq_len], "int64")
 
 
-def traced(config: ErnieConfig) -> DistributedGraph:
-    with paddle.LazyGuard():
-        layers = chain(config)
-    return capture(layers, [ids(config)], loss=loss, labels=ids(config))
-
-
 def test_parameters_carry_the_names_and_sizes_of_the_layer() -> None:
     layer = nn.TransformerEncoderLayer(16, 2, 32)
     block = capture([layer], [InputSpec([None, 8, 16], "float32")]).blocks[0]
@@ -84,8 +79,9 @@ def test_equal_shapes_with_other_settings_are_other_blocks() -> None:
 
 @CONFIGS
 def test_described_ernie_equals_the_traced_one(config: ErnieConfig) -> None:
-    found, written = traced(config), ernie_graph("ernie", config, "float32")
-    assert found.layers == written.layers
+    found, written = traced_ernie("ernie", config), ernie_graph("ernie", config, "float32")
+    assert (found.layers, found.layer_names, found.splits) == (written.layers, written.layer_names, written.splits)
+    assert parameter_account(found) == parameter_account(written)
     for a, b in zip(found.blocks, written.blocks, strict=True):
         assert {t.name: t.shape for t in a.parameters} == {t.name: t.shape for t in b.parameters}
         assert a.forward_flops == pytest.approx(b.forward_flops, rel=0.01)
@@ -187,22 +183,16 @@ def test_layers_are_left_as_they_were_found() -> None:
 
 def test_titan_is_traced_in_three_seconds_and_half_a_gigabyte() -> None:
     program = """
-        import json, resource, time
-        import paddle
-        from paddle.static import InputSpec
-        from nebula.models.ernie import chain
-        from nebula.models.objectives import loss
-        from nebula.models.presets import preset
+        import json, re, time
+        import paddle  # its import is not what is measured
 
         def peak_bytes():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            # not ru_maxrss, which begins with that of the process that started this one
+            return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 
-        config, before, start = preset("ernie-3.0-titan"), peak_bytes(), time.process_time()
-        from nebula.graph.capture import capture
-        with paddle.LazyGuard():
-            layers = chain(config)
-        ids = InputSpec([None, 2, config.seq_len], "int64")
-        graph = capture(layers, [ids], loss=loss, labels=ids)
+        before, start = peak_bytes(), time.process_time()
+        from nebula.models.traced import traced_preset
+        graph = traced_preset("ernie-3.0-titan")
         spent_s, grown = time.process_time() - start, peak_bytes() - before
         print(json.dumps([spent_s, grown, graph.parameter_count, len(graph.blocks)]))
     """

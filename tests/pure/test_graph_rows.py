@@ -32,7 +32,7 @@ def described_at(rows: int, other: int) -> Block:
     return apply(with_copies(affine(attention(rows), attention(other))))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
 def test_two_row_counts_foretell_any_other(first: int, step: int, target: int) -> None:
     block = described_at(first, first + step)
@@ -40,7 +40,7 @@ def test_two_row_counts_foretell_any_other(first: int, step: int, target: int) -
 
 
 @given(st.integers(1, 6), st.integers(1, 6))
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 def test_going_to_other_rows_and_back_changes_nothing(there: int, back: int) -> None:
     small = graph("ernie-3.0-small", dtype="float32")
     assert with_rows(with_rows(small, there), back) == with_rows(small, back)
