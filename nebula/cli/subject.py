@@ -116,6 +116,7 @@ def check_origin(plan: Plan, graph: DistributedGraph, cluster: Cluster) -> None:
 def findings(plan: Plan, graph: DistributedGraph, cluster: Cluster, search: Search | None = None) -> Findings:
     """Everything a report or a table of a plan shows, its predicted timeline included."""
     from nebula.cost_model.evaluate import predicted_timeline
+    from nebula.plan.legality import executable, kind_of
     from nebula.report.spans import predicted_spans
 
     return Findings(
@@ -124,6 +125,7 @@ def findings(plan: Plan, graph: DistributedGraph, cluster: Cluster, search: Sear
         cluster=cluster,
         spans=predicted_spans(predicted_timeline(graph, cluster, plan).events),
         search=search or Search(),
+        missing=executable(plan, kind_of(cluster)).missing,
         versions=tuple((name, version(name)) for name in ("paddle-nebula", "paddlepaddle")),
     )
 

@@ -78,11 +78,17 @@ def _tile(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, stage_c
     return out + _devices(group, tile, x, y, cell, stage_count)
 
 
-def _panel(group: NodeGroup, row: Sequence[Tile], left: float, top: float, stage_count: int) -> tuple[list[str], float]:
+def _cell(cluster: Cluster, rows: Sequence[Sequence[Tile]]) -> float:
+    """The side of a device's square, one for the whole drawing: the more there is to draw, the smaller."""
+    most = max(len(row) for row in rows)
+    size = next((size for limit, size in CELLS if most <= limit), CELLS[-1][1])
+    return min(size, 20.0) if any(g.devices_per_node > 8 for g in cluster.groups) else size
+
+
+def _panel(
+    group: NodeGroup, row: Sequence[Tile], left: float, top: float, cell: float, stage_count: int
+) -> tuple[list[str], float]:
     """The panel's shapes and its height."""
-    cell = next((size for most, size in CELLS if len(row) <= most), CELLS[-1][1])
-    if group.devices_per_node > 8:
-        cell = min(cell, 20.0)
     width, height = _tile_size(group, cell)
     across = max(1, int((WIDTH - left - 24) / (width + 12)))
     shown = row[:MOST_TILES]
@@ -137,7 +143,8 @@ def _tier_words(cluster: Cluster) -> list[str]:
 def cluster_drawing(cluster: Cluster, plan: Plan) -> str:
     """The cluster with the plan's stages on its devices."""
     stages, count = device_stages(plan), len(plan.stages)
-    tiers = _tier_words(cluster)
+    rows = {group.name: tiles(group, stages) for group in cluster.groups}
+    cell, tiers = _cell(cluster, list(rows.values())), _tier_words(cluster)
     wan = TRUNK if cluster.wan else 0.0
     left = wan + TRUNK * len(tiers) + (NIC if tiers else 2.0)
     out: list[str] = []
@@ -145,20 +152,22 @@ def cluster_drawing(cluster: Cluster, plan: Plan) -> str:
     for name, groups in _sites(cluster):
         begin = top
         for group in groups:
-            panel, height = _panel(group, tiles(group, stages), left, top, count)
-            out += panel
-            if tiers:
-                out += _nic(group, left, top + height / 2)
+            panel, height = _panel(group, rows[group.name], left, top, cell, count)
+            out += panel + (_nic(group, left, top + height / 2) if tiers else [])
             top += height + 12
-        for index, words in enumerate(tiers):
-            site = f"{name} · {words}" if name and index == 0 else words
-            out += _trunk(wan + TRUNK * index, begin, top - 12, site, "tier")
-            if index:
-                middle = (begin + top - 12) / 2
-                out.append(line(wan + TRUNK * index - 12, middle, wan + TRUNK * index, middle, class_="cable"))
-        if cluster.wan:
-            out.append(line(22, (begin + top) / 2, wan, (begin + top) / 2, class_="cable"))
+        out += _switches(name, tiers, wan, begin, top - 12)
     if cluster.wan:
         words = f"WAN {format_rate(cluster.wan.bytes_per_s)}, {format_seconds(cluster.wan.latency_s)} one way"
         out += _trunk(0.0, 4.0, top - 12, words, "wan")
     return drawing(WIDTH, top, out, label=f"cluster {cluster.name} with the stages of the plan")
+
+
+def _switches(site: str, tiers: Sequence[str], left: float, top: float, bottom: float) -> list[str]:
+    """The tiers of one site as bars, outermost first, each joined to what stands left of it."""
+    out, middle = [], (top + bottom) / 2
+    for index, words in enumerate(tiers):
+        x = left + TRUNK * index
+        out += _trunk(x, top, bottom, f"{site} · {words}" if site and index == 0 else words, "tier")
+        if x:
+            out.append(line(x - TRUNK + 22, middle, x, middle, class_="cable"))
+    return out

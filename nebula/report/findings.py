@@ -92,6 +92,7 @@ class Findings:
 
     Attributes:
         spans: the predicted timeline of one step, stage by stage.
+        missing: what keeps every engine from executing the plan, a sentence each; empty when one can.
         versions: pairs of a program and its version.
     """
 
@@ -101,6 +102,7 @@ class Findings:
     spans: tuple[Span, ...] = ()
     search: Search = field(default_factory=Search)
     measured: Measured = field(default_factory=Measured)
+    missing: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -18,7 +18,16 @@ from nebula.report.findings import Findings
 from nebula.report.rows import stage_rows
 from nebula.report.svg import stage_colour
 from nebula.report.timeline_drawing import timeline_drawing
-from nebula.report.words import bound_words, fits, fullest, measured_words, percent, training_days, verdict
+from nebula.report.words import (
+    bound_words,
+    engine_words,
+    fits,
+    fullest,
+    measured_words,
+    percent,
+    training_days,
+    verdict,
+)
 from nebula.units import format_count, format_seconds
 
 MOST_RANKS = 16
@@ -64,7 +73,7 @@ def measured_lanes(findings: Findings) -> dict[int, str]:
 
 def _drawings(findings: Findings) -> dict[str, str]:
     """Every picture by name; empty where there is nothing to draw."""
-    plan, measured, clock = findings.plan, findings.measured, _clock(findings)
+    plan, measured = findings.plan, findings.measured
     out = dict.fromkeys(("timeline", "memory", "parts", "loss", "time", "funnel"), "")
     out["cluster"] = cluster_drawing(findings.cluster, plan)
     if findings.spans:
@@ -72,7 +81,7 @@ def _drawings(findings: Findings) -> dict[str, str]:
     if plan.prediction:
         out["memory"] = memory_bars(plan.prediction.memory)
         out["parts"] = waterfall(
-            plan.prediction, measured.step_time_s, f"median of {len(measured.steps)} steps, {clock}"
+            plan.prediction, measured.step_time_s, f"median of {len(measured.steps)} steps, {measured.clock} time"
         )
     if measured.steps:
         out["loss"], out["time"] = loss_curve(measured.steps), time_curve(measured.steps, measured.clock)
@@ -82,7 +91,8 @@ def _drawings(findings: Findings) -> dict[str, str]:
 
 
 def _clock(findings: Findings) -> str:
-    return "virtual time of the emulated device" if findings.virtual else "wall time"
+    """Words to put behind a comma where times need saying what they are."""
+    return ", in virtual time of the emulated devices" if findings.virtual else ""
 
 
 def _words(findings: Findings) -> dict[str, object]:
@@ -104,12 +114,13 @@ def _words(findings: Findings) -> dict[str, object]:
     return {
         "fits": fits(plan),
         "split": plan.split,
+        "missing": findings.missing,
         "verdict": verdict(plan, virtual=findings.virtual),
         "tiles": _tiles(findings),
         "stages": rows,
         "folded": findings.cluster.node_count > 8,
         "timeline_note": _timeline_note(findings),
-        "parts_note": f"On the stage that ends last, in {_clock(findings)}; the parts sum to the step.",
+        "parts_note": f"On the stage that ends last{_clock(findings)}; the parts sum to the step.",
         "measured_note": f"Run {findings.measured.run}: {measured_words(findings)}." if findings.measured.steps else "",
         "bound": bound_words(plan),
         "slowest_s": max((c.step_time_s for c in search.contenders), default=1.0),
@@ -141,7 +152,7 @@ def _tiles(findings: Findings) -> list[dict[str, str]]:
 def _timeline_note(findings: Findings) -> str:
     plan, prediction = findings.plan, findings.plan.prediction
     batches = f"{plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}"
-    note = f"Schedule {plan.schedule} with {batches}, {_clock(findings)}"
+    note = f"Schedule {plan.schedule} with {batches}{_clock(findings)}"
     if prediction and len(plan.stages) > 1:
         note += f"; the bubble takes {percent(prediction.parts.bubble_s / prediction.step_time_s)} of the step"
     if findings.measured.spans:
@@ -161,8 +172,7 @@ def _inputs(findings: Findings) -> list[tuple[str, str]]:
         ("layers", f"{len(graph.layers)}, {len(graph.blocks)} distinct"),
         ("cluster", f"{cluster.name}, {cluster.device_count:,} devices ({plan.made_from.cluster_hash})"),
         ("global batch", f"{job.global_batch:,} rows of {graph.tokens_per_row:,} tokens"),
-        ("precision, optimizer", f"{job.precision}, {job.optimizer}"),
         ("token budget", format_count(job.tokens) if job.tokens else "not given"),
         ("memory that may be used", percent(job.memory_fraction)),
-        ("engine, schedule", f"{plan.engine}, {plan.schedule}"),
+        ("engine", engine_words(findings)),
     ]

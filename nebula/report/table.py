@@ -15,7 +15,7 @@ from nebula.plan.values import Plan, Prediction
 from nebula.report.bars import part_pairs
 from nebula.report.findings import Findings, Search
 from nebula.report.rows import StageRow, stage_rows
-from nebula.report.words import CUT_WORDS, bound_words, fits, percent, step_words, verdict
+from nebula.report.words import CUT_WORDS, bound_words, engine_words, fits, percent, step_words, verdict
 from nebula.units import format_bytes, format_seconds
 
 BAR = 10
@@ -60,7 +60,7 @@ def _facts(findings: Findings) -> RenderableType:
     grid.add_row("split", plan.split)
     if plan.prediction:
         grid.add_row("step", step_words(plan.prediction, virtual=findings.virtual))
-    grid.add_row("engine", f"{plan.engine}, schedule {plan.schedule}, {plan.job.precision}, {plan.job.optimizer}")
+    grid.add_row("engine", engine_words(findings))
     return grid
 
 

@@ -166,3 +166,10 @@ def measured_words(findings: Findings) -> str:
     if peak:
         words += f"; rank 0 held {format_bytes(peak)}" + (f", predicted {format_bytes(expected)}" if expected else "")
     return words
+
+
+def engine_words(findings: Findings) -> str:
+    """Who executes the plan and how; or that nobody can yet, and why."""
+    plan = findings.plan
+    words = f"{plan.engine}, schedule {plan.schedule}, {plan.job.precision}, {plan.job.optimizer}"
+    return words + (f"; a dry run only: {'; '.join(findings.missing)}" if findings.missing else "")
