@@ -139,7 +139,7 @@ def _tiles(findings: Findings) -> list[dict[str, str]]:
         (format_count(prediction.tokens_per_s), f"tokens/s{virtual}"),
         (percent(prediction.mfu), "of the devices' peak (MFU)"),
         (percent(fullest(plan)), "of the fullest device's memory"),
-        (f"{plan.world_size:,} of {findings.cluster.device_count:,}", "devices used"),
+        (f"{plan.world_size:,}", f"of {findings.cluster.device_count:,} devices used"),
     ]
     if measured.step_time_s:
         tiles.insert(1, (format_seconds(measured.step_time_s), f"a step, measured, {measured.clock} time"))

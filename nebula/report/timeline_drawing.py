@@ -50,7 +50,9 @@ def _lane(spans: Sequence[Span], name: str, y: float, height: float, scale: floa
     for thread, place, share in (("compute", 0.0, 1.0), ("communication", 0.65, 0.35)):
         ordered = sorted((s for s in spans if s.thread == thread), key=lambda s: s.start_s)
         for block in merged(ordered, least_s):
-            out += _block(block, y + place * height, share * height, scale)
+            # messages too short to be seen one by one would look like one long message
+            if thread == "compute" or block.spans == 1:
+                out += _block(block, y + place * height, share * height, scale)
     return out
 
 
