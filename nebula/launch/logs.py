@@ -33,9 +33,7 @@ class Follower:
 
 ERROR = re.compile(r"^nebula: |^[\w.]*(Error|Exception|Interrupt)(:|$)|^FatalError|out of memory", re.MULTILINE)
 """How a log says that its process failed."""
-AFTER_A_PEER = re.compile(
-    r"gloo|[Cc]onnection (closed|reset)|abort signal|Termination signal|CustomDevice error"
-)
+AFTER_A_PEER = re.compile(r"gloo|[Cc]onnection (closed|reset)|abort signal|Termination signal|CustomDevice error")
 """How it says so when another process failed first."""
 SILENT = "it ended without a word, as when the system kills a process (out of host memory?)"
 

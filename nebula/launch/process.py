@@ -17,7 +17,7 @@ from typing import TextIO
 import psutil
 
 from nebula.cluster.identity import cluster_hash
-from nebula.cluster.values import Cluster
+from nebula.cluster.values import Cluster, DeviceType
 from nebula.errors import BadInput, RunFailed
 from nebula.launch.command import NodeCommand, device_types, environment, is_emulated, node_commands
 from nebula.launch.emulate import device_table
@@ -63,7 +63,7 @@ def launch(
     plan = load_plan(Path(plan_path))
     if not Path(script).is_file():
         raise BadInput(f"there is no script {script}")
-    types = ()
+    types: tuple[DeviceType, ...] = ()
     if cluster is not None:
         check_made_for(plan, plan.made_from.model_hash, cluster_hash(cluster), cluster=cluster.name)
         types = device_types(cluster, plan)

@@ -84,5 +84,5 @@ def shared_across(stages: list[list[nn.Layer]]) -> str:
         for element in stage:
             for name, parameter in element.named_parameters():
                 if owner.setdefault(id(parameter), index) != index:
-                    return name
+                    return str(name)
     return ""

@@ -15,7 +15,8 @@ from paddle import nn
 
 from nebula.runtime.batch import on_device
 
-Loss = Callable[[Any, Any], paddle.Tensor]
+Loss = Callable[..., paddle.Tensor]
+"""(outputs, labels) -> scalar."""
 Observer = Callable[[str, int, str], None]
 """Called with `F` or `B` and the micro-batch, or `update` and -1, and `begin` or `end`."""
 

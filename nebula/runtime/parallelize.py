@@ -117,6 +117,7 @@ def parallelize(
     mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
     split = tensor_split if tensor_split is not None else getattr(model, "tensor_split", None)
     optimizer = optimizer_of(optimizer, model)
+    _seed_dropout(mesh, here)
     paddle.set_device(start.device())
     if plan.world_size > 1:
         chain.check_alike(model)
@@ -132,6 +133,15 @@ def parallelize(
         return _on_fleet(part, optimizer, loss, plan, mesh, here)
 
 
+def _seed_dropout(mesh: Degrees, here: Place) -> None:
+    """Gives every replica and stage random numbers of its own, drawn from what the script seeded on all ranks alike.
+
+    The ranks of a tensor group share theirs: they drop the same elements of what they hold in common.
+    """
+    drawn = int(paddle.randint(0, 2**30, [1]))
+    paddle.seed(drawn + (here.data * mesh.sharding + here.shard) * mesh.pipeline + here.stage)
+
+
 def _cut(
     model: nn.Layer, loss: Loss, split: Mapping[str, str] | None, plan: Plan, mesh: Degrees, here: Place
 ) -> tuple[Part, Loss]:
@@ -143,22 +153,37 @@ def _cut(
     if mesh.pipeline > 1:
         _check_shared(elements, plan)
     if mesh.tensor > 1:
-        if not split:
-            raise BadInput(
-                f"tensor {mesh.tensor}: the model says nowhere what to cut; give it `tensor_split`, a table of "
-                "sublayer patterns to column, row, vocabulary or heads"
-            )
-        takes_share = "cross_entropy" in _parameters(loss)
+        split = _checked_split(split, elements, mesh.tensor)
+        shared_logits = "cross_entropy" in _parameters(loss) and tensor.cuts_vocabulary(elements[-1], split)
         for element in elements[first:last]:
-            tensor.cut_element(element, split, mesh.tensor, here.tensor, gather=not takes_share, cut=cut)
-        if not cut.replaced and not any(list(e.parameters()) for e in elements[first:last]):
-            raise BadInput("tensor_split matches no sublayer of the model")
-        if takes_share:
+            gather = not (shared_logits and element is elements[-1])
+            tensor.cut_element(element, split, mesh.tensor, here.tensor, gather=gather, cut=cut)
+        _check_untied(elements[first:last], names, cut)
+        if shared_logits:
             loss = functools.partial(loss, cross_entropy=tensor.cross_entropy)
     local = {id(cut.replaced[old]): name for old, name in names.items() if old in cut.replaced}
     held = {id(p) for element in elements[first:last] for p in element.parameters()}
     local |= {old: name for old, name in names.items() if old in held}
     return Part(elements=elements[first:last], names=local, cut=cut), loss
+
+
+def _checked_split(split: Mapping[str, str] | None, elements: list[nn.Layer], degree: int) -> Mapping[str, str]:
+    if not split:
+        raise BadInput(
+            f"tensor {degree}: the model says nowhere what to cut; give it `tensor_split`, a table of sublayer "
+            "patterns to column, row, vocabulary or heads"
+        )
+    if not any(tensor.kind_of(name, split) for element in elements for name, _ in element.named_sublayers()):
+        raise BadInput(f"tensor_split ({', '.join(split)}) names no sublayer of the model's elements")
+    return split
+
+
+def _check_untied(elements: list[nn.Layer], names: dict[int, str], cut: tensor.Cut) -> None:
+    """Refuses a weight that was cut in one layer while another still holds it whole."""
+    for element in elements:
+        for parameter in element.parameters():
+            if id(parameter) in cut.replaced:
+                raise BadInput(f"{names[id(parameter)]} is cut in one layer and shared with another; untie the two")
 
 
 def _check_shared(elements: list[nn.Layer], plan: Plan) -> None:
@@ -195,8 +220,8 @@ def _on_fleet(part: Part, optimizer: Any, loss: Loss, plan: Plan, mesh: Degrees,
     else:
         distributed = wrapped = fleet.distributed_model(model)
         optimizer = fleet.distributed_optimizer(optimizer)
-    driver: Driver = Through1F1B(distributed) if piped else InARow(distributed, loss)
-    if piped and stage == 2:
+    driver = Through1F1B(distributed) if piped else InARow(distributed, loss)
+    if isinstance(driver, Through1F1B) and stage == 2:
         sharding.feed_stage2(driver, wrapped)
     return Step(plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=wrapped)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TextIO
+from typing import IO
 
 from nebula.units import format_bytes, format_count, format_seconds
 
@@ -45,7 +45,7 @@ class StepRecord:
         parts.append(f"{predicted}took {format_seconds(self.took_s)} ({self.clock})")
         return " · ".join(parts)
 
-    def write(self, file: TextIO) -> None:
+    def write(self, file: IO[str]) -> None:
         """Appends the step to steps.jsonl, at once."""
         file.write(json.dumps(asdict(self)) + "\n")
         file.flush()

@@ -50,6 +50,12 @@ def kind_of(name: str, split: Mapping[str, str]) -> str:
     return ""
 
 
+def cuts_vocabulary(element: nn.Layer, split: Mapping[str, str]) -> bool:
+    """Whether an element ends in a Linear that the table cuts by vocabulary."""
+    layers = ((name, layer) for name, layer in element.named_sublayers() if isinstance(layer, nn.Linear))
+    return any(kind_of(name, split) == "vocabulary" for name, _ in layers)
+
+
 def cut_element(element: nn.Layer, split: Mapping[str, str], degree: int, rank: int, *, gather: bool, cut: Cut) -> None:
     """Replaces the sublayers of an element that the table names, in place.
 

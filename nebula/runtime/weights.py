@@ -37,7 +37,7 @@ def _whole(step: Step, parameter: paddle.Tensor) -> np.ndarray:
     value = _unsharded(parameter)
     dim = step.part.cut.dims.get(id(parameter))
     if dim is None:
-        return value.numpy()
+        return np.asarray(value.numpy())
     from paddle.distributed import fleet
 
     group = fleet.get_hybrid_communicate_group().get_model_parallel_group()

@@ -17,7 +17,7 @@ from nebula.plan.layout import uniform_stages
 from nebula.plan.values import Sharding
 from nebula.runtime import batch, chain, start, tensor, weights
 from nebula.runtime.optimizers import keep_parameters
-from nebula.runtime.parallelize import parallelize
+from nebula.runtime.parallelize import _check_untied, _checked_split, parallelize
 from nebula.runtime.place import degrees, place
 from nebula.runtime.recompute import apply_policy
 from nebula.runtime.runnable import check
@@ -184,6 +184,23 @@ def test_weights_shared_over_a_border_are_found():
     other = nn.Linear(2, 2)
     assert chain.shared_across([[shared, other], [nn.Sequential(shared)]]) == "0.weight"
     assert chain.shared_across([[shared, shared], [other]]) == ""
+
+
+def test_tensor_split_that_fits_nothing_or_tears_weights_apart_is_refused():
+    elements = [nn.Sequential(nn.Linear(4, 4))]
+    with pytest.raises(BadInput, match="says nowhere what to cut"):
+        _checked_split(None, elements, 2)
+    with pytest.raises(BadInput, match="names no sublayer"):
+        _checked_split({"*qkv": "column"}, elements, 2)
+    kept = elements[0][0].weight
+    with pytest.raises(BadInput, match=r"head\.weight is cut in one layer and shared"):
+        _check_untied(elements, {id(kept): "head.weight"}, tensor.Cut(replaced={id(kept): kept}))
+
+
+def test_only_a_vocabulary_cut_of_a_linear_leaves_logits_shared():
+    assert tensor.cuts_vocabulary(toy.Head(), toy.SPLIT)
+    assert not tensor.cuts_vocabulary(toy.Head(), {"projection": "column"})
+    assert not tensor.cuts_vocabulary(toy.Embed(), toy.SPLIT)
 
 
 def test_processes_without_a_plan_and_plans_without_processes(tmp_path):
