@@ -47,8 +47,7 @@ _CONSTANT_ARGUMENTS = frozenset({"shape", "axis", "scale", "p", "starts", "ends"
 _CONSTANT_ARGUMENTS |= {"repeat_times", "num_classes", "depth", "start", "end", "step", "min", "max", "pad_value"}
 _CONSTANT_ARGUMENTS |= {"shifts", "kernel_size", "output_size", "num_samples"}
 _SHAPED = frozenset({"reshape", "expand", "full", "uniform", "gaussian", "randint", "empty"})
-_SKIPPED = frozenset({"builtin.parameter", "pd_op.data", "builtin.shadow_output", "builtin.combine", "builtin.split"})
-_SKIPPED |= frozenset({"builtin.constant", "cf.yield"})
+_SKIPPED = frozenset({"builtin.shadow_output", "builtin.constant", "cf.yield"})
 _CONTROL = frozenset({"pd_op.if", "pd_op.while", "cf.tuple_push", "pd_op.select_input"})
 _NOISE = frozenset({"op_callstack", "stop_gradient", "struct_name", "place", "persistable", PATH_ATTRIBUTE, "shape"})
 
@@ -96,39 +95,43 @@ def read_program(program: Any, outputs: Sequence[Any], origin: Origin, *, name: 
         BadInput: the program branches on the value of a tensor.
     """
     reading = _Reading()
-    inputs: list[str] = []
     for op in program.global_block().ops:
-        kind = op.name()
-        if kind == "builtin.parameter":
-            _read_parameter(op, origin, reading)
-        elif kind == "pd_op.data":
-            inputs.append(_read_data(op, origin, reading))
-        elif kind == "builtin.combine":
-            parts = [n for v in op.operands_source() if v.initialized() for n in reading.names[v.id]]
-            reading.names[op.results()[0].id] = tuple(parts)
-        elif kind == "builtin.split":
-            for value, tensor in zip(op.results(), reading.names[op.operands_source()[0].id], strict=True):
-                reading.names[value.id] = (tensor,)
-        elif kind in _CONTROL:
-            raise BadInput(
-                f"{name}: {_path(op) or 'its forward'} branches on the value of a tensor ({kind}), so its work is not "
-                "known before it runs; make the branch depend on shapes or configuration"
-            )
-        elif kind not in _SKIPPED:
-            _read_operator(op, kind.removeprefix("pd_op."), reading)
+        _read(op, origin, name, reading)
     returned = tuple(n for value in outputs for n in reading.names[value.id])
     operators = _alive(reading.operators, returned)
-    used = {n for op in operators for n in (*op.inputs, *op.outputs)} | set(returned) | set(inputs)
-    declared = {tensor.name for tensor in origin.parameters.values() if tensor.role is Role.PARAMETER}
-    tensors = [t for t in reading.tensors.values() if t.name in used or t.name in declared]
+    inputs = tuple(t.name for t in reading.tensors.values() if t.role is Role.INPUT)
+    shown = {n for op in operators for n in (*op.inputs, *op.outputs)} | set(returned) | set(inputs)
+    shown |= {tensor.name for tensor in origin.parameters.values() if tensor.role is Role.PARAMETER}
     return Block(
         name=name,
         rows=rows,
-        tensors=tuple(tensors),
+        tensors=tuple(t for t in reading.tensors.values() if t.name in shown),
         operators=tuple(operators),
-        inputs=tuple(inputs),
+        inputs=inputs,
         outputs=returned,
     )
+
+
+def _read(op: Any, origin: Origin, layer: str, reading: _Reading) -> None:
+    """Takes one PIR operation into the block."""
+    kind = op.name()
+    if kind == "builtin.parameter":
+        _read_parameter(op, origin, reading)
+    elif kind == "pd_op.data":
+        _read_data(op, origin, reading)
+    elif kind == "builtin.combine":
+        parts = (n for v in op.operands_source() if v.initialized() for n in reading.names[v.id])
+        reading.names[op.results()[0].id] = tuple(parts)
+    elif kind == "builtin.split":
+        for value, tensor in zip(op.results(), reading.names[op.operands_source()[0].id], strict=True):
+            reading.names[value.id] = (tensor,)
+    elif kind in _CONTROL:
+        raise BadInput(
+            f"{layer}: {_path(op) or 'its forward'} branches on the value of a tensor ({kind}), so its work is not "
+            "known before it runs; make the branch depend on shapes or configuration"
+        )
+    elif kind not in _SKIPPED:
+        _read_operator(op, kind.removeprefix("pd_op."), reading)
 
 
 def _read_parameter(op: Any, origin: Origin, reading: _Reading) -> None:
@@ -138,7 +141,7 @@ def _read_parameter(op: Any, origin: Origin, reading: _Reading) -> None:
     reading.names[value.id] = (tensor.name,)
 
 
-def _read_data(op: Any, origin: Origin, reading: _Reading) -> str:
+def _read_data(op: Any, origin: Origin, reading: _Reading) -> None:
     value, name = op.results()[0], str(op.attrs()["name"])
     reading.tensors[name] = Tensor(
         name=name,
@@ -148,7 +151,6 @@ def _read_data(op: Any, origin: Origin, reading: _Reading) -> str:
         needs_gradient=origin.data[name],
     )
     reading.names[value.id] = (name,)
-    return name
 
 
 def dtype_name(dtype: object) -> str:

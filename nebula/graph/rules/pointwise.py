@@ -117,7 +117,7 @@ _COMPARISONS += (
 )
 _COMPARISONS += ("bitwise_and", "bitwise_or", "bitwise_not", "argmax", "argmin", "one_hot", "share_data")
 _CREATIONS: tuple[str, ...] = ("full", "full_like", "full_int_array", "zeros_like", "ones_like", "arange")
-_CREATIONS += ("uniform", "gaussian", "randint", "bernoulli", "empty", "eye", "assign_value", "shape")
+_CREATIONS += ("uniform", "gaussian", "randint", "bernoulli", "empty", "eye", "assign_value", "shape", "numel")
 _KEPT_VIEWS = {"square", "abs", "silu", "log", "sin", "cos", "multiply", "divide", "maximum", "minimum"}
 
 POINTWISE: dict[str, Rule] = {
@@ -149,6 +149,12 @@ POINTWISE: dict[str, Rule] = {
     "tile": pointwise(0),
     "expand": pointwise(0),
     "repeat_interleave": pointwise(0, "x"),
+    "pixel_shuffle": pointwise(0),
+    "pixel_unshuffle": pointwise(0),
+    "unfold": pointwise(0),
+    "prelu": pointwise(2, "x"),
+    "label_smooth": pointwise(2),
+    "gumbel_softmax": pointwise(12, "out"),
     "cumsum": pointwise(1, "x"),
     "interpolate": pointwise(8),
     "rope": pointwise(6, "", gradient_kind="rope"),
