@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nebula.cluster.values import DeviceType
+from nebula.cost_model.communication import Amount
 from nebula.graph.values import Kernel, Work
 
 SEVERAL_PRODUCTS = frozenset({"attention", "rnn"})
@@ -46,3 +47,8 @@ def product_seconds(kernel: Kernel, device: DeviceType) -> float:
 def compute_seconds(work: Iterable[Work], device: DeviceType) -> float:
     """Seconds of all kernels among the work, one after the other; collectives are skipped."""
     return sum(kernel_seconds(w, device) for w in work if isinstance(w, Kernel))
+
+
+def moving_seconds(moved_bytes: Amount, launches: Amount, device: DeviceType) -> Amount:
+    """Seconds of `launches` kernels that only move bytes."""
+    return launches * device.kernel_s + moved_bytes / (device.memory_bytes_per_s * device.memory_efficiency)

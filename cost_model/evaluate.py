@@ -15,20 +15,14 @@ from numpy.typing import NDArray
 
 from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
+from nebula.cost_model.border import receive_seconds, send_seconds
 from nebula.cost_model.chain import ChainCost, Chains
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.confidence import interval, provenance
 from nebula.cost_model.groups import Groups, stage_groups
 from nebula.cost_model.memory import in_flight, stage_memory
+from nebula.cost_model.sharding import bucket_bytes, pass_costs, sync_seconds, update_seconds
 from nebula.cost_model.simulate import Durations, Event, Timeline, last_backward_s, timeline
-from nebula.cost_model.stage import (
-    accumulation_seconds,
-    pass_seconds,
-    receive_seconds,
-    send_seconds,
-    sync_seconds,
-    update_seconds,
-)
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Stage, StageMemory, StepParts
@@ -189,10 +183,16 @@ class Pricing:
         own = slice(*stage.layers)
         parameters_bytes, tensors = float(chain.parameters_bytes[own].sum()), float(chain.tensors[own].sum())
         elements = float(chain.elements[own].sum())
-        gather_s, scatter_s = pass_seconds(parameters_bytes, stage.sharding, groups.shard)
-        add_s = accumulation_seconds(parameters_bytes, tensors, plan.micro_batches, device)
-        forward_kernels_s = slow * float(chain.forward_s[own].sum())
-        backward_kernels_s = slow * (float(chain.backward_s[own].sum()) + add_s)
+        passes = pass_costs(
+            parameters_bytes,
+            tensors,
+            sharding=stage.sharding,
+            shard=groups.shard,
+            micro_batches=plan.micro_batches,
+            device=device,
+        )
+        forward_kernels_s = slow * (float(chain.forward_s[own].sum()) + passes.forward_kernels_s)
+        backward_kernels_s = slow * (float(chain.backward_s[own].sum()) + passes.backward_kernels_s)
         recompute_s = slow * float(chain.recompute_s[own].sum())
         forward_wire_s = float(chain.forward_communication_s[own].sum())
         backward_wire_s = float(chain.backward_communication_s[own].sum())
@@ -205,7 +205,7 @@ class Pricing:
             working_bytes=float(chain.working_bytes[own].max()),
             sharding=stage.sharding,
             in_flight=in_flight(plan.schedule, last + 1, index, plan.micro_batches),
-            border_bytes=borders.bytes,
+            border_bytes=borders.bytes + bucket_bytes(parameters_bytes, groups),
             job=self.job,
             limit_bytes=device.memory_bytes * self.job.memory_fraction,
         )
@@ -213,14 +213,18 @@ class Pricing:
             compute_s=forward_kernels_s + backward_kernels_s,
             recompute_s=recompute_s,
             tensor_s=forward_wire_s + backward_wire_s,
-            sharded_s=gather_s + scatter_s,
-            forward_s=forward_kernels_s + forward_wire_s + gather_s + borders.receive_s[0],
-            backward_s=backward_kernels_s + recompute_s + backward_wire_s + scatter_s + borders.receive_s[1],
+            sharded_s=passes.forward_wire_s + passes.backward_wire_s,
+            forward_s=forward_kernels_s + forward_wire_s + passes.forward_wire_s + borders.receive_s[0],
+            backward_s=backward_kernels_s
+            + recompute_s
+            + backward_wire_s
+            + passes.backward_wire_s
+            + borders.receive_s[1],
             receive_s=borders.receive_s,
             send_forward_s=borders.send_s[0],
             send_backward_s=borders.send_s[1],
-            sync_s=sync_seconds(parameters_bytes, stage.sharding, groups),
-            update_s=slow * update_seconds(elements, tensors, stage.sharding, self.job, device),
+            sync_s=sync_seconds(parameters_bytes, tensors, sharding=stage.sharding, groups=groups, device=device),
+            update_s=slow * update_seconds(elements, tensors, sharding=stage.sharding, job=self.job, device=device),
             memory=memory,
         )
 

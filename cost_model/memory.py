@@ -74,7 +74,7 @@ def stage_memory(
     shares = held_shares(sharding)
     return StageMemory(
         weights_bytes=parameters_bytes * shares.weights + widest_bytes * (1.0 - shares.weights),
-        gradients_bytes=parameters_bytes * shares.gradients,
+        gradients_bytes=gradients_bytes(parameters_bytes, sharding, job),
         optimizer_bytes=state_bytes_per_parameter(job) * elements * shares.states,
         activations_bytes=kept_bytes * in_flight,
         workspace_bytes=working_bytes + border_bytes,
@@ -89,7 +89,30 @@ def fixed_bytes(
     shares = held_shares(sharding)
     gathered = widest_bytes * (1.0 - shares.weights)
     states = state_bytes_per_parameter(job) * shares.states * elements
-    return parameters_bytes * (shares.weights + shares.gradients) + gathered + states
+    return parameters_bytes * shares.weights + gradients_bytes(parameters_bytes, sharding, job) + gathered + states
+
+
+def gradients_bytes(parameters_bytes: Amount, sharding: Sharding, job: Job) -> Amount:
+    """Gradients at the peak of a backward: the rank's share, and under stage 2 the buffers of the other owners.
+
+    Fleet (PaddlePaddle 3.3.1) collects gradients in a buffer of at most 2**23 elements for each rank of the sharding
+    group before it reduces them.
+    """
+    own = parameters_bytes * held_shares(sharding).gradients
+    if sharding.stage != 2:
+        return own
+    buffers = (sharding.degree - 1) * 2.0**23 * (4 if job.precision == "fp32" else 2)
+    return own + smaller(parameters_bytes - own, buffers)
+
+
+def smaller(amount: Amount, limit: float) -> Amount:
+    """The amount, but at most the limit.
+
+    Example:
+        >>> smaller(3.0, 2.0), smaller(1.0, 2.0)
+        (2.0, 1.0)
+    """
+    return (amount + limit - abs(amount - limit)) / 2.0
 
 
 class Shares(NamedTuple):

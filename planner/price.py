@@ -17,8 +17,8 @@ from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.groups import Groups, uniform_groups
 from nebula.cost_model.memory import held_shares
+from nebula.cost_model.sharding import pass_costs, sync_seconds, update_seconds
 from nebula.cost_model.simulate import last_backward_s
-from nebula.cost_model.stage import pass_seconds, sync_seconds, update_seconds
 from nebula.graph.values import DistributedGraph, Kernel
 from nebula.plan.values import Job, Sharding
 from nebula.planner.pool import Pool
@@ -143,6 +143,23 @@ class SplitPrice:
         return self.spans.costs(sums, self.micro_batches, self.sharding, groups, slow, self.limit_bytes)
 
 
+class RelaxedPrice(SplitPrice):
+    """A lower bound for every placement and sharding of a split: nothing but the model's own work takes time.
+
+    Memory is that of the leanest sharding.
+    """
+
+    def __init__(self, spans: Spans, stages: int, leanest: Sharding, micro_batches: int, limit_bytes: float) -> None:
+        placed = Placed(kinds=((NOWHERE, 1.0),), stages=(0,) * stages)
+        super().__init__(spans, placed, Sharding(), micro_batches, limit_bytes)
+        self._leanest = leanest
+
+    def _cost(self, sums: Sums, groups: Groups, slow: float) -> Costs:
+        own = super()._cost(sums, groups, slow)
+        lean = self.spans.costs(sums, self.micro_batches, self._leanest, groups, slow, self.limit_bytes)
+        return own._replace(tail_s=np.zeros_like(own.tail_s), room=lean.room)
+
+
 class _Kind(NamedTuple):
     """Every run as one kind of stage.
 
@@ -189,15 +206,13 @@ class Prices:
 
     def split(self, split: Split) -> SplitPrice:
         """The price of a split with its ranks placed."""
-        return self._priced(split, self._place(split))
+        m = split.micro_batches(self.job)
+        return SplitPrice(self._spans_of(split), self._place(split), split.sharding, m, self.limit_bytes)
 
     def without_communication(self, split: Split) -> SplitPrice:
-        """The same split as if data and pipeline communication cost nothing: a lower bound for every placement."""
-        return self._priced(split, Placed(kinds=((NOWHERE, 1.0),), stages=(0,) * split.pipeline))
-
-    def _priced(self, split: Split, placed: Placed) -> SplitPrice:
-        spans = self.spans(split.tensor, split.rows, split.recompute)
-        return SplitPrice(spans, placed, split.sharding, split.micro_batches(self.job), self.limit_bytes)
+        """The same split as if data and pipeline communication and sharding took no time."""
+        m = split.micro_batches(self.job)
+        return RelaxedPrice(self._spans_of(split), split.pipeline, split.sharding, m, self.limit_bytes)
 
     def deals(self, split: Split, price: SplitPrice, to_beat_s: float) -> Deals:
         """The best deals of layers to up to split.pipeline stages, by their lower bound."""
@@ -270,17 +285,17 @@ class Prices:
 
     def _coefficients(self, split: Split) -> Floats:
         """All that the step time and the memory of a sharding depend on, for every kind of stage the worst."""
-        sharding, device = split.sharding, self.pool.device
-        unit = np.array([0.0, 1e12])
-        rows = []
-        placed = self._place(split)
+        sharding, device, m = split.sharding, self.pool.device, split.micro_batches(self.job)
+        # nothing, bytes alone, tensors alone: every formula is affine in both
+        size, tensors = np.array([0.0, 1e12, 0.0]), np.array([0.0, 0.0, 1e6])
+        placed, rows = self._place(split), []
         for groups, _ in placed.kinds:
-            gather_s, scatter_s = pass_seconds(unit, sharding, groups.shard)
-            rows.append(np.concatenate([gather_s, scatter_s, sync_seconds(unit, sharding, groups)]))
+            passes = pass_costs(size, tensors, sharding=sharding, shard=groups.shard, micro_batches=m, device=device)
+            sync_s = sync_seconds(size, tensors, sharding=sharding, groups=groups, device=device)
+            rows.append(np.concatenate([*passes, sync_s]))
         by_stage = np.array(rows)[list(placed.stages)].ravel()
-        shares = held_shares(sharding)
-        update = update_seconds(unit, np.zeros(2), sharding, self.job, device)[1:]
-        return np.concatenate([by_stage, update, np.array(shares)])
+        update_s = update_seconds(size, tensors, sharding=sharding, job=self.job, device=device)
+        return np.concatenate([by_stage, update_s, np.array(held_shares(sharding))])
 
     def _place(self, split: Split) -> Placed:
         """Groups and slowness of each stage, ranks in the order of nebula.plan.layout on the pool's devices."""

@@ -11,17 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
+from nebula.cost_model.border import receive_seconds, send_seconds
 from nebula.cost_model.chain import ChainCost
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import fixed_bytes
-from nebula.cost_model.stage import (
-    accumulation_seconds,
-    pass_seconds,
-    receive_seconds,
-    send_seconds,
-    sync_seconds,
-    update_seconds,
-)
+from nebula.cost_model.sharding import bucket_bytes, pass_costs, sync_seconds, update_seconds
 from nebula.plan.values import Job, Sharding
 
 Floats = NDArray[np.float64]
@@ -106,15 +100,24 @@ class Spans:
         self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float
     ) -> tuple[Floats, Floats]:
         """Seconds of one forward and one backward, borders apart."""
-        gather_s, scatter_s = pass_seconds(sums.parameters_bytes, sharding, groups.shard)
-        add_s = accumulation_seconds(sums.parameters_bytes, sums.tensors, micro_batches, self.device)
-        forward_s = slow * sums.forward_s + sums.forward_wire_s + gather_s
-        return forward_s, slow * (sums.backward_s + add_s) + sums.backward_wire_s + scatter_s
+        more = pass_costs(
+            sums.parameters_bytes,
+            sums.tensors,
+            sharding=sharding,
+            shard=groups.shard,
+            micro_batches=micro_batches,
+            device=self.device,
+        )
+        forward_s = slow * (sums.forward_s + more.forward_kernels_s) + sums.forward_wire_s
+        backward_s = slow * (sums.backward_s + more.backward_kernels_s) + sums.backward_wire_s
+        return forward_s + more.forward_wire_s, backward_s + more.backward_wire_s
 
     def tail(self, sums: Sums, sharding: Sharding, groups: Groups, slow: float) -> Floats:
         """Seconds of synchronization and update after the last backward."""
-        sync_s = sync_seconds(sums.parameters_bytes, sharding, groups)
-        return sync_s + slow * update_seconds(sums.elements, sums.tensors, sharding, self.job, self.device)
+        sync_s = sync_seconds(sums.parameters_bytes, sums.tensors, sharding=sharding, groups=groups, device=self.device)
+        return sync_s + slow * update_seconds(
+            sums.elements, sums.tensors, sharding=sharding, job=self.job, device=self.device
+        )
 
     def costs(
         self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float, limit_bytes: float
@@ -124,7 +127,8 @@ class Spans:
         (received_s, back_s), (sent_s, returned_s) = self.entry(groups), self.exit(groups)
         forward_s = forward_s + received_s[sums.first] + sent_s[sums.end]
         backward_s = backward_s + back_s[sums.first] + returned_s[sums.end]
-        room = np.floor((limit_bytes - self.held_bytes(sums, sharding)) / np.maximum(sums.kept_bytes, 1.0))
+        held = self.held_bytes(sums, sharding) + bucket_bytes(sums.parameters_bytes, groups)
+        room = np.floor((limit_bytes - held) / np.maximum(sums.kept_bytes, 1.0))
         return Costs(forward_s, backward_s, self.tail(sums, sharding, groups, slow), room)
 
     def held_bytes(self, sums: Sums, sharding: Sharding) -> Floats:

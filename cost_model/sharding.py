@@ -1,0 +1,143 @@
+"""What data parallelism and sharding add to a stage: communication and kernels in each pass, after it, and the update.
+
+The kernels and messages are those of fleet in PaddlePaddle 3.3.1, read from its records on the emulated device: it
+reduces and broadcasts whole tensors to and from their owners, and copies gradients into and out of its buckets. Every
+formula takes numbers or arrays, so that evaluate prices one stage and search many runs of layers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple
+
+from nebula.cluster.values import DeviceType
+from nebula.cost_model.communication import Amount, Levels, collective
+from nebula.cost_model.compute import moving_seconds
+from nebula.cost_model.groups import Groups
+from nebula.cost_model.memory import smaller, state_bytes_per_parameter
+from nebula.plan.values import Job, Sharding
+
+SUM_PASSES = 3
+"""Adding a gradient to the sum of those before: two reads and a write of its bytes."""
+
+BUCKET_PASSES = 6
+"""Into a bucket, scaling it, and out of it: a read and a write each."""
+
+BUCKET_BYTES = 32.0 * 2**20
+"""Size at which fleet closes a bucket of plain data parallelism."""
+
+GATHER_PASSES = 3.6
+"""Stage 3, forward: buffers filled, copied and released around each gathered parameter, beside its communication."""
+
+SCATTER_PASSES = 6.1
+"""Stage 3, backward: the same, and gradients scaled and cut, beside their communication."""
+
+CLIP_PASSES = 3
+"""The norm of the gradients, read once, and their scaling, a read and a write."""
+
+
+class Passes(NamedTuple, Generic[Amount]):
+    """What one forward and one backward take beside the model's own operators, in seconds."""
+
+    forward_wire_s: Amount
+    backward_wire_s: Amount
+    forward_kernels_s: Amount
+    backward_kernels_s: Amount
+
+
+def pass_costs(
+    parameters_bytes: Amount,
+    tensors: Amount,
+    *,
+    sharding: Sharding,
+    shard: Levels,
+    micro_batches: int,
+    device: DeviceType,
+) -> Passes[Amount]:
+    """What sharding and the accumulation of gradients add to the passes of one micro-batch, on average over a step.
+
+    Stage 2 reduces every micro-batch's gradients to their owners. Stage 3 gathers parameters in both passes and
+    all-reduces gradients, of which each rank keeps its part (Rajbhandari et al., SC 2020, section 7, ask for half).
+
+    Args:
+        parameters_bytes: of the stage on one rank; gradients have as many.
+        tensors: how many they are.
+        sharding: stage and degree.
+        shard: where the ranks of a sharding group meet.
+        micro_batches: of one step; the first needs no addition without sharding of gradients.
+        device: what runs the kernels.
+    """
+    again = (micro_batches - 1) / micro_batches
+    add_s = moving_seconds(SUM_PASSES * parameters_bytes, tensors, device)
+    nothing = 0.0 * parameters_bytes
+    if sharding.stage < 2:
+        return Passes(nothing, nothing, nothing, again * add_s)
+    if sharding.stage == 2:
+        reduce_s = collective("broadcast", shard).seconds(parameters_bytes, float(sharding.degree))
+        return Passes(nothing, reduce_s, nothing, add_s)
+    gather_s = collective("all_gather", shard).seconds(parameters_bytes, tensors)
+    reduce_s = collective("all_reduce", shard).seconds(parameters_bytes, tensors)
+    gather_moves_s = moving_seconds(GATHER_PASSES * parameters_bytes, 2 * tensors, device)
+    scatter_moves_s = moving_seconds(SCATTER_PASSES * parameters_bytes, 2 * tensors, device)
+    return Passes(
+        gather_s,
+        gather_s + reduce_s,
+        excess(gather_moves_s, gather_s),
+        excess(scatter_moves_s, gather_s + reduce_s) + (1 + again / sharding.degree) * add_s,
+    )
+
+
+def excess(part: Amount, other: Amount) -> Amount:
+    """By how much one amount exceeds another, 0 where it does not.
+
+    Example:
+        >>> excess(3.0, 2.0), excess(1.0, 2.0)
+        (1.0, 0.0)
+    """
+    difference = part - other
+    return (difference + abs(difference)) / 2.0
+
+
+def sync_seconds(
+    parameters_bytes: Amount, tensors: Amount, *, sharding: Sharding, groups: Groups, device: DeviceType
+) -> Amount:
+    """Data communication after the last backward, its copies and what follows the update included.
+
+    Without sharding, gradients are all-reduced over all replicas in buckets. Stage 1 reduces each tensor to its owner
+    in the sharding group, all-reduces what a rank owns outside it and broadcasts the updated parameters; stage 2 has
+    reduced already, and stage 3 needs no more than the all-reduce.
+    """
+    part = 1.0 / sharding.degree
+    seconds = collective("all_reduce", groups.outer).seconds(parameters_bytes * part)
+    if groups.outer:
+        # alone, data parallelism copies tensor by tensor; within a hybrid plan fleet fuses a whole bucket
+        launches = 2 * tensors if _data_alone(groups) else 0.0 * tensors
+        seconds = seconds + moving_seconds(BUCKET_PASSES * part * parameters_bytes, launches, device)
+    if sharding.stage == 1:
+        owned_s = collective("broadcast", groups.shard).seconds(parameters_bytes, tensors)
+        seconds = seconds + 2 * owned_s + moving_seconds(2.0 * parameters_bytes, tensors, device)
+    if sharding.stage == 2:
+        owned_s = collective("broadcast", groups.shard).seconds(parameters_bytes, float(sharding.degree))
+        # gradient buffers are scaled and cleared
+        seconds = seconds + owned_s + moving_seconds(3.0 * parameters_bytes, 0.0 * tensors, device)
+    return seconds
+
+
+def bucket_bytes(parameters_bytes: Amount, groups: Groups) -> Amount:
+    """What plain data parallelism holds of gradients in a bucket while activations are still there."""
+    return smaller(parameters_bytes, BUCKET_BYTES) if _data_alone(groups) else 0.0 * parameters_bytes
+
+
+def _data_alone(groups: Groups) -> bool:
+    return bool(groups.outer) and groups == Groups(outer=groups.outer)
+
+
+def update_seconds(elements: Amount, tensors: Amount, *, sharding: Sharding, job: Job, device: DeviceType) -> Amount:
+    """The clip of the global norm and the optimizer's update of what a rank owns: three kernels per tensor."""
+    whole = job.precision == "fp32"
+    width, states = (4 if whole else 2), state_bytes_per_parameter(job)
+    # gradient and parameter have one width; a parameter with a master copy among its states is not read itself
+    moved = (3 if whole else 2) * width + 2 * states + CLIP_PASSES * width
+    part = 1.0 / sharding.degree
+    # stage 3 cuts each tensor, stages 1 and 2 deal whole tensors to owners
+    owned = 1.0 if sharding.stage == 3 else part
+    return moving_seconds(moved * elements * part, 3 * tensors * owned, device)
