@@ -5,11 +5,10 @@ Answers for the presets of the ERNIE 3.0 family and for dense GPT and Llama mode
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nebula.errors import BadInput
+from nebula.errors import BadInput, closest
 from nebula.graph.rows import with_rows
 from nebula.graph.rules import is_float
 from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
@@ -44,9 +43,7 @@ def graph(preset: str, *, seq_len: int | None = None, dtype: str = "bfloat16") -
     if preset in DECODERS:
         config = DECODERS[preset]
         return decoder_graph(preset, replace(config, seq_len=seq_len) if seq_len else config, dtype)
-    close = difflib.get_close_matches(preset, names(), n=1, cutoff=0.3)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}"
-    raise BadInput(f"model preset {preset!r} is unknown: {hint}")
+    raise BadInput(f"model preset {preset!r} is unknown: {closest(preset, names())}")
 
 
 def _with_length(config: ErnieConfig, seq_len: int | None) -> ErnieConfig:

@@ -15,6 +15,7 @@ from paddle.nn import functional as F
 from nebula.models.attention import Attention, Sight, halves, join, linear, residual_std, weight_attr
 from nebula.models.config import ErnieConfig, ModuleConfig
 from nebula.models.memory import WithMemory
+from nebula.models.splits import ERNIE_SPLITS
 
 MASKED, DOCUMENT = 0, 1
 """Index of the two sequences of a sample, in ids [rows, 2, S] and in logits [rows, 2, S, vocabulary]."""
@@ -169,18 +170,5 @@ class ErnieModel(nn.Layer):
 
 
 def tensor_split(config: ErnieConfig) -> dict[str, str]:  # noqa: ARG001 - one signature for every model family
-    """How tensor parallelism cuts the sublayers of a chain element: fnmatch pattern of the name -> kind.
-
-    `column`: a Linear by its outputs, which stay split. `row`: a Linear by its inputs, outputs summed. `heads`: the
-    first dim of the layer's weight. `vocabulary`: an Embedding by its rows; a Linear by its outputs, which the loss
-    needs gathered or takes with a vocabulary-parallel cross-entropy. What no pattern names is replicated.
-    """
-    return {
-        "tokens": "vocabulary",
-        "*attention.qkv": "column",
-        "*attention.bias": "heads",
-        "*attention.out": "row",
-        "*ffn.up": "column",
-        "*ffn.down": "row",
-        "projection": "vocabulary",
-    }
+    """How tensor parallelism cuts the sublayers of a chain element: ERNIE_SPLITS, which explains the kinds."""
+    return dict(ERNIE_SPLITS)

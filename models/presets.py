@@ -9,10 +9,9 @@ it learns as well without, and Paddle's CPU kernel sums a bias gradient as slowl
 
 from __future__ import annotations
 
-import difflib
-
-from nebula.errors import BadInput
+from nebula.errors import BadInput, closest
 from nebula.models.config import ErnieConfig, ModuleConfig
+from nebula.models.decoders import DECODERS
 
 TASK_MODULE = ModuleConfig(layers=12, hidden=768, heads=12, ffn=3072)
 
@@ -57,10 +56,10 @@ def preset(name: str) -> ErnieConfig:
     """The config called `name`.
 
     Raises:
-        BadInput: no preset has that name; the message offers the closest one.
+        BadInput: no preset has that name, or it is one that can be planned alone.
     """
     if name in PRESETS:
         return PRESETS[name]
-    close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PRESETS)}"
-    raise BadInput(f"model preset {name!r} is unknown: {hint}")
+    if name in DECODERS:
+        raise BadInput(f"model preset {name!r} is for dry runs; layers to train have {', '.join(PRESETS)}")
+    raise BadInput(f"model preset {name!r} is unknown: {closest(name, PRESETS)}")

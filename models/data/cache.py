@@ -1,19 +1,12 @@
-"""Where what was built from a corpus is kept, by a hash of everything it was built from."""
+"""How what was built from a corpus is kept: named by a hash of everything it was built from, written at once."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-
-
-def folder(env: Mapping[str, str] = os.environ) -> Path:
-    """The user's cache folder: NEBULA_CACHE, or nebula in XDG_CACHE_HOME, or in ~/.cache."""
-    if env.get("NEBULA_CACHE"):
-        return Path(env["NEBULA_CACHE"])
-    return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nebula"
 
 
 def digest(parts: Iterable[bytes | str]) -> str:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nebula.cache_folder import cache_folder
 from nebula.models.data import cache, corpus, spans
 from nebula.models.data.tokenizer import OPTIONS, PARAGRAPH, Tokenizer, sentencepiece, train
 
@@ -48,7 +50,7 @@ def encoded_corpus(vocabulary: int) -> EncodedCorpus:
     Raises:
         BadInput: a package is missing, or no tokenizer of that size fits.
     """
-    return _at(vocabulary, cache.folder())
+    return _at(vocabulary, cache_folder(os.environ))
 
 
 @functools.lru_cache(maxsize=2)

@@ -93,7 +93,8 @@ def _compiler() -> Finding:
 
 
 def _emulator() -> Finding:
-    from nebula.emulator.build import LIBRARY_NAME, cache_folder
+    from nebula.cache_folder import cache_folder
+    from nebula.emulator.build import LIBRARY_NAME
 
     built = sorted((cache_folder(os.environ) / "emulator").glob(f"*/{LIBRARY_NAME}"))
     if built:

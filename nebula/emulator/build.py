@@ -13,11 +13,12 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from nebula.cache_folder import cache_folder
 from nebula.emulator.toolchain import (
     CompilationFailed,
     Compiler,
@@ -61,13 +62,6 @@ def library() -> Path:
         if not path.is_file():
             _build(path, paddle, compiler)
     return path
-
-
-def cache_folder(env: Mapping[str, str]) -> Path:
-    """NEBULA_CACHE, or else `nebula` in the user's cache folder."""
-    if env.get("NEBULA_CACHE"):
-        return Path(env["NEBULA_CACHE"]).expanduser()
-    return Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nebula"
 
 
 def _sources() -> list[Path]:

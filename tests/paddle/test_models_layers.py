@@ -222,10 +222,10 @@ def test_split_patterns_name_existing_layers_of_the_right_kind() -> None:
 
 
 def test_titan_builds_without_weights_in_a_second() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with paddle.LazyGuard():
         elements = chain(preset("ernie-3.0-titan"))
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert len(elements) == 1 + 48 + 1 + 12 + 1
 
 

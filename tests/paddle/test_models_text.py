@@ -16,7 +16,7 @@ from nebula.models.config import masked_count
 from nebula.models.data import corpus, spans
 from nebula.models.data.batches import Batches, batches
 from nebula.models.data.encoded import EncodedCorpus, encoded_corpus
-from nebula.models.data.masking import IGNORED
+from nebula.models.data.masking import IGNORED, hidden_units
 from nebula.models.data.spans import Kind
 from nebula.models.data.tokenizer import MASK, PARAGRAPH, UNKNOWN, train
 from nebula.models.evaluation import evaluate
@@ -66,12 +66,12 @@ def test_units_never_cut_an_entity(text: EncodedCorpus) -> None:
 
 
 def test_knowledge_is_hidden_more_often_than_chance(text: EncodedCorpus) -> None:
-    some = Batches(corpus=text, seq_len=64, global_batch=64)
-    share_in_text = np.mean(text.kind >= Kind.PHRASE)
-    names = {int(token) for token in np.unique(text.tokens[text.kind == Kind.ENTITY])}
-    _, labels = some.batch(0, range(64))
-    hidden = labels[:, 0][labels[:, 0] != IGNORED]
-    assert np.mean([int(token) in names for token in hidden]) > 1.5 * share_in_text
+    rng, hidden = np.random.default_rng(0), []
+    for first in rng.integers(0, len(text.tokens) - 64, 200):
+        kind = text.kind[first : first + 64]
+        positions = np.concatenate(hidden_units(text.unit[first : first + 64], kind, rng))
+        hidden.append(np.mean(kind[positions] >= Kind.PHRASE))
+    assert np.mean(hidden) > 3 * np.mean(text.kind >= Kind.PHRASE)
 
 
 def test_rows_do_not_depend_on_how_a_step_is_shared(text: EncodedCorpus) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nebula.emulator import build, environment, toolchain
-from nebula.emulator.build import cache_folder, library
+from nebula.emulator.build import library
 from nebula.emulator.clock import NotEmulated, is_emulated, virtual_seconds
 from nebula.errors import NebulaError
 
@@ -122,12 +122,6 @@ def test_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(toolchain.UnsupportedMachine, match="this is Linux aarch64"):
         library()
     assert issubclass(toolchain.UnsupportedMachine, NebulaError)
-
-
-def test_the_cache_is_the_users(tmp_path: Path) -> None:
-    assert cache_folder({"NEBULA_CACHE": "/a"}) == Path("/a")
-    assert cache_folder({"XDG_CACHE_HOME": "/b"}) == Path("/b/nebula")
-    assert cache_folder({}) == Path.home() / ".cache" / "nebula"
 
 
 def test_a_process_without_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

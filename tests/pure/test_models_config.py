@@ -39,6 +39,11 @@ def test_a_mistyped_preset_names_the_closest() -> None:
         preset("ernie-3.0-tutan")
 
 
+def test_a_preset_without_layers_is_refused_by_what_trains() -> None:
+    with pytest.raises(BadInput, match=r"'llama3-8b' is for dry runs"):
+        preset("llama3-8b")
+
+
 def test_heads_must_divide_hidden_and_the_message_shows_the_division() -> None:
     with pytest.raises(BadInput, match="hidden 100 % heads 8 = 4"):
         ModuleConfig(layers=1, hidden=100, heads=8, ffn=400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 
 from nebula.errors import BadInput
 from nebula.models.config import masked_count
-from nebula.models.data import cache, corpus, encoded, spans
-from nebula.models.data.masking import IGNORED, hidden_units
+from nebula.models.data import corpus, encoded, spans
+from nebula.models.data.masking import IGNORED, hidden_units, mask
 from nebula.models.data.spans import Kind
-from nebula.models.data.tokenizer import train
+from nebula.models.data.tokenizer import FIRST_TEXT_ID, MASK, train
 from nebula.models.evaluation import Evaluation, segments, unigram_nats
 from nebula.models.presets import preset
 
@@ -83,21 +84,43 @@ def test_exactly_fifteen_percent_are_hidden_and_at_most_one_unit_is_cut(
     assert all(len(set(unit[group])) == 1 for group in found)
 
 
+def test_eight_of_ten_hidden_units_show_the_mask_one_stays_and_one_is_replaced() -> None:
+    length, words = 400, 1000
+    tokens, unit = np.arange(FIRST_TEXT_ID, FIRST_TEXT_ID + length), np.arange(length)
+    shown = {"mask": 0, "kept": 0, "replaced": 0}
+    for seed in range(50):
+        ids, labels = mask(tokens, unit, np.zeros(length), words, np.random.default_rng(seed))
+        hidden = labels != IGNORED
+        np.testing.assert_array_equal(ids[~hidden], tokens[~hidden])
+        np.testing.assert_array_equal(labels[hidden], tokens[hidden])
+        shown["mask"] += int((ids[hidden] == MASK).sum())
+        shown["kept"] += int((ids[hidden] == tokens[hidden]).sum())
+    total = 50 * masked_count(length)
+    shown["replaced"] = total - shown["mask"] - shown["kept"]
+    # 3,000 draws: three deviations are 0.022 and 0.016
+    assert {name: count / total for name, count in shown.items()} == pytest.approx(
+        {"mask": 0.8, "kept": 0.1, "replaced": 0.1}, abs=0.022
+    )
+
+
+def a_small_corpus() -> bytes:
+    """What `encoded._build` returns, of one short text."""
+    tokenizer = np.frombuffer(train(["甲乙丙丁戊己庚辛"], 12), dtype=np.uint8)
+    chapters = {f"chapter_{number}": np.arange(3) for number in corpus.HELD_OUT}
+    file = io.BytesIO()
+    np.savez(file, tokenizer=tokenizer, tokens=np.arange(4), unit=np.arange(4), kind=np.zeros(4), **chapters)
+    return file.getvalue()
+
+
 def test_the_cache_is_found_again_and_named_by_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
     monkeypatch.setattr(encoded, "_build", lambda size: built.append(size) or encoded_bytes)
-    encoded_bytes = next((cache.folder() / "corpus").glob("*.npz")).read_bytes()
+    encoded_bytes = a_small_corpus()
     for _ in range(2):
         encoded._at.__wrapped__(8192, tmp_path)
     encoded._at.__wrapped__(9000, tmp_path)
     assert built == [8192, 9000]
     assert len(list((tmp_path / "corpus").iterdir())) == 2
-
-
-def test_the_cache_folder_follows_the_environment() -> None:
-    assert cache.folder({"NEBULA_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
-    assert cache.folder({"XDG_CACHE_HOME": "/b"}) == Path("/b/nebula")
-    assert cache.folder({}) == Path.home() / ".cache" / "nebula"
 
 
 def test_the_unigram_of_its_own_text_is_its_entropy() -> None:
