@@ -18,19 +18,18 @@ from nebula.units import format_bytes, format_count
 def graph_table(graph: DistributedGraph) -> RenderableType:
     """The graph as one block of text for a rich console; a row is a run of equal layers."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    headings = ("layers", "block", "operators", "parameters", "forward", "backward", "saved", "passed on")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("layers", "block") else "right")
+    for heading in ("layers", "block", "parameters", "forward", "backward", "saved", "passed on"):
+        words = heading in ("layers", "block")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
     for run in graph.runs:
         block = graph.blocks[run.block]
         each = " each" if run.layers > 1 else ""
         table.add_row(
             name_ranges(graph.layer_names[run.first : run.first + run.layers]),
             block.name,
-            f"{len(block.operators)}",
             format_count(block.parameter_count) + each,
-            f"{format_count(block.forward_flops)}FLOP",
-            f"{format_count(block.backward_flops)}FLOP",
+            format_flops(block.forward_flops),
+            format_flops(block.backward_flops),
             format_bytes(block.saved_bytes),
             format_bytes(block.output_bytes),
         )
@@ -58,10 +57,16 @@ def _assumed(graph: DistributedGraph) -> tuple[Text, ...]:
     return (Text(), Text(note, style="yellow")) if kinds else ()
 
 
+def format_flops(flops: float) -> str:
+    """A number of operations: `144 MFLOP`, `0 FLOP`."""
+    words = format_count(flops)
+    return f"{words}FLOP" if not words[-1].isdigit() else f"{words} FLOP"
+
+
 def headline(graph: DistributedGraph) -> str:
     """The totals in one line; per-row figures hold for the rows that the graph was made with."""
     rows = f"{graph.rows} row{'s' if graph.rows > 1 else ''} of {graph.tokens_per_row:,} tokens"
-    work = f"{format_count(graph.forward_flops)}FLOP forward, {format_count(graph.backward_flops)}FLOP backward"
+    work = f"{format_flops(graph.forward_flops)} forward, {format_flops(graph.backward_flops)} backward"
     layers = f"{len(graph.layers)} layers, {len(graph.blocks)} distinct"
     return f"{graph.name}: {graph.parameter_count:,} parameters in {layers}; {work} for {rows}"
 
