@@ -53,7 +53,8 @@ def test_a_failed_rank_ends_with_4_and_names_its_log(folder):
 
 def test_a_plan_for_another_cluster_is_not_launched(folder):
     (folder / "script.py").write_text("")
-    (folder / "other.yaml").write_text(CLUSTER.replace("name: here", "name: elsewhere").replace("device: cpu", "device: T4-16GB"))
+    other = CLUSTER.replace("name: here", "name: elsewhere").replace("device: cpu", "device: T4-16GB")
+    (folder / "other.yaml").write_text(other)
     done = nebula("launch", "--cluster", "other.yaml", "plan.json", "script.py", cwd=folder)
     assert done.returncode == 2
     assert "elsewhere" in done.stderr
