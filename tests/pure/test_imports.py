@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 
 import pytest
 
 PURE = (
-    *("nebula.graph.values", "nebula.cluster.topology", "nebula.cluster.places", "nebula.cluster.identity"),
+    *(
+        "nebula.graph.values",
+        "nebula.graph.partition",
+        "nebula.cluster.topology",
+        "nebula.cluster.places",
+        "nebula.cluster.identity",
+    ),
     *("nebula.plan.legality", "nebula.plan.files", "nebula.cost_model.evaluate", "nebula.planner.search"),
 )
 """Not the edge modules that read files people write (cluster.schema, plan.run_file): they bring pydantic."""
@@ -36,10 +41,10 @@ def test_root_folders_refuse_a_bare_import(folder):
 
 
 def import_seconds() -> float:
-    code = BLOCK + f"import time; t = time.perf_counter(); import {', '.join(PURE)}; print(time.perf_counter() - t)"
+    """Processor seconds, which other programs on the machine do not stretch."""
+    code = BLOCK + f"import time; t = time.process_time(); import {', '.join(PURE)}; print(time.process_time() - t)"
     return float(child(code))
 
 
-def test_the_pure_part_imports_fast():
-    """The promise is 250 ms on an idle machine (`make bench` prints it); a loaded one gets four times that."""
-    assert statistics.median(import_seconds() for _ in range(5)) < 1.0
+def test_the_pure_part_imports_within_a_quarter_second():
+    assert min(import_seconds() for _ in range(5)) < 0.25
