@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 
 from nebula.errors import BadInput
 
@@ -140,7 +140,10 @@ def _parse(text: str | float, units: Mapping[str, Decimal], what: str, accepted:
     if factor is None:
         raise BadInput(f"{text!r} is not {what}: {_why(unit, units)}; units are {accepted}")
     # decimal arithmetic, so that 5us is the same number as 5e-6
-    value = float(Decimal(number) * factor)
+    try:
+        value = float(Decimal(number) * factor)
+    except DecimalException:
+        value = math.inf
     if not math.isfinite(value):
         raise BadInput(f"{text!r} is not {what}: it must be finite")
     return value

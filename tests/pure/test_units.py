@@ -38,6 +38,7 @@ REFUSED = [
     (units.parse_seconds, "5GB", "measures a size"),
     (units.parse_seconds, "5 parsecs", "'parsecs'"),
     (units.parse_quantity, "1e999", "finite"),
+    (units.parse_quantity, "1e9999999999999999999", "finite"),
     (units.parse_quantity, True, "True"),
     (units.parse_quantity, "", "''"),
 ]
