@@ -16,7 +16,7 @@ import typer
 from nebula.cli.options import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from nebula.cluster.values import Cluster
     from nebula.report.findings import Findings
@@ -104,7 +104,19 @@ def _results(found: Findings) -> list[str]:
     measured = found.measured
     steps = measured.steps
     sentences = [measured_words(found), f"loss {steps[0].loss:.3f} at first, {steps[-1].loss:.3f} at last"]
-    return [*sentences, *(f"{name}: {figure:.4g}" for name, figure in measured.evaluation)]
+    return [
+        *sentences,
+        *(f"{name}: {figure:.4g}" for name, figure in measured.evaluation),
+        _verdict(measured.evaluation),
+    ]
+
+
+def _verdict(evaluation: Sequence[tuple[str, float]]) -> str:
+    """Whether the document model beats the token frequencies it was trained on."""
+    model, unigram = (figure for name, figure in evaluation if "nats" in name)
+    if model < unigram:
+        return f"{model:.3f} < {unigram:.3f}: the model has learned more than how frequent tokens are"
+    return f"{model:.3f} >= {unigram:.3f}: the model has not yet learned more than how frequent tokens are"
 
 
 LEFT = {

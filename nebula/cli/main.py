@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from nebula import __version__
-from nebula.cli import cluster, demo, deploying, doctor, planning, reporting, running
+from nebula.cli import checking, cluster, demo, deploying, doctor, planning, reporting, running
 from nebula.cli.console import forgive_encodings, log
 from nebula.errors import NebulaError, Suspicious
 
@@ -81,7 +81,7 @@ app.command()(demo.demo)
 app.add_typer(cluster.app, name="cluster")
 app.command()(planning.graph)
 app.command()(planning.plan)
-app.command()(planning.check)
+app.command()(checking.check)
 app.command()(planning.simulate)
 app.command()(reporting.report)
 app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})(running.launch)

@@ -1,4 +1,4 @@
-"""The verbs of a dry run: graph, plan, check, simulate. Nothing is started, and built-in models need no Paddle."""
+"""The verbs of a dry run: graph, plan, simulate. Nothing is started, and built-in models need no Paddle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nebula.cli.options import Force, Json, Output, Overrides, PlanFile, PlanOption, RunFile
+from nebula.cli.options import Force, Json, Output, Overrides, PlanOption, RunFile
 
 if TYPE_CHECKING:
     from nebula.cli.subject import Subject
@@ -74,37 +74,6 @@ def show(plan: Plan, subject: Subject, search: Search) -> None:
     from nebula.report.table import print_plan
 
     print_plan(findings(plan, subject.graph, subject.run.cluster, search), results())
-
-
-def check(
-    plan_file: PlanFile,
-    run: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--run", metavar="RUN.YAML", help="Also check against this run's model and cluster."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Check a plan file: whole, legal, made for this run."""
-    from nebula.cli.console import print_json
-    from nebula.cli.subject import check_origin, load_subject
-    from nebula.errors import BadInput
-    from nebula.plan.files import load_plan
-    from nebula.plan.legality import violations
-
-    plan = load_plan(plan_file)
-    subject = load_subject(run, None) if run else None
-    if subject:
-        check_origin(plan, subject.graph, subject.run.cluster)
-    layers = len(subject.graph.layers) if subject else plan.stages[-1].layers[1]
-    broken = [v.sentence for v in violations(plan, layers=layers, cluster=subject.run.cluster if subject else None)]
-    if json:
-        print_json({"legal": not broken, "violations": broken, "split": plan.split, "engine": plan.engine})
-        if broken:
-            raise typer.Exit(BadInput.exit_code)
-    elif broken:
-        raise BadInput(f"{plan_file} is not legal: " + "; ".join(broken))
-    else:
-        print(f"{plan_file} is legal: {plan.split}; {plan.world_size} ranks, engine {plan.engine}")
 
 
 def simulate(

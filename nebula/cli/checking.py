@@ -1,0 +1,81 @@
+"""The verb check: is a plan file whole, legal and made for this run; does it fit; and on what can it run?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from nebula.cli.options import Json, PlanFile
+
+if TYPE_CHECKING:
+    from nebula.cli.subject import Subject
+    from nebula.plan.legality import Executable
+    from nebula.plan.values import Plan, StageMemory
+
+
+def check(
+    plan_file: PlanFile,
+    run: Annotated[
+        Optional[Path],  # noqa: UP045  (typer reads this at run time on Python 3.10 too)
+        typer.Option("--run", metavar="RUN.YAML", help="Also check against this run's model and cluster."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check a plan file: whole, legal, made for this run, and what can run it."""
+    from nebula.cli.console import print_json
+    from nebula.cli.subject import check_origin, load_subject
+    from nebula.errors import BadInput
+    from nebula.plan.files import load_plan
+
+    plan = load_plan(plan_file)
+    subject = load_subject(run, None) if run else None
+    if subject:
+        check_origin(plan, subject.graph, subject.run.cluster)
+    broken = _broken(plan, subject)
+    able = _executable(plan, subject)
+    if json:
+        engines = {kind: {"engine": a.engine, "missing": list(a.missing)} for kind, a in able.items()}
+        print_json({"legal": not broken, "violations": broken, "split": plan.split, "executable": engines})
+        if broken:
+            raise typer.Exit(BadInput.exit_code)
+    elif broken:
+        raise BadInput(f"{plan_file} is not legal: " + "; ".join(broken))
+    else:
+        print(f"{plan_file} is legal: {plan.split}; {plan.world_size} ranks")
+        for kind, a in able.items():
+            print(f"  on {kind}: " + (f"runs on {a.engine}" if a.engine else "no engine: " + "; ".join(a.missing)))
+
+
+def _broken(plan: Plan, subject: Subject | None) -> list[str]:
+    """Every broken rule; with a run also what its model and its devices' memory refuse."""
+    from nebula.cost_model.evaluate import evaluate
+    from nebula.errors import BadInput
+    from nebula.plan.legality import violations
+
+    if not subject:
+        return [v.sentence for v in violations(plan, layers=plan.stages[-1].layers[1], cluster=None)]
+    graph, cluster = subject.graph, subject.run.cluster
+    broken = [v.sentence for v in violations(plan, layers=len(graph.layers), cluster=cluster)]
+    if broken:
+        return broken
+    try:
+        memory = evaluate(graph, cluster, plan).memory
+    except BadInput as error:
+        return [str(error)]
+    return [_too_full(stage, held) for stage, held in enumerate(memory) if held.total_bytes > held.limit_bytes]
+
+
+def _too_full(stage: int, held: StageMemory) -> str:
+    from nebula.units import format_bytes
+
+    return f"stage {stage} needs {format_bytes(held.total_bytes)} > {format_bytes(held.limit_bytes)} of a device"
+
+
+def _executable(plan: Plan, subject: Subject | None) -> dict[str, Executable]:
+    """Who can run the plan, by kind of device: the run's kind, or all."""
+    from nebula.plan.legality import DEVICE_KINDS, executable, kind_of
+
+    kinds = (kind_of(subject.run.cluster),) if subject else DEVICE_KINDS
+    return {kind: executable(plan, kind) for kind in kinds}
