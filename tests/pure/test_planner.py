@@ -1,0 +1,303 @@
+"""The planner against trying everything, and what it says: reasons, runner-up, bound, rules, remedies."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from nebula.cluster.values import Cluster
+from nebula.cost_model.evaluate import Pricing, evaluate
+from nebula.errors import BadInput, Infeasible
+from nebula.plan.job import Objective
+from nebula.plan.legality import executable, violations
+from nebula.plan.values import Job, Sharding
+from nebula.planner.pool import equal_devices
+from nebula.planner.price import Prices
+from nebula.planner.search import KEPT, search
+from nebula.planner.space import Split, divisors
+from nebula.planner.stages import every_deal
+from tests.pure.cost_samples import chain, cluster, device, plan
+
+
+def every_plan(graph, devices, per_node, job):
+    """All uniform plans, by naive loops that share nothing with the search."""
+    layers = len(graph.layers)
+    for tensor in (t for t in range(1, per_node + 1) if per_node % t == 0):
+        for pipeline in range(1, layers + 1):
+            for data in range(1, devices // (tensor * pipeline) + 1):
+                for rows in range(1, job.global_batch + 1):
+                    if job.global_batch % (data * rows):
+                        continue
+                    for sharding in [Sharding()] + [
+                        Sharding(stage=s, degree=d) for s in (1, 2, 3) for d in range(2, data + 1) if data % d == 0
+                    ]:
+                        for recompute in ("none", "selective", "full"):
+                            for boundaries in every_deal(layers, pipeline):
+                                yield plan(
+                                    boundaries,
+                                    data=data,
+                                    tensor=tensor,
+                                    rows=rows,
+                                    micro_batches=job.global_batch // (data * rows),
+                                    sharding=sharding,
+                                    recompute=recompute,
+                                    per_node=per_node,
+                                    job=job,
+                                )
+
+
+def fits(prediction):
+    return all(m.total_bytes <= m.limit_bytes for m in prediction.memory)
+
+
+CASES = {
+    "roomy": (chain(3, hidden=64), device(), 1e9),
+    "slow links": (chain(4, hidden=128, tokens=16, wide=(1,)), device(), 1e8),
+    "fast links": (chain(3, hidden=256, tokens=256), device(kernel_s=0.0), 1e11),
+    "little memory": (chain(4, hidden=128, tokens=128), device(memory_bytes=6.0e6), 1e10),
+    "least memory": (chain(4, hidden=128, tokens=128, wide=(3,)), device(memory_bytes=5.4e6), 1e10),
+    "uneven": (chain(4, hidden=64, tokens=256, wide=(0, 3)), device(kernel_s=1e-6), 5e9),
+}
+
+
+def assert_equals_trying_everything(graph, where, job):
+    devices, per_node = where.device_count, where.groups[0].devices_per_node
+    pricing = Pricing(graph, where, job)
+    priced = [pricing.predict(p) for p in every_plan(graph, devices, per_node, job)]
+    least_s = min((found.step_time_s for found in priced if fits(found)), default=None)
+    if least_s is None:
+        with pytest.raises(Infeasible):
+            search(graph, where, job)
+        return
+    answer = search(graph, where, job)
+    best = answer.plan.prediction
+    assert best.step_time_s == pytest.approx(least_s, rel=1e-9)
+    assert fits(best)
+    assert answer.bound_s <= least_s * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_planner_equals_trying_everything(name):
+    graph, kind, nic = CASES[name]
+    assert_equals_trying_everything(graph, cluster(nodes=2, per_node=2, kind=kind, nic=nic), Job(global_batch=4))
+
+
+def random_case(seed):
+    """A chain of unlike layers, a small cluster and a job, of which some do not fit anywhere."""
+    rng = random.Random(seed)
+    layers = rng.randint(1, 5)
+    graph = chain(
+        layers,
+        hidden=rng.choice([32, 64, 128]),
+        tokens=rng.choice([8, 64, 256]),
+        wide=tuple(i for i in range(layers) if rng.random() < 0.3),
+    )
+    kind = device(kernel_s=rng.choice([0.0, 5e-6]), memory_bytes=10 ** rng.uniform(5.5, 8))
+    nodes, per_node = rng.choice([(1, 2), (2, 2), (1, 4), (3, 1)])
+    where = cluster(nodes, per_node, kind=kind, intra=10 ** rng.uniform(8, 11), nic=10 ** rng.uniform(7, 10))
+    return graph, where, Job(global_batch=rng.choice([2, 4, 6]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_planner_equals_trying_everything_on_random_cases(seed):
+    assert_equals_trying_everything(*random_case(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12, 212))
+def test_the_planner_equals_trying_everything_on_many_random_cases(seed):
+    assert_equals_trying_everything(*random_case(seed))
+
+
+@pytest.fixture(scope="module")
+def answer():
+    return search(chain(6), cluster(nodes=2, per_node=4, nic=5e9), Job(global_batch=16), clock=iter(range(9)).__next__)
+
+
+def test_the_answer_is_a_whole_plan(answer):
+    own, where = answer.plan, cluster(nodes=2, per_node=4, nic=5e9)
+    assert violations(own, layers=6, cluster=where) == ()
+    assert executable(own, "emulated").engine == own.engine
+    assert evaluate(chain(6), where, own) == own.prediction
+    assert own.bound_s == answer.bound_s <= own.prediction.step_time_s
+    assert own.made_from.model == "chain"
+
+
+def test_the_answer_says_why_and_what_came_second(answer):
+    second = answer.candidates[1]
+    assert answer.plan.runner_up.split == second.split
+    assert answer.plan.runner_up.step_time_s == second.prediction.step_time_s
+    assert answer.plan.runner_up.lost_by in answer.plan.because
+    assert answer.plan.because.endswith(".")
+    assert 2 <= len(answer.candidates) <= KEPT
+    times = [c.prediction.step_time_s for c in answer.candidates]
+    assert times == sorted(times)
+
+
+def test_the_answer_counts_what_it_left_out_and_reports_its_time(answer):
+    assert set(answer.cut) <= {"devices", "node", "shape", "engine", "sharding", "memory", "bound", "fixed"}
+    assert all(count > 0 for count in answer.cut.values())
+    assert answer.seconds == 1
+
+
+def test_progress_is_told_with_each_priced_candidate():
+    told = []
+    found = search(chain(3), cluster(per_node=2), Job(global_batch=4), on_progress=told.append)
+    assert [p.priced for p in told] == list(range(1, found.priced + 1))
+    assert told[-1].best_s == pytest.approx(found.plan.prediction.step_time_s)
+
+
+def test_fixed_degrees_are_kept():
+    fixed = {"tensor": 2, "pipeline": 2, "sharding": 0, "recompute": "full", "micro_batch_rows": 2}
+    own = search(chain(4), cluster(per_node=8), Job(global_batch=16), Objective(fixed=fixed)).plan
+    stage = own.stages[0]
+    assert (stage.tensor, len(own.stages), stage.sharding.stage, stage.recompute) == (2, 2, 0, "full")
+    assert stage.replicas[0].micro_batch_rows == 2
+
+
+def test_an_unknown_degree_names_the_closest():
+    with pytest.raises(BadInput, match="'tensor'"):
+        search(chain(3), cluster(), Job(global_batch=4), Objective(fixed={"tensr": 2}))
+
+
+def test_degrees_that_leave_nothing_are_named():
+    with pytest.raises(Infeasible, match="pipeline"):
+        search(chain(3), cluster(), Job(global_batch=4), Objective(fixed={"pipeline": 7}))
+
+
+def test_excluded_nodes_stay_empty():
+    own = search(chain(4), cluster(nodes=3, per_node=2), Job(global_batch=8), Objective(exclude=("n/0",))).plan
+    assert {place.node for place in own.ranks} <= {"n/1", "n/2"}
+
+
+def test_slow_nodes_come_last():
+    where = cluster(nodes=2, per_node=4, slow=((0, 3.0),), nic=1e6)
+    assert {place.node for place in search(chain(4), where, Job(global_batch=8)).plan.ranks} == {"n/1"}
+
+
+def test_fewer_devices_are_used_when_that_is_faster_and_it_says_so():
+    own = search(chain(3), cluster(nodes=4, per_node=2, nic=1e5), Job(global_batch=8)).plan
+    assert own.world_size == 2
+    assert "6 of 8 devices stay unused" in own.because
+
+
+def test_unlike_devices_are_planned_on_the_fastest_equal_set():
+    fast, slow = (
+        cluster(per_node=2).groups[0],
+        cluster(per_node=8, kind=device(name="slow", peak_flops={"float32": 1e11})),
+    )
+    mixed = Cluster(name="mixed", groups=(replace(slow.groups[0], name="old"), replace(fast, name="new")))
+    found = search(chain(3), mixed, Job(global_batch=8))
+    assert {place.node for place in found.plan.ranks} == {"new/0"}
+    assert "8 slow stay unused" in found.notes[0]
+
+
+def test_a_cluster_without_devices_is_refused():
+    with pytest.raises(BadInput, match="no device"):
+        equal_devices(cluster(nodes=1), "float32", ["n"])
+
+
+def test_what_no_engine_runs_is_left_out():
+    """Plain CPUs run data parallelism alone."""
+    found = search(chain(4), cluster(per_node=4, kind=device(kind="cpu", emulated=False)), Job(global_batch=8))
+    assert (found.plan.stages[0].tensor, len(found.plan.stages)) == (1, 1)
+    assert found.cut["engine"] > 0
+
+
+def test_a_precision_that_no_engine_has_yet_keeps_no_split_out():
+    assert search(chain(4), cluster(per_node=4), Job(global_batch=8, precision="bf16")).plan.world_size == 4
+
+
+def test_what_fits_nowhere_says_by_how_much_and_how_many_devices_would_do():
+    graph = chain(4, hidden=256, tokens=128)
+    small = device(memory_bytes=4e6)
+    with pytest.raises(Infeasible) as caught:
+        search(graph, cluster(per_node=2, kind=small), Job(global_batch=8))
+    text = str(caught.value)
+    assert "MiB more than the 3.51 MiB" in text
+    wanted = int(text.split(" devices would hold it")[0].split()[-1])
+    assert (
+        search(graph, cluster(nodes=wanted // 2, per_node=2, kind=small), Job(global_batch=8)).plan.world_size <= wanted
+    )
+    with pytest.raises(Infeasible):
+        search(graph, cluster(nodes=wanted // 2 - 1, per_node=2, kind=small), Job(global_batch=8))
+
+
+def test_a_fixed_degree_that_makes_it_infeasible_is_named():
+    graph = chain(4, hidden=128, tokens=128)
+    with pytest.raises(Infeasible, match="without sharding=0 it fits"):
+        search(
+            graph,
+            cluster(per_node=4, kind=device(memory_bytes=6e6)),
+            Job(global_batch=8),
+            Objective(fixed={"sharding": 0, "pipeline": 1, "tensor": 1}),
+        )
+
+
+def test_memory_that_a_fraction_withholds_is_named():
+    graph = chain(1, hidden=128, tokens=8)
+    whole = evaluate(graph, cluster(per_node=1), plan((0, 1), micro_batches=1)).memory[0].total_bytes
+    with pytest.raises(Infeasible, match=r"memory_fraction=0\.\d+ would do"):
+        search(graph, cluster(per_node=1, kind=device(memory_bytes=whole / 0.95)), Job(global_batch=1))
+
+
+def test_another_aim_than_the_step_time_is_refused():
+    with pytest.raises(BadInput, match="cost"):
+        search(chain(3), cluster(), Job(global_batch=4), Objective(minimise="cost"))
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_prices_of_the_search_are_those_of_evaluate(recompute):
+    graph, where, job = chain(5, wide=(2,)), cluster(nodes=4, per_node=4), Job(global_batch=16)
+    prices = Prices(graph, where, job, equal_devices(where, "float32"))
+    for stage, degree in [(0, 1), (1, 2), (1, 4), (2, 4), (3, 4), (3, 2)]:
+        split = Split(
+            data=4, tensor=2, pipeline=2, rows=2, sharding=Sharding(stage=stage, degree=degree), recompute=recompute
+        )
+        price = prices.split(split)
+        deals = list(every_deal(5, 2))
+        own = [
+            evaluate(
+                graph,
+                where,
+                plan(
+                    d,
+                    data=4,
+                    tensor=2,
+                    rows=2,
+                    micro_batches=2,
+                    sharding=split.sharding,
+                    recompute=recompute,
+                    per_node=4,
+                ),
+            )
+            for d in deals
+        ]
+        assert price.step_seconds(deals) == pytest.approx([p.step_time_s for p in own])
+        tight = min(max(m.total_bytes for m in p.memory) for p in own)
+        less = Prices(graph, where, replace(job, memory_fraction=tight * (1 + 1e-9) / 1e9), prices.pool)
+        assert less.split(split).fits(deals).tolist() == [fits_in(p, tight * (1 + 1e-9)) for p in own]
+        assert prices.least_seconds(split) <= min(p.step_time_s for p in own) * (1 + 1e-9)
+
+
+def fits_in(prediction, limit):
+    return all(m.total_bytes <= limit for m in prediction.memory)
+
+
+def test_a_dominated_sharding_is_never_the_faster_one():
+    graph, where, job = chain(4), cluster(nodes=4, per_node=2), Job(global_batch=16)
+    prices = Prices(graph, where, job, equal_devices(where, "float32"))
+    every = [Sharding()] + [Sharding(stage=s, degree=d) for s in (1, 2, 3) for d in (2, 4)]
+    splits = [Split(data=4, tensor=1, pipeline=2, rows=1, sharding=s, recompute="none") for s in every]
+    kept = prices.undominated(splits)
+    deals = list(every_deal(4, 2))
+    best = {s: prices.split(s).step_seconds(deals) for s in splits}
+    assert kept
+    for index in range(len(deals)):
+        assert min(best[s][index] for s in kept) <= min(best[s][index] for s in splits) * (1 + 1e-12)
+
+
+def test_divisors_are_all_and_ascending():
+    assert [divisors(n) for n in (1, 7, 16)] == [[1], [1, 7], [1, 2, 4, 8, 16]]
+    assert Counter(divisors(360)) == Counter(d for d in range(1, 361) if 360 % d == 0)
