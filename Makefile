@@ -26,7 +26,7 @@ bench: $(VENV)/.run
 	$(BIN)/python -m tests.bench
 
 docs: $(VENV)/.test
-	$(BIN)/python -m pytest tests/pure/test_docs.py
+	$(BIN)/python -m pytest tests/pure/test_docs.py tests/pure/test_files_load.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

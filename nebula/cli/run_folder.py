@@ -50,7 +50,8 @@ def _clear(folder: Path) -> None:
     """
     if not (folder / PLAN).is_file():
         raise BadInput(f"{folder} is not the folder of a run: it holds no {PLAN}, so nothing in it is replaced")
-    for pattern in ("steps.jsonl", "timeline.*.json", "evaluation.json", "training.json", REPORT, TRACE):
+    left = ("steps.jsonl", "timeline.*.json", "evaluation.json", "training.json", "weights.safetensors", REPORT, TRACE)
+    for pattern in left:
         for path in folder.glob(pattern):
             path.unlink()
 
