@@ -14,6 +14,7 @@ import paddle
 from paddle import nn
 
 from nebula.runtime.batch import on_device
+from nebula.runtime.precision import Precision
 
 Loss = Callable[..., paddle.Tensor]
 """(outputs, labels) -> scalar."""
@@ -25,6 +26,7 @@ class Driver(Protocol):
     """Runs the micro-batches of one step."""
 
     observers: list[Observer]
+    precision: Precision
 
     def run(self, micro_batches: list[Any]) -> float:
         """Accumulates gradients and returns the replica's mean loss."""
@@ -36,8 +38,8 @@ class InARow:
     Gradients leave the rank with the last micro-batch alone where `model` can hold them back (`no_sync`).
     """
 
-    def __init__(self, model: nn.Layer, loss: Loss) -> None:
-        self.model, self.loss = model, loss
+    def __init__(self, model: nn.Layer, loss: Loss, precision: Precision) -> None:
+        self.model, self.loss, self.precision = model, loss, precision
         self.observers: list[Observer] = []
 
     def run(self, micro_batches: list[Any]) -> float:
@@ -48,10 +50,11 @@ class InARow:
             held = getattr(self.model, "no_sync", nullcontext) if index < count - 1 else nullcontext
             with held():
                 self._tell("F", index, "begin")
-                value = self.loss(self.model(inputs), labels)
+                with self.precision.casting():
+                    value = self.loss(self.model(inputs), labels)
                 self._tell("F", index, "end")
                 self._tell("B", index, "begin")
-                (value / count if count > 1 else value).backward()
+                self.precision.scaled(value / count if count > 1 else value).backward()
                 self._tell("B", index, "end")
             losses.append(value.detach())
         total = sum(float(value) for value in losses)
@@ -65,10 +68,10 @@ class InARow:
 class Through1F1B:
     """fleet's one-forward-one-backward pipeline over this rank's stage."""
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, precision: Precision) -> None:
         from paddle.distributed.fleet.meta_parallel import pipeline_parallel as fleet_pipeline
 
-        self.pipeline = pipeline
+        self.pipeline, self.precision = pipeline, precision
         self.observers: list[Observer] = []
         # fleet keeps one list of callbacks for all pipelines of a process; this pipeline gets its own
         pipeline.callbacks = fleet_pipeline.PipelineParallelMicroStepCallback()
@@ -97,7 +100,9 @@ class Through1F1B:
         self._seen = {"F": 0, "B": 0}
         self.pipeline.set_virtual_pipeline_rank(0)
         self.pipeline._layers.train()
-        return float(self.pipeline.forward_backward_pipeline(self._feed(micro_batches)))
+        with self.precision.casting():  # fleet leaves it for its backward passes
+            loss = self.pipeline.forward_backward_pipeline(self._feed(micro_batches), self.precision.scaler)
+        return float(loss)
 
     def _feed(self, micro_batches: list[Any]) -> Iterator[Any]:
         """What fleet asks for: a first stage the inputs, a last stage the labels; others never ask."""

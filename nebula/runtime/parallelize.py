@@ -22,6 +22,7 @@ from nebula.runtime.batch import micro_batches, row_count, rows
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
 from nebula.runtime.optimizers import clear_gradients, keep_parameters, optimizer_of
 from nebula.runtime.place import Degrees, Place, degrees, place
+from nebula.runtime.precision import Precision, decorate, precision_of, tell_ranks
 from nebula.runtime.quiet import quiet
 from nebula.runtime.recompute import apply_policy
 
@@ -59,7 +60,7 @@ class Step:
 
     def __init__(self, *, plan: Plan, place: Place, part: Part, driver: Driver, optimizer: Any, wrapped: Any) -> None:
         self.plan, self.place, self.part = plan, place, part
-        self.driver, self.optimizer, self.wrapped = driver, optimizer, wrapped
+        self.driver, self.precision, self.optimizer, self.wrapped = driver, driver.precision, optimizer, wrapped
 
     def __call__(self, batch: Any) -> StepResult:
         """Trains on a global batch, the same on every rank, of which each replica takes its rows.
@@ -83,7 +84,7 @@ class Step:
         """Trains on this replica's rows of a global batch of `global_rows`."""
         loss = self.driver.run(micro_batches(batch, self.plan.micro_batches))
         self._tell("begin")
-        self.optimizer.step()
+        self.precision.update(self.optimizer)
         clear_gradients(self.optimizer)
         self._tell("end")
         return StepResult(loss=over_replicas(loss, self.plan), rows=global_rows)
@@ -126,11 +127,14 @@ def parallelize(
         apply_policy(element, plan.stages[here.stage].recompute)
     _move(part, start.device())
     keep_parameters(optimizer, part.cut.replaced, list(part.names))
+    precision = precision_of(plan.job.precision)
+    decorate(part.elements, optimizer, precision)
     if plan.world_size == 1:
         whole = chain.ChainModel(part.elements)
-        return Step(plan=plan, place=here, part=part, driver=InARow(whole, loss), optimizer=optimizer, wrapped=whole)
+        driver = InARow(whole, loss, precision)
+        return Step(plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=whole)
     with quiet():
-        return _on_fleet(part, optimizer, loss, plan, mesh, here)
+        return _on_fleet(part, optimizer, loss, precision, plan, mesh, here)
 
 
 def _seed_dropout(mesh: Degrees, here: Place) -> None:
@@ -204,7 +208,9 @@ def _move(part: Part, device: str) -> None:
         element.train()
 
 
-def _on_fleet(part: Part, optimizer: Any, loss: Loss, plan: Plan, mesh: Degrees, here: Place) -> Step:
+def _on_fleet(
+    part: Part, optimizer: Any, loss: Loss, precision: Precision, plan: Plan, mesh: Degrees, here: Place
+) -> Step:
     from paddle.distributed import fleet
 
     hybrid = fleet.get_hybrid_communicate_group()
@@ -215,12 +221,13 @@ def _on_fleet(part: Part, optimizer: Any, loss: Loss, plan: Plan, mesh: Degrees,
         # fleet's pipeline sends whole weights around when it is built, so it comes before the wrapper that cuts them
         distributed = fleet.distributed_model(model) if piped else None
         wrap = sharding.stage2 if stage == 2 else sharding.stage3
-        wrapped, optimizer = wrap(model, optimizer, hybrid)
+        wrapped, optimizer = wrap(model, optimizer, hybrid, precision.scaler)
         distributed = distributed or wrapped
     else:
         distributed = wrapped = fleet.distributed_model(model)
         optimizer = fleet.distributed_optimizer(optimizer)
-    driver = Through1F1B(distributed) if piped else InARow(distributed, loss)
+        tell_ranks(precision.scaler)
+    driver = Through1F1B(distributed, precision) if piped else InARow(distributed, loss, precision)
     if isinstance(driver, Through1F1B) and stage == 2:
         sharding.feed_stage2(driver, wrapped)
     return Step(plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=wrapped)

@@ -18,7 +18,7 @@ WHOLE_ELEMENTS = 1024
 """Parameters of at most this many elements stay whole in stage 3: norms and biases, hardly worth a gather each."""
 
 
-def stage2(model: nn.Layer, optimizer: Any, hybrid: Any) -> tuple[nn.Layer, Any]:
+def stage2(model: nn.Layer, optimizer: Any, hybrid: Any, scaler: Any) -> tuple[nn.Layer, Any]:
     """Wraps model and optimizer so that states and gradients are cut over the sharding group."""
     from paddle.distributed.sharding import group_sharded_parallel
 
@@ -26,13 +26,14 @@ def stage2(model: nn.Layer, optimizer: Any, hybrid: Any) -> tuple[nn.Layer, Any]
         model,
         optimizer,
         "os_g",
+        scaler=scaler,
         group=hybrid.get_sharding_parallel_group(),
         dp_group=data_group(hybrid),
     )
     return wrapped, optimizer
 
 
-def stage3(model: nn.Layer, optimizer: Any, hybrid: Any) -> tuple[nn.Layer, Any]:
+def stage3(model: nn.Layer, optimizer: Any, hybrid: Any, scaler: Any) -> tuple[nn.Layer, Any]:
     """Wraps model and optimizer so that parameters, too, are cut over the sharding group."""
     from paddle.distributed.sharding import group_sharded_parallel
 
@@ -44,6 +45,7 @@ def stage3(model: nn.Layer, optimizer: Any, hybrid: Any) -> tuple[nn.Layer, Any]
         model,
         optimizer,
         "p_g_os",
+        scaler=scaler,
         group=hybrid.get_sharding_parallel_group(),
         dp_group=data_group(hybrid),
         segment_size=WHOLE_ELEMENTS,

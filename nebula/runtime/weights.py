@@ -37,13 +37,18 @@ def _whole(step: Step, parameter: paddle.Tensor) -> np.ndarray:
     value = _unsharded(parameter)
     dim = step.part.cut.dims.get(id(parameter))
     if dim is None:
-        return np.asarray(value.numpy())
+        return _array(value)
     from paddle.distributed import fleet
 
     group = fleet.get_hybrid_communicate_group().get_model_parallel_group()
     parts: list[paddle.Tensor] = []
     paddle.distributed.all_gather(parts, value.contiguous(), group=group)
-    return np.concatenate([part.numpy() for part in parts], axis=dim)
+    return np.concatenate([_array(part) for part in parts], axis=dim)
+
+
+def _array(value: paddle.Tensor) -> np.ndarray:
+    """Weights in fp32 whatever they were trained in; numpy has no bfloat16."""
+    return np.asarray((value.astype("float32") if value.is_floating_point() else value).numpy())
 
 
 def _unsharded(parameter: paddle.Tensor) -> paddle.Tensor:

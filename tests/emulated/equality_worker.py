@@ -1,7 +1,9 @@
 """One rank: trains the toy under one plan after another and writes, per plan, the losses and the gathered weights.
 
-Arguments: folder for the results, then cases `optimizer|plan name|fault`. A fault is empty, a factor that scales the
-gradients of rank 1, or `unmended`: Paddle as it is, without nebula.runtime.paddle_faults.
+Arguments: folder for the results, then cases `optimizer|plan name|twist`. A twist is empty; a factor that scales the
+gradients of rank 1; `unmended`: Paddle as it is, without nebula.runtime.paddle_faults; `loss scaler`: fp16's scaler
+around a computation in fp32, which is what this device has; `infinite gradient`: that, and rank 1 meets an infinity in
+step INFINITE.
 """
 
 import inspect
@@ -11,41 +13,59 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_chain as toy
 import toy_plans
 
-from nebula.runtime import paddle_faults, start, weights
+from nebula.runtime import paddle_faults, precision, start, weights
+from nebula.runtime import parallelize as parallelizing
 from nebula.runtime.parallelize import parallelize
 
-STEPS = 20
+STEPS, SCALED_STEPS, INFINITE = 20, 6, 2
 
 
-def train(plan, optimizer, fault=""):
+def train(plan, optimizer, twist=""):
     start.set_up(plan)
     model, optimizer = toy.build(optimizer)
+    scaled = twist in ("loss scaler", "infinite gradient")
+    parallelizing.precision_of = scaled_fp32 if scaled else precision.precision_of
     step = parallelize(model, optimizer, toy.loss, plan)
-    if fault and step.place.rank == 1:
-        scale_gradients(step, float(fault))
-    losses = [step(toy.batch(index)).loss for index in range(STEPS)]
+    factors = [1.0] * STEPS
+    if twist == "infinite gradient":
+        factors[INFINITE] = float("inf")
+    elif twist and not scaled:
+        factors = [float(twist)] * STEPS
+    now = scale_gradients(step) if step.place.rank == 1 and set(factors) != {1.0} else []
+    losses = []
+    for index in range(SCALED_STEPS if scaled else STEPS):
+        now[:] = factors[index : index + 1]
+        losses.append(step(toy.batch(index)).loss)
     return losses, weights.gather(step)
 
 
-def scale_gradients(step, factor):
+def scaled_fp32(_):
+    return precision.Precision(scaler=paddle.amp.GradScaler(init_loss_scaling=1024.0, use_dynamic_loss_scaling=False))
+
+
+def scale_gradients(step):
+    """Returns a list whose one number gradients are multiplied by."""
+    now = [1.0]
     for element in step.part.elements:
         for parameter in element.parameters():
-            parameter.register_hook(lambda gradient: gradient * factor)
+            parameter.register_hook(lambda gradient: gradient * now[0])
+    return now
 
 
 def main(folder, cases):
     mended = vars(paddle_faults).copy()
     for case in cases:
-        optimizer, name, fault = case.split("|")
+        optimizer, name, twist = case.split("|")
         plan = toy_plans.plan(**toy_plans.NAMED.get(name, {"micro_batches": 1}))
         for mend in (name for name, value in mended.items() if inspect.isfunction(value)):
-            setattr(paddle_faults, mend, nothing if fault == "unmended" else mended[mend])
-        losses, gathered = train(plan, optimizer, fault.replace("unmended", ""))
+            setattr(paddle_faults, mend, nothing if twist == "unmended" else mended[mend])
+        losses, gathered = train(plan, optimizer, twist.replace("unmended", ""))
         if int(os.environ.get("PADDLE_TRAINER_ID", "0")) == 0:
             np.savez(folder / f"{case}.npz", **gathered)
             (folder / f"{case}.json").write_text(json.dumps(losses))

@@ -12,10 +12,13 @@ from toy_plans import FOUR, TWO
 WORKER = Path(__file__).parent / "equality_worker.py"
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 1e-4
 # AdamW hides a wrong scale of all gradients, as does a clip that always bites; momentum with a looser clip does not
-OPTIMIZERS = {2: ("adamw", "momentum"), 4: ("adamw",)}
-WRONG = "momentum|data 2|1.001"
+OPTIMIZERS = {2: ("adamw", "momentum"), 4: ("adamw", "momentum")}
+WRONG = {2: "momentum|data 2|1.001", 4: "momentum|data 2 x tensor 2|1.003"}
 DECAY_RULE = "decay rule|sharding stage 3|"
 CLIPPED = [f"adamw|{axis} 2 x sharding stage 3|" for axis in ("tensor", "pipeline")]
+PLAIN = ("data 2", "tensor 2", "pipeline 2", "sharding stage 1", "sharding stage 2", "sharding stage 3")
+SCALED = [f"momentum|{name}|loss scaler" for name in PLAIN]
+INFINITE = [f"momentum|{name}|infinite gradient" for name in PLAIN]
 SERIAL = [f"{optimizer}|serial|" for optimizer in ("adamw", "momentum", "decay rule")]
 
 
@@ -36,14 +39,20 @@ def cases(count):
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("equality")
     ranks.run_serial(WORKER, [folder, *SERIAL])
-    ranks.run_emulated(2, WORKER, [folder, *cases(2), WRONG, DECAY_RULE, DECAY_RULE + "unmended"], folder)
-    ranks.run_emulated(4, WORKER, [folder, *cases(4), *(case + "unmended" for case in CLIPPED)], folder)
+    ranks.run_emulated(
+        2, WORKER, [folder, *cases(2), WRONG[2], *SCALED, *INFINITE, DECAY_RULE, DECAY_RULE + "unmended"], folder
+    )
+    ranks.run_emulated(4, WORKER, [folder, *cases(4), WRONG[4], *(case + "unmended" for case in CLIPPED)], folder)
     return folder
+
+
+def losses_of(folder, case):
+    return np.array(json.loads((folder / f"{case}.json").read_text()))
 
 
 def compare(folder, case):
     serial = case.split("|")[0] + "|serial|"
-    expected, losses = (np.array(json.loads((folder / f"{c}.json").read_text())) for c in (serial, case))
+    expected, losses = losses_of(folder, serial), losses_of(folder, case)
     with np.load(folder / f"{serial}.npz") as whole, np.load(folder / f"{case}.npz") as gathered:
         assert set(whole) == set(gathered)
         weights = max(float(np.abs(whole[name] - gathered[name]).max()) for name in whole)
@@ -52,7 +61,7 @@ def compare(folder, case):
 
 def test_serial_run_learns(results):
     for optimizer in ("adamw", "momentum"):
-        losses = json.loads((results / f"{optimizer}|serial|.json").read_text())
+        losses = losses_of(results, f"{optimizer}|serial|")
         assert losses[-1] < 0.8 * losses[0]
 
 
@@ -63,8 +72,9 @@ def test_split_equals_serial(results, case):
     assert row.weights <= WEIGHT_TOLERANCE
 
 
-def test_wrong_gradient_scale_is_seen(results):
-    row = compare(results, WRONG)
+@pytest.mark.parametrize("case", WRONG.values())
+def test_wrong_gradient_scale_is_seen(results, case):
+    row = compare(results, case)
     assert row.losses > LOSS_TOLERANCE
     assert row.weights > WEIGHT_TOLERANCE
 
@@ -78,6 +88,21 @@ def test_decay_rule_by_name_holds_under_sharding_stage_3(results):
 def test_clip_of_sharding_stage_3_counts_every_rank(results, case):
     assert compare(results, case).losses <= LOSS_TOLERANCE
     assert compare(results, case + "unmended").losses > LOSS_TOLERANCE
+
+
+@pytest.mark.parametrize("case", SCALED)
+def test_a_loss_scaler_changes_no_loss(results, case):
+    losses = losses_of(results, case)
+    expected = losses_of(results, "momentum|serial|")[: len(losses)]
+    assert np.abs(losses / expected - 1).max() <= LOSS_TOLERANCE
+
+
+@pytest.mark.parametrize("case", INFINITE)
+def test_an_infinite_gradient_of_one_rank_stops_the_step_of_all(results, case):
+    """Every batch holds the same rows in another order, so a step that is left out leaves the loss where it was."""
+    losses = losses_of(results, case)
+    assert losses[3] == pytest.approx(losses[2], rel=1e-6)
+    assert np.all(np.diff(losses)[[0, 1, 3, 4]] < 0)
 
 
 def test_print_the_table(results, capsys):

@@ -15,7 +15,8 @@ import nebula
 from nebula.errors import BadInput
 from nebula.plan.layout import uniform_stages
 from nebula.plan.values import Sharding
-from nebula.runtime import batch, chain, start, tensor, weights
+from nebula.runtime import batch, chain, precision, start, tensor, weights
+from nebula.runtime import parallelize as parallelizing
 from nebula.runtime.optimizers import keep_parameters
 from nebula.runtime.parallelize import _check_untied, _checked_split, parallelize
 from nebula.runtime.place import degrees, place
@@ -216,12 +217,59 @@ def test_processes_without_a_plan_and_plans_without_processes(tmp_path):
 def test_plans_that_no_engine_runs_say_why():
     with pytest.raises(BadInput, match=r"tensor 2: .* refuse the CPU"):
         check(toy_plans.plan(tensor=2), "cpu")
-    half = dataclasses.replace(toy_plans.plan().job, precision="bf16")
-    with pytest.raises(BadInput, match="precision bf16"):
-        check(dataclasses.replace(toy_plans.plan(), job=half), "cpu")
     stages = uniform_stages(boundaries=(0, 5), data=1, tensor=1, sharding=Sharding(), micro_batch_rows=3)
     with pytest.raises(BadInput, match="not legal"):
         check(dataclasses.replace(toy_plans.plan(), stages=stages), "cpu")
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_reduced_precision_is_refused_where_paddle_has_no_kernels(name, monkeypatch):
+    """On the CPU, and on the emulated device, whose kernels are the CPU's; nowhere else."""
+    job = dataclasses.replace(toy_plans.plan().job, precision=name)
+    for split in ({"data": 2}, {}):
+        plan = dataclasses.replace(toy_plans.plan(**split), job=job)
+        with pytest.raises(BadInput, match=f"precision {name}: Paddle has no matrix product in {name} on the CPU"):
+            check(plan, "cpu")
+        check(plan, "gpu:0")
+        check(plan, "npu:0")
+        with monkeypatch.context() as environment:
+            environment.setenv("NEBULA_EMULATED_DEVICES", "table")
+            with pytest.raises(BadInput, match=f"precision {name}: .* on emulated devices"):
+                check(plan, "sim_npu:0")
+
+
+def test_the_cpu_has_no_such_product_indeed():
+    for dtype in ("bfloat16", "float16"):
+        one = paddle.ones([2, 2], dtype)
+        with pytest.raises(RuntimeError, match="kernel"):
+            _ = one @ one
+
+
+def test_a_model_that_paddle_leaves_in_fp32_is_refused():
+    """paddle.amp.decorate changes nothing and says nothing on a device without the dtype, such as this CPU."""
+    model, optimizer = toy.build()
+    with pytest.raises(BadInput, match="would silently use fp32"):
+        precision.decorate([model], optimizer, precision.precision_of("bf16"))
+    precision.decorate([model], optimizer, precision.precision_of("fp32"))
+    precision.decorate([nn.LayerNorm(4)], optimizer, precision.precision_of("fp16"))
+
+
+@pytest.mark.filterwarnings("ignore:amp_guard can only be enabled", "ignore:GradScaler can only be enabled")
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_casting_and_scaling_that_the_cpu_passes_through_change_no_loss(name, monkeypatch):
+    """Only the wiring: on a CPU Paddle's auto_cast and GradScaler let fp32 through as it is."""
+    expected = train(micro_batches=2)[0]
+    monkeypatch.setattr(parallelizing, "precision_of", lambda _: precision.precision_of(name))
+    monkeypatch.setattr(parallelizing, "decorate", lambda *_: None)
+    losses, step = train(micro_batches=2)
+    assert step.precision.dtype
+    assert losses == expected
+
+
+def test_weights_are_gathered_in_fp32():
+    linear = nn.Linear(2, 2)
+    linear.to(dtype="bfloat16")
+    assert weights._array(linear.weight).dtype == np.float32
 
 
 def test_importing_nebula_does_not_import_paddle():
