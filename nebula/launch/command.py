@@ -1,7 +1,8 @@
 """Command lines and environments for paddle.distributed.launch: one per node that a plan names.
 
 Pure: nothing is started here. Ranks of a node run on the devices that the plan places them on; emulated devices all
-live on this host, whatever nodes the cluster file gives them.
+live on this host, whatever nodes the cluster file gives them. Of several nodes Paddle's launcher compares addresses,
+not names, so each gets the address of the first and its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ QUIET = (
 """Warnings that Paddle gives on every start and that no user can act on, as PYTHONWARNINGS takes them."""
 
 
+FIRST_ADDRESS, OWN_ADDRESS = "$FIRST_IP", "$OWN_IP"
+"""What stands in a command for addresses that only its reader knows, as shell variables."""
+PORT = 8975
+"""Of the rendezvous on the first node, where nobody says otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeCommand:
     """What one node has to run.
@@ -30,7 +37,7 @@ class NodeCommand:
     Attributes:
         node: `group/index`.
         ranks: how many processes it starts.
-        words: the command.
+        words: the command; with several nodes it may name FIRST_ADDRESS and OWN_ADDRESS.
     """
 
     node: str
@@ -40,7 +47,8 @@ class NodeCommand:
     @property
     def line(self) -> str:
         """The command as a person types it."""
-        return shlex.join(self.words)
+        addresses = (FIRST_ADDRESS, OWN_ADDRESS, f"{FIRST_ADDRESS}:{PORT}")
+        return " ".join(f'"{word}"' if word in addresses else shlex.quote(word) for word in self.words)
 
 
 def device_types(cluster: Cluster, plan: Plan) -> tuple[DeviceType, ...]:
@@ -83,7 +91,7 @@ def node_commands(
     Args:
         types: of each rank; empty when the cluster is not known.
         log_dir: where Paddle's launcher puts workerlog.<local rank>.
-        master: address of the first node's rendezvous; needed with several nodes.
+        master: `IP:PORT` of the first node's rendezvous; empty: the reader puts it in.
 
     Raises:
         BadInput: ranks of one node do not follow each other, as Paddle's launcher numbers them.
@@ -98,10 +106,16 @@ def node_commands(
         ranks = [r for r, name in enumerate(nodes) if name == node]
         words = [python, "-m", "paddle.distributed.launch", "--log_level", "WARNING", "--log_overwrite", "1"]
         if len(order) > 1:
-            words += ["--master", master or "FIRST_NODE:8975", "--nnodes", str(len(order)), "--rank", str(index)]
+            words += _meeting(index, len(order), master or f"{FIRST_ADDRESS}:{PORT}")
         words += _devices(plan, ranks, types, emulated=emulated)
         commands.append(NodeCommand(node=node, ranks=len(ranks), words=(*words, "--log_dir", log_dir, script, *args)))
     return tuple(commands)
+
+
+def _meeting(index: int, nodes: int, master: str) -> list[str]:
+    """How a node finds the others; the launcher that sees its own address in --master opens the rendezvous."""
+    host = master.rpartition(":")[0] if index == 0 else OWN_ADDRESS
+    return ["--master", master, "--host", host, "--nnodes", str(nodes), "--rank", str(index)]
 
 
 def _devices(plan: Plan, ranks: Sequence[int], types: Sequence[DeviceType], *, emulated: bool) -> list[str]:

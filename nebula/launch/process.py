@@ -6,7 +6,9 @@ Refuses a plan made for another cluster. With several nodes nothing is started: 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +21,15 @@ import psutil
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.errors import BadInput, RunFailed
-from nebula.launch.command import NodeCommand, device_types, environment, is_emulated, node_commands
+from nebula.launch.command import (
+    FIRST_ADDRESS,
+    PORT,
+    NodeCommand,
+    device_types,
+    environment,
+    is_emulated,
+    node_commands,
+)
 from nebula.launch.emulate import device_table
 from nebula.launch.logs import Follower, first_failure
 from nebula.plan.files import check_made_for, load_plan
@@ -49,6 +59,7 @@ def launch(
         cluster: what the plan was made for; without it the devices are taken to be real ones of this machine.
         log_dir: receives workerlog.<rank>, launcher.log and the emulator's table.
         env: of the processes; default: this process's.
+        master: `HOST:PORT` of the first of several nodes; a name is looked up.
         out: receives what rank 0 prints; default: stdout.
 
     Returns:
@@ -68,7 +79,7 @@ def launch(
         check_made_for(plan, plan.made_from.model_hash, cluster_hash(cluster), cluster=cluster.name)
         types = device_types(cluster, plan)
     folder = Path(log_dir).resolve()
-    commands = node_commands(plan, str(script), args, types=types, log_dir=str(folder), master=master)
+    commands = node_commands(plan, str(script), args, types=types, log_dir=str(folder), master=address(master))
     if len(commands) > 1:
         _print_commands(commands, Path(plan_path), out)
         return 0
@@ -92,10 +103,30 @@ def _emulated(cluster: Cluster, plan: Plan, folder: Path) -> dict[str, str]:
     return emulator.environment(device_table(cluster, plan, folder / "devices.table"))
 
 
+def address(master: str) -> str:
+    """`IP:PORT` of a `HOST:PORT`, because Paddle's launcher compares addresses, not names; empty stays empty.
+
+    Raises:
+        BadInput: there is no port, or the name is known to nobody.
+    """
+    if not master:
+        return ""
+    host, _, port = master.rpartition(":")
+    if not host or not port.isdigit():
+        raise BadInput(f"--master {master}: write it as HOST:PORT, such as {master.strip(':') or '10.0.0.1'}:{PORT}")
+    try:
+        return f"{socket.gethostbyname(host)}:{port}"
+    except OSError:
+        raise BadInput(f"--master {master}: nobody knows the name {host}; give the first node's IP address") from None
+
+
 def _print_commands(commands: Sequence[NodeCommand], plan_path: Path, out: TextIO) -> None:
-    print(f"# the plan spans {len(commands)} nodes; run on each, with the first node's address as --master:", file=out)
+    print(f"# The plan spans {len(commands)} nodes: run on each its command, with", file=out)
+    if any(FIRST_ADDRESS in word for command in commands for word in command.words):
+        print("#   FIRST_IP=<address of the first node, as the others reach it>", file=out)
+    print("#   OWN_IP=<the node's own address; hostname -I lists them>", file=out)
     for command in commands:
-        print(f"# {command.node}\nNEBULA_PLAN={plan_path} {command.line}", file=out)
+        print(f"# {command.node}\nNEBULA_PLAN={shlex.quote(str(plan_path))} {command.line}", file=out)
 
 
 def watch(command: NodeCommand, env: Mapping[str, str], folder: Path, out: TextIO) -> int:

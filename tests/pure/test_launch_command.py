@@ -1,6 +1,7 @@
 """Command lines, environments, the emulator's table and the reading of logs, without starting anything."""
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from nebula.errors import BadInput
 from nebula.launch.command import device_types, environment, is_emulated, node_commands
 from nebula.launch.emulate import device_table, emulated_device
 from nebula.launch.logs import first_failure
+from nebula.launch.process import address
 from nebula.plan.values import RankPlace
 from nebula.runtime.serial import serial_plan
 
@@ -55,8 +57,27 @@ def test_emulated_ranks_of_all_nodes_run_on_this_host():
 def test_real_nodes_get_a_command_each():
     first, second = commands(TWO_NODES, dataclasses.replace(NPU, emulated=False), master="10.0.0.1:8975")
     assert (first.node, second.node) == ("n/0", "n/1")
-    assert "--master 10.0.0.1:8975 --nnodes 2 --rank 0 --devices 0,1" in first.line
-    assert "--rank 1 --devices 0,1" in second.line
+    assert "--master 10.0.0.1:8975 --host 10.0.0.1 --nnodes 2 --rank 0 --devices 0,1" in first.line
+    assert '--master 10.0.0.1:8975 --host "$OWN_IP" --nnodes 2 --rank 1 --devices 0,1' in second.line
+
+
+def test_addresses_that_nobody_gave_are_left_to_the_readers_shell():
+    first, second = commands(TWO_NODES, dataclasses.replace(NPU, emulated=False))
+    for command, own in ((first, "10.0.0.1"), (second, "10.0.0.2")):
+        line = command.line[command.line.index("--master") :]
+        env = {"FIRST_IP": "10.0.0.1", "OWN_IP": "10.0.0.2"}
+        said = subprocess.run(["sh", "-c", f"echo {line}"], env=env, capture_output=True, text=True, check=True).stdout
+        assert said.startswith(f"--master 10.0.0.1:8975 --host {own} --nnodes 2")
+
+
+def test_master_is_an_address_with_a_port():
+    assert address("") == ""
+    assert address("10.0.0.1:80") == "10.0.0.1:80"
+    assert address("localhost:80") == "127.0.0.1:80"
+    with pytest.raises(BadInput, match="--master node1: write it as HOST:PORT, such as node1:8975"):
+        address("node1")
+    with pytest.raises(BadInput, match=r"nobody knows the name nowhere\.invalid"):
+        address("nowhere.invalid:80")
 
 
 def test_plain_cpus_are_counted_not_numbered():
