@@ -1,0 +1,34 @@
+"""The commands that README.md shows run, in its order, in a folder that holds the examples and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STEPS = "job.steps=3"
+
+
+def commands() -> list[str]:
+    """The lines of the shell block under "What you type"."""
+    section = (ROOT / "README.md").read_text().split("## What you type", 1)[1]
+    block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    return [line.partition("#")[0].strip() for line in block[1].splitlines()]
+
+
+def test_every_command_of_the_readme_ends_well(tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    verbs = []
+    for command in commands():
+        short = command + f" {STEPS}" if command.startswith("nebula train") else command
+        done = subprocess.run(["sh", "-c", short], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, f"{short}\n{done.stdout}{done.stderr}"
+        verbs.append(command.split()[1])
+    assert verbs == ["cluster", "plan", "check", "train", "report", "plan", "launch"]
+    assert (tmp_path / "runs" / "small" / "report.html").is_file()
