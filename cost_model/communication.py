@@ -155,7 +155,9 @@ class Fabric:
             for node, factor in nodes.slow:
                 first = first_device_of[index] + node * nodes.devices_per_node
                 self._slowness[first : first + nodes.devices_per_node] = factor
+        self._alike = len(cluster.groups) == 1 and not cluster.sites
         self._known: dict[bytes, Levels] = {}
+        self._by_meetings: dict[tuple[int, ...], Levels] = {}
 
     def _site_start(self, first_node: NDArray[np.int64]) -> NDArray[np.int64]:
         """For each node group the number of nodes that do not count towards positions in its site."""
@@ -190,9 +192,25 @@ class Fabric:
 
     def _lookup(self, pattern: bytes, devices: NDArray[np.int64]) -> Levels:
         if pattern not in self._known:
-            levels = Levels(group_links(self.cluster, [int(d) for d in devices]))
-            self._known[pattern] = one_ring(levels) if self._flat else levels
+            self._known[pattern] = self._met(devices) if self._alike else self._asked(devices)
         return self._known[pattern]
+
+    def _met(self, devices: NDArray[np.int64]) -> Levels:
+        """The levels where all nodes are alike: groups in which as many parts meet at each level have equal ones."""
+        parts, meet = np.unique(self._node[devices], return_counts=True)
+        meetings = [int(meet.max())]
+        for tier in tiers(self.cluster):
+            above = parts // tier.nodes * tier.nodes if tier.nodes else np.zeros_like(parts)
+            parts, meet = np.unique(above, return_counts=True)
+            meetings.append(int(meet.max()))
+        key = (*meetings, len(parts))
+        if key not in self._by_meetings:
+            self._by_meetings[key] = self._asked(devices)
+        return self._by_meetings[key]
+
+    def _asked(self, devices: NDArray[np.int64]) -> Levels:
+        levels = Levels(group_links(self.cluster, [int(d) for d in devices]))
+        return one_ring(levels) if self._flat else levels
 
     def same_node(self, groups: NDArray[np.int64]) -> bool:
         """Whether the devices along the last axis are on one node each time."""

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.values import Cluster
+from nebula.cluster.topology import Level
+from nebula.cluster.values import Cluster, Link
+from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.groups import Groups, uniform_groups
-from nebula.cost_model.memory import held_shares
-from nebula.cost_model.sharding import pass_costs, sync_seconds, update_seconds
+from nebula.cost_model.memory import fixed_bytes
 from nebula.cost_model.simulate import last_backward_s
 from nebula.graph.values import DistributedGraph, Kernel
 from nebula.plan.values import Job, Sharding
@@ -184,6 +185,8 @@ class Prices:
         self.job, self.pool = job, pool
         self.limit_bytes = pool.device.memory_bytes * job.memory_fraction
         self._devices = np.array(pool.devices)
+        links = [link for group in cluster.groups for link in (group.intra, group.nic)]
+        self._widest_bytes_per_s = max(link.bytes_per_s for link in links) * max(g.nic_count for g in cluster.groups)
         self._every = every_run(len(graph.layers))
         self._spans: dict[tuple[int, int, str], Spans] = {}
         self._placed: dict[tuple[int, int, int, int], Placed] = {}
@@ -256,46 +259,34 @@ class Prices:
         )
 
     def least_seconds(self, split: Split) -> float:
-        """A lower bound of the split's step time that needs no boundaries.
+        """A lower bound of the split's step time that needs neither boundaries nor places.
 
         The work and the tails of all stages together, over the stages; m times the slowest layer; geometric_bound.
+        Sharding groups communicate over the widest link of the cluster without delay.
         """
         spans, m, p = self._spans_of(split), split.micro_batches(self.job), split.pipeline
-        kinds = self._place(split).kinds
-        work_s = min(spans.work_s(m, split.sharding, groups) for groups, _ in kinds)
-        tail_s = min(float(spans.tail(spans.whole, split.sharding, groups, 1.0)[0]) for groups, _ in kinds)
+        groups = self._ideal(split.sharding.degree)
+        work_s = spans.work_s(m, split.sharding, groups)
+        tail_s = float(spans.tail(spans.whole, split.sharding, groups, 1.0)[0])
         return max((m * work_s + tail_s) / p, m * spans.widest_s, geometric_bound(work_s, m, p))
 
-    def undominated(self, splits: Sequence[Split]) -> list[Split]:
-        """Those of several shardings of one split that no other beats or equals in every respect.
+    def least_bytes(self, split: Split) -> float:
+        """What the fullest device of a split holds at least, however its layers are dealt.
 
-        The step time and the memory of given boundaries grow with each of a sharding's coefficients: seconds per byte
-        and per message of what it communicates, seconds per element of the update, shares of what is held.
+        The mean over the stages of what does not depend on the deal, one micro-batch in flight; or the fullest layer.
         """
-        coefficients = [self._coefficients(split) for split in splits]
+        spans = self._spans_of(split)
+        single = np.arange(spans.layers)
+        layers = spans.of(single, single + 1)
+        alone = spans.held_bytes(layers, split.sharding) + layers.kept_bytes
+        shared = fixed_bytes(
+            spans.whole.parameters_bytes, spans.whole.elements, 0.0 * spans.whole.elements, split.sharding, self.job
+        )
+        return max(float(alone.max()), float((shared + spans.whole.kept_bytes)[0]) / split.pipeline)
 
-        def beaten(index: int) -> bool:
-            own = coefficients[index]
-            return any(
-                place != index and (other <= own).all() and (place < index or bool((other < own).any()))
-                for place, other in enumerate(coefficients)
-            )
-
-        return [split for index, split in enumerate(splits) if not beaten(index)]
-
-    def _coefficients(self, split: Split) -> Floats:
-        """All that the step time and the memory of a sharding depend on, for every kind of stage the worst."""
-        sharding, device, m = split.sharding, self.pool.device, split.micro_batches(self.job)
-        # nothing, bytes alone, tensors alone: every formula is affine in both
-        size, tensors = np.array([0.0, 1e12, 0.0]), np.array([0.0, 0.0, 1e6])
-        placed, rows = self._place(split), []
-        for groups, _ in placed.kinds:
-            passes = pass_costs(size, tensors, sharding=sharding, shard=groups.shard, micro_batches=m, device=device)
-            sync_s = sync_seconds(size, tensors, sharding=sharding, groups=groups, device=device)
-            rows.append(np.concatenate([*passes, sync_s]))
-        by_stage = np.array(rows)[list(placed.stages)].ravel()
-        update_s = update_seconds(size, tensors, sharding=sharding, job=self.job, device=device)
-        return np.concatenate([by_stage, update_s, np.array(held_shares(sharding))])
+    def _ideal(self, degree: int) -> Groups:
+        link = Link(kind="widest", bytes_per_s=self._widest_bytes_per_s, latency_s=0.0)
+        return Groups(shard=Levels([Level(name="widest", members=degree, link=link)] if degree > 1 else []))
 
     def _place(self, split: Split) -> Placed:
         """Groups and slowness of each stage, ranks in the order of nebula.plan.layout on the pool's devices."""

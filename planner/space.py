@@ -11,12 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from nebula.errors import BadInput, closest
+from nebula.plan.job import FIXABLE, RECOMPUTE
 from nebula.plan.values import Job, Sharding
-
-FIXABLE = ("data", "tensor", "pipeline", "sharding", "sharding_degree", "recompute", "micro_batch_rows", "schedule")
-"""What `objective.fixed` may name; `sharding` is the stage of ZeRO."""
-
-RECOMPUTE = ("none", "selective", "full")
 
 RULES = {
     "devices": "more ranks than devices",
@@ -25,7 +21,6 @@ RULES = {
     "layers": "more stages than layers",
     "shape": "the tensor degree does not divide what it has to cut",
     "fixed": "the user asked for another degree",
-    "sharding": "another sharding of the same split is at least as fast and as lean in every respect",
     "engine": "no engine can run it on these devices",
     "memory": "does not fit into device memory",
     "bound": "cannot beat what was found, by its lower bound",

@@ -21,7 +21,6 @@ CUT_WORDS = {
     "shape": "do not divide a tensor",
     "node": "tensor groups across nodes",
     "fixed": "differ from what is fixed",
-    "sharding": "shard more than helps",
     "batch": "do not divide the batch",
     "layers": "more stages than layers",
     "engine": "no engine runs them here",
