@@ -13,8 +13,7 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
-
-POLICIES = ("none", "selective", "full")
+from nebula.plan.job import RECOMPUTE
 
 
 def apply_policy(element: nn.Layer, policy: str) -> None:
@@ -23,8 +22,8 @@ def apply_policy(element: nn.Layer, policy: str) -> None:
     Raises:
         BadInput: the policy is unknown.
     """
-    if policy not in POLICIES:
-        raise BadInput(f"recompute {policy!r} is none of {', '.join(POLICIES)}")
+    if policy not in RECOMPUTE:
+        raise BadInput(f"recompute {policy!r} is none of {', '.join(RECOMPUTE)}")
     if policy == "none":
         return
     offered = [

@@ -53,7 +53,8 @@ def run(folder, where, **split):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ernie")
     run(folder / "serial", cluster(kind="cpu", emulated=False), stages=(0, 11), micro_batches=1)
-    out = run(folder / "split", cluster(), tensor=2, stages=(0, 5, 11), micro_batches=MICRO_BATCHES)
+    split = {"tensor": 2, "stages": (0, 5, 11), "micro_batches": MICRO_BATCHES, "recompute": "selective"}
+    out = run(folder / "split", cluster(), **split)
     return folder, out
 
 
