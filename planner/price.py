@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.topology import Level
+from nebula.cluster.topology import Level, nic_share
 from nebula.cluster.values import Cluster, Link
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
@@ -185,8 +185,6 @@ class Prices:
         self.job, self.pool = job, pool
         self.limit_bytes = pool.device.memory_bytes * job.memory_fraction
         self._devices = np.array(pool.devices)
-        links = [link for group in cluster.groups for link in (group.intra, group.nic)]
-        self._widest_bytes_per_s = max(link.bytes_per_s for link in links) * max(g.nic_count for g in cluster.groups)
         self._every = every_run(len(graph.layers))
         self._spans: dict[tuple[int, int, str], Spans] = {}
         self._placed: dict[tuple[int, int, int, int], Placed] = {}
@@ -262,10 +260,10 @@ class Prices:
         """A lower bound of the split's step time that needs neither boundaries nor places.
 
         The work and the tails of all stages together, over the stages; m times the slowest layer; geometric_bound.
-        Sharding groups communicate over the widest link of the cluster without delay.
+        Groups meet as well as any could.
         """
         spans, m, p = self._spans_of(split), split.micro_batches(self.job), split.pipeline
-        groups = self._ideal(split.sharding.degree)
+        groups = self._ideal(split)
         work_s = spans.work_s(m, split.sharding, groups)
         tail_s = float(spans.tail(spans.whole, split.sharding, groups, 1.0)[0])
         return max((m * work_s + tail_s) / p, m * spans.widest_s, geometric_bound(work_s, m, p))
@@ -276,17 +274,26 @@ class Prices:
         The mean over the stages of what does not depend on the deal, one micro-batch in flight; or the fullest layer.
         """
         spans = self._spans_of(split)
-        single = np.arange(spans.layers)
-        layers = spans.of(single, single + 1)
-        alone = spans.held_bytes(layers, split.sharding) + layers.kept_bytes
+        alone = spans.held_bytes(spans.single, split.sharding) + spans.single.kept_bytes
         shared = fixed_bytes(
             spans.whole.parameters_bytes, spans.whole.elements, 0.0 * spans.whole.elements, split.sharding, self.job
         )
         return max(float(alone.max()), float((shared + spans.whole.kept_bytes)[0]) / split.pipeline)
 
-    def _ideal(self, degree: int) -> Groups:
-        link = Link(kind="widest", bytes_per_s=self._widest_bytes_per_s, latency_s=0.0)
-        return Groups(shard=Levels([Level(name="widest", members=degree, link=link)] if degree > 1 else []))
+    def _ideal(self, split: Split) -> Groups:
+        """Groups of a split that meet as well as any could: as many ranks to a node as it holds, no delay."""
+        degree = split.sharding.degree
+        return Groups(shard=self._packed(degree, split.tensor), outer=self._packed(split.data // degree, split.tensor))
+
+    def _packed(self, ranks: int, tensor: int) -> Levels:
+        """The levels of a group of ranks of different tensor groups, packed into as few nodes as possible."""
+        groups = self.pricing.cluster.groups
+        inside = max(1, min(ranks, max(g.devices_per_node for g in groups) // tensor))
+        bus = Link(kind="widest", bytes_per_s=max(g.intra.bytes_per_s for g in groups), latency_s=0.0)
+        wire = Link(kind="widest", bytes_per_s=max(nic_share(g) for g in groups), latency_s=0.0)
+        fastest = max(bus, wire, key=lambda link: link.bytes_per_s)
+        levels = ((inside, fastest), (ranks // inside, wire))
+        return Levels(Level(name=link.kind, members=members, link=link) for members, link in levels if members > 1)
 
     def _place(self, split: Split) -> Placed:
         """Groups and slowness of each stage, ranks in the order of nebula.plan.layout on the pool's devices."""

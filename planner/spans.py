@@ -89,6 +89,7 @@ class Spans:
         self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
         self.whole = self.of(np.array([0]), np.array([self.layers]))
+        self.single = self.of(np.arange(self.layers), np.arange(1, self.layers + 1))
 
     def of(self, first: Ints, end: Ints) -> Sums:
         """The sums of the runs [first, end)."""

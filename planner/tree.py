@@ -117,10 +117,15 @@ class Tree:
             one = replace(split, recompute=recompute)
             if not runs(one, self.job, self.device_kind) or not self._cuts(one):
                 return
+            if self.prices.least_bytes(one) > self.prices.limit_bytes:
+                continue
+            if self.prices.least_seconds(one) >= self.to_beat_s():
+                return
             price = self.prices.split(one)
             table = self.prices.deals(one, price, self.to_beat_s())
             if table.value(one.pipeline) < self.to_beat_s():
-                yield from self._dealt(one, price, table)
+                boundaries = table.boundaries(one.pipeline, SLACKS[0])
+                yield Candidate(one, boundaries, float(price.step_seconds([boundaries])[0]))
                 return
 
     def _allowed(self, sharding: Sharding) -> bool:
@@ -174,8 +179,10 @@ class Tree:
         """One set for each sharding that an engine runs, bounded by all work and tails together."""
         every = [replace(split, sharding=sharding) for sharding in allowed]
         run = [one for one in every if runs(one, self.job, self.device_kind)]
+        fit = [one for one in run if self.prices.least_bytes(one) <= self.prices.limit_bytes]
         self.cut["engine"] += len(every) - len(run)
-        for one in run:
+        self.cut["memory"] += len(run) - len(fit)
+        for one in fit:
             yield Node(self.prices.least_seconds(one), 1, partial(self._placed, one))
 
     def _placed(self, split: Split) -> Iterator[Node]:
