@@ -81,7 +81,7 @@ def launch(
     folder = Path(log_dir).resolve()
     commands = node_commands(plan, str(script), args, types=types, log_dir=str(folder), master=address(master))
     if len(commands) > 1:
-        _print_commands(commands, Path(plan_path), out)
+        _print_commands(commands, Path(plan_path), out, known=cluster is not None)
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("workerlog.*"):
@@ -120,7 +120,10 @@ def address(master: str) -> str:
         raise BadInput(f"--master {master}: nobody knows the name {host}; give the first node's IP address") from None
 
 
-def _print_commands(commands: Sequence[NodeCommand], plan_path: Path, out: TextIO) -> None:
+def _print_commands(commands: Sequence[NodeCommand], plan_path: Path, out: TextIO, *, known: bool) -> None:
+    """What a person copies; `known` says whether the cluster was given, without which all devices count as real."""
+    if not known:
+        print("# Are the devices emulated? Then give the cluster file: nebula launch --cluster FILE ...", file=out)
     print(f"# The plan spans {len(commands)} nodes: run on each its command, with", file=out)
     if any(FIRST_ADDRESS in word for command in commands for word in command.words):
         print("#   FIRST_IP=<address of the first node, as the others reach it>", file=out)

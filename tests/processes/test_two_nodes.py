@@ -46,6 +46,15 @@ def printed_commands(folder):
     return [line for line in out.getvalue().splitlines() if not line.startswith("#")]
 
 
+def test_without_a_cluster_the_way_to_emulated_devices_is_said(tmp_path):
+    printed_commands(tmp_path)
+    out = io.StringIO()
+    assert launch(tmp_path / "a plan.json", SCRIPT, log_dir=tmp_path / "log", out=out) == 0
+    assert "nebula launch --cluster" in out.getvalue()
+    assert "#   FIRST_IP=" in out.getvalue()
+    assert not (tmp_path / "log").exists()
+
+
 def test_printed_commands_train_over_two_addresses(tmp_path, serial_losses):  # noqa: F811
     lines = printed_commands(tmp_path)
     assert len(lines) == 2
