@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nebula.plan.values import Plan, Prediction, RunnerUp, StepParts
 from nebula.units import format_seconds
@@ -38,17 +38,31 @@ def largest_term(parts: StepParts) -> tuple[str, float]:
     return name, seconds / parts.total_s
 
 
-def reason(best: Plan, second: RunnerUp | None, offered: int) -> str:
-    """Why the plan won, in one sentence."""
-    parts = _prediction(best).parts
-    cost, share = largest_term(parts)
-    compute = parts.compute_s / parts.total_s
-    text = f"It spends {compute:.0%} of a step computing and {share:.0%} on {cost}, its largest other term"
-    if second is not None:
-        text += f"; the runner-up, {second.split}, takes {format_seconds(second.step_time_s)}: {second.lost_by}"
+def reason(ranked: Sequence[Plan], offered: int) -> str:
+    """Why the first of several plans won, in one sentence.
+
+    Args:
+        ranked: plans by step time, the best first.
+        offered: devices that might have been used.
+    """
+    best, parts = ranked[0], _prediction(ranked[0]).parts
+    text = f"{parts.compute_s / parts.total_s:.0%} of a step is computing"
+    other = next((plan for plan in ranked[1:] if _degrees(plan) != _degrees(best)), None)
+    if other is None:
+        cost, share = largest_term(parts)
+        text += f", the largest other term {cost} with {share:.0%}"
+    else:
+        lost = _prediction(other)
+        name, more_s = deciding_term(parts, lost.parts)
+        text += f"; the best split with other degrees, {other.split}, takes {format_seconds(lost.step_time_s)} "
+        text += f"because of {format_seconds(more_s)} more {name}"
     if best.world_size < offered:
         text += f"; {offered - best.world_size} of {offered} devices stay unused, because no split over more is faster"
     return text + "."
+
+
+def _degrees(plan: Plan) -> tuple[int, int, int]:
+    return plan.stages[0].data, plan.stages[0].tensor, len(plan.stages)
 
 
 def _prediction(plan: Plan) -> Prediction:

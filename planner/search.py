@@ -176,7 +176,7 @@ class _Search:
         best, second = plans[0], (runner_up(plans[0], plans[1]) if len(plans) > 1 else None)
         offered = len(self.pool.devices)
         return Answer(
-            plan=replace(best, because=reason(best, second, offered), runner_up=second, bound_s=bound_s),
+            plan=replace(best, because=reason(plans, offered), runner_up=second, bound_s=bound_s),
             candidates=tuple(plans),
             priced=len(self.found),
             cut={rule: number for rule, number in sorted(self.tree.cut.items()) if number},

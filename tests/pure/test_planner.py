@@ -128,8 +128,11 @@ def test_the_answer_says_why_and_what_came_second(answer):
     second = answer.candidates[1]
     assert answer.plan.runner_up.split == second.split
     assert answer.plan.runner_up.step_time_s == second.prediction.step_time_s
-    assert answer.plan.runner_up.lost_by in answer.plan.because
     assert answer.plan.because.endswith(".")
+    degrees = {(c.stages[0].data, c.stages[0].tensor, len(c.stages)): c for c in reversed(answer.candidates)}
+    del degrees[answer.plan.stages[0].data, answer.plan.stages[0].tensor, len(answer.plan.stages)]
+    other = min(degrees.values(), key=lambda c: c.prediction.step_time_s)
+    assert other.split in answer.plan.because
     assert 2 <= len(answer.candidates) <= KEPT
     times = [c.prediction.step_time_s for c in answer.candidates]
     assert times == sorted(times)
