@@ -11,10 +11,15 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from nebula.cluster.identity import cluster_hash
 from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster
-from nebula.errors import BadInput
+from nebula.errors import BadInput, closest, shown
+from nebula.plan.files import check_made_for
+from nebula.plan.legality import violations
 from nebula.plan.values import Plan
+
+KINDS = ("gpu", "npu", "xpu", "cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +45,12 @@ def allocation(plan: Plan, cluster: Cluster | None, kind: str = "gpu") -> Alloca
         cluster: that the plan was made for; without it all devices are taken to be of `kind`.
 
     Raises:
-        BadInput: nodes hold different numbers of ranks, a node's ranks do not follow each other, or the plan spans
-            unlike node groups or emulated devices.
+        BadInput: there is no such kind, the plan is not legal or for another cluster, nodes hold different numbers of
+            ranks, a node's ranks do not follow each other, or the plan spans unlike node groups or emulated devices.
     """
+    if kind not in KINDS:
+        raise BadInput(f"no scheduler has devices of kind {shown(kind)}; {closest(kind, KINDS)}")
+    _check_legal(plan, cluster)
     nodes = [place.node for place in plan.ranks]
     held = Counter(nodes)
     if len(set(held.values())) > 1:
@@ -69,6 +77,32 @@ def allocation(plan: Plan, cluster: Cluster | None, kind: str = "gpu") -> Alloca
     return Allocation(nodes=len(order), devices=held[order[0]], kind=kind)
 
 
+def _check_legal(plan: Plan, cluster: Cluster | None) -> None:
+    """Refuses what no scheduler should start: a plan file may hold anything."""
+    if cluster is not None:
+        made_for = {"model": plan.made_from.model, "cluster": cluster.name}
+        check_made_for(plan, plan.made_from.model_hash, cluster_hash(cluster), **made_for)
+    broken = violations(plan, layers=plan.stages[-1].layers[1], cluster=cluster)
+    if broken:
+        raise BadInput("the plan is not legal: " + "; ".join(violation.sentence for violation in broken))
+
+
+def one_line(**words: str) -> None:
+    """Refuses words that would reach beyond their line of a script or manifest.
+
+    Raises:
+        BadInput: a word holds a line break or another control character.
+    """
+    for name, word in words.items():
+        if not word.isprintable():
+            raise BadInput(f"{name} {shown(word)} must be one line of printable text")
+
+
+def comment(text: str) -> str:
+    """The text as one line of a comment, whatever its characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def job_name(plan: Plan) -> str:
     """A name that Slurm and Kubernetes both take: lower-case letters, digits and dashes, 40 characters at most."""
     words = re.sub(r"[^a-z0-9]+", "-", plan.made_from.model.lower()).strip("-")[:33].strip("-")
@@ -78,4 +112,6 @@ def job_name(plan: Plan) -> str:
 def templates() -> Environment:
     """The templates of this folder; a name that a template asks for and nobody gives is an error."""
     loader = PackageLoader("nebula.deploy", ".")
-    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["comment"] = comment
+    return environment

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from nebula.cluster.values import Cluster
-from nebula.deploy.allocation import allocation, job_name, templates
+from nebula.deploy.allocation import allocation, job_name, one_line, templates
 from nebula.errors import BadInput
 from nebula.plan.files import dumps
 from nebula.plan.values import Plan
@@ -38,9 +38,11 @@ def manifest(
         image: of the pods, with Paddle for the devices and Nebula (deploy/Dockerfile builds one for CPU).
 
     Raises:
-        BadInput: a job cannot ask for the nodes that the plan needs, or the plan is too large for a ConfigMap.
+        BadInput: a job cannot ask for the nodes that the plan needs, the plan is too large for a ConfigMap, or a word
+            holds a line break.
     """
     need = allocation(plan, cluster, kind)
+    one_line(script=script, image=image, **{f"argument {place}": word for place, word in enumerate(args)})
     text = dumps(plan)
     if len(text.encode()) > MOST_CONFIG_BYTES:
         raise BadInput(f"{plan_file}: {len(text):,} bytes are more than a ConfigMap holds; put the plan into the image")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 
 from nebula.cluster.values import Cluster
 from nebula.deploy.allocation import allocation, job_name, templates
+from nebula.errors import BadInput, shown
 from nebula.plan.values import Plan
 
 
@@ -31,9 +33,12 @@ def sbatch_script(
         port: of the launchers' rendezvous on the first node.
 
     Raises:
-        BadInput: Slurm cannot give the nodes that the plan needs (see nebula.deploy.allocation).
+        BadInput: Slurm cannot give the nodes that the plan needs (see nebula.deploy.allocation), or the time limit is
+            not in its form.
     """
     need = allocation(plan, cluster, kind)
+    if not re.fullmatch(r"[0-9]*(-?[0-9]+(:[0-9]+){0,2})?", time_limit):
+        raise BadInput(f"time limit {shown(time_limit)}: write it as Slurm does, such as 1-00:00:00 or 90 (minutes)")
     environment = templates()
     environment.filters["quoted"] = shlex.quote
     return environment.get_template("slurm.sh.j2").render(

@@ -6,7 +6,12 @@ Our own bugs are not here: they stay plain exceptions with a traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+LARGEST = 10**15
+"""Whole numbers from here on are taken for mistakes: nothing that Nebula counts comes near."""
+
+_SHOWN = 80
 
 
 class NebulaError(Exception):
@@ -51,3 +56,22 @@ def closest(name: str, names: Iterable[str]) -> str:
     if match:
         return f"did you mean {next(k for k in known if k.lower() == match[0])!r}?"
     return f"there are {', '.join(known)}" if known else "there are none"
+
+
+def shown(value: object) -> str:
+    """A value as an error quotes it: `nothing`, `a mapping`, `a list`, or what was written, cut to a readable length.
+
+    Example:
+        >>> shown(None), shown({"a": 1}), shown("12 parsecs")
+        ('nothing', 'a mapping', "'12 parsecs'")
+    """
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return f"a number of more than {len(str(LARGEST)) - 1} digits"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal, DecimalException
 
-from nebula.errors import BadInput
+from nebula.errors import BadInput, shown
 
 _DECIMAL = {
     "": Decimal(1),
@@ -45,7 +45,7 @@ _SECONDS = {
 }
 _COUNTS = dict(_DECIMAL)
 
-_NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
+_NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(\S*)\s*")
 
 
 def parse_bytes(text: str | float) -> float:
@@ -131,22 +131,26 @@ def format_count(value: float) -> str:
 
 def _parse(text: str | float, units: Mapping[str, Decimal], what: str, accepted: str) -> float:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise BadInput(f"{text!r} is not {what}; write a number with a unit: {accepted}")
+        raise BadInput(f"{shown(text)} is not {what}; write a number with a unit: {accepted}")
     match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
     if isinstance(text, str) and match is None:
-        raise BadInput(f"{text!r} is not {what}; write a number with a unit: {accepted}")
+        raise BadInput(f"{shown(text)} is not {what}; write a number with a unit: {accepted}")
     number, unit = (match[1], match[2]) if match else (text, "")
     factor = Decimal(1) if unit == "" else units.get(unit)
     if factor is None:
-        raise BadInput(f"{text!r} is not {what}: {_why(unit, units)}; units are {accepted}")
-    # decimal arithmetic, so that 5us is the same number as 5e-6
-    try:
-        value = float(Decimal(number) * factor)
-    except DecimalException:
-        value = math.inf
+        raise BadInput(f"{shown(text)} is not {what}: {_why(unit, units)}; units are {accepted}")
+    value = _product(number, factor)
     if not math.isfinite(value):
-        raise BadInput(f"{text!r} is not {what}: it must be finite")
+        raise BadInput(f"{shown(text)} is not {what}: it must be finite")
     return value
+
+
+def _product(number: str | float, factor: Decimal) -> float:
+    """Number times factor in decimal arithmetic, so that 5us is the same number as 5e-6; infinite when too large."""
+    try:
+        return float(Decimal(number) * factor)
+    except (DecimalException, OverflowError):
+        return math.inf
 
 
 def _why(unit: str, units: Mapping[str, Decimal]) -> str:
@@ -155,6 +159,7 @@ def _why(unit: str, units: Mapping[str, Decimal]) -> str:
     kind = next((name for name, known in others.items() if known is not units and unit in known), None)
     if kind:
         return f"the unit {unit!r} measures {kind}"
+    unit = unit[:20]
     alike = [known for known in units if known.lower() == unit.lower()]
     return f"there is no unit {unit!r}" + (f" (did you mean {' or '.join(alike)}?)" if alike else "")
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from nebula.errors import BadInput, closest
+from nebula.errors import LARGEST, BadInput, closest, shown
 from nebula.marked_yaml import Document, Keys, spell
 
 M = TypeVar("M", bound=BaseModel)
@@ -39,11 +39,25 @@ def parsed_by(parse: Callable[[Any], float]) -> BeforeValidator:
 def _text(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not text here: put it in quotes")
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"{shown(value)} must be one line of printable text")
+    return value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")
     return value
 
 
 Name = Annotated[str, BeforeValidator(_text)]
 """Text that names something; YAML reads a bare `no` or `on` as a truth value, which is refused."""
+
+Called = Annotated[Name, Field(min_length=1, max_length=80)]
+"""The name of something in the file itself."""
+
+Whole = Annotated[int, BeforeValidator(_number), Field(lt=LARGEST)]
+"""A whole number; truth values are none, although they count as such in Python."""
 
 
 def validated(document: Document, model: type[M]) -> M:
@@ -54,40 +68,54 @@ def validated(document: Document, model: type[M]) -> M:
     """
     if not isinstance(document.value, Mapping):
         keys = ", ".join(_keys(model))
-        raise document.fault((), f"this must be a mapping with the keys {keys}, not {_kind(document.value)}")
+        raise document.fault((), f"this must be a mapping with the keys {keys}, not {shown(document.value)}")
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
         faults = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise _explained(document, model, faults[0]) from None
+        raise _explained(document, model, faults) from None
 
 
-def _explained(document: Document, model: type[BaseModel], error: Any) -> BadInput:
-    way = _real(document.value, error["loc"])
-    where = f" in {spell(way[:-1])}" if way[:-1] else ""
+def _explained(document: Document, model: type[BaseModel], errors: Sequence[Any]) -> BadInput:
+    """The first error in a sentence; where it is a union's, what each of its branches would take."""
+    error = errors[0]
     kind, given = error["type"], error["input"]
+    way = _real(document.value, error["loc"], missing=kind == "missing")
+    where = f" in {spell(way[:-1])}" if way[:-1] else ""
     if kind == "extra_forbidden":
         known = _keys(_model_at(model, way[:-1]))
-        return document.fault(way, f"unknown key {way[-1]!r}{where}; {closest(str(way[-1]), known)}")
+        return document.fault(way, f"unknown key {shown(way[-1])}{where}; {closest(str(way[-1]), known)}")
     if kind == "missing":
         here = f" of {spell(way[:-1])}" if way[:-1] else ""
         meaning = _meaning(_model_at(model, way[:-1]), str(way[-1]))
         return document.fault(way[:-1], f"the key {way[-1]!r}{here} is missing; add `{way[-1]}: {meaning}`")
     if kind == "value_error":
         return document.fault(way, f"{spell(way)}: {error['ctx']['error']}")
-    wanted = _WANTED.get(kind, error["msg"][:1].lower() + error["msg"][1:])
-    return document.fault(way, f"{spell(way)} must be {wanted.format(**error.get('ctx', {}))}, not {_kind(given)}")
+    if kind == "invalid_key":
+        return document.fault(way, f"the key {way[-1]}{where} must be text; put it in quotes")
+    branches = (e for e in errors if _real(document.value, e["loc"]) == way and e["type"] != "value_error")
+    wanted = " or ".join(dict.fromkeys(map(_wanted, branches)))
+    return document.fault(way, f"{spell(way)} must be {wanted}, not {shown(given)}")
+
+
+def _wanted(error: Any) -> str:
+    text: str = _WANTED.get(error["type"], error["msg"][:1].lower() + error["msg"][1:])
+    return text.format(**error.get("ctx", {}))
 
 
 _WANTED = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "finite_number": "a finite number",
     "float_type": "a number",
     "float_parsing": "a number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text",
+    "too_short": "at least {min_length} character long",
+    "too_long": "at most {max_length} characters long",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -101,17 +129,12 @@ _WANTED = {
 }
 
 
-def _kind(value: object) -> str:
-    """What a value is, for an error."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    return "a list" if isinstance(value, list | tuple) else repr(value)
+def _real(value: Any, loc: tuple[str | int, ...], *, missing: bool = False) -> Keys:
+    """Pydantic's location without the labels of union branches, which are not found in the data.
 
-
-def _real(value: Any, loc: tuple[str | int, ...]) -> Keys:
-    """Pydantic's location without the labels of union branches: what is not found in the data is left out."""
+    Args:
+        missing: whether the location ends with a key that is not there.
+    """
     way: list[str | int] = []
     for index, key in enumerate(loc):
         if key == "[key]":
@@ -120,7 +143,7 @@ def _real(value: Any, loc: tuple[str | int, ...]) -> Keys:
         inside = inside or (isinstance(value, list) and isinstance(key, int) and key < len(value))
         if inside:
             value = value[key]
-        elif index < len(loc) - 1:
+        elif not (missing and index == len(loc) - 1):
             continue
         way.append(key)
     return tuple(way)

@@ -14,6 +14,9 @@ from nebula.marked_yaml import Document
 RESERVED = ("node", "wan")
 """Names of levels that are no tiers."""
 
+MOST_DEVICES = 1_000_000
+"""More devices in one cluster are taken for a mistake: lists of them would not fit into memory."""
+
 
 def check(document: Document, section: ClusterSection) -> None:
     """What no single key can say: names, links that must be there, sites and tiers."""
@@ -25,6 +28,11 @@ def check(document: Document, section: ClusterSection) -> None:
         (("network", "sites"), "site", section.network.sites),
     ):
         _check_names(document, way, kind, [entry.name for entry in entries])
+    devices = sum(entry.count * entry.devices_per_node for entry in section.nodes)
+    if devices > MOST_DEVICES:
+        raise document.fault(
+            ("nodes",), f"{devices:,} devices are more than the {MOST_DEVICES:,} that a cluster may have"
+        )
     several = sum(entry.count for entry in section.nodes) > 1
     for index, entry in enumerate(section.nodes):
         if "/" in entry.name:
@@ -82,7 +90,7 @@ def _check_sites(document: Document, section: ClusterSection) -> None:
 
 def _check_tiers(document: Document, section: ClusterSection) -> None:
     tiers = section.network.tiers
-    spans = section.network.sites or [SiteSection(name="", nodes=[entry.name for entry in section.nodes])]
+    spans = section.network.sites or [SiteSection(name="everywhere", nodes=[entry.name for entry in section.nodes])]
     most = max(sum(entry.count for entry in section.nodes if entry.name in site.nodes) for site in spans)
     below = 1
     for index, tier in enumerate(tiers):

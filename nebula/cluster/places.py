@@ -5,11 +5,14 @@ Plans, run files and errors speak of nodes by these names; everything that compu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 from nebula.cluster.values import Cluster, NodeGroup
-from nebula.errors import BadInput, closest
+from nebula.errors import BadInput, closest, shown
+
+_INDEX = re.compile(r"0|[1-9][0-9]{0,11}")
 
 
 def node_name(cluster: Cluster, device: int) -> str:
@@ -70,12 +73,14 @@ def _find(cluster: Cluster, node: str) -> tuple[int, NodeGroup]:
     first = 0
     for group in cluster.groups:
         if group.name == name:
-            if index.isdecimal() and int(index) < group.count:
+            # `fast/00` or other digits would be a second name for `fast/0`
+            if _INDEX.fullmatch(index) and int(index) < group.count:
                 return first, group
-            raise BadInput(f"group {name} of cluster {cluster.name} has nodes 0 to {group.count - 1}: no {node!r}")
+            there = f"nodes {name}/0 to {name}/{group.count - 1}"
+            raise BadInput(f"group {name} of cluster {cluster.name} has {there}: no {shown(node)}")
         first += group.device_count
     remedy = closest(name or node, (g.name for g in cluster.groups))
-    raise BadInput(f"cluster {cluster.name} has no node {node!r} (a node is written group/index); {remedy}")
+    raise BadInput(f"cluster {cluster.name} has no node {shown(node)} (a node is written group/index); {remedy}")
 
 
 def _index(node: str) -> int:

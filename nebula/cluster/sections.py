@@ -11,7 +11,7 @@ from pydantic import Field
 
 from nebula.cluster.values import Link, Tier
 from nebula.units import parse_bytes, parse_quantity, parse_rate, parse_seconds
-from nebula.validation import Name, Section, parsed_by
+from nebula.validation import Called, Name, Section, Whole, parsed_by
 
 Size = Annotated[float, parsed_by(parse_bytes), Field(gt=0)]
 Rate = Annotated[float, parsed_by(parse_rate), Field(gt=0)]
@@ -19,8 +19,8 @@ Seconds = Annotated[float, parsed_by(parse_seconds), Field(ge=0)]
 Number = Annotated[float, parsed_by(parse_quantity), Field(ge=0)]
 Positive = Annotated[float, parsed_by(parse_quantity), Field(gt=0)]
 Share = Annotated[float, parsed_by(parse_quantity), Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
+Index = Annotated[Whole, Field(ge=0)]
 Dtype = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8"]
 
 NO_LINK = Link(kind="none", bytes_per_s=0.0, latency_s=0.0)
@@ -72,7 +72,7 @@ class NicSection(Section):
 class NodeSection(Section):
     """A group of equal nodes."""
 
-    name: Name = Field(description="a name of its own")
+    name: Called = Field(description="a name of its own")
     count: Count = Field(description="how many such nodes there are")
     device: Name = Field(description="a name of the catalogue or of `devices`")
     devices_per_node: Count = Field(description="how many devices a node has")
@@ -85,7 +85,7 @@ class NodeSection(Section):
 class TierSection(Section):
     """A level of switches."""
 
-    name: Name = Field(description="leaf, spine or another name")
+    name: Called = Field(description="leaf, spine or another name")
     nodes: Index = 0
     oversubscription: Annotated[float, parsed_by(parse_quantity), Field(ge=1)] = 1.0
     latency: Seconds = Tier(name="").latency_s
@@ -94,7 +94,7 @@ class TierSection(Section):
 class SiteSection(Section):
     """Node groups at one place."""
 
-    name: Name = Field(description="a name of its own")
+    name: Called = Field(description="a name of its own")
     nodes: list[Name] = Field(description="[names of node groups]")
 
 
@@ -116,7 +116,7 @@ class NetworkSection(Section):
 class ClusterSection(Section):
     """A cluster file."""
 
-    name: Name = Field(description="a name for people")
-    devices: dict[Name, DeviceSection] = {}
+    name: Called = Field(description="a name for people")
+    devices: dict[Called, DeviceSection] = {}
     nodes: list[NodeSection] = Field(description="[{name: fast, count: 8, device: A100-80GB-SXM, ...}]")
     network: NetworkSection = NetworkSection()

@@ -116,4 +116,5 @@ def no_executor(case: Case) -> Iterator[str]:
 def _told(stage: Stage) -> str:
     parts = [f"data {stage.data}", f"tensor {stage.tensor}", f"{stage.replicas[0].micro_batch_rows} rows"]
     parts.append(f"sharding {stage.sharding.stage} over {stage.sharding.degree}")
+    parts += [f"{name} {getattr(stage, name)}" for name in ("context", "expert") if getattr(stage, name) != 1]
     return ", ".join(parts)

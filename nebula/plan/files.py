@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nebula.errors import BadInput
+from nebula.errors import BadInput, shown
 from nebula.plan.plain import Misfit, decode, encode
 from nebula.plan.values import MadeFrom, Plan
 
@@ -20,6 +22,9 @@ FORMAT = "nebula-plan/1"
 
 _ORDER = ("made_from", "job", "because", "engine", "schedule", "micro_batches", "sequence_parallel", "stages")
 _WIDTH = 120
+MOST_BYTES = 64 * 2**20
+"""A larger file is not read; the plan of 10,000 ranks takes one of them."""
+
 _REMEDY = "make it again with `nebula plan`"
 
 
@@ -61,12 +66,17 @@ def load_plan(path: Path) -> Plan:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such plan file; make one with `nebula plan run.yaml`") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is damaged or no text"
-        raise BadInput(f"{path}: cannot be read: {reason}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: cannot be read: it is damaged or no text") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > MOST_BYTES:
+        raise BadInput(f"{path}: larger than {MOST_BYTES // 2**20} MiB, which no plan file is")
     return loads(text, str(path))
 
 
@@ -118,18 +128,30 @@ def checksum(value: dict[str, Any]) -> str:
 
 
 def _json(text: str, source: str) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
-
     try:
-        value = json.loads(text, parse_constant=refuse)
+        value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         place = f"{source}:{error.lineno}:{error.colno}"
         raise BadInput(f"{place}: the plan file is damaged or cut off ({error.msg.lower()}); {_REMEDY}") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise BadInput(f"{source}: the plan file is damaged (nested without end); {_REMEDY}") from None
+    except ValueError as error:
         raise BadInput(f"{source}: the plan file is damaged ({error}); {_REMEDY}") from None
     if not isinstance(value, dict):
         raise BadInput(f"{source}: no plan file: it holds no mapping; {_REMEDY}")
+    return value
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping whose keys stand once; JSON alone would keep the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice; keep one")
     return value
 
 
@@ -138,16 +160,18 @@ def _check_format(value: dict[str, Any], source: str) -> None:
     if found == FORMAT:
         return
     kind, _, version = str(found).partition("/")
-    if kind == FORMAT.partition("/")[0] and version.isdecimal():
+    if kind == FORMAT.partition("/")[0] and re.fullmatch(r"[0-9]{1,9}", version):
         age = "a newer" if int(version) > int(FORMAT.partition("/")[2]) else "an older"
         raise BadInput(f"{source}: written by {age} Nebula as {found}, this one reads {FORMAT}; update or plan again")
-    raise BadInput(f'{source}: no plan file: its `format` is {found!r}, not "{FORMAT}"; {_REMEDY}')
+    raise BadInput(f'{source}: no plan file: its `format` is {shown(found)}, not "{FORMAT}"; {_REMEDY}')
 
 
 def _check_filled(plan: Plan) -> None:
     """What every reader of a plan takes for granted."""
     if not plan.stages:
         raise Misfit(("stages",), "a plan needs at least one stage")
+    if not plan.ranks:
+        raise Misfit(("ranks",), "a plan needs at least one rank")
     for index, stage in enumerate(plan.stages):
         if not stage.replicas:
             raise Misfit(("stages", index, "replicas"), "a stage needs at least one replica")

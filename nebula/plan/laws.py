@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nebula.cluster.places import device_index
-from nebula.errors import BadInput, closest
+from nebula.errors import BadInput, closest, shown
 from nebula.plan.job import OPTIMIZERS, PRECISIONS, RECOMPUTE
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Stage
@@ -43,8 +43,13 @@ def job(case: Case) -> Iterator[str]:
     asked = case.plan.job
     yield from _word("precision", asked.precision, PRECISIONS)
     yield from _word("optimizer", asked.optimizer, OPTIMIZERS)
+    if asked.global_batch < 1:
+        yield f"global_batch {asked.global_batch}: a step needs at least 1 row"
     if not 0 < asked.memory_fraction <= 1:
         yield f"memory_fraction {asked.memory_fraction:g} is not above 0 and at most 1"
+    for name in ("tokens", "steps"):
+        if getattr(asked, name) < 0:
+            yield f"{name} {getattr(asked, name):g} is below 0"
 
 
 def layers(case: Case) -> Iterator[str]:
@@ -131,6 +136,14 @@ def widths(case: Case) -> Iterator[str]:
                 yield f"{name} {size} ÷ tensor {degree} leaves {size % degree}: choose a tensor degree that divides it"
 
 
+def degrees(case: Case) -> Iterator[str]:
+    """Context and expert degrees are at least 1."""
+    for index, stage in enumerate(case.plan.stages):
+        for name in ("context", "expert"):
+            if getattr(stage, name) < 1:
+                yield f"{name} {getattr(stage, name)} in stage {index}: the least is 1"
+
+
 def sharding(case: Case) -> Iterator[str]:
     """Sharding has a stage that there is, and a degree that divides the replicas."""
     for value, data in dict.fromkeys((stage.sharding, stage.data) for stage in case.plan.stages):
@@ -198,7 +211,7 @@ def shape(stage: Stage) -> tuple[object, ...]:
 
 def _word(what: str, word: str, known: tuple[str, ...]) -> Iterator[str]:
     if word not in known:
-        yield f"{what} {word!r} does not exist; {closest(word, known)}"
+        yield f"{what} {shown(word)} does not exist; {closest(word, known)}"
 
 
 def _count(number: int, what: str) -> str:

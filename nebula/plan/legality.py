@@ -82,6 +82,7 @@ RULES = (
     Rule("shares", laws.shares),
     Rule("batch", laws.batch),
     Rule("widths", laws.widths),
+    Rule("degrees", laws.degrees),
     Rule("sharding", laws.sharding),
     Rule("sequence", laws.sequence),
     Rule("places", laws.places),

@@ -12,7 +12,7 @@ import typing
 from functools import lru_cache
 from typing import Any
 
-from nebula.errors import closest
+from nebula.errors import LARGEST, closest, shown
 
 Keys = tuple[str | int, ...]
 
@@ -59,11 +59,11 @@ def decode(kind: Any, value: Any, way: Keys = ()) -> Any:
 
 def _record(kind: Any, value: Any, way: Keys) -> Any:
     if not isinstance(value, dict):
-        raise Misfit(way, f"this must be a mapping, not {_shown(value)}")
+        raise Misfit(way, f"this must be a mapping, not {shown(value)}")
     known = _keys(kind)
     for key in value:
         if key not in known:
-            raise Misfit((*way, key), f"unknown key {key!r}; {closest(str(key), known)}")
+            raise Misfit((*way, key), f"unknown key {shown(key)}; {closest(str(key), known)}")
     for key, (_, required) in known.items():
         if required and key not in value:
             raise Misfit(way, f"the key {key!r} is missing; add it")
@@ -72,7 +72,7 @@ def _record(kind: Any, value: Any, way: Keys) -> Any:
 
 def _tuple(arms: tuple[Any, ...], value: Any, way: Keys) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise Misfit(way, f"this must be a list, not {_shown(value)}")
+        raise Misfit(way, f"this must be a list, not {shown(value)}")
     if arms[-1] is Ellipsis:
         arms = (arms[0],) * len(value)
     if len(arms) != len(value):
@@ -83,14 +83,14 @@ def _tuple(arms: tuple[Any, ...], value: Any, way: Keys) -> tuple[Any, ...]:
 def _scalar(kind: Any, value: Any, way: Keys) -> Any:
     wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
     fits = type(value) in ((int, float) if kind is float else (kind,))
-    if not fits or (kind is float and not math.isfinite(value)):
-        raise Misfit(way, f"this must be {wanted}, not {_shown(value)}")
+    if not fits or (isinstance(value, int | float) and not abs(value) < _LARGEST[type(value)]):
+        raise Misfit(way, f"this must be {wanted}, not {shown(value)}")
+    if isinstance(value, str) and not value.isprintable():
+        raise Misfit(way, f"this must be one line of printable text, not {shown(value)}")
     return float(value) if kind is float else value
 
 
-def _shown(value: Any) -> str:
-    kinds = {dict: "a mapping", list: "a list", type(None): "nothing"}
-    return kinds.get(type(value), repr(value))
+_LARGEST = {int: LARGEST, float: math.inf, bool: 2}
 
 
 @lru_cache(maxsize=64)

@@ -11,32 +11,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from nebula import marked_yaml
 from nebula.cluster.places import exclude
 from nebula.cluster.schema import load_cluster
 from nebula.cluster.values import Cluster
-from nebula.errors import BadInput, closest
-from nebula.marked_yaml import Document, Keys, Mark
+from nebula.errors import BadInput, closest, shown
+from nebula.marked_yaml import MOST_LEVELS, Document, Keys, Mark
 from nebula.plan.job import AIMS, FIXABLE, RECOMPUTE, ROWS, InputSpec, ModelSpec, Objective
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Job
 from nebula.units import parse_quantity, parse_seconds
-from nebula.validation import Name, Section, parsed_by, validated
+from nebula.validation import Name, Section, Whole, parsed_by, validated
 
 _Amount = Annotated[float, parsed_by(parse_quantity), Field(ge=0)]
 _Seconds = Annotated[float, parsed_by(parse_seconds), Field(gt=0)]
 _Fraction = Annotated[float, parsed_by(parse_quantity), Field(gt=0, le=1)]
+_INDEX = re.compile(r"[0-9]{1,9}")
 _OVERRIDE = re.compile(r"([A-Za-z_][\w-]*(?:\.[\w-]+)*)=(.*)", re.DOTALL)
 
 
 class InputSection(Section):
     """One input of a user's own layer."""
 
-    shape: list[int | Literal["rows"]] = Field(description="[rows, 128]")
-    dtype: Name = "float32"
+    shape: list[Annotated[Whole, Field(ge=1)] | Literal["rows"]] = Field(description="[rows, 128]")
+    dtype: Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"] = (
+        "float32"
+    )
 
 
 class ModelSection(Section):
@@ -46,17 +48,17 @@ class ModelSection(Section):
     hf: Name = ""
     layer: Name = ""
     inputs: dict[Name, InputSection] = {}
-    seq_len: Annotated[int, Field(ge=1)] | None = None
+    seq_len: Annotated[Whole, Field(ge=1)] | None = None
 
 
 class JobSection(Section):
     """What is asked of the training."""
 
-    global_batch: Annotated[int, Field(ge=1)] = Field(description="<rows of one optimizer step>")
+    global_batch: Annotated[Whole, Field(ge=1)] = Field(description="<rows of one optimizer step>")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     tokens: _Amount = 0.0
-    steps: Annotated[int, Field(ge=0)] = 0
+    steps: Annotated[Whole, Field(ge=0)] = 0
 
 
 class LimitsSection(Section):
@@ -72,7 +74,7 @@ class ObjectiveSection(Section):
 
     minimise: Literal["step_time", "cost", "energy", "days"] = "step_time"
     limits: LimitsSection = LimitsSection()
-    fixed: dict[Name, int | Name] = {}
+    fixed: dict[Name, Whole | Name] = {}
     exclude: list[Name] = []
 
 
@@ -128,22 +130,34 @@ def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
     Raises:
         BadInput: an override is not of the form key.key=value, or goes through something that is no mapping.
     """
-    if any(text.startswith("cluster.") for text in overrides):
-        document = _with_cluster(document)
-    value, marks = document.value, dict(document.marks)
     for text in overrides:
         match = _OVERRIDE.fullmatch(text)
         if match is None:
-            raise BadInput(f"override {text!r}: write key=value with dots between keys, such as job.global_batch=64")
-        way: Keys = tuple(int(k) if k.isdecimal() else k for k in match[1].split("."))
-        try:
-            new = yaml.safe_load(match[2])
-        except yaml.YAMLError:
-            raise BadInput(f"override {text!r}: the value is not YAML; put it in quotes") from None
-        mark = Mark("command line", 0, 0, len(match[1]), text)
-        marks = {keys: m for keys, m in marks.items() if keys[: len(way)] != way}
-        marks |= {way[:n]: marks.get(way[:n], mark) for n in range(1, len(way))} | {way: mark}
-        value = _replaced(value, way, new, text)
+            example = "write key=value with dots between keys, such as job.global_batch=64"
+            raise BadInput(f"override {shown(text)}: {example}")
+        way: Keys = tuple(int(k) if _INDEX.fullmatch(k) else k for k in match[1].split("."))
+        if len(way) > MOST_LEVELS:
+            raise BadInput(f"override {shown(text)}: {len(way)} keys; nothing is nested as deep")
+        if way[0] == "cluster" and len(way) > 1:
+            document = _with_cluster(document)
+        document = _overridden(document, way, _value(match[2], text), text)
+    return document
+
+
+def _value(words: str, text: str) -> Any:
+    """What an override puts in place, written as YAML."""
+    try:
+        return marked_yaml.parse(words, "").value
+    except BadInput:
+        raise BadInput(f"override {shown(text)}: the value is not YAML; put it in quotes") from None
+
+
+def _overridden(document: Document, way: Keys, new: Any, text: str) -> Document:
+    """The document with one value replaced or added."""
+    mark = Mark("command line", 0, 0, len(text.partition("=")[0]), text)
+    marks = {keys: m for keys, m in document.marks.items() if keys[: len(way)] != way}
+    marks |= {way[:n]: marks.get(way[:n], mark) for n in range(1, len(way))} | {way: mark}
+    value = _replaced(document.value, way, new, text)
     return Document(value=value, source=document.source, marks=marks, folder=document.folder)
 
 
@@ -168,7 +182,7 @@ def _replaced(value: Any, way: Keys, new: Any, text: str) -> Any:
     if value is None or isinstance(value, dict):
         inner = (value or {}).get(key)
         return {**(value or {}), key: _replaced(inner, rest, new, text)}
-    raise BadInput(f"override {text!r}: there is no mapping to hold {key!r}")
+    raise BadInput(f"override {shown(text)}: there is no mapping to hold {key!r}")
 
 
 def _model(document: Document, section: ModelSection) -> ModelSpec:
@@ -177,7 +191,7 @@ def _model(document: Document, section: ModelSection) -> ModelSpec:
     if len(given) != 1:
         said = f"both {given[0]} and {given[1]}" if given else "neither preset, hf nor layer"
         raise document.fault(way, f"the model says {said}; give one of them, such as `preset: ernie-3.0-small`")
-    if section.layer and not re.fullmatch(r"[\w.]+:\w+", section.layer):
+    if section.layer and not _is_factory(section.layer):
         raise document.fault((*way, "layer"), f"layer {section.layer!r}: write package.module:factory")
     if section.layer and not section.inputs:
         raise document.fault(way, "a layer needs its inputs; add `inputs: {x: {shape: [rows, 128], dtype: int64}}`")
@@ -202,6 +216,12 @@ def _model(document: Document, section: ModelSection) -> ModelSpec:
     )
 
 
+def _is_factory(text: str) -> bool:
+    """Whether the text reads `package.module:factory`."""
+    module, colon, name = text.partition(":")
+    return bool(colon) and all(word.isidentifier() for word in (*module.split("."), name))
+
+
 def _cluster(document: Document, section: RunSection, excluded: Sequence[str]) -> Cluster:
     if isinstance(section.cluster, str):
         path = document.folder / section.cluster
@@ -224,9 +244,12 @@ def _objective(document: Document, section: ObjectiveSection) -> Objective:
             raise document.fault(way, f"objective.fixed: {key!r} is no degree; {closest(key, FIXABLE)}")
         if key in words and value not in words[key]:
             raise document.fault(way, f"objective.fixed.{key} must be one of {', '.join(words[key])}, not {value!r}")
-        least = 0 if key == "sharding" else 1
-        if key not in words and not (isinstance(value, int) and value >= least):
-            raise document.fault(way, f"objective.fixed.{key} must be a whole number from {least} on, not {value!r}")
+        if key == "sharding" and value not in range(4):
+            raise document.fault(
+                way, f"objective.fixed.sharding is the stage of ZeRO: 0, 1, 2 or 3, not {shown(value)}"
+            )
+        if key not in words and key != "sharding" and not (isinstance(value, int) and value >= 1):
+            raise document.fault(way, f"objective.fixed.{key} must be a whole number from 1 on, not {shown(value)}")
     assert section.minimise in AIMS
     limits = section.limits
     return Objective(

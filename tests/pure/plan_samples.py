@@ -41,7 +41,7 @@ def uniform(*, data=1, tensor=1, boundaries=(0, 4), rows=2, micro_batches=2, sha
 
 numbers = st.floats(0, 1e18)
 whole = st.integers(0, 10**6)
-text = st.text(max_size=20)
+text = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), max_size=20)
 
 
 def _record(kind, fields):
@@ -83,7 +83,7 @@ plans = st.builds(
     micro_batches=whole,
     schedule=text,
     engine=text,
-    ranks=st.lists(st.builds(RankPlace, text, whole), max_size=4).map(tuple),
+    ranks=st.lists(st.builds(RankPlace, text, whole), min_size=1, max_size=4).map(tuple),
     job=st.builds(Job, global_batch=whole, precision=text, optimizer=text, tokens=numbers, steps=whole),
     made_from=st.builds(MadeFrom, model=text, model_hash=text, cluster=text, cluster_hash=text),
     sequence_parallel=st.booleans(),

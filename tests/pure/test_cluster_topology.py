@@ -93,7 +93,7 @@ def test_names_and_indices_of_places_agree(cluster, data):
 def test_excluding_takes_nodes_and_groups_and_refuses_strangers(mixed):
     assert len(usable_devices(exclude(mixed, ["old/3", "fast/0"]))) == 192 - 16
     assert usable_devices(exclude(mixed, ["old"])) == tuple(range(64))
-    with pytest.raises(BadInput, match="has nodes 0 to 15: no 'old/16'"):
+    with pytest.raises(BadInput, match="has nodes old/0 to old/15: no 'old/16'"):
         exclude(mixed, ["old/16"])
     with pytest.raises(BadInput, match="did you mean 'old'"):
         exclude(mixed, ["odl/1"])

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -14,10 +15,11 @@ from nebula.deploy.paddlejob import manifest
 from nebula.deploy.slurm import sbatch_script
 from nebula.errors import BadInput
 from nebula.plan.files import loads
-from nebula.plan.values import MadeFrom, RankPlace
+from nebula.plan.values import Job, MadeFrom, RankPlace
 
-TWO_NODES = uniform(data=2, tensor=4)
-ONE_NODE = uniform(tensor=4)
+BY_HAND = MadeFrom(model="m", model_hash="", cluster="", cluster_hash="")
+TWO_NODES = uniform(data=2, tensor=4, made_from=BY_HAND)
+ONE_NODE = uniform(tensor=4, made_from=BY_HAND)
 
 
 def cluster(device="A100-80GB-SXM", **own):
@@ -116,10 +118,47 @@ def test_the_manifest_is_yaml_with_the_plan_inside(plan):
     assert json.loads(config["data"]["plan.json"])["format"].startswith("nebula-plan/")
 
 
-def test_a_name_cannot_leave_its_comment():
-    odd = MadeFrom(model="x\nrm -rf /", model_hash="", cluster="", cluster_hash="")
-    for text in (sbatch_script(uniform(made_from=odd), "p", "t.py"), manifest(uniform(made_from=odd), "p", "t.py")):
-        assert not any(line.startswith("rm") for line in text.splitlines())
+NASTY = "x\nrm -rf /\ry: \x85z: \u2028{{ 7 * 7 }} `id` $(id)"
+
+
+def test_a_name_cannot_leave_its_comment(tmp_path):
+    odd = uniform(tensor=4, made_from=MadeFrom(model=NASTY, model_hash="", cluster="", cluster_hash=""))
+    script, text = sbatch_script(odd, NASTY, NASTY, [NASTY]), manifest(odd, NASTY, "t.py")
+    clean = sbatch_script(ONE_NODE, "plan.json", "train.py").splitlines()
+    assert script[: script.index("#SBATCH")].count("\n") == 3
+    assert directives(script).keys() == directives("\n".join(clean)).keys()
+    assert run_with_stubs(script, tmp_path, 0)[-1] == NASTY.splitlines()[-1]
+    assert len(list(yaml.safe_load_all(text))) == 2
+    assert text.splitlines()[0].startswith("# x rm -rf / y: z: {{ 7 * 7 }} `id` $(id) on 4 ranks")
+
+
+def test_words_that_would_leave_their_line_are_refused():
+    for words in ({"script": "a\nb"}, {"script": "t.py", "args": ["\u2028"]}, {"script": "t.py", "image": "a\r"}):
+        with pytest.raises(BadInput, match="one line of printable text"):
+            manifest(ONE_NODE, "plan.json", **words)
+    for limit in ("1 day", "1\nrm", "--", "1-1-1", "1:2:3:4"):
+        with pytest.raises(BadInput, match="write it as Slurm does"):
+            sbatch_script(ONE_NODE, "plan.json", "t.py", time_limit=limit)
+    for limit in ("", "90", "90:30", "1-12", "1-12:30", "1-00:00:00"):
+        assert sbatch_script(ONE_NODE, "plan.json", "t.py", time_limit=limit)
+
+
+def test_an_illegal_plan_reaches_no_scheduler():
+    broken = uniform(tensor=4, micro_batches=3, job=Job(global_batch=4))
+    stage = replace(ONE_NODE.stages[0], recompute="full\nrm -rf /")
+    for plan in (broken, replace(ONE_NODE, stages=(stage,))):
+        for make in (sbatch_script, manifest):
+            with pytest.raises(BadInput, match="the plan is not legal: "):
+                make(plan, "plan.json", "t.py")
+
+
+def test_a_plan_for_another_cluster_or_kind_is_refused():
+    made = MadeFrom(model="m", model_hash="", cluster="other", cluster_hash="0" * 12)
+    for make in (sbatch_script, manifest):
+        with pytest.raises(BadInput, match="the plan was made for cluster other"):
+            make(uniform(tensor=4, made_from=made), "plan.json", "t.py", cluster=cluster())
+        with pytest.raises(BadInput, match="'tpu'; did you mean 'xpu'"):
+            make(ONE_NODE, "plan.json", "t.py", kind="tpu")
 
 
 def test_names_fit_kubernetes():

@@ -89,7 +89,7 @@ BROKEN = {
     "recompute": (with_stage(LEGAL, 0, recompute="ful"), "did you mean 'full'?"),
     "precision": (replace(LEGAL, job=Job(global_batch=8, precision="fp31")), "did you mean 'fp32'?"),
     "shared device": (replace(LEGAL, ranks=(RankPlace("n/0", 0),) * 8), "8 ranks share device 0 of node n/0"),
-    "no such node": (replace(LEGAL, ranks=(RankPlace("n/9", 0), *LEGAL.ranks[1:])), "rank 0: group n of cluster four nodes has nodes 0 to 3"),
+    "no such node": (replace(LEGAL, ranks=(RankPlace("n/9", 0), *LEGAL.ranks[1:])), "rank 0: group n of cluster four nodes has nodes n/0 to n/3"),
     "excluded": (replace(LEGAL, ranks=(*LEGAL.ranks[:7], RankPlace("n/3", 0))), "rank 7 is on node n/3, which is excluded"),
     "kinds": (replace(LEGAL, ranks=(*LEGAL.ranks[:7], RankPlace("m/0", 0))), "stage 1 spans devices of kinds gpu and npu"),
     "many": (uniform(data=32), "32 ranks > 17 devices of cluster four nodes"),
