@@ -69,12 +69,13 @@ def ernie_graph(name: str, config: ErnieConfig, dtype: str) -> DistributedGraph:
 
 
 def decoder_graph(name: str, config: DecoderConfig, dtype: str) -> DistributedGraph:
-    """Embedding, equal layers, head."""
+    """Embedding, layers, head; layers that are alike share one block."""
     make = DecoderBlocks(config=config, dtype=dtype)
-    layer = make.layer()
+    kinds = [(config.window_of(i), config.has_experts(i)) for i in range(config.layers)]
+    layers = {kind: make.layer(kind[0], mixed=kind[1]) for kind in dict.fromkeys(kinds)}
     chain = [
         ("embedding", make.embedding()),
-        *[(f"decoder.{i}", layer) for i in range(config.layers)],
+        *[(f"decoder.{i}", layers[kind]) for i, kind in enumerate(kinds)],
         ("head", make.head()),
     ]
     return _chained(name, chain, config.seq_len, DECODER_SPLITS)

@@ -1,4 +1,8 @@
-"""The layers of a causal language model written with the block builder, attention fused as frameworks run it."""
+"""The layers of a causal language model written with the block builder: embedding, layers, head.
+
+A layer is named by what tells it from its neighbours (window, mixture), so that equal ones are one block. Attention
+stands in describe_attention.py, mixtures in describe_experts.py.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from dataclasses import dataclass
 from nebula.graph.builder import BlockBuilder, described
 from nebula.graph.values import Block
 from nebula.models.decoders import DecoderConfig
+from nebula.models.describe_attention import attention, latent_attention
+from nebula.models.describe_experts import feed_forward, mixture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +27,6 @@ class DecoderBlocks:
     config: DecoderConfig
     dtype: str
 
-    @property
-    def _biases(self) -> bool:
-        return self.config.style == "gpt"
-
     def embedding(self) -> Block:
         """Ids [rows, S] -> [rows, S, hidden]."""
 
@@ -33,25 +35,29 @@ class DecoderBlocks:
             b = BlockBuilder("Embedding", rows=rows, dtype=self.dtype, module="embedding")
             ids = b.input((rows, config.seq_len), "int64", needs_gradient=False)
             x = b.embedding("tokens", ids, config.vocabulary, config.hidden)
-            if config.style == "gpt":
+            if not config.look.rotary:
                 places = b.operate(
                     "arange", (), b.like((config.seq_len,), "int64"), start=0, end=config.seq_len, step=1
                 )
                 x = b.binary("add", x, b.embedding("positions", places[0], config.seq_len, config.hidden))
-            return b.build(x)
+            return b.build(b.dropout(x, config.dropout))
 
         return described(build)
 
-    def layer(self) -> Block:
-        """Attention and feed-forward, each behind a norm and added to the residual stream."""
+    def layer(self, window: int = 0, *, mixed: bool = False) -> Block:
+        """Attention and feed-forward, each behind a norm and added to the residual stream.
+
+        Args:
+            window: tokens back to which it attends; 0: all.
+            mixed: whether its feed-forward part is the mixture of experts.
+        """
 
         def build(rows: int) -> Block:
             config = self.config
-            b = BlockBuilder("DecoderLayer", rows=rows, dtype=self.dtype, module="decoder")
+            b = BlockBuilder("ExpertLayer" if mixed else "DecoderLayer", rows=rows, dtype=self.dtype, module="decoder")
             x = b.input((rows, config.seq_len, config.hidden))
-            x = b.binary("add", x, self._attention(b, self._norm(b, "attention_norm", x)))
-            x = b.binary("add", x, self._ffn(b, self._norm(b, "ffn_norm", x)))
-            return b.build(x)
+            x = self._added(b, x, self._attention(b, self._norm(b, "attention_norm", x), window))
+            return b.build(self._added(b, x, self._ffn(b, self._norm(b, "ffn_norm", x), mixed)))
 
         return described(build)
 
@@ -65,35 +71,33 @@ class DecoderBlocks:
             labels = b.input((rows, config.seq_len), "int64", needs_gradient=False)
             logits = b.linear("projection", self._norm(b, "norm", x), config.vocabulary, bias=False)
             column = b.operate("unsqueeze", (labels,), b.like((rows, config.seq_len, 1), "int64"), axes=(2,))[0]
-            return b.build(b.reduce("mean", b.cross_entropy(logits, column), (0, 1, 2)))
+            return b.build(b.reduce("mean", self._loss(b, logits, column), (0, 1, 2)))
 
         return described(build)
 
+    def _loss(self, b: BlockBuilder, logits: str, labels: str) -> str:
+        """Nats of each label [rows, S, 1]; in float32 where the config says so."""
+        if not self.config.float_logits or self.dtype == "float32":
+            return b.cross_entropy(logits, labels)
+        softmax = b.like(b.shape(logits), "float32")
+        loss = b.like(b.shape(labels), "float32")
+        wide = b.operate("cast", (logits,), softmax, dtype="float32")[0]
+        return b.operate("cross_entropy", (wide, labels), softmax, loss, axis=2, soft_label=False)[1]
+
     def _norm(self, b: BlockBuilder, path: str, x: str) -> str:
-        return b.layer_norm(path, x) if self.config.style == "gpt" else b.rms_norm(path, x)
+        return b.layer_norm(path, x) if self.config.look.norm == "layer_norm" else b.rms_norm(path, x)
 
-    def _attention(self, b: BlockBuilder, x: str) -> str:
-        config = self.config
-        rows, length, _ = b.shape(x)
+    def _added(self, b: BlockBuilder, x: str, change: str) -> str:
+        return b.binary("add", x, b.dropout(change, self.config.dropout))
+
+    def _attention(self, b: BlockBuilder, x: str, window: int) -> str:
         with b.scope("attention"):
-            widths = {"query": config.heads, "key": config.kv_heads, "value": config.kv_heads}
-            query, key, value = (
-                b.reshape(b.linear(path, x, n * config.head_dim, bias=self._biases), (rows, length, n, config.head_dim))
-                for path, n in widths.items()
-            )
-            if config.style == "llama":
-                angles = [b.operate("full", (), (1, length, 1, config.head_dim), value=0.0)[0] for _ in range(2)]
-                query, key = b.operate("rope", (query, key, *angles), b.shape(query), b.shape(key))
-            lse = b.like((rows, config.heads, length), "float32")
-            out = b.operate("attention", (query, key, value), b.shape(query), lse, causal=True, absent=("mask",))[0]
-            return b.linear("out", b.reshape(out, (rows, length, config.hidden)), config.hidden, bias=self._biases)
+            if self.config.latent.key_value_rank:
+                return latent_attention(b, self.config, x, window)
+            return attention(b, self.config, x, window)
 
-    def _ffn(self, b: BlockBuilder, x: str) -> str:
-        config = self.config
+    def _ffn(self, b: BlockBuilder, x: str, mixed: bool) -> str:
         with b.scope("ffn"):
-            if config.style == "gpt":
-                inner = b.unary("gelu", b.linear("up", x, config.ffn), approximate=True)
-            else:
-                gate, up = (b.linear(path, x, config.ffn, bias=False) for path in ("gate", "up"))
-                inner = b.operate("swiglu", (gate, up), b.shape(gate))[0]
-            return b.linear("down", inner, config.hidden, bias=self._biases)
+            if mixed:
+                return mixture(b, self.config.experts, x)
+            return feed_forward(b, self.config.look, x, self.config.ffn)

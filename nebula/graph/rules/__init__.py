@@ -12,6 +12,7 @@ from types import MappingProxyType
 from nebula.graph.rules.application import COLLECTIVE_KINDS, apply_with
 from nebula.graph.rules.attention import ATTENTION
 from nebula.graph.rules.convolution import CONVOLUTION
+from nebula.graph.rules.experts import EXPERTS
 from nebula.graph.rules.indexing import INDEXING
 from nebula.graph.rules.loss import LOSS
 from nebula.graph.rules.normalisation import NORMALISATION
@@ -30,6 +31,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **POINTWISE,
         **NORMALISATION,
         **INDEXING,
+        **EXPERTS,
         **REDUCTIONS,
         **VIEWS,
         **CONVOLUTION,

@@ -1,7 +1,8 @@
 """Fused attention, which never writes the scores: softmax(q k^T / sqrt(d)) v tile by tile.
 
 FLOPs and what is kept follow FlashAttention-2 (Dao 2023, arXiv 2307.08691): two products forward, five backward (the
-scores are computed again), the output and the log-sum-exp of each query kept. A causal mask halves the products.
+scores are computed again), the output and the log-sum-exp of each query kept. A causal mask halves the products; under
+a `window` no token sees more than so many.
 """
 
 from __future__ import annotations
@@ -11,10 +12,22 @@ from nebula.graph.values import Product
 
 
 def _product(call: Call) -> Product:
-    """One of the products: [queries, d] x [d, keys] for each row and head; half the keys when causal."""
+    """One of the products: [queries, d] x [d, keys] for each row and head, keys as many as a query sees on average.
+
+    Where values are narrower than keys (latent attention), d is the mean of both.
+    """
     batch, queries, heads, width = call.inputs[0].shape
+    width = (width + call.inputs[2].shape[3]) // 2
+    return Product(batch * heads, queries, _seen(call), width)
+
+
+def _seen(call: Call) -> int:
     keys = call.inputs[1].shape[1]
-    return Product(batch * heads, queries, keys // 2 if call.flag("causal") else keys, width)
+    window = min(call.integer("window", keys), keys)
+    if not call.flag("causal"):
+        return min(2 * window, keys) if window < keys else keys
+    # the first tokens see fewer than the window holds
+    return keys // 2 if window == keys else window - window * window // (2 * keys)
 
 
 def _forward(call: Call) -> Works:
