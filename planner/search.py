@@ -174,6 +174,8 @@ class _Search:
         ranked = sorted(self.found.values(), key=lambda candidate: candidate.rank)
         plans = [self.plan(candidate) for candidate in ranked[:KEPT]]
         best, second = plans[0], (runner_up(plans[0], plans[1]) if len(plans) > 1 else None)
+        assert best.prediction is not None
+        bound_s = min(bound_s, best.prediction.step_time_s)
         offered = len(self.pool.devices)
         return Answer(
             plan=replace(best, because=reason(plans, offered), runner_up=second, bound_s=bound_s),

@@ -47,7 +47,7 @@ def test_the_run_was_measured_on_every_rank(done, folder):
     forwards = [s for s in found.measured.spans if s.lane == 0 and s.kind == "F"]
     assert len(forwards) == found.plan.micro_batches
     assert found.plan.prediction
-    assert found.measured.step_time_s == pytest.approx(found.plan.prediction.step_time_s, rel=0.5)
+    assert found.measured.step_time_s == pytest.approx(found.plan.prediction.step_time_s, rel=0.05)
     assert dict(found.measured.evaluation)["document LM, nats per token"] > 0
 
 
