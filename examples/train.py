@@ -13,7 +13,7 @@ from paddle.nn import functional as F
 
 import nebula
 
-VOCABULARY, LENGTH, WIDTH, HEADS, BLOCKS, ROWS, STEPS = 32, 16, 128, 4, 4, 64, 20
+VOCABULARY, LENGTH, WIDTH, HEADS, BLOCKS, ROWS, STEPS = 32, 16, 128, 4, 4, 32, 20
 
 
 class Tokens(nn.Layer):

@@ -142,6 +142,15 @@ def test_what_plain_cpu_cannot_do():
         assert executable(plan, "emulated").engine == "fleet"
 
 
+def test_reduced_precision_runs_where_paddle_has_kernels_for_it():
+    plan = replace(LEGAL, job=replace(LEGAL.job, precision="bf16"))
+    able = {kind: executable(plan, kind).engine for kind in DEVICE_KINDS}
+    assert able == {"gpu": "fleet", "npu": "fleet", "xpu": "fleet", "cpu": None, "emulated": None}
+    (sentence,) = executable(plan, "emulated").missing
+    assert sentence.startswith("precision bf16: Paddle has no matrix product in bf16 on emulated devices")
+    assert sentence.endswith("set job.precision=fp32")
+
+
 def test_what_no_engine_runs_yet():
     for plan, word in (
         (with_stage(LEGAL, 0, context=2), "context 2"),
