@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -116,7 +117,7 @@ class Pricing:
             step_time_s=step_s,
             interval_s=interval(step_s, types),
             tokens_per_s=rows * self.graph.tokens_per_row / step_s,
-            mfu=self._model_flops(rows) / (self._peak_flops(plan) * step_s),
+            mfu=self._flops_per_row * rows / (self._peak_flops(plan) * step_s),
             parts=parts,
             memory=tuple(c.memory for c in costs),
             provenance=provenance(types),
@@ -135,7 +136,8 @@ class Pricing:
             plan.schedule,
             plan.micro_batches,
         )
-        return Timeline(events=tuple(e for s, c in enumerate(costs) for e in (*passes.of(s), *_tail(passes, s, c))))
+        stages = enumerate(zip(passes.by_stage(), costs, strict=True))
+        return Timeline(events=tuple(e for s, (own, cost) in stages for e in (*own, *_tail(own, s, cost))))
 
     def stage_costs(self, plan: Plan) -> tuple[StageCost, ...]:
         """The cost of every stage."""
@@ -228,9 +230,10 @@ class Pricing:
             memory=memory,
         )
 
-    def _model_flops(self, rows: int) -> float:
-        """Model FLOPs of one step: forward and backward of the serial graph."""
-        return (self.graph.forward_flops + self.graph.backward_flops) * rows / self.graph.rows
+    @cached_property
+    def _flops_per_row(self) -> float:
+        """Model FLOPs of one row: forward and backward of the serial graph."""
+        return (self.graph.forward_flops + self.graph.backward_flops) / self.graph.rows
 
     def _peak_flops(self, plan: Plan) -> float:
         dtype = PRECISION_DTYPE[self.job.precision]
@@ -245,9 +248,9 @@ def _ends(costs: Sequence[StageCost], micro_batches: int, schedule: str, borders
     return last_backward_s(np.array(forward), np.array(backward), micro_batches, schedule)
 
 
-def _tail(passes: Timeline, stage: int, cost: StageCost) -> list[Event]:
+def _tail(passes: Sequence[Event], stage: int, cost: StageCost) -> list[Event]:
     """Synchronization and update of a stage after its last backward."""
-    start_s = max(e.end_s for e in passes.of(stage))
+    start_s = passes[-1].end_s
     synced_s = start_s + cost.sync_s
     sync = [Event(stage, "sync", -1, start_s, synced_s)] if cost.sync_s else []
     return [*sync, Event(stage, "update", -1, synced_s, synced_s + cost.update_s)]

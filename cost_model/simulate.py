@@ -7,6 +7,7 @@ until its input has arrived. How long an action takes is the caller's knowledge.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,10 @@ class Timeline:
     def end_s(self) -> float:
         """When the last event ends."""
         return max((e.end_s for e in self.events), default=0.0)
+
+    def by_stage(self) -> list[tuple[Event, ...]]:
+        """The events of every stage."""
+        return [tuple(events) for _, events in groupby(self.events, key=lambda event: event.stage)]
 
     def of(self, stage: int) -> tuple[Event, ...]:
         """The events of one stage."""
