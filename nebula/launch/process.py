@@ -33,6 +33,7 @@ from nebula.launch.command import (
 from nebula.launch.emulate import device_table
 from nebula.launch.logs import Follower, first_failure
 from nebula.plan.files import check_made_for, load_plan
+from nebula.plan.legality import executable, kind_of
 from nebula.plan.values import Plan
 
 POLL_S = 0.2
@@ -74,10 +75,7 @@ def launch(
     plan = load_plan(Path(plan_path))
     if not Path(script).is_file():
         raise BadInput(f"there is no script {script}")
-    types: tuple[DeviceType, ...] = ()
-    if cluster is not None:
-        check_made_for(plan, plan.made_from.model_hash, cluster_hash(cluster), cluster=cluster.name)
-        types = device_types(cluster, plan)
+    types = () if cluster is None else _types_on(cluster, plan)
     folder = Path(log_dir).resolve()
     commands = node_commands(plan, str(script), args, types=types, log_dir=str(folder), master=address(master))
     if len(commands) > 1:
@@ -95,6 +93,16 @@ def launch(
     if cluster is not None and is_emulated(types):
         settings |= _emulated(cluster, plan, folder)
     return watch(commands[0], settings, folder, out)
+
+
+def _types_on(cluster: Cluster, plan: Plan) -> tuple[DeviceType, ...]:
+    """The device type of each rank, once the plan is known to fit the cluster and to run on its devices."""
+    check_made_for(plan, plan.made_from.model_hash, cluster_hash(cluster), cluster=cluster.name)
+    types = device_types(cluster, plan)
+    answer = executable(plan, kind_of(cluster))
+    if answer.engine is None:
+        raise BadInput(f"the plan cannot run on {cluster.name}: {'; '.join(answer.missing)}")
+    return types
 
 
 def _emulated(cluster: Cluster, plan: Plan, folder: Path) -> dict[str, str]:

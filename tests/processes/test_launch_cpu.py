@@ -1,5 +1,6 @@
 """Data parallelism on the plain CPU: launched by us, by hand, with a failing rank, with the wrong number of ranks."""
 
+import dataclasses
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup
 from nebula.errors import BadInput, RunFailed
 from nebula.launch import launch
-from nebula.plan.files import save_plan
+from nebula.plan.files import load_plan, save_plan
 from nebula.plan.layout import uniform_stages
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Sharding
 
@@ -114,6 +115,15 @@ def test_plan_for_other_number_of_processes_is_refused_once(tmp_path):
 def test_plan_of_another_cluster_starts_nothing(tmp_path):
     with pytest.raises(BadInput, match="elsewhere"):
         start(make_plan(tmp_path, cluster_hash="0123456789ab"), tmp_path)
+    assert not (tmp_path / "log").exists()
+
+
+def test_plan_that_no_engine_runs_there_starts_nothing(tmp_path):
+    plan = load_plan(make_plan(tmp_path))
+    half = dataclasses.replace(plan, job=dataclasses.replace(plan.job, precision="bf16"))
+    save_plan(half, tmp_path / "half.json")
+    with pytest.raises(BadInput, match=r"cannot run on host: precision bf16: .* on the CPU; set job\.precision=fp32"):
+        start(tmp_path / "half.json", tmp_path)
     assert not (tmp_path / "log").exists()
 
 
