@@ -13,12 +13,13 @@ from nebula.cluster.values import Link, Tier
 from nebula.units import parse_bytes, parse_quantity, parse_rate, parse_seconds
 from nebula.validation import Called, Name, Section, Whole, parsed_by
 
-Size = Annotated[float, parsed_by(parse_bytes), Field(gt=0)]
-Rate = Annotated[float, parsed_by(parse_rate), Field(gt=0)]
-Seconds = Annotated[float, parsed_by(parse_seconds), Field(ge=0)]
+# the bounds are far outside of what there is, and keep every time above zero and finite
+Size = Annotated[float, parsed_by(parse_bytes), Field(ge=1, le=1e18)]
+Rate = Annotated[float, parsed_by(parse_rate), Field(ge=1, le=1e18)]
+Seconds = Annotated[float, parsed_by(parse_seconds), Field(ge=0, le=86400)]
 Number = Annotated[float, parsed_by(parse_quantity), Field(ge=0)]
-Positive = Annotated[float, parsed_by(parse_quantity), Field(gt=0)]
-Share = Annotated[float, parsed_by(parse_quantity), Field(gt=0, le=1)]
+Peak = Annotated[float, parsed_by(parse_quantity), Field(ge=1e6, le=1e21)]
+Share = Annotated[float, parsed_by(parse_quantity), Field(ge=1e-6, le=1)]
 Count = Annotated[Whole, Field(ge=1)]
 Index = Annotated[Whole, Field(ge=0)]
 Dtype = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8"]
@@ -38,7 +39,7 @@ class DeviceSection(Section):
 
     like: Name = Field("", description="a name of the catalogue that gives what is not said here")
     kind: Literal["gpu", "npu", "xpu", "cpu", ""] = Field("", description="gpu, npu, xpu or cpu")
-    peak_flops: dict[Dtype, Positive] = Field({}, description="{fp32: 19.5e12, bf16: 312e12}")
+    peak_flops: dict[Dtype, Peak] = Field({}, description="{fp32: 19.5e12, bf16: 312e12}")
     memory: Size | None = Field(None, description="80GiB")
     memory_bandwidth: Rate | None = Field(None, description="2TB/s")
     kernel_time: Seconds | None = None
@@ -79,7 +80,7 @@ class NodeSection(Section):
     intra: IntraSection | None = Field(None, description="{kind: nvswitch, bandwidth: 300GB/s, latency: 5us}")
     nic: NicSection | None = Field(None, description="{count: 8, bandwidth: 200Gb/s}")
     exclude: list[Index] = []
-    slow: dict[Index, Annotated[float, parsed_by(parse_quantity), Field(gt=1)]] = {}
+    slow: dict[Index, Annotated[float, parsed_by(parse_quantity), Field(gt=1, le=1e6)]] = {}
 
 
 class TierSection(Section):
@@ -87,7 +88,7 @@ class TierSection(Section):
 
     name: Called = Field(description="leaf, spine or another name")
     nodes: Index = 0
-    oversubscription: Annotated[float, parsed_by(parse_quantity), Field(ge=1)] = 1.0
+    oversubscription: Annotated[float, parsed_by(parse_quantity), Field(ge=1, le=1e6)] = 1.0
     latency: Seconds = Tier(name="").latency_s
 
 

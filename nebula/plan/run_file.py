@@ -28,6 +28,9 @@ from nebula.validation import Name, Section, Whole, parsed_by, validated
 _Amount = Annotated[float, parsed_by(parse_quantity), Field(ge=0)]
 _Seconds = Annotated[float, parsed_by(parse_seconds), Field(gt=0)]
 _Fraction = Annotated[float, parsed_by(parse_quantity), Field(gt=0, le=1)]
+MOST_ROWS = 1_000_000
+"""More rows in one optimizer step are taken for a mistake (tokens for rows): the search counts micro-batches."""
+
 _INDEX = re.compile(r"[0-9]{1,9}")
 _OVERRIDE = re.compile(r"([A-Za-z_][\w-]*(?:\.[\w-]+)*)=(.*)", re.DOTALL)
 
@@ -54,7 +57,7 @@ class ModelSection(Section):
 class JobSection(Section):
     """What is asked of the training."""
 
-    global_batch: Annotated[Whole, Field(ge=1)] = Field(description="<rows of one optimizer step>")
+    global_batch: Annotated[Whole, Field(ge=1, le=MOST_ROWS)] = Field(description="<rows of one optimizer step>")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     tokens: _Amount = 0.0

@@ -22,7 +22,8 @@ network:
   wan: {bandwidth: 10Gb/s, rtt: 50ms}
 """
 
-positive = st.floats(1e-3, 1e18)
+positive = st.floats(1, 1e18)
+peaks = st.floats(1e6, 1e18)
 seconds = st.floats(0, 10)
 share = st.floats(1e-3, 1)
 words = st.text("abcdefghijklmnopqrstuvwxyzé -_.:#0123456789", min_size=1, max_size=12).filter(lambda t: t.strip() == t)
@@ -36,7 +37,7 @@ def device_types(draw: st.DrawFn, name: str) -> DeviceType:
     return DeviceType(
         name=name,
         kind=draw(st.sampled_from(["gpu", "npu", "xpu", "cpu"])),
-        peak_flops={"float32": draw(positive), **draw(st.dictionaries(st.just("bfloat16"), positive))},
+        peak_flops={"float32": draw(peaks), **draw(st.dictionaries(st.just("bfloat16"), peaks))},
         memory_bytes=draw(positive),
         memory_bytes_per_s=draw(positive),
         kernel_s=draw(seconds),
