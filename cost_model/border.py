@@ -5,13 +5,13 @@ Every formula takes numbers or arrays, so that evaluate prices one border and se
 
 from __future__ import annotations
 
-from nebula.cost_model.communication import Amount, Levels, collective, ranks_of
+from nebula.cost_model.communication import Amount, Levels, collective
 from nebula.cost_model.groups import ALONE
 
 
-def send_seconds(size_bytes: Amount, messages: Amount, border: Levels, tensor: Levels) -> Amount:
+def send_seconds(size_bytes: Amount, messages: Amount, border: Levels, tensor_ranks: int) -> Amount:
     """What sending to a neighbour stage occupies of the sender: each tensor rank sends its part of the tensors."""
-    return collective("send", border).seconds(size_bytes / ranks_of(tensor), messages)
+    return collective("send", border).seconds(size_bytes / tensor_ranks, messages)
 
 
 def receive_seconds(size_bytes: Amount, messages: Amount, border: Levels, tensor: Levels) -> Amount:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from nebula.graph.rows import with_rows
 from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
-from nebula.cost_model.communication import Levels, ranks_of
+from nebula.cost_model.communication import Levels
 from nebula.cost_model.layer import LayerCost, communication_seconds, layer_cost
 from nebula.graph.partition import tensor_parallel
+from nebula.graph.rows import with_rows
 from nebula.graph.values import Block, DistributedGraph
 
 Floats = NDArray[np.float64]
@@ -102,34 +102,41 @@ class Chains:
             self._blocks[key] = block
         return self._blocks[key]
 
-    def cost(self, *, rows: int, tensor: Levels, sequence: bool, device: DeviceType, policy: str) -> ChainCost:
+    def cost(
+        self, *, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str
+    ) -> ChainCost:
         """What each layer costs one rank.
 
         Args:
             rows: of a micro-batch.
-            tensor: where the ranks of the tensor group meet; empty for one rank.
+            tensor: ranks of the tensor group.
+            levels: where they meet; empty for one rank.
             sequence: whether norms and residuals are cut along the sequence.
             device: the device type, by name the same everywhere.
             policy: recompute policy.
+
+        Raises:
+            BadInput: the tensor degree does not divide what it must cut.
         """
-        key = (rows, tensor, sequence, device.name, policy)
+        key = (rows, tensor, levels, sequence, device.name, policy)
         if key not in self._chains:
-            self._chains[key] = self._chain(rows, tensor, sequence, device, policy)
+            self._chains[key] = self._chain(rows, tensor, levels, sequence, device, policy)
         return self._chains[key]
 
-    def _chain(self, rows: int, tensor: Levels, sequence: bool, device: DeviceType, policy: str) -> ChainCost:
-        degree = ranks_of(tensor)
-        blocks = [self.block(i, rows, degree, sequence) for i in range(len(self.graph.blocks))]
-        layers = [self._layer(i, rows, degree, sequence, device) for i in range(len(blocks))]
+    def _chain(
+        self, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str
+    ) -> ChainCost:
+        blocks = [self.block(i, rows, tensor, sequence) for i in range(len(self.graph.blocks))]
+        layers = [self._layer(i, rows, tensor, sequence, device) for i in range(len(blocks))]
         borders = [_border(block) for block in blocks]
 
         def each(values: list[float]) -> Floats:
             return np.array(values, dtype=float)[list(self.graph.layers)]
 
         def wire(name: str) -> list[float]:
-            return [communication_seconds(getattr(c, name), tensor) for c in layers]
+            return [communication_seconds(getattr(c, name), levels) for c in layers]
 
-        again = [communication_seconds(c.recompute_collectives[policy], tensor) for c in layers]
+        again = [communication_seconds(c.recompute_collectives[policy], levels) for c in layers]
         return ChainCost(
             forward_s=each([c.forward_s for c in layers]),
             backward_s=each([c.backward_s for c in layers]),

@@ -56,7 +56,7 @@ def collective(kind: str, levels: Levels) -> AlphaBeta:
 
 
 def ranks_of(levels: Levels) -> int:
-    """How many ranks a group with these levels has when it is spread evenly.
+    """How many ranks a group with these levels has when it is spread evenly, and the most that it may have else.
 
     Example: two nodes of 8 devices are (node, 8), (leaf, 2): 16 ranks.
     """
@@ -66,14 +66,14 @@ def ranks_of(levels: Levels) -> int:
     return ranks
 
 
-def one_ring(levels: Levels) -> Levels:
-    """The group as one flat ring, which goes at the pace of its slowest link."""
+def one_ring(levels: Levels, ranks: int) -> Levels:
+    """A group of so many ranks as one flat ring, which goes at the pace of its slowest link."""
     if len(levels) < 2:
         return levels
     slowest = min((level.link for level in levels), key=lambda link: link.bytes_per_s)
     latency_s = max(level.link.latency_s for level in levels)
     link = Link(kind=slowest.kind, bytes_per_s=slowest.bytes_per_s, latency_s=latency_s)
-    return Levels((Level(name=levels[-1].name, members=ranks_of(levels), link=link),))
+    return Levels((Level(name=levels[-1].name, members=ranks, link=link),))
 
 
 def reduce_scatter(levels: Levels) -> AlphaBeta:
@@ -203,14 +203,14 @@ class Fabric:
             above = parts // tier.nodes * tier.nodes if tier.nodes else np.zeros_like(parts)
             parts, meet = np.unique(above, return_counts=True)
             meetings.append(int(meet.max()))
-        key = (*meetings, len(parts))
+        key = (len(devices), *meetings, len(parts))
         if key not in self._by_meetings:
             self._by_meetings[key] = self._asked(devices)
         return self._by_meetings[key]
 
     def _asked(self, devices: NDArray[np.int64]) -> Levels:
         levels = Levels(group_links(self.cluster, [int(d) for d in devices]))
-        return one_ring(levels) if self._flat else levels
+        return one_ring(levels, len(devices)) if self._flat else levels
 
     def same_node(self, groups: NDArray[np.int64]) -> bool:
         """Whether the devices along the last axis are on one node each time."""

@@ -177,7 +177,8 @@ class Pricing:
         stage, last = plan.stages[index], len(plan.stages) - 1
         chain = self.chains.cost(
             rows=replica.micro_batch_rows,
-            tensor=groups.tensor,
+            tensor=len(replica.ranks),
+            levels=groups.tensor,
             sequence=plan.sequence_parallel,
             device=device,
             policy=stage.recompute,
@@ -269,13 +270,13 @@ def _borders(chain: ChainCost, stage: Stage, groups: Groups) -> _Borders:
     first, last = stage.layers[0] - 1, stage.layers[1] - 1
     f_bytes, b_bytes = chain.forward_border_bytes, chain.backward_border_bytes
     f_count, b_count = chain.forward_messages, chain.backward_messages
-    tensor = groups.tensor
+    tensor, ranks = groups.tensor, groups.tensor_ranks
     inward = (float(f_bytes[first]), float(f_count[first])) if groups.before else (0.0, 0.0)
     returned = (float(b_bytes[last]), float(b_count[last])) if groups.behind else (0.0, 0.0)
     onward = (float(f_bytes[last]), float(f_count[last])) if groups.behind else (0.0, 0.0)
     back = (float(b_bytes[first]), float(b_count[first])) if groups.before else (0.0, 0.0)
     return _Borders(
-        send_s=(send_seconds(*onward, groups.behind, tensor), send_seconds(*back, groups.before, tensor)),
+        send_s=(send_seconds(*onward, groups.behind, ranks), send_seconds(*back, groups.before, ranks)),
         receive_s=(receive_seconds(*inward, groups.before, tensor), receive_seconds(*returned, groups.behind, tensor)),
         bytes=inward[0] + returned[0],
     )

@@ -26,6 +26,7 @@ class Groups:
 
     Attributes:
         tensor: ranks of one replica.
+        tensor_ranks: how many they are; they may lie unevenly over nodes.
         shard: replicas that share one set of optimizer states (or more, by the sharding stage).
         outer: replicas that hold the same shard.
         behind: this stage and the next; empty for the last.
@@ -33,6 +34,7 @@ class Groups:
     """
 
     tensor: Levels = ALONE
+    tensor_ranks: int = 1
     shard: Levels = ALONE
     outer: Levels = ALONE
     behind: Levels = ALONE
@@ -75,7 +77,7 @@ def replica_groups(grid: NDArray[np.int64], fabric: Fabric) -> tuple[Groups, ...
     flat = grid.reshape(stages, replicas * tensor)
     pairs = np.stack([flat[:-1], flat[1:]], axis=2)
     borders = _slowest(pairs, fabric) if stages > 1 else []
-    return _joined([Groups(tensor=levels) for levels in _slowest(grid, fabric)], borders)
+    return _joined([Groups(tensor=levels, tensor_ranks=tensor) for levels in _slowest(grid, fabric)], borders)
 
 
 def data_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> list[tuple[Levels, Levels]]:

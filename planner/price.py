@@ -200,7 +200,7 @@ class Prices:
         if key not in self._spans:
             levels = self.pricing.fabric.levels(self.pool.devices[:tensor])
             chain = self.pricing.chains.cost(
-                rows=rows, tensor=levels, sequence=False, device=self.pool.device, policy=recompute
+                rows=rows, tensor=tensor, levels=levels, sequence=False, device=self.pool.device, policy=recompute
             )
             self._spans[key] = Spans(chain, self.pool.device, self.job)
         return self._spans[key]

@@ -24,6 +24,7 @@ from nebula.plan.layout import uniform_stages
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace
 from nebula.planner.engines import engine_of
 from nebula.planner.explain import reason, runner_up
+from nebula.planner.fixed import check_fixed
 from nebula.planner.infeasible import infeasible
 from nebula.planner.pool import equal_devices, places
 from nebula.planner.price import Prices
@@ -99,12 +100,21 @@ def search(
         Infeasible: nothing fits into memory; the text says by how much and what would help.
     """
     objective = objective or Objective()
+    _check_objective(objective)
+    return _Search(graph, cluster, job, objective, on_progress or (lambda _: None), clock).run()
+
+
+def _check_objective(objective: Objective) -> None:
+    """Refuses what a search does not heed, so that nothing asked for is silently left out."""
     if objective.minimise != AIM:
         raise BadInput(f"objective.minimise={objective.minimise!r} cannot be planned for yet; use {AIM}")
+    if objective.deadline_s:
+        raise BadInput("objective.limits.deadline cannot be planned for yet; leave it out")
+    if objective.budget:
+        raise BadInput("objective.limits.budget cannot be planned for yet; leave it out")
     if objective.fixed.get("schedule", SCHEDULE) != SCHEDULE:
         asked = objective.fixed["schedule"]
         raise BadInput(f"objective.fixed.schedule={asked!r} cannot be planned for yet; use {SCHEDULE}")
-    return _Search(graph, cluster, job, objective, on_progress or (lambda _: None), clock).run()
 
 
 class _Search:
@@ -130,6 +140,7 @@ class _Search:
         )
         self.prices = Prices(graph, cluster, job, self.pool)
         kind = "emulated" if self.pool.device.emulated else self.pool.device.kind
+        check_fixed(self.prices, self.limits, kind)
         self.tree = Tree(self.prices, self.limits, kind, lambda: self.to_beat_s)
         self.found: dict[Split, Candidate] = {}
         self.to_beat_s, self.best_s, self.bound_s = NEVER, NEVER, NEVER

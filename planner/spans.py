@@ -142,12 +142,12 @@ class Spans:
         """Receiving a forward and sending a gradient back, [layers + 1] by the first layer of a run."""
         (f_bytes, b_bytes), (f_count, b_count) = self._border_bytes, self._messages
         received_s = receive_seconds(f_bytes, f_count, groups.before, groups.tensor)
-        return received_s, send_seconds(b_bytes, b_count, groups.before, groups.tensor)
+        return received_s, send_seconds(b_bytes, b_count, groups.before, groups.tensor_ranks)
 
     def exit(self, groups: Groups) -> tuple[Floats, Floats]:
         """Sending a forward on and receiving a gradient, [layers + 1] by the layer behind a run."""
         (f_bytes, b_bytes), (f_count, b_count) = self._border_bytes, self._messages
-        sent_s = send_seconds(f_bytes, f_count, groups.behind, groups.tensor)
+        sent_s = send_seconds(f_bytes, f_count, groups.behind, groups.tensor_ranks)
         return sent_s, receive_seconds(b_bytes, b_count, groups.behind, groups.tensor)
 
     @property

@@ -46,7 +46,7 @@ def test_over_two_nodes_a_quarter_crosses_the_slow_level():
 
 
 def test_one_ring_goes_at_the_pace_of_its_slowest_link():
-    ring = one_ring(TWO_NODES)
+    ring = one_ring(TWO_NODES, 8)
     assert ranks_of(ring) == 8
     assert collective("all_reduce", ring).seconds(8e6) == pytest.approx(14 * (1e-4 + 1e6 / 1e8))
 
@@ -57,7 +57,7 @@ def test_a_group_of_one_costs_nothing():
 
 def test_a_border_sends_parts_and_gathers_them():
     border = Levels([level(2, 1e8, 1e-4, "leaf")])
-    assert send_seconds(8e6, 2.0, border, NODE) == pytest.approx(2e-4 + 2e6 / 1e8)
+    assert send_seconds(8e6, 2.0, border, 4) == pytest.approx(2e-4 + 2e6 / 1e8)
     assert receive_seconds(8e6, 2.0, border, NODE) == pytest.approx(2 * 3e-5 + 3 * 2e6 / 1e9)
     assert receive_seconds(8e6, 2.0, Levels(), NODE) == 0.0
 
@@ -97,7 +97,7 @@ def test_the_fabric_answers_as_the_topology_does(found, data):
     for group, index in zip(groups, which, strict=True):
         expected = Levels(group_links(found, group)) if size > 1 else Levels()
         emulated = any(g.device.emulated for g in found.groups)
-        assert levels[index] == (one_ring(expected) if emulated else expected)
+        assert levels[index] == (one_ring(expected, size) if emulated else expected)
 
 
 def test_alike_groups_are_looked_up_once():
@@ -105,3 +105,12 @@ def test_alike_groups_are_looked_up_once():
     levels, which = fabric.distinct(np.arange(16).reshape(4, 4))
     assert len(levels) == 1
     assert which.tolist() == [0, 0, 0, 0]
+
+
+def test_a_group_that_lies_unevenly_over_nodes_is_a_ring_of_its_own_ranks():
+    """Three ranks on two nodes of two meet two by two at both levels, but are no four."""
+    three, four = (Fabric(cluster(nodes=2, per_node=2)).levels(range(ranks)) for ranks in (3, 4))
+    assert [level.members for level in three] == [3]
+    assert [level.members for level in four] == [4]
+    fabric = Fabric(cluster(nodes=2, per_node=2))
+    assert [[level.members for level in fabric.levels(range(ranks))] for ranks in (4, 3)] == [[4], [3]]
