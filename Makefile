@@ -34,17 +34,17 @@ clean:
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Nebula needs Python 3.10 to 3.13; name one: make PYTHON=/path/to/python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install -qq --upgrade pip
 
 $(VENV)/.run: $(BIN)/python setup.py pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[text]'
-	$(BIN)/pip install --quiet --no-deps $(TEXT)
+	$(BIN)/pip install -qq --editable '.[text]'
+	$(BIN)/pip install -qq --no-deps $(TEXT)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(BIN)/pip install --quiet --editable '.[text,test]'
+	$(BIN)/pip install -qq --editable '.[text,test]'
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.run
-	$(BIN)/pip install --quiet --editable '.[text,check]'
+	$(BIN)/pip install -qq --editable '.[text,check]'
 	@touch $@

@@ -40,11 +40,15 @@ def test_root_folders_refuse_a_bare_import(folder):
     assert f"import nebula.{folder}" in child(code)
 
 
-def import_seconds() -> float:
-    """Processor seconds, which other programs on the machine do not stretch."""
-    code = BLOCK + f"import time; t = time.process_time(); import {', '.join(PURE)}; print(time.process_time() - t)"
-    return float(child(code))
+def import_seconds() -> tuple[float, float]:
+    """Processor seconds of importing numpy, and of importing all of the pure part, numpy included."""
+    clock = "import time; start = time.process_time(); "
+    told = "print(after_numpy - start, time.process_time() - start)"
+    code = BLOCK + clock + f"import numpy; after_numpy = time.process_time(); import {', '.join(PURE)}; {told}"
+    numpy_s, all_s = map(float, child(code).split())
+    return numpy_s, all_s
 
 
-def test_the_pure_part_imports_within_a_quarter_second():
-    assert min(import_seconds() for _ in range(5)) < 0.25
+def test_the_pure_part_costs_little_more_than_numpy():
+    """The promise is 250 ms on an idle machine (`make bench`), where numpy takes 80: a loaded one is slower in both."""
+    assert min(all_s / numpy_s for numpy_s, all_s in (import_seconds() for _ in range(3))) < 250 / 80
