@@ -60,7 +60,8 @@ def tensor_parallel(block: Block, degree: int, splits: tuple[tuple[str, str], ..
     Args:
         block: a block of whole tensors.
         degree: ranks of the tensor group.
-        splits: pairs of a pattern over parameter paths and `column`, `row`, `vocabulary` or `heads`.
+        splits: pairs of a pattern over paths of sublayers and a kind; `nebula.graph.splits.applicable` says what they
+            cut, and which groups of sublayers stay whole on every rank because their heads do not divide.
         sequence: whether what lies between the cut products is cut along the sequence.
 
     Raises:

@@ -67,9 +67,18 @@ def _gain(a: int, b: int, steps: int, where: str) -> int:
 
 
 def block_with_rows(block: Block, rows: int) -> Block:
-    """The block fed with `rows` rows, its work by the rules."""
+    """The block fed with `rows` rows, its work by the rules.
+
+    Raises:
+        BadInput: its tensors already lie on a mesh; sizes of collectives and shards are set by the partition alone.
+    """
     if rows == block.rows:
         return block
+    if any(t.distribution is not None for t in block.tensors):
+        raise BadInput(
+            f"block {block.name} is distributed for {block.rows} rows and cannot go to {rows}: "
+            "set the rows of the whole block, then distribute it"
+        )
     tensors = tuple(t.with_rows(block.rows, rows) for t in block.tensors)
     operators = tuple(_operator_with_rows(o, rows - block.rows) for o in block.operators)
     return apply(replace(block, rows=rows, tensors=tensors, operators=operators))

@@ -261,8 +261,8 @@ class DistributedGraph:
         layer_names: for each layer its name (`universal.3`), for people.
         rows: rows of the micro-batch that the shapes hold for.
         tokens_per_row: tokens (or samples' elements that throughput is counted in) of one row of the global batch.
-        splits: pairs of a pattern over parameter paths (without `.weight`/`.bias`) and how tensor parallelism cuts
-            what it matches: `column`, `row`, `vocabulary` or `heads`; the rest is replicated.
+        splits: pairs of a pattern over paths of sublayers and how tensor parallelism cuts what it matches (see
+            nebula.graph.splits); the rest is replicated.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """Measures on the emulated device what each of some Layers keeps and computes, beside what their graphs predict.
 
 Measured: bytes that Paddle's allocator has handed out after the forward, graph alive, less those before it (parameters
-and the input); the output is among them. Predicted: the union of the tensors that the operators keep, the input apart,
-and the output. FLOPs and bytes moved are those of the kernels that the device has recorded, of both passes; the copy in
-which Paddle takes over the gradient that the worker starts the backward with is left out.
+and the input); the output is among them. Predicted: nebula.graph.kept.kept_bytes, which the planner uses, the input
+apart, and the output. FLOPs and bytes moved are those of the kernels that the device has recorded, of both passes; the
+copy in which Paddle takes over the gradient that the worker starts the backward with is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from paddle.vision.models import mobilenet_v2, resnet18
 
 from nebula.emulator import clock
 from nebula.graph.capture import capture
-from nebula.graph.values import DistributedGraph, Kernel, Role
+from nebula.graph.kept import kept_bytes
+from nebula.graph.values import Block, DistributedGraph, Kernel
 from nebula.models.ernie import chain
 from nebula.models.presets import preset
 
@@ -171,28 +172,20 @@ def measured(layers, shape: list[int], dtype: str) -> int:
 
 
 def predicted(graph: DistributedGraph) -> int:
-    """Bytes of all memory that some operator of the chain keeps, or that the last output shows; the input apart."""
-    coming: tuple[object, ...] = ("data",)
-    kept: dict[object, int] = {}
-    for layer, index in enumerate(graph.layers):
-        block = graph.blocks[index]
-        tensors = block.by_name
-        origin = dict(zip(block.inputs, coming, strict=True))
+    """What the planner counts for all layers of one stage, the input apart, and the output where nobody keeps it."""
+    first, last = graph.block_of(0), graph.block_of(-1)
+    chain_bytes = kept_bytes(graph, 0, len(graph.layers))
+    given = {_owner(first, n) for op in first.operators for n in op.saved} & set(first.inputs)
+    returned = _owner(last, last.outputs[0])
+    held = {_owner(last, n) for op in last.operators for n in op.saved}
+    output_bytes = 0 if returned in held else last.tensor(returned).bytes
+    return chain_bytes + output_bytes - sum(first.tensor(n).bytes for n in given)
 
-        def memory(name, layer=layer, tensors=tensors, origin=origin):
-            while tensors[name].alias_of:
-                name = tensors[name].alias_of
-            return origin.get(name, (layer, name)), tensors[name]
 
-        for name in [n for op in block.operators for n in op.saved]:
-            place, tensor = memory(name)
-            if tensor.role in (Role.INPUT, Role.ACTIVATION):
-                kept[place] = tensor.bytes
-        coming = tuple(memory(n)[0] for n in block.outputs)
-        if layer == len(graph.layers) - 1:
-            kept |= {memory(n)[0]: memory(n)[1].bytes for n in block.outputs}
-    kept.pop("data", None)
-    return sum(kept.values())
+def _owner(block: Block, name: str) -> str:
+    while block.tensor(name).alias_of:
+        name = block.tensor(name).alias_of
+    return name
 
 
 def launched(layers, shape: list[int], dtype: str) -> list[tuple[float, float]]:

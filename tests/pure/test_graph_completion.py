@@ -1,4 +1,4 @@
-"""Completion reaches a fixed point, keeps annotations, and says what it cannot use."""
+"""Completion keeps annotations, spreads them as parallelism knows them, and says what it cannot use."""
 
 import random
 
@@ -14,13 +14,12 @@ TENSOR = Mesh(shape=(2,), axes=("tensor",))
 BLOCKS = (mlp(), transformer(), experts())
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_completing_twice_changes_nothing(seed):
+@pytest.mark.parametrize("seed", range(24))
+def test_annotations_stay_and_every_dim_is_cut_evenly(seed):
+    """That completion is at its fixed point is asserted on the 200 annotations of test_graph_interpret."""
     block = BLOCKS[seed % len(BLOCKS)]
     annotations = random_annotations(random.Random(seed), block)
     once = complete(block, annotations)
-    assert complete(once, annotations) == once
-    assert complete(once, {}) == once
     assert all(once.tensor(name).distribution == lies for name, lies in annotations.items())
     for tensor in once.tensors:
         assert uneven_dim(tensor.shape, tensor.distribution) is None

@@ -1,4 +1,4 @@
-"""200 random annotations of a feed-forward, a Transformer layer and a mixture of experts: cut, run, put together."""
+"""200 random annotations of MLP, attention and mixture of experts: completion at its fixed point, cut, run, joined."""
 
 import random
 
@@ -8,6 +8,7 @@ from graph_blocks import experts, mlp, transformer
 from graph_cases import assert_backward_equals, assert_forward_equals, random_annotations, random_values
 
 from nebula.errors import BadInput
+from nebula.graph.completion import complete
 from nebula.graph.interpret import run
 from nebula.graph.values import Block, Operator, Role, Tensor
 
@@ -22,9 +23,12 @@ def runs():
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_partitioned_block_equals_whole(runs, seed):
+def test_completion_is_a_fixed_point_and_the_partitioned_block_equals_the_whole(runs, seed):
     block, values, serial = runs[seed % len(runs)]
-    assert_forward_equals(block, random_annotations(random.Random(seed), block), values, serial)
+    annotations = random_annotations(random.Random(seed), block)
+    once = complete(block, annotations)
+    assert complete(once, {}) == complete(once, annotations) == once
+    assert_forward_equals(block, annotations, values, serial)
 
 
 @pytest.mark.parametrize("seed", range(9))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graph_blocks import SPLITS, attention, experts, flat_mlp, mlp, transformer, two_readers
+from graph_blocks import SPLITS, attention, experts, mlp, transformer, two_readers
 from graph_cases import assert_backward_equals, assert_forward_equals, random_values
 
 from nebula.errors import BadInput
@@ -115,15 +115,13 @@ def test_work_of_all_operators_is_that_of_local_shapes():
                 assert product.batch * product.m * product.n == local.tensor(op.outputs[0]).size
 
 
-@pytest.mark.parametrize("sequence", [False, True])
-@pytest.mark.parametrize("block", [transformer(), flat_mlp()], ids=["layer", "flat"])
-def test_kernels_and_tensors_follow_the_rows_of_a_local_block(block, sequence):
-    """Changing rows before or after the cut is the same, but for collectives, which only the partition sizes."""
-    local = tensor_parallel(block, 2, SPLITS, sequence=sequence)
-    late, early = block_with_rows(local, 7), tensor_parallel(block_with_rows(block, 7), 2, SPLITS, sequence=sequence)
-    assert late.tensors == early.tensors
-    assert (late.forward_flops, late.backward_flops) == (early.forward_flops, early.backward_flops)
-    assert late.saved_bytes == early.saved_bytes
+def test_the_rows_of_a_distributed_block_are_not_changed():
+    """Its collectives and shards hold for the rows that it was cut at."""
+    block = transformer()
+    for distributed in (complete(block, {"x0": lies(one("data"), 0, -1, -1)}), tensor_parallel(block, 2, SPLITS)):
+        assert block_with_rows(distributed, distributed.rows) is distributed
+        with pytest.raises(BadInput, match="distributed for 4 rows and cannot go to 7"):
+            block_with_rows(distributed, 7)
 
 
 def test_a_block_without_distributions_that_fit_is_refused():

@@ -1,23 +1,21 @@
-"""From patterns over parameter paths to annotations: how tensor parallelism cuts the parameters of a block.
+"""From a table of splits to annotations: how tensor parallelism cuts the parameters of a block.
 
-`column` cuts a Linear by its outputs, `row` by its inputs, `vocabulary` an embedding by its rows and a Linear by its
-outputs, `heads` the first dim of a weight. A dim that fuses several projections is cut inside each of them; heads that
-the degree does not divide are refused.
+What is cut says nebula.graph.splits; here it becomes a dim of each parameter. A dim that fuses several projections is
+cut inside each of them; heads that show only in how the dim is used, and that the degree does not divide, are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from nebula.errors import BadInput
 from nebula.graph.distribution import Distribution, Mesh, distribution, whole
+from nebula.graph.splits import applicable, sublayer_of
 from nebula.graph.spmd import signature_of
 from nebula.graph.spmd.signature import Signature
 from nebula.graph.values import Block, Operator, Role, Tensor
 
-_KINDS = ("column", "row", "vocabulary", "heads")
 _TAKES_APART = ("split", "unbind", "slice", "gather", "index_select")
 _FLOATS = ("float64", "float32", "bfloat16", "float16")
 
@@ -31,13 +29,14 @@ def annotate(
     along the sequence.
 
     Raises:
-        BadInput: a split of an unknown kind, or heads that the degree does not divide.
+        BadInput: a split of an unknown kind, or heads without a `heads` parameter that the degree does not divide.
     """
     mesh = Mesh(shape=(degree,), axes=("tensor",))
     annotations = {t.name: whole(mesh, len(t.shape)) for t in block.tensors if t.role is not Role.ACTIVATION}
     flow = _flow(block)
+    kinds = applicable(splits, {t.name: t.shape for t in block.parameters}, degree)
     for tensor in block.parameters:
-        dim = _dim(block, tensor, _kind(tensor.name, splits))
+        dim = _dim(block, tensor, kinds.get(sublayer_of(tensor.name), ""))
         if dim is not None:
             blocks = flow.blocks(tensor.name, dim, degree)
             cuts = [(0, blocks) if i == dim else (-1, 1) for i in range(len(tensor.shape))]
@@ -45,14 +44,6 @@ def annotate(
     if sequence:
         annotations.update(_streams(block, mesh))
     return annotations
-
-
-def _kind(name: str, splits: tuple[tuple[str, str], ...]) -> str:
-    path = name.removesuffix(".weight") if name.endswith(".weight") else name.removesuffix(".bias")
-    kind = next((kind for pattern, kind in splits if fnmatchcase(path, pattern)), "")
-    if kind and kind not in _KINDS:
-        raise BadInput(f"split of {name}: '{kind}' is none of {', '.join(_KINDS)}")
-    return kind
 
 
 def _dim(block: Block, tensor: Tensor, kind: str) -> int | None:

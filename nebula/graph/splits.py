@@ -1,0 +1,72 @@
+"""Which sublayers a tensor group cuts and how: the one answer for the graph's partition and for the runtime's layers.
+
+A table of splits pairs an fnmatch pattern over the path of a sublayer with a kind. `column` cuts a Linear by its
+outputs, `row` by its inputs, `vocabulary` an Embedding by its rows and a Linear by its outputs, `heads` the first dim
+of a layer's own parameters. What no pattern names is replicated; whether a dim is even is asked by who cuts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from nebula.errors import BadInput
+
+KINDS = ("column", "row", "vocabulary", "heads")
+
+
+def kind_of(sublayer: str, splits: Iterable[tuple[str, str]]) -> str:
+    """How the table cuts the sublayer of that path; empty when it does not.
+
+    Raises:
+        BadInput: the table names an unknown kind.
+    """
+    for pattern, kind in splits:
+        if fnmatchcase(sublayer, pattern):
+            if kind not in KINDS:
+                raise BadInput(f"tensor split {pattern!r} of {sublayer}: {kind!r} is none of {', '.join(KINDS)}")
+            return kind
+    return ""
+
+
+def applicable(splits: Iterable[tuple[str, str]], shapes: Mapping[str, Sequence[int]], degree: int) -> dict[str, str]:
+    """The sublayers of one block (one chain element) that a tensor group of that degree cuts.
+
+    Sublayers with the same parent (`nlg.attention.qkv`, `.bias`, `.out`) are a group. A group with a `heads` parameter
+    that the degree does not divide stays whole: every rank computes all its heads, so its gradients are equal on all
+    ranks and need no sum. ERNIE 3.0's task modules have 12 heads and do so at tensor 8, beside 192 heads that are cut.
+
+    Args:
+        splits: the table, in the order in which patterns are tried.
+        shapes: whole shape of each parameter by its path in the block (`nlg.attention.bias.weight`).
+        degree: ranks of the tensor group.
+
+    Returns:
+        Path of a sublayer to its kind; what is missing stays whole.
+
+    Raises:
+        BadInput: the table names an unknown kind.
+
+    >>> table = [("*attention.bias", "heads"), ("*attention.qkv", "column"), ("*ffn.up", "column")]
+    >>> shapes = {"attention.bias.weight": (12, 9), "attention.qkv.weight": (48, 144), "ffn.up.weight": (48, 96)}
+    >>> applicable(table, shapes, 8)
+    {'ffn.up': 'column'}
+    """
+    table = tuple(splits)
+    kinds = {sublayer_of(name): "" for name in shapes}
+    kinds = {sublayer: kind for sublayer in kinds if (kind := kind_of(sublayer, table))}
+    whole = {
+        _group(sublayer_of(name))
+        for name, shape in shapes.items()
+        if kinds.get(sublayer_of(name)) == "heads" and shape[0] % degree
+    }
+    return {sublayer: kind for sublayer, kind in kinds.items() if _group(sublayer) not in whole}
+
+
+def sublayer_of(parameter: str) -> str:
+    """Path of the layer that holds the parameter: `ffn.up` of `ffn.up.weight`."""
+    return parameter.rpartition(".")[0]
+
+
+def _group(sublayer: str) -> str:
+    return sublayer.rpartition(".")[0]
