@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels
-from nebula.cost_model.layer import LayerCost, communication_seconds, layer_cost
+from nebula.cost_model.layer import LayerCost, communication_seconds, layer_cost, recomputed
+from nebula.graph.kept import shared_before
 from nebula.graph.partition import tensor_parallel
 from nebula.graph.rows import with_rows
 from nebula.graph.values import Block, DistributedGraph
@@ -37,6 +38,7 @@ class ChainCost:
         tensors: how many tensors they are.
         parameters_bytes: their bytes.
         kept_bytes: kept from forward to backward of one micro-batch.
+        shared_bytes: of these, outputs that the layer before keeps as well: one memory where both are on one stage.
         working_bytes: needed while the layer's backward runs.
         forward_border_bytes: what goes to the next layer.
         backward_border_bytes: what comes back from it: the gradients of it.
@@ -53,11 +55,16 @@ class ChainCost:
     tensors: Floats
     parameters_bytes: Floats
     kept_bytes: Floats
+    shared_bytes: Floats
     working_bytes: Floats
     forward_border_bytes: Floats
     backward_border_bytes: Floats
     forward_messages: Floats
     backward_messages: Floats
+
+    def stage_kept_bytes(self, first: int, end: int) -> float:
+        """What layers [first, end) on one stage keep of one micro-batch, each memory once."""
+        return float(self.kept_bytes[first:end].sum() - self.shared_bytes[first + 1 : end].sum())
 
     @cached_property
     def forward_total_s(self) -> Floats:
@@ -147,6 +154,7 @@ class Chains:
             tensors=each([c.parameter_tensors for c in layers]),
             parameters_bytes=each([c.parameters_bytes for c in layers]),
             kept_bytes=each([c.kept_bytes[policy] for c in layers]),
+            shared_bytes=np.array(shared_before(blocks, self.graph.layers, partial(recomputed, policy=policy)), float),
             working_bytes=each([c.working_bytes[policy] for c in layers]),
             forward_border_bytes=each([b[0] for b in borders]),
             backward_border_bytes=each([b[1] for b in borders]),

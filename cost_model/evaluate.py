@@ -7,7 +7,7 @@ what they share; `evaluate` is the same for a single plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -164,12 +164,14 @@ class Pricing:
                 raise BadInput("context and expert parallelism have no price yet; plan with context=1 and expert=1")
 
     def _stage(self, plan: Plan, index: int, devices: NDArray[np.int64], groups: Groups) -> StageCost:
-        """The cost of a stage: that of its slowest replica."""
+        """The cost of a stage: that of its slowest replica, with the memory of the one nearest to its limit."""
         stage = plan.stages[index]
         held = devices[list(stage.ranks)]
         slow, types = self.fabric.slowest(held), self.fabric.device_types(held)
         costs = [self._replica(plan, index, r, d, groups, slow) for r in _unlike(stage) for d in types]
-        return max(costs, key=lambda c: plan.micro_batches * c.pass_s + c.update_s)
+        slowest = max(costs, key=lambda c: plan.micro_batches * c.pass_s + c.update_s)
+        fullest = max((c.memory for c in costs), key=lambda m: m.total_bytes / m.limit_bytes)
+        return replace(slowest, memory=fullest)
 
     def _replica(
         self, plan: Plan, index: int, replica: Replica, device: DeviceType, groups: Groups, slow: float
@@ -204,7 +206,7 @@ class Pricing:
             parameters_bytes=parameters_bytes,
             elements=elements,
             widest_bytes=float(chain.parameters_bytes[own].max()),
-            kept_bytes=float(chain.kept_bytes[own].sum()),
+            kept_bytes=chain.stage_kept_bytes(*stage.layers),
             working_bytes=float(chain.working_bytes[own].max()),
             sharding=stage.sharding,
             in_flight=in_flight(plan.schedule, last + 1, index, plan.micro_batches),

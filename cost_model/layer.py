@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, collective
 from nebula.cost_model.compute import compute_seconds, moving_seconds
-from nebula.graph.values import Block, Collective, Operator, Role, Work
-
-POLICIES = ("none", "selective", "full")
-"""Recompute policies, by falling memory."""
+from nebula.graph.kept import block_bytes
+from nebula.graph.values import Block, Collective, Operator, Work
+from nebula.plan.job import RECOMPUTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +53,9 @@ class LayerCost:
 
 def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     """The cost of a local block on a device type."""
-    again = {policy: recomputed(block, policy) for policy in POLICIES}
+    again = {policy: recomputed(block, policy) for policy in RECOMPUTE}
     saved = block.saved_bytes
-    kept = {policy: kept_bytes(block, again[policy]) for policy in POLICIES}
+    kept = {policy: block_bytes(block, partial(recomputed, policy=policy)) for policy in RECOMPUTE}
     widest = max((_written_bytes(block, op) for op in block.operators), default=0)
     composed = sum(2 * block.tensor(op.inputs[0]).bytes for op in block.operators if _is_composed(op, device))
     backward = [w for op in block.operators for w in op.backward]
@@ -72,7 +72,7 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
         parameter_tensors=len(block.parameters),
         parameters_bytes=sum(t.bytes for t in block.parameters),
         kept_bytes=kept,
-        working_bytes={p: max(0, saved - kept[p]) + 2 * widest + composed for p in POLICIES},
+        working_bytes={p: max(0, saved - kept[p]) + 2 * widest + composed for p in RECOMPUTE},
         output_bytes=block.output_bytes,
     )
 
@@ -143,26 +143,6 @@ def attention_cores(block: Block) -> tuple[Operator, ...]:
         if any(o.kind == "matmul" for o in before) and any(o.kind == "matmul" for o in behind):
             core |= {o.name for o in (*before, op, *behind)}
     return tuple(op for op in block.operators if op.name in core)
-
-
-def kept_bytes(block: Block, again: tuple[Operator, ...]) -> int:
-    """Bytes that lie in memory from the forward to the backward when the operators `again` are run twice.
-
-    What the others save stays, and what `again` reads from outside itself; each memory counts once, parameters not.
-    """
-    inside = {op.name for op in again}
-    made_inside = {name for op in again for name in op.outputs}
-    names = {n for op in block.operators if op.name not in inside for n in op.saved}
-    names |= {n for op in again for n in op.inputs if n not in made_inside}
-    tensors = block.by_name
-
-    def owner(name: str) -> str:
-        while tensors[name].alias_of:
-            name = tensors[name].alias_of
-        return name
-
-    kept = (tensors[n] for n in {owner(n) for n in names})
-    return sum(t.bytes for t in kept if t.role in (Role.INPUT, Role.ACTIVATION))
 
 
 def _reach(start: Operator, near: Callable[[Operator], list[Operator]]) -> list[Operator]:

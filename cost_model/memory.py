@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from nebula.cost_model.communication import Amount
 from nebula.errors import BadInput
+from nebula.plan.job import OPTIMIZERS
 from nebula.plan.values import Job, Sharding, StageMemory
 
 MOMENTS = {"adamw": 2, "sgd": 0}
-"""fp32 numbers that an optimizer keeps for each parameter."""
+"""fp32 numbers that each of OPTIMIZERS keeps for a parameter."""
 
 MASTER_BYTES = 4
 """fp32 copy of each parameter, kept when products are done in 16 bits."""
@@ -30,7 +31,7 @@ def state_bytes_per_parameter(job: Job) -> int:
         12
     """
     if job.optimizer not in MOMENTS:
-        raise BadInput(f"job.optimizer {job.optimizer!r} is none of {', '.join(MOMENTS)}")
+        raise BadInput(f"job.optimizer {job.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
     return 4 * MOMENTS[job.optimizer] + (0 if job.precision == "fp32" else MASTER_BYTES)
 
 

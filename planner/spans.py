@@ -85,6 +85,7 @@ class Spans:
             chain.kept_bytes,
         )
         self._prefixes = np.concatenate([np.zeros((len(summed), 1)), np.cumsum(summed, axis=1)], axis=1)
+        self._shared_bytes = np.concatenate([[0.0], np.cumsum(chain.shared_bytes)])
         self._working_bytes, self._widest_bytes = _maxima(chain.working_bytes), _maxima(chain.parameters_bytes)
         self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
@@ -94,6 +95,7 @@ class Spans:
     def of(self, first: Ints, end: Ints) -> Sums:
         """The sums of the runs [first, end)."""
         summed = self._prefixes[:, end] - self._prefixes[:, first]
+        summed[-1] -= self._shared_bytes[end] - self._shared_bytes[np.minimum(first + 1, end)]
         columns = (*summed, self._working_bytes[first, end], self._widest_bytes[first, end])
         return Sums(first, end, *columns)
 

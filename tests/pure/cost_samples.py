@@ -56,6 +56,17 @@ def feed_forward(rows=1, tokens=64, hidden=64, width=4) -> Block:
     return block_with_rows(described(build), rows)
 
 
+def rectified(rows=1, tokens=64, hidden=64) -> Block:
+    """A Linear and a relu, which keeps its output: [rows, tokens, hidden] -> the same."""
+
+    def build(rows):
+        b = BlockBuilder("Rectified", rows=rows, dtype="float32")
+        x = b.input((b.rows, tokens, hidden), needs_gradient=True)
+        return b.build(b.unary("relu", b.linear("up", x, hidden)))
+
+    return block_with_rows(described(build), rows)
+
+
 def chain(layers=6, *, hidden=64, tokens=64, width=4, wide: tuple[int, ...] = ()) -> DistributedGraph:
     """A chain of feed-forward blocks; those at `wide` are three times as wide."""
     blocks = (feed_forward(1, tokens, hidden, width), feed_forward(1, tokens, hidden, 3 * width))

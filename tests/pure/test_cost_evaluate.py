@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nebula.cluster.values import Cluster
+from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import compute_seconds
 from nebula.cost_model.confidence import interval, origin, provenance
 from nebula.cost_model.evaluate import Pricing, evaluate, predicted_timeline
 from nebula.cost_model.layer import layer_cost
 from nebula.errors import BadInput
 from nebula.models.describe import graph as described_model
-from nebula.plan.values import Job, Sharding
-from tests.pure.cost_samples import WHOLE, chain, cluster, device, feed_forward, plan
+from nebula.plan.values import Job, RankPlace, Sharding
+from tests.pure.cost_samples import WHOLE, chain, cluster, device, feed_forward, plan, rectified
 
 LAUNCH, MEMORY = 5e-6, 1e11
 
@@ -98,6 +100,42 @@ def test_memory_is_told_for_every_stage_with_its_limit():
     kept = [m.activations_bytes for m in found.memory]
     assert kept == pytest.approx([kept[2] * 3, kept[2] * 2, kept[2]])
     assert {m.limit_bytes for m in found.memory} == {0.92e9}
+
+
+def rectified_chain(layers):
+    return replace(chain(layers), blocks=(rectified(),), layers=(0,) * layers)
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_what_one_layer_returns_and_the_next_keeps_lies_there_once(recompute):
+    """Three Linears and relus keep their input and three outputs; run again whole, each keeps its own input alone."""
+    one = 64 * 64 * 4
+    found = evaluate(rectified_chain(3), cluster(), plan((0, 3), micro_batches=1, recompute=recompute))
+    assert found.memory[0].activations_bytes == (4 * one if recompute == "none" else 3 * one)
+    apart = evaluate(rectified_chain(3), cluster(), plan((0, 1, 3), micro_batches=1, recompute=recompute))
+    assert [m.activations_bytes / one for m in apart.memory] == ([2, 3] if recompute == "none" else [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("preset", "kept_bytes"),
+    [("ernie-3.0-small", 19_223_552), ("llama3-8b", 77_521_387_520)],
+)
+def test_borders_of_decoders_and_encoders_keep_nothing_twice(preset, kept_bytes):
+    chains = Pricing(described_model(preset, dtype="float32"), cluster(), Job(global_batch=1)).chains
+    cost = chains.cost(rows=1, tensor=1, levels=Levels(), sequence=False, device=device(), policy="none")
+    assert cost.stage_kept_bytes(0, len(cost.kept_bytes)) == cost.kept_bytes.sum() == kept_bytes
+
+
+def test_of_unlike_devices_in_a_stage_the_smallest_memory_is_the_limit():
+    """The slow type has more memory, so that the fast one fills up first."""
+    slow = cluster(per_node=1, kind=device(name="slow", peak_flops={"float32": 1e10}, memory_bytes=8e9)).groups[0]
+    fast = cluster(per_node=1, kind=device(name="fast", memory_bytes=1e7)).groups[0]
+    mixed = Cluster(name="mixed", groups=(replace(slow, name="slow"), replace(fast, name="fast")))
+    own = replace(plan((0, 6), data=2), ranks=(RankPlace("slow/0", 0), RankPlace("fast/0", 0)))
+    found = evaluate(chain(), mixed, own)
+    assert found.memory[0].limit_bytes == 0.92e7
+    alone = evaluate(chain(), cluster(kind=slow.device), plan((0, 6), data=2))
+    assert found.parts.compute_s == pytest.approx(alone.parts.compute_s)
 
 
 def test_a_slow_node_slows_its_stage():

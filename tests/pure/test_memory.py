@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.cost_model.layer import POLICIES, layer_cost
-from nebula.cost_model.memory import fixed_bytes, in_flight, smaller, stage_memory, state_bytes_per_parameter
+from nebula.cost_model.layer import layer_cost
+from nebula.cost_model.memory import MOMENTS, fixed_bytes, in_flight, smaller, stage_memory, state_bytes_per_parameter
 from nebula.errors import BadInput
+from nebula.plan.job import OPTIMIZERS, RECOMPUTE
 from nebula.plan.values import Job, Sharding
 from tests.pure.cost_samples import WHOLE, device, feed_forward
 from tests.pure.graph_blocks import transformer
@@ -60,6 +61,10 @@ def test_states_of_a_parameter(precision, optimizer, bytes_each):
     assert state_bytes_per_parameter(Job(global_batch=1, precision=precision, optimizer=optimizer)) == bytes_each
 
 
+def test_every_optimizer_of_a_job_has_its_states():
+    assert set(MOMENTS) == set(OPTIMIZERS)
+
+
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(BadInput, match="lion"):
         state_bytes_per_parameter(Job(global_batch=1, optimizer="lion"))
@@ -109,4 +114,4 @@ def test_a_layer_without_attention_is_run_again_whole_under_selective():
     cost = layer_cost(feed_forward(), device())
     assert cost.kept_bytes["selective"] == cost.kept_bytes["full"]
     assert cost.recompute_s["selective"] == cost.recompute_s["full"]
-    assert set(cost.kept_bytes) == set(POLICIES)
+    assert set(cost.kept_bytes) == set(RECOMPUTE)

@@ -17,7 +17,7 @@ from nebula.planner.price import Prices
 from nebula.planner.search import KEPT, search
 from nebula.planner.space import Split, divisors
 from nebula.planner.stages import every_deal
-from tests.pure.cost_samples import chain, cluster, device, plan
+from tests.pure.cost_samples import chain, cluster, device, feed_forward, plan, rectified
 
 
 def every_plan(graph, devices, per_node, job):
@@ -247,9 +247,14 @@ def test_an_objective_that_the_search_does_not_heed_is_refused(asked):
         search(chain(3), cluster(), Job(global_batch=4), Objective(**asked))
 
 
+UNLIKE = chain(5, wide=(2,))
+SHARING = replace(chain(5), blocks=(rectified(), feed_forward()), layers=(0, 0, 1, 0, 0))
+
+
+@pytest.mark.parametrize("graph", [UNLIKE, SHARING], ids=["unlike layers", "layers that share what they keep"])
 @pytest.mark.parametrize("recompute", ["none", "full"])
-def test_prices_of_the_search_are_those_of_evaluate(recompute):
-    graph, where, job = chain(5, wide=(2,)), cluster(nodes=4, per_node=4), Job(global_batch=16)
+def test_prices_of_the_search_are_those_of_evaluate(graph, recompute):
+    where, job = cluster(nodes=4, per_node=4), Job(global_batch=16)
     prices = Prices(graph, where, job, equal_devices(where, "float32"))
     for stage, degree in [(0, 1), (1, 2), (1, 4), (2, 4), (3, 4), (3, 2)]:
         split = Split(
