@@ -10,7 +10,7 @@ from dataclasses import replace
 import paddle
 from paddle.static import InputSpec
 
-from nebula.graph.capture import capture
+from nebula.graph.capture import About, capture
 from nebula.graph.values import DistributedGraph
 from nebula.models.config import ErnieConfig
 from nebula.models.ernie import chain
@@ -38,14 +38,5 @@ def traced_ernie(name: str, config: ErnieConfig) -> DistributedGraph:
     names = ["embedding", *(f"universal.{i}" for i in range(universal))]
     names += ["entry", *(f"task.{i}" for i in range(task)), "head"]
     modules = ["embedding", *["universal"] * universal, "task entry", *["task"] * task, "head"]
-    return capture(
-        layers,
-        [ids],
-        name=name,
-        layer_names=names,
-        modules=modules,
-        tokens_per_row=2 * config.seq_len,
-        splits=ERNIE_SPLITS,
-        loss=loss,
-        labels=ids,
-    )
+    about = About(name=name, layer_names=names, modules=modules, tokens_per_row=2 * config.seq_len, splits=ERNIE_SPLITS)
+    return capture(layers, [ids], about, loss=loss, labels=ids)

@@ -59,7 +59,7 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     from paddle.static import InputSpec
 
     from nebula.cost_model.evaluate import PRECISION_DTYPE
-    from nebula.graph.capture import capture, capture_whole
+    from nebula.graph.capture import About, capture, capture_whole
 
     factory, before = factory_of(model.layer), paddle.get_default_dtype()
     paddle.set_default_dtype(PRECISION_DTYPE[precision])
@@ -73,10 +73,10 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     if strangers or not chain:
         raise BadInput(f"model.layer: {model.layer} made {', '.join(strangers) or 'nothing'}, not Paddle layers")
     inputs = [InputSpec([None if d == ROWS else d for d in spec.shape], spec.dtype, spec.name) for spec in model.inputs]
-    tokens = _tokens(model.inputs[0])
+    about = About(name=model.layer, tokens_per_row=_tokens(model.inputs[0]))
     if isinstance(made, paddle.nn.Layer) and not isinstance(made, paddle.nn.Sequential):
-        return capture_whole(made, inputs, name=model.layer, tokens_per_row=tokens)
-    return capture(chain, inputs, name=model.layer, tokens_per_row=tokens)
+        return capture_whole(made, inputs, about)
+    return capture(chain, inputs, about)
 
 
 def _tokens(first: InputSpecOfRun) -> int:

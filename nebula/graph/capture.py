@@ -27,6 +27,43 @@ _ROWS = (2, 3)
 """The row counts of the two traces; their difference gives what each dim gains per row."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a trace cannot tell of a model.
+
+    Attributes:
+        name: of the model.
+        layer_names: one a layer of the chain, for people; by default class and place, or the path in the model.
+        modules: one a layer: the part of the model that it belongs to (`universal`, ...).
+        tokens_per_row: tokens of one row of the global batch.
+        splits: see DistributedGraph.
+    """
+
+    name: str = "model"
+    layer_names: Sequence[str] = ()
+    modules: Sequence[str] = ()
+    tokens_per_row: int = 1
+    splits: Sequence[tuple[str, str]] = ()
+
+    def graph(
+        self, blocks: Sequence[Block], layers: Sequence[int], names: Sequence[str], rows: int
+    ) -> DistributedGraph:
+        """The graph of blocks traced at the first row count, at that many rows; `names` where none are given."""
+        traced = DistributedGraph(
+            name=self.name,
+            blocks=tuple(blocks),
+            layers=tuple(layers),
+            layer_names=tuple(self.layer_names) or tuple(names),
+            rows=_ROWS[0],
+            tokens_per_row=self.tokens_per_row,
+            splits=tuple(self.splits),
+        )
+        return with_rows(traced, rows)
+
+
+_UNKNOWN = About()
+
+
 @dataclass(frozen=True, slots=True)
 class _Fed:
     """A tensor that enters a layer: its shapes at the two row counts."""
@@ -39,12 +76,8 @@ class _Fed:
 def capture(
     layers: Sequence[nn.Layer],
     inputs: Sequence[InputSpec],
+    about: About = _UNKNOWN,
     *,
-    name: str = "model",
-    layer_names: Sequence[str] = (),
-    modules: Sequence[str] = (),
-    tokens_per_row: int = 1,
-    splits: Sequence[tuple[str, str]] = (),
     loss: Loss | None = None,
     labels: InputSpec | None = None,
     rows: int = 1,
@@ -56,11 +89,7 @@ def capture(
     Args:
         layers: the chain.
         inputs: what the first layer takes; a dim of None or -1 is the rows of the batch.
-        name: of the model.
-        layer_names: one a layer, for people; by default class and place.
-        modules: one a layer: the part of the model that it belongs to (`universal`, ...).
-        tokens_per_row: tokens of one row of the global batch.
-        splits: see DistributedGraph.
+        about: names, tokens and splits.
         loss: `loss(outputs, labels)`; when given, its work counts to the last layer.
         labels: what the loss takes besides the outputs.
         rows: rows of a micro-batch in the returned graph.
@@ -69,7 +98,7 @@ def capture(
         BadInput: a layer cannot be traced, or its shapes are not affine in the rows.
     """
     if not layers:
-        raise BadInput(f"model {name} has no layers: a chain needs at least one")
+        raise BadInput(f"model {about.name} has no layers: a chain needs at least one")
     chain = list(layers)
     fed = tuple(_fed(spec) for spec in inputs)
     if loss is not None:
@@ -81,24 +110,14 @@ def capture(
     for place, layer in enumerate(chain):
         if loss is not None and place == len(chain) - 1:
             fed = (*fed, _fed(labels))
-        module = modules[place] if modules else ""
+        module = about.modules[place] if about.modules else ""
         key = (layer_signature(layer), fed, module)
         if key not in traced:
             traced[key] = len(blocks)
             blocks.append(replace(_block(layer, fed), module=module))
         order.append(traced[key])
         fed = _outputs(blocks[order[-1]])
-    names = tuple(layer_names) or tuple(f"{type(layer).__name__}.{i}" for i, layer in enumerate(layers))
-    graph = DistributedGraph(
-        name=name,
-        blocks=tuple(blocks),
-        layers=tuple(order),
-        layer_names=names,
-        rows=_ROWS[0],
-        tokens_per_row=tokens_per_row,
-        splits=tuple(splits),
-    )
-    return with_rows(graph, rows)
+    return about.graph(blocks, order, [f"{type(layer).__name__}.{i}" for i, layer in enumerate(layers)], rows)
 
 
 def _fed(spec: InputSpec | None) -> _Fed:
@@ -132,12 +151,9 @@ def _specs(fed: Sequence[_Fed], row_count: int) -> list[tuple[InputSpec, bool]]:
 def capture_whole(
     model: nn.Layer,
     inputs: Sequence[InputSpec],
+    about: About = _UNKNOWN,
     *,
     elements: Sequence[str] = (),
-    name: str = "model",
-    layer_names: Sequence[str] = (),
-    tokens_per_row: int = 1,
-    splits: Sequence[tuple[str, str]] = (),
     loss: Loss | None = None,
     labels: InputSpec | None = None,
     rows: int = 1,
@@ -149,12 +165,9 @@ def capture_whole(
     Args:
         model: any layer.
         inputs: as for `capture`.
+        about: names, tokens and splits.
         elements: path of each chain element within the model, in the order in which they run (`chain.0`, ...); found in
             the trace when not given (see nebula.graph.elements).
-        name: as for `capture`, and so the rest.
-        layer_names: one an element; by default its path.
-        tokens_per_row: tokens of one row.
-        splits: see DistributedGraph.
         loss: as for `capture`.
         labels: as for `capture`.
         rows: rows of a micro-batch in the returned graph.
@@ -176,16 +189,7 @@ def capture_whole(
         for a, b, kind in zip(pieces[0], pieces[1], kinds, strict=True)
     ]
     distinct, layers = fold(blocks)
-    graph = DistributedGraph(
-        name=name,
-        blocks=distinct,
-        layers=layers,
-        layer_names=tuple(layer_names) or paths or (kinds[0],),
-        rows=_ROWS[0],
-        tokens_per_row=tokens_per_row,
-        splits=tuple(splits),
-    )
-    return with_rows(graph, rows)
+    return about.graph(distinct, layers, paths or (kinds[0],), rows)
 
 
 def with_gradients(block: Block) -> Block:

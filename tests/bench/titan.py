@@ -11,7 +11,7 @@ TRACE = """
 import re, time
 import paddle
 from paddle.static import InputSpec
-from nebula.graph.capture import capture
+from nebula.graph.capture import About, capture
 from nebula.models.ernie import chain
 from nebula.models.presets import preset
 
@@ -25,7 +25,7 @@ start = time.perf_counter()
 with paddle.LazyGuard():
     layers = chain(config)
 ids = InputSpec([None, 2, config.seq_len], "int64", "ids")
-capture(layers, [ids], name="ernie-3.0-titan", tokens_per_row=2 * config.seq_len)
+capture(layers, [ids], About(name="ernie-3.0-titan", tokens_per_row=2 * config.seq_len))
 print(time.perf_counter() - start, peak_megabytes() - before)
 """
 

@@ -15,7 +15,7 @@ from paddle.static import InputSpec
 from paddle.vision.models import resnet18
 
 from nebula.graph.account import parameter_account
-from nebula.graph.capture import capture, capture_whole
+from nebula.graph.capture import About, capture, capture_whole
 from nebula.graph.fold import canonical
 from nebula.graph.kept import kept_bytes
 from nebula.graph.rows import affine
@@ -98,7 +98,7 @@ def test_the_splits_of_the_description_are_those_of_the_layers() -> None:
 def test_a_whole_ernie_folds_to_the_graph_of_its_chain(config: ErnieConfig) -> None:
     model = ErnieModel(config)
     by_layer = capture(list(model.chain), [ids(config)])
-    assert capture_whole(model, [ids(config)], layer_names=by_layer.layer_names) == by_layer
+    assert capture_whole(model, [ids(config)], About(layer_names=by_layer.layer_names)) == by_layer
 
 
 def test_a_whole_mlp_folds_to_the_graph_of_its_chain() -> None:
@@ -106,7 +106,7 @@ def test_a_whole_mlp_folds_to_the_graph_of_its_chain() -> None:
     spec = [InputSpec([None, 8], "float32")]
     by_layer = capture(list(model), spec)
     assert by_layer.layers == (0, 1, 1, 1, 1)
-    assert capture_whole(model, spec, layer_names=by_layer.layer_names) == by_layer
+    assert capture_whole(model, spec, About(layer_names=by_layer.layer_names)) == by_layer
 
 
 def test_the_layers_of_a_users_model_are_found_in_the_trace() -> None:

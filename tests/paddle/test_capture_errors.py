@@ -10,7 +10,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from nebula.errors import BadInput
-from nebula.graph.capture import capture
+from nebula.graph.capture import About, capture
 
 SPEC = [InputSpec([None, 4], "float32")]
 
@@ -58,4 +58,4 @@ def test_one_clear_sentence(layer: type[nn.Layer], message: str) -> None:
 
 def test_an_empty_chain_is_refused() -> None:
     with pytest.raises(BadInput, match="has no layers"):
-        capture([], SPEC, name="nothing")
+        capture([], SPEC, About(name="nothing"))

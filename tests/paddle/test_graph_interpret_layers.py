@@ -5,7 +5,7 @@ import paddle
 import pytest
 from paddle.static import InputSpec
 
-from nebula.graph.capture import capture
+from nebula.graph.capture import About, capture
 from nebula.graph.interpret import gather, run, run_partitioned
 from nebula.graph.interpret_ranks import SimulatedRanks
 from nebula.graph.partition import tensor_parallel
@@ -27,7 +27,7 @@ def model():
 def graph(model):
     spec = InputSpec([None, 2, CONFIG.seq_len], "int64")
     splits = tuple(ernie.tensor_split(CONFIG).items())
-    return capture(model, [spec], splits=splits, loss=objectives.loss, labels=spec, rows=ROWS)
+    return capture(model, [spec], About(splits=splits), loss=objectives.loss, labels=spec, rows=ROWS)
 
 
 def ids_and_labels():
