@@ -1,0 +1,188 @@
+"""The execution of a row, read from its fields and texts; what they leave open is taken from DEFAULTS and noted.
+
+Texts are matched by features (`userbuffers`, `fp32_allreduce`, `per-op`), never by the name of a stack.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nebula.cost_model.runs.execution import Execution, Hidden, Recompute, default
+from nebula.cost_model.runs.schema import Row
+from nebula.units import parse_seconds
+
+PRODUCT_DTYPES = (
+    (r"nvfp4|mxfp4|fp4", "float4_e2m1fn"),
+    (r"mxfp8|fp8|float8|e4m3", "float8_e4m3fn"),
+    (r"bf16|bfloat16", "bfloat16"),
+    (r"fp16|float16|half", "float16"),
+    (r"tf32|fp32|float32|single", "float32"),
+)
+"""Precisions as sources write them, narrowest first: `fp8-rowwise` and `fp8-cs` are fp8 with other scales."""
+
+OPTIMIZER_MOMENTS = ((r"adam|lamb", 2), (r"muon|lion|momentum|adafactor", 1), (r"sgd", 0))
+
+
+def execution_of(row: Row) -> Execution:
+    """How the row's step was carried out."""
+    reader = _Reader(row)
+    fields: dict[str, Any] = {
+        "attention": reader.attention(),
+        "hidden": reader.hidden(),
+        **reader.launches(),
+        **reader.dtypes(),
+        **reader.optimizer(),
+        "recompute": recompute_of(row.recompute),
+        "timed": reader.says(r"wall_clock_breakdown true|blocking timers"),
+    }
+    fields["dropout"] = reader.dropout(fields["attention"])
+    return Execution(**fields, assumed=tuple(sorted(reader.assumed)))
+
+
+def recompute_of(text: str) -> Recompute:
+    """What a text as `selective (every-2nd-layer AC)` means.
+
+    Example:
+        >>> recompute_of("selective (per-op)"), recompute_of("full")
+        (Recompute(what='products', every=1), Recompute(what='layer', every=1))
+    """
+    lower = text.lower()
+    if "per-op" in lower or "per op" in lower:
+        return Recompute(what="products")
+    every = re.search(r"every[- ]([0-9]+)(?:nd|rd|th)?[- ]layer", lower)
+    if every:
+        return Recompute(what="layer", every=int(every[1]))
+    if re.search(r"select|core|attention", lower):
+        return Recompute(what="core")
+    if re.search(r"full|uniform|block|true|checkpoint|\ball\b", lower):
+        return Recompute(what="layer")
+    return Recompute()
+
+
+class _Reader:
+    """Reads one feature after the other and remembers what had to be assumed."""
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        more = row.execution.model_extra or {}
+        stack = " ".join(f"{k} {v}" for k, v in more.items())
+        self.text = " ; ".join((row.overlap, row.notes, row.assumptions, row.recompute, row.optimizer, stack)).lower()
+        self.assumed: set[str] = set()
+
+    def says(self, pattern: str) -> bool:
+        """Whether any text matches."""
+        return re.search(pattern, self.text) is not None
+
+    def otherwise(self, field: str, feature: str = "") -> Any:
+        """The default of a field, noted as assumed."""
+        self.assumed.add(field)
+        return default(feature or field)
+
+    def attention(self) -> int:
+        """Generation of the fused kernel, 0 without one."""
+        given = self.row.execution.attention.lower()
+        named = re.search(r"(?:flash[- ]?attention|flash|\bfa)[- ]?v?([1-4])\b", f"{given} {self.text}")
+        if named:
+            return min(int(named[1]), 3)
+        if "unfused" in given or ("no flash" in self.text and not given):
+            return 0
+        if (given and re.search(r"fused|flash|sdpa|xformers|cudnn", given)) or self.says(r"\bflash\b"):
+            return int(self.otherwise("attention", "generation"))
+        return int(self.otherwise("attention"))
+
+    def hidden(self) -> Hidden:
+        """From the row's booleans; where they are absent, from the text."""
+        given = self.row.execution.overlap
+        printed = (given.tensor, given.data, given.pipeline)
+        if all(p is None for p in printed) and not self.row.overlap:
+            self.assumed.add("hidden")
+        patterns = {
+            "tensor": r"userbuffers|tp overlap|tensor[- ]parallel overlap|async-?tp|\bmc2\b|tp[_-]comm[_-]overlap",
+            "data": r"overlap-(?:grad|param)|prefetch|bucketed overlap|grad(?:ient)?[- /]*(?:sync|reduce)[^;]*overlap",
+            "pipeline": r"p2p overlap|overlap[^;]*p2p",
+            "expert": r"(?:moe|a2a|all-to-all|expert)[^;]*overlap|dualpipe",
+        }
+        values = {
+            name: bool(flag) if (flag := getattr(given, name)) is not None else self.says(pattern)
+            for name, pattern in patterns.items()
+        }
+        return Hidden(**values)
+
+    def launches(self) -> dict[str, Any]:
+        """Who launches kernels, and how many."""
+        compiled = self.says(r"torch\.compile|compiled|cuda graphs?|full_iteration|jax|xla")
+        if not compiled and not self.says(r"\beager\b"):
+            self.assumed.add("compiled")
+        separate = self.says(r"no (?:kernel )?fusion|separate kernels|unfused kernels")
+        if not separate and not compiled and not self.says(r"fused (?:kernels|norm|rope|softmax)"):
+            self.assumed.add("fused_pointwise")
+        cost = re.search(r"(?:kernel|launch)[^;]{0,20}?([0-9.]+\s*(?:us|ns|ms))", self.text)
+        host_s = parse_seconds(cost[1]) if cost else self.otherwise("host_kernel_s")
+        return {"host_kernel_s": host_s, "compiled": compiled, "fused_pointwise": not separate}
+
+    def dtypes(self) -> dict[str, Any]:
+        """Of activations, products, gathers, accumulation, reduction and logits."""
+        products = _dtype(self.row.precision)
+        compute = products if products in ("bfloat16", "float16", "float32") else "bfloat16"
+        accumulation = self._accumulation(compute)
+        reduction = accumulation
+        if self.says(r"fp32_allreduce true|fp32 (?:all-?reduce|reduction)"):
+            reduction = "float32"
+        if self.says(r"(?:bf16|fp16) (?:grads?/)?reduce"):
+            reduction = compute
+        gathered = products if self.says(r"fp8 all-?gather") else compute
+        float_logits = True if self.says(r"fp32 logits") else not self.says(r"(?:bf16|fp16) logits")
+        if not self.says(r"logits"):
+            float_logits = bool(self.otherwise("float_logits"))
+        return {
+            "compute_dtype": compute,
+            "product_dtype": products,
+            "gather_dtype": gathered,
+            "accumulation_dtype": accumulation,
+            "reduction_dtype": reduction,
+            "float_logits": float_logits,
+        }
+
+    def _accumulation(self, compute: str) -> str:
+        if compute == "float32":
+            return compute
+        since = re.search(r"(bf16|fp16) rows after ([0-9-]+) accumulate gradients in fp32", self.text)
+        if since:
+            late = bool(self.row.date) and self.row.date >= since[2]
+            return "float32" if late and _dtype(since[1]) == compute else compute
+        if self.says(r"accumulat[^;]{0,20}fp32|fp32[^;]{0,20}accumulat"):
+            return "float32"
+        if self.says(r"pure[^;]*(?:bf16|fp16) grads|(?:bf16|fp16) grads"):
+            return compute
+        feature = "accumulation fp16" if compute == "float16" else "accumulation bf16"
+        return str(self.otherwise("accumulation_dtype", feature))
+
+    def optimizer(self) -> dict[str, Any]:
+        """What it keeps."""
+        text = self.row.optimizer.lower()
+        moments = next((n for pattern, n in OPTIMIZER_MOMENTS if re.search(pattern, text)), None)
+        if _dtype(self.row.precision) == "float32" or self.says(r"no master|bf16 optimizer|without master"):
+            master = ""
+        else:
+            master = self.otherwise("master_dtype")
+        narrow = self.says(r"bf16 (?:optimizer )?(?:states|moments)|8-?bit adam")
+        return {
+            "moments": self.otherwise("moments") if moments is None else moments,
+            "master_dtype": master,
+            "moments_dtype": "bfloat16" if narrow else self.otherwise("moments_dtype"),
+        }
+
+    def dropout(self, attention: int) -> float:
+        """Probability, by what the row says or by the age that its attention tells."""
+        printed = re.search(r"dropout[ =:]*([0-9]?\.[0-9]+|0\b)", self.text)
+        if printed:
+            return float(printed[1])
+        scores = attention == 0 and not self.row.gated_mlp
+        return float(self.otherwise("dropout", "dropout with scores" if scores else "dropout fused"))
+
+
+def _dtype(precision: str) -> str:
+    """The dtype of products under a printed precision; bfloat16 when it is not known."""
+    lower = precision.lower()
+    return next((dtype for pattern, dtype in PRODUCT_DTYPES if re.search(pattern, lower)), "bfloat16")

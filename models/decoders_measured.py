@@ -1,0 +1,124 @@
+"""The decoder of a measured run: from the shape that a row prints to a config and its graph.
+
+What a row does not print follows from what it does: a gated feed-forward part means the Llama family, grouped keys
+without one Nemotron's, the rest GPT's; whether the projection is the embedding follows from the parameters printed.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from nebula.cost_model.runs.case import Described
+from nebula.cost_model.runs.execution import Execution
+from nebula.cost_model.runs.schema import Row
+from nebula.graph.values import DistributedGraph
+from nebula.models.decoders import DecoderConfig
+from nebula.models.decoders_parts import DENSE, DIRECT, Experts, LatentAttention
+from nebula.models.describe import decoder_graph
+
+SOME_VOCABULARY = 1024
+"""Entries where a row of one layer does not say; only its embedding and head depend on it."""
+
+
+def described_run(row: Row, execution: Execution) -> Described:
+    """The whole model of a row.
+
+    Raises:
+        BadInput: no decoder has such a shape.
+    """
+    graph = _graph(row.model or "model", config_of(row, execution), execution.compute_dtype)
+    return Described(graph=graph, tied=is_tied(row, graph), printed_parameters=printed_parameters(row))
+
+
+@lru_cache(maxsize=256)
+def _graph(name: str, config: DecoderConfig, dtype: str) -> DistributedGraph:
+    return decoder_graph(name, config, dtype)
+
+
+def config_of(row: Row, execution: Execution) -> DecoderConfig:
+    """The config of a row as that execution computes it.
+
+    Raises:
+        BadInput: as described_run.
+    """
+    kv_heads = row.kv_heads or row.heads
+    text = row.attention.lower()
+    window = re.search(r"window[^0-9]*([0-9]+)", text)
+    grouped = kv_heads < row.heads
+    return DecoderConfig(
+        style="llama" if row.gated_mlp else "nemotron" if grouped else "gpt",
+        layers=row.layers,
+        hidden=row.hidden,
+        heads=row.heads,
+        kv_heads=kv_heads,
+        ffn=row.ffn_hidden,
+        vocabulary=row.vocab or SOME_VOCABULARY,
+        seq_len=row.seq_len,
+        head_width=row.head_dim or 0,
+        causal=not re.search(r"bidirectional|encoder|bert|non-?causal", text),
+        fused_attention=execution.attention > 0,
+        dropout=execution.dropout,
+        window=int(window[1]) if window else 0,
+        window_every=2 if "alternat" in text else 1,
+        latent=_latent(row.attention),
+        experts=_experts(row),
+        float_logits=execution.float_logits,
+    )
+
+
+def _latent(text: str) -> LatentAttention:
+    """From a text as `MLA(q_lora 1536, kv_lora 512, nope 128, rope 64, v 128)`."""
+    if "mla" not in text.lower():
+        return DIRECT
+    numbers = {name: int(n) for name, n in re.findall(r"([a-z_]+)\s*[=: ]\s*([0-9]+)", text.lower())}
+    return LatentAttention(
+        query_rank=numbers.get("q_lora", 0),
+        key_value_rank=numbers.get("kv_lora", 512),
+        plain=numbers.get("nope", 128),
+        rotary=numbers.get("rope", 64),
+        value=numbers.get("v", 128),
+    )
+
+
+def _experts(row: Row) -> Experts:
+    if row.moe is None:
+        return DENSE
+    return Experts(
+        count=row.moe.experts,
+        top_k=row.moe.top_k,
+        ffn=row.moe.moe_ffn,
+        shared=row.moe.shared_experts,
+        dense_layers=min(row.moe.dense_layers, row.layers),
+        imbalance=row.moe.imbalance,
+    )
+
+
+def printed_parameters(row: Row) -> float:
+    """The parameters that the source gives, as a count or in the model's name (`gpt-3.6b`); 0 when it gives none.
+
+    A name says nothing of a model of which only some layers were run.
+    """
+    if row.param_count:
+        return row.param_count
+    trimmed = re.search(
+        r"trimmed|proxy|one[- ]layer|\([0-9]+ layers\)", f"{row.model} {row.notes} {row.assumptions}", re.I
+    )
+    if trimmed or not row.is_step or row.moe:
+        return 0.0
+    named = re.search(r"(?<![0-9x.])([0-9]+(?:\.[0-9]+)?)\s*([mbt])(?![a-z0-9])", row.model, re.I)
+    return float(named[1]) * {"m": 1e6, "b": 1e9, "t": 1e12}[named[2].lower()] if named else 0.0
+
+
+def is_tied(row: Row, graph: DistributedGraph) -> bool:
+    """Whether the projection to the vocabulary is the embedding: as the row says, its parameters tell, or GPT does."""
+    said = next((v for k, v in (row.model_extra or {}).items() if k.startswith("tie")), None)
+    if said is not None:
+        return bool(said)
+    shared, printed = (row.vocab or 0) * row.hidden, printed_parameters(row)
+    whole = graph.parameter_count
+    usual = not row.gated_mlp and (row.kv_heads or row.heads) == row.heads
+    # a figure tells where the two counts differ by more than its own digits
+    if printed and shared > 0.02 * whole:
+        return abs(whole - shared - printed) < abs(whole - printed)
+    return usual

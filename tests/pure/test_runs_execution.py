@@ -1,0 +1,125 @@
+"""Executions read from texts: what they say is taken, what they leave open is assumed and noted."""
+
+from __future__ import annotations
+
+import pytest
+
+from nebula.cost_model.runs.execution import Execution, Hidden, Recompute, without_assumptions
+from nebula.cost_model.runs.read_execution import execution_of, recompute_of
+from nebula.errors import BadInput
+from tests.pure.runs_samples import published, row
+
+
+def read(**changes) -> Execution:
+    return execution_of(row(**changes))
+
+
+def of(**execution) -> Execution:
+    return read(execution=execution)
+
+
+def test_what_nothing_is_said_of_is_assumed_and_noted() -> None:
+    found = read()
+    assert without_assumptions(found) == Execution(dropout=0.1)
+    assert {"attention", "hidden", "host_kernel_s", "accumulation_dtype", "dropout"} <= set(found.assumed)
+    assert dict(found.provenance)["attention"] == "assumed"
+    assert dict(found.provenance)["compute_dtype"] == "printed"
+
+
+@pytest.mark.parametrize(
+    ("attention", "notes", "generation", "assumed"),
+    [
+        ("fused", "", 2, True),
+        ("fused", "FlashAttention-3", 3, False),
+        ("flash v1", "", 1, False),
+        ("unfused", "", 0, False),
+        ("", "flash attention; fused rope", 2, True),
+        ("", "", 0, True),
+    ],
+)
+def test_attention(attention: str, notes: str, generation: int, assumed: bool) -> None:
+    found = read(execution={"attention": attention}, notes=notes)
+    assert (found.attention, "attention" in found.assumed) == (generation, assumed)
+
+
+def test_overlap_is_as_printed_and_else_as_the_text_says() -> None:
+    printed = {"tensor": False, "data": True, "pipeline": True}
+    assert of(overlap=printed).hidden == Hidden(data=True, pipeline=True)
+    assert read(overlap="AsyncTP; FSDP2 prefetch").hidden == Hidden(tensor=True, data=True)
+    assert read(overlap="overlap-grad-reduce, p2p overlap, MoE a2a overlap").hidden == Hidden(
+        data=True, pipeline=True, expert=True
+    )
+    assert read(overlap="none (no overlap)").hidden == Hidden()
+
+
+@pytest.mark.parametrize(
+    ("precision", "compute", "products", "accumulated"),
+    [
+        ("bf16", "bfloat16", "bfloat16", "float32"),
+        ("fp16", "float16", "float16", "float16"),
+        ("fp32", "float32", "float32", "float32"),
+        ("fp8-rowwise", "bfloat16", "float8_e4m3fn", "float32"),
+        ("nvfp4", "bfloat16", "float4_e2m1fn", "float32"),
+    ],
+)
+def test_precisions(precision: str, compute: str, products: str, accumulated: str) -> None:
+    found = read(precision=precision)
+    assert (found.compute_dtype, found.product_dtype, found.accumulation_dtype) == (compute, products, accumulated)
+    assert found.job_precision == {"float16": "fp16", "float32": "fp32"}.get(compute, "bf16")
+    assert found.master_dtype == ("" if precision == "fp32" else "float32")
+
+
+def test_texts_decide_dtypes_of_gradients() -> None:
+    assert read(overlap="mixed_precision PURE (bf16 grads/reduce)").reduction_dtype == "bfloat16"
+    assert read(precision="fp16", overlap="fp32_allreduce true").reduction_dtype == "float32"
+    dated = "bf16 rows after 02-28 accumulate gradients in fp32"
+    assert read(overlap=dated, date="02-17").accumulation_dtype == "bfloat16"
+    assert read(overlap=dated, date="02-28").accumulation_dtype == "float32"
+    assert read(overlap=dated, date="02-28", precision="fp16").accumulation_dtype == "float16"
+    assert read(overlap="FSDP2; torch.compile; fp8 all-gather", precision="fp8").gather_dtype == "float8_e4m3fn"
+
+
+def test_launches_and_waits() -> None:
+    assert read(overlap="FSDP2 prefetch; torch.compile").compiled
+    eager = read(overlap="FSDP2 prefetch; eager")
+    assert not eager.compiled
+    assert "compiled" not in eager.assumed
+    assert read(overlap="wall_clock_breakdown true (adds syncs)").timed
+    assert read(notes="kernel launch 9us").host_kernel_s == 9e-6
+    assert not read(notes="separate kernels").fused_pointwise
+
+
+def test_optimizers_and_dropout() -> None:
+    assert read(optimizer="SGD").moments == 0
+    assert read(optimizer="Muon").moments == 1
+    assert read(notes="dropout 0.2").dropout == 0.2
+    assert of(attention="fused").dropout == 0.0
+    assert of(attention="unfused").dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "every", "policy"),
+    [
+        ("none", "none", 1, "none"),
+        ("selective", "core", 1, "selective"),
+        ("selective (per-op)", "products", 1, "selective"),
+        ("every-2nd-layer", "layer", 2, "full"),
+        ("full", "layer", 1, "full"),
+        ("false", "none", 1, "none"),
+    ],
+)
+def test_recompute(text: str, what: str, every: int, policy: str) -> None:
+    found = recompute_of(text)
+    assert found == Recompute(what=what, every=every)
+    assert found.policy == policy
+
+
+def test_an_unknown_granularity_is_refused() -> None:
+    with pytest.raises(BadInput, match="recompute 'half' of every 1"):
+        Recompute(what="half")
+
+
+def test_the_name_of_a_stack_changes_nothing() -> None:
+    for one in published():
+        renamed = one.model_copy(update={"execution": one.execution.model_copy(update={"stack": "brand-new"})})
+        assert execution_of(renamed) == execution_of(one)
