@@ -79,6 +79,26 @@ def test_data_and_tensor_axes_do_not_mix():
     assert {name for name, _ in local.gradient_sums} == {t.name for t in local.parameters}
 
 
+COLUMN_AND_ROW = {"ffn.up.weight": (-1, 0), "ffn.down.weight": (0, -1)}
+AXES = {
+    "data": (mlp(2, 4, 4), {"x0": (0, -1, -1)}),
+    "tensor": (mlp(2, 4, 4), COLUMN_AND_ROW),
+    "sequence": (mlp(2, 4, 4), {"x0": (-1, 0, -1), **COLUMN_AND_ROW}),
+    "context": (transformer(2, 4, 8, 4), {"x0": (-1, 0, -1)}),
+    "expert": (experts(2, 2, 4, 4, 4), {"x0": (0, -1, -1), "experts.up": (0, -1, -1), "experts.down": (0, -1, -1)}),
+    "sharding": (mlp(2, 4, 4), {"x0": (0, -1, -1), "ffn.up.weight": (0, -1), "norm.weight": (0,)}),
+}
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_each_axis_gives_the_results_and_gradients_of_the_whole_block(axis):
+    block, mappings = AXES[axis]
+    annotations = {name: lies(one(axis), *mapping) for name, mapping in mappings.items()}
+    values = random_values(block, np.random.default_rng(0))
+    assert_forward_equals(block, annotations, values)
+    assert_backward_equals(block, annotations, values)
+
+
 def test_two_uses_of_a_resharded_tensor_share_one_collective():
     block = transformer(fused="apart")
     local = tensor_parallel(block, 2, SPLITS, sequence=True)

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from graph_blocks import mlp
+from graph_cases import random_values
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nebula.graph.completion import complete
 from nebula.graph.distribution import Distribution, Mesh, distribution, whole
+from nebula.graph.interpret import gather, run, run_partitioned
 from nebula.graph.interpret_ranks import SimulatedRanks
 from nebula.graph.interpret_steps import assemble, shard, take
+from nebula.graph.partition import partition
 from nebula.graph.reshard import border, moved_share, reshard
 
 SHAPE = (12, 24, 12)
@@ -121,6 +126,58 @@ def test_a_border_between_equal_meshes_pairs_equal_ranks():
 def test_replicas_take_turns_at_sending():
     whole = _one(-1, -1)
     assert {t.source for t in border(whole, _one(0, -1), (8, 3)).transfers} == {0, 1, 2, 3}
+
+
+def over(crossing, shards, source, target, shape):
+    """The shards behind a border, of those before it."""
+    sent = take(shards, crossing.before, SimulatedRanks(source.mesh))
+    received = distribution(target.mesh, target.cuts)
+    landed = {r: np.full(received.local_shape(shape), np.nan) for r in range(target.mesh.size)}
+    for box in crossing.transfers:
+        landed[box.target][np.ix_(*box.write)] = sent[box.source][np.ix_(*box.read)]
+    return take(landed, crossing.after, SimulatedRanks(target.mesh))
+
+
+@given(st.sampled_from(MESHES).flatmap(lies_on), st.sampled_from(MESHES).flatmap(lies_on))
+@settings(max_examples=50)
+def test_partial_sums_end_before_a_border_and_begin_behind_it(source, target):
+    value = np.random.default_rng(0).standard_normal(SHAPE)
+    shards = {r: shard(value, source, r) for r in range(source.mesh.size)}
+    crossing = border(source, target, SHAPE)
+    assert not crossing.before or source.partial
+    assert not crossing.after or target.partial
+    whole = assemble(over(crossing, shards, source, target, SHAPE), target, SHAPE)
+    np.testing.assert_allclose(whole, value, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"ffn.up.weight": (-1, 0), "ffn.down.weight": (0, -1)}, {"x0": (0, -1, -1)}),
+        ({"x0": (0, -1, -1)}, {"x0": (-1, 0, -1)}),
+    ],
+    ids=["tensor to data", "data to sequence"],
+)
+def test_two_pipeline_stages_on_unlike_meshes_compute_what_one_does(first, second):
+    """What crosses a border lies as the next stage wants it, and comes back through the border turned around."""
+    block, meshes = mlp(4, 6, 12), (Mesh(shape=(2,), axes=("first",)), Mesh(shape=(2, 1), axes=("second", "spare")))
+    rng = np.random.default_rng(0)
+    values = [random_values(block, rng) for _ in meshes]
+    leaves = run(block, values[0])[block.outputs[0]]
+    serial = run(block, values[1] | {"x0": leaves})[block.outputs[0]]
+    stages = [
+        partition(complete(block, {n: Distribution(mesh=mesh, dims_mapping=m) for n, m in mappings.items()}))
+        for mesh, mappings in zip(meshes, (first, second), strict=True)
+    ]
+    out, into = stages[0].tensor(block.outputs[0]).distribution, stages[1].tensor("x0").distribution
+    states = [run_partitioned(stages[0], values[0], SimulatedRanks(meshes[0]))]
+    crossed = over(border(out, into, leaves.shape), states[0][block.outputs[0]], out, into, leaves.shape)
+    fed = assemble(crossed, into, leaves.shape)
+    states.append(run_partitioned(stages[1], values[1] | {"x0": fed}, SimulatedRanks(meshes[1])))
+    found = gather(stages[1], block.outputs[0], states[1][block.outputs[0]])
+    np.testing.assert_allclose(found, serial, 1e-9, 1e-9)
+    back = over(border(into, out, leaves.shape), {r: shard(fed, into, r) for r in range(2)}, into, out, leaves.shape)
+    np.testing.assert_allclose(assemble(back, out, leaves.shape), leaves, 1e-9, 1e-9)
 
 
 def test_a_border_ends_partial_sums_first():

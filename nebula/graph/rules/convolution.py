@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from nebula.graph.rules.products import product_gradients
 from nebula.graph.rules.rule import Call, Names, Rule, Works, input_names
 from nebula.graph.values import Product
 
@@ -25,15 +26,7 @@ def _forward(call: Call) -> Works:
 
 
 def _backward(call: Call) -> Works:
-    batch, m, n, k = _product(call)
-    x, weight = call.inputs[:2]
-    out = call.outputs[0]
-    kernels = []
-    if x.needs_gradient:
-        kernels.append(call.launch("_grad", reads=(weight, out), writes=(x,), product=Product(batch, m, k, n)))
-    if weight.needs_gradient:
-        kernels.append(call.launch("_grad", reads=(x, out), writes=(weight,), product=Product(batch, k, n, m)))
-    return tuple(kernels)
+    return product_gradients(call, _product(call))
 
 
 def _pool_forward(call: Call) -> Works:

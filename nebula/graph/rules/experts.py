@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from nebula.graph.rules.products import product_gradients
 from nebula.graph.rules.rule import Call, Names, Rule, Works, input_names
 from nebula.graph.values import Product
 
@@ -27,17 +28,7 @@ def _grouped_forward(call: Call) -> Works:
 
 
 def _grouped_backward(call: Call) -> Works:
-    experts, rows, columns, inner = _product(call)
-    x, weight = call.inputs
-    out = call.outputs[0]
-    kernels = []
-    if x.needs_gradient:
-        product = Product(experts, rows, inner, columns)
-        kernels.append(call.launch("_grad", reads=(weight, out), writes=(x,), product=product))
-    if weight.needs_gradient:
-        product = Product(experts, inner, columns, rows)
-        kernels.append(call.launch("_grad", reads=(x, out), writes=(weight,), product=product))
-    return tuple(kernels)
+    return product_gradients(call, _product(call))
 
 
 def _sort_forward(call: Call) -> Works:

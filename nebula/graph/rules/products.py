@@ -24,9 +24,10 @@ def _matmul_forward(call: Call) -> Works:
     return (call.launch(reads=call.inputs, writes=call.outputs, product=_matmul_product(call)),)
 
 
-def _matmul_backward(call: Call) -> Works:
-    batch, m, n, k = _matmul_product(call)
-    x, y = call.inputs
+def product_gradients(call: Call, product: Product) -> Works:
+    """The products that give the gradients of the two operands of one, and of those alone that need one."""
+    batch, m, n, k = product
+    x, y = call.inputs[:2]
     out = call.outputs[0]
     kernels = []
     if x.needs_gradient:
@@ -34,6 +35,10 @@ def _matmul_backward(call: Call) -> Works:
     if y.needs_gradient:
         kernels.append(call.launch("_grad", reads=(x, out), writes=(y,), product=Product(batch, k, n, m)))
     return tuple(kernels)
+
+
+def _matmul_backward(call: Call) -> Works:
+    return product_gradients(call, _matmul_product(call))
 
 
 def _einsum_product(call: Call) -> Product:
