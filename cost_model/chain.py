@@ -39,6 +39,8 @@ class ChainCost:
         parameters_bytes: their bytes.
         kept_bytes: kept from forward to backward of one micro-batch.
         shared_bytes: of these, outputs that the layer before keeps as well: one memory where both are on one stage.
+        module_outputs: outputs of sublayers with parameters of their own.
+        module_output_bytes: their bytes.
         working_bytes: needed while the layer's backward runs.
         forward_border_bytes: what goes to the next layer.
         backward_border_bytes: what comes back from it: the gradients of it.
@@ -56,6 +58,8 @@ class ChainCost:
     parameters_bytes: Floats
     kept_bytes: Floats
     shared_bytes: Floats
+    module_outputs: Floats
+    module_output_bytes: Floats
     working_bytes: Floats
     forward_border_bytes: Floats
     backward_border_bytes: Floats
@@ -155,6 +159,8 @@ class Chains:
             parameters_bytes=each([c.parameters_bytes for c in layers]),
             kept_bytes=each([c.kept_bytes[policy] for c in layers]),
             shared_bytes=np.array(shared_before(blocks, self.graph.layers, partial(recomputed, policy=policy)), float),
+            module_outputs=each([c.module_outputs for c in layers]),
+            module_output_bytes=each([c.module_output_bytes for c in layers]),
             working_bytes=each([c.working_bytes[policy] for c in layers]),
             forward_border_bytes=each([b[0] for b in borders]),
             backward_border_bytes=each([b[1] for b in borders]),

@@ -191,6 +191,7 @@ class Pricing:
         passes = pass_costs(
             parameters_bytes,
             tensors,
+            outputs=(float(chain.module_outputs[own].sum()), float(chain.module_output_bytes[own].sum())),
             sharding=stage.sharding,
             shard=groups.shard,
             micro_batches=plan.micro_batches,

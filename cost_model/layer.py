@@ -34,6 +34,8 @@ class LayerCost:
         parameters_bytes: their bytes, which are also the bytes of their gradients.
         kept_bytes: by policy, what lies in memory from the forward to the backward.
         working_bytes: by policy, what only this layer's backward needs while it runs.
+        module_outputs: outputs of the sublayers that hold parameters of their own: how many.
+        module_output_bytes: their bytes.
         output_bytes: what goes to the next layer, and comes back as a gradient.
     """
 
@@ -48,6 +50,8 @@ class LayerCost:
     parameters_bytes: int
     kept_bytes: Mapping[str, int]
     working_bytes: Mapping[str, int]
+    module_outputs: int
+    module_output_bytes: int
     output_bytes: int
 
 
@@ -55,6 +59,7 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     """The cost of a local block on a device type."""
     again = {policy: recomputed(block, policy) for policy in RECOMPUTE}
     saved = block.saved_bytes
+    tensors, outputs = block.by_name, module_outputs(block)
     kept = {policy: block_bytes(block, partial(recomputed, policy=policy)) for policy in RECOMPUTE}
     widest = max((_written_bytes(block, op) for op in block.operators), default=0)
     composed = sum(2 * block.tensor(op.inputs[0]).bytes for op in block.operators if _is_composed(op, device))
@@ -73,6 +78,8 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
         parameters_bytes=sum(t.bytes for t in block.parameters),
         kept_bytes=kept,
         working_bytes={p: max(0, saved - kept[p]) + 2 * widest + composed for p in RECOMPUTE},
+        module_outputs=len(outputs),
+        module_output_bytes=sum(tensors[name].bytes for name in outputs),
         output_bytes=block.output_bytes,
     )
 
@@ -143,6 +150,13 @@ def attention_cores(block: Block) -> tuple[Operator, ...]:
         if any(o.kind == "matmul" for o in before) and any(o.kind == "matmul" for o in behind):
             core |= {o.name for o in (*before, op, *behind)}
     return tuple(op for op in block.operators if op.name in core)
+
+
+def module_outputs(block: Block) -> tuple[str, ...]:
+    """What the sublayers return that hold parameters of their own: the first output of each one's last operator."""
+    holders = {tensor.name.rpartition(".")[0] for tensor in block.parameters}
+    last = {op.name.rpartition("/")[0]: op.outputs[0] for op in block.operators}
+    return tuple(name for path, name in last.items() if path in holders)
 
 
 def _reach(start: Operator, near: Callable[[Operator], list[Operator]]) -> list[Operator]:

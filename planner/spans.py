@@ -41,6 +41,8 @@ class Sums(NamedTuple):
     parameters_bytes: Floats
     tensors: Floats
     elements: Floats
+    module_outputs: Floats
+    module_output_bytes: Floats
     kept_bytes: Floats
     working_bytes: Floats
     widest_bytes: Floats
@@ -82,6 +84,8 @@ class Spans:
             chain.parameters_bytes,
             chain.tensors,
             chain.elements,
+            chain.module_outputs,
+            chain.module_output_bytes,
             chain.kept_bytes,
         )
         self._prefixes = np.concatenate([np.zeros((len(summed), 1)), np.cumsum(summed, axis=1)], axis=1)
@@ -106,6 +110,7 @@ class Spans:
         more = pass_costs(
             sums.parameters_bytes,
             sums.tensors,
+            outputs=(sums.module_outputs, sums.module_output_bytes),
             sharding=sharding,
             shard=groups.shard,
             micro_batches=micro_batches,

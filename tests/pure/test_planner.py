@@ -253,8 +253,9 @@ SHARING = replace(chain(5), blocks=(rectified(), feed_forward()), layers=(0, 0, 
 
 @pytest.mark.parametrize("graph", [UNLIKE, SHARING], ids=["unlike layers", "layers that share what they keep"])
 @pytest.mark.parametrize("recompute", ["none", "full"])
-def test_prices_of_the_search_are_those_of_evaluate(graph, recompute):
-    where, job = cluster(nodes=4, per_node=4), Job(global_batch=16)
+@pytest.mark.parametrize("links", [{}, {"intra": 1e14, "nic": 1e14}], ids=["slow links", "fast links"])
+def test_prices_of_the_search_are_those_of_evaluate(graph, recompute, links):
+    where, job = cluster(nodes=4, per_node=4, **links), Job(global_batch=16)
     prices = Prices(graph, where, job, equal_devices(where, "float32"))
     for stage, degree in [(0, 1), (1, 2), (1, 4), (2, 4), (3, 4), (3, 2)]:
         split = Split(
