@@ -176,7 +176,7 @@ class Pricing:
     def _replica(
         self, plan: Plan, index: int, replica: Replica, device: DeviceType, groups: Groups, slow: float
     ) -> StageCost:
-        stage, last = plan.stages[index], len(plan.stages) - 1
+        stage = plan.stages[index]
         chain = self.chains.cost(
             rows=replica.micro_batch_rows,
             tensor=len(replica.ranks),
@@ -203,18 +203,6 @@ class Pricing:
         forward_wire_s = float(chain.forward_communication_s[own].sum())
         backward_wire_s = float(chain.backward_communication_s[own].sum())
         borders = _borders(chain, stage, groups)
-        memory = stage_memory(
-            parameters_bytes=parameters_bytes,
-            elements=elements,
-            widest_bytes=float(chain.parameters_bytes[own].max()),
-            kept_bytes=chain.stage_kept_bytes(*stage.layers),
-            working_bytes=float(chain.working_bytes[own].max()),
-            sharding=stage.sharding,
-            in_flight=in_flight(plan.schedule, last + 1, index, plan.micro_batches),
-            border_bytes=borders.bytes + bucket_bytes(parameters_bytes, groups),
-            job=self.job,
-            limit_bytes=device.memory_bytes * self.job.memory_fraction,
-        )
         return StageCost(
             compute_s=forward_kernels_s + backward_kernels_s,
             recompute_s=recompute_s,
@@ -231,7 +219,26 @@ class Pricing:
             send_backward_s=borders.send_s[1],
             sync_s=sync_seconds(parameters_bytes, tensors, sharding=stage.sharding, groups=groups, device=device),
             update_s=slow * update_seconds(elements, tensors, sharding=stage.sharding, job=self.job, device=device),
-            memory=memory,
+            memory=self._memory(plan, index, chain, borders.bytes + bucket_bytes(parameters_bytes, groups), device),
+        )
+
+    def _memory(
+        self, plan: Plan, index: int, chain: ChainCost, buffers_bytes: float, device: DeviceType
+    ) -> StageMemory:
+        """What a rank of a stage holds, with so many bytes of buffers at borders and for gradients."""
+        stage = plan.stages[index]
+        own = slice(*stage.layers)
+        return stage_memory(
+            parameters_bytes=float(chain.parameters_bytes[own].sum()),
+            elements=float(chain.elements[own].sum()),
+            widest_bytes=float(chain.parameters_bytes[own].max()),
+            kept_bytes=chain.stage_kept_bytes(*stage.layers),
+            working_bytes=float(chain.working_bytes[own].max()),
+            sharding=stage.sharding,
+            in_flight=in_flight(plan.schedule, len(plan.stages), index, plan.micro_batches),
+            border_bytes=buffers_bytes,
+            job=self.job,
+            limit_bytes=device.memory_bytes * self.job.memory_fraction,
         )
 
     @cached_property
