@@ -8,6 +8,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from nebula.cache_folder import UNWRITABLE
+from nebula.errors import BadInput
+
 
 def digest(parts: Iterable[bytes | str]) -> str:
     """16 hexadecimal digits that change with any part."""
@@ -19,7 +22,18 @@ def digest(parts: Iterable[bytes | str]) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes a file at once: a reader sees all of it or none, and of two writers one wins."""
+    """Writes a file at once: a reader sees all of it or none, and of two writers one wins.
+
+    Raises:
+        BadInput: the folder cannot be written.
+    """
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise BadInput(UNWRITABLE.format(f"{path.parent}: {error.strerror}")) from None
+
+
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:

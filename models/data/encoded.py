@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +58,16 @@ def encoded_corpus(vocabulary: int) -> EncodedCorpus:
 @functools.lru_cache(maxsize=2)
 def _at(vocabulary: int, folder: Path) -> EncodedCorpus:
     path = folder / "corpus" / f"{_digest(vocabulary)}.npz"
-    if not path.is_file():
+    try:
+        return _read(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        # not there, or damaged: either way it is built
         cache.write(path, _build(vocabulary))
+    return _read(path)
+
+
+def _read(path: Path) -> EncodedCorpus:
+    """The corpus in a file of the cache."""
     with np.load(path) as arrays:
         held_out = {number: arrays[f"chapter_{number}"] for number in corpus.HELD_OUT}
         tokenizer = Tokenizer(arrays["tokenizer"].tobytes())

@@ -18,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from nebula.cache_folder import cache_folder
+from nebula.cache_folder import UNWRITABLE, cache_folder
 from nebula.emulator.toolchain import (
     CompilationFailed,
     Compiler,
+    NoCache,
     Paddle,
     check_machine,
     find_compiler,
@@ -56,12 +57,28 @@ def library() -> Path:
     compiler = find_compiler(os.environ)
     folder = cache_folder(os.environ) / "emulator" / f"paddle-{paddle.version}-{_key(paddle, compiler)}"
     path = folder / LIBRARY_NAME
-    if path.is_file():
+    if _is_whole(path):
         return path
-    with _locked(folder.with_name(folder.name + ".lock")):
-        if not path.is_file():
-            _build(path, paddle, compiler)
+    try:
+        with _locked(folder.with_name(folder.name + ".lock")):
+            if not _is_whole(path):
+                _build(path, paddle, compiler)
+    except OSError as error:
+        raise NoCache("the emulated device: " + UNWRITABLE.format(f"{folder.parent}: {error.strerror}")) from None
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the library is there as it was built; a damaged one would end its processes without a word."""
+    if not path.is_file():
+        return False
+    noted = _digest_file(path)
+    return not noted.is_file() or noted.read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest_file(path: Path) -> Path:
+    """Where the library's digest is: not beside it, because Paddle loads all that lies there."""
+    return path.parent.with_name(path.parent.name + ".sha256")
 
 
 def _sources() -> list[Path]:
@@ -102,6 +119,7 @@ def _build(path: Path, paddle: Paddle, compiler: Compiler) -> None:
         link = [*compiler.command, "-shared", "-o", str(linked), *map(str, objects)]
         _run([*link, f"-L{paddle.library_folder}", *_LINK_FLAGS])
         path.parent.mkdir(exist_ok=True)
+        _digest_file(path).write_text(hashlib.sha256(linked.read_bytes()).hexdigest())
         os.replace(linked, path)
     _log.info("built %s in %.0f s", path, time.monotonic() - started)
 

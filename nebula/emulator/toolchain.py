@@ -42,6 +42,10 @@ class UnsupportedMachine(EmulatorUnavailable):
     """The plug-in holds machine code for another processor."""
 
 
+class NoCache(EmulatorUnavailable):
+    """The folder that keeps the plug-in cannot be written."""
+
+
 class CompilationFailed(EmulatorUnavailable):
     """The compiler or the linker ended with an error."""
 
@@ -119,7 +123,10 @@ def find_compiler(env: Mapping[str, str]) -> Compiler:
     Raises:
         NoCompiler: none of them starts.
     """
-    named = shlex.split(env.get("CXX", ""))
+    try:
+        named = shlex.split(env.get("CXX", ""))
+    except ValueError as error:
+        raise NoCompiler(f"CXX={env['CXX']} cannot be read ({str(error).lower()}); set CXX to a command") from None
     candidates = [named] if named else [[name] for name in _COMPILERS]
     for command in candidates:
         path = shutil.which(command[0], path=env.get("PATH"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import itertools
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from nebula.errors import BadInput
 from nebula.models import config, counts, evaluation
 from nebula.models.config import masked_count
-from nebula.models.data import corpus, spans
+from nebula.models.data import corpus, encoded, spans
 from nebula.models.data.batches import Batches, batches
 from nebula.models.data.encoded import EncodedCorpus, encoded_corpus
 from nebula.models.data.masking import IGNORED, hidden_units
@@ -150,3 +151,14 @@ def test_examples_in_docstrings_hold(module: ModuleType) -> None:
 
 def test_batches_of_a_config_use_its_lengths() -> None:
     assert batches(SMALL, global_batch=2).batch(0, range(1))[0].shape == (1, 2, SMALL.seq_len)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [b"", b"junk", b"PK\x03\x04 cut off"])
+def test_a_damaged_cache_is_built_again(text: EncodedCorpus, tmp_path: Path, left: bytes) -> None:
+    path = tmp_path / "corpus" / f"{encoded._digest(SMALL.vocabulary)}.npz"
+    path.parent.mkdir()
+    path.write_bytes(left)
+    again = encoded._at(SMALL.vocabulary, tmp_path)
+    assert (again.tokens == text.tokens).all()
+    assert path.stat().st_size > 10_000

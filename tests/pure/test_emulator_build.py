@@ -129,3 +129,27 @@ def test_a_process_without_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert not is_emulated()
     with pytest.raises(NotEmulated, match="no emulated device"):
         virtual_seconds()
+
+
+def test_a_damaged_library_is_built_again(scripted: Path) -> None:
+    path = library()
+    calls = scripted.read_text()
+    path.write_text("bin")
+    assert library() == path
+    assert path.read_text() == "binary\n"
+    assert len(scripted.read_text()) == 2 * len(calls)
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_set(
+    scripted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NEBULA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(toolchain.NoCache, match=r"file/emulator: Not a directory\); set NEBULA_CACHE"):
+        library()
+
+
+def test_a_compiler_with_an_open_quote_is_one_sentence(monkeypatch: pytest.MonkeyPatch, scripted: Path) -> None:
+    monkeypatch.setenv("CXX", "g++ '")
+    with pytest.raises(toolchain.NoCompiler, match="no closing quotation"):
+        library()
