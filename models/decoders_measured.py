@@ -27,8 +27,11 @@ def described_run(row: Row, execution: Execution) -> Described:
     Raises:
         BadInput: no decoder has such a shape.
     """
-    graph = _graph(row.model or "model", config_of(row, execution), execution.compute_dtype)
-    return Described(graph=graph, tied=is_tied(row, graph), printed_parameters=printed_parameters(row))
+    config = config_of(row, execution)
+    graph = _graph(row.model or "model", config, execution.compute_dtype)
+    shared = config.vocabulary * config.hidden
+    tied = is_tied(row, graph.parameter_count, shared)
+    return Described(graph=graph, tied_elements=shared if tied else 0, printed_parameters=printed_parameters(row))
 
 
 @lru_cache(maxsize=256)
@@ -43,9 +46,12 @@ def config_of(row: Row, execution: Execution) -> DecoderConfig:
         BadInput: as described_run.
     """
     kv_heads = row.kv_heads or row.heads
+    grouped = kv_heads < row.heads
+    if row.tp % kv_heads == 0:
+        # fewer key heads than ranks: each rank has a copy of one
+        kv_heads = row.tp
     text = row.attention.lower()
     window = re.search(r"window[^0-9]*([0-9]+)", text)
-    grouped = kv_heads < row.heads
     return DecoderConfig(
         style="llama" if row.gated_mlp else "nemotron" if grouped else "gpt",
         layers=row.layers,
@@ -53,7 +59,7 @@ def config_of(row: Row, execution: Execution) -> DecoderConfig:
         heads=row.heads,
         kv_heads=kv_heads,
         ffn=row.ffn_hidden,
-        vocabulary=row.vocab or SOME_VOCABULARY,
+        vocabulary=_padded(row.vocab or SOME_VOCABULARY, row.tp),
         seq_len=row.seq_len,
         head_width=row.head_dim or 0,
         causal=not re.search(r"bidirectional|encoder|bert|non-?causal", text),
@@ -65,6 +71,12 @@ def config_of(row: Row, execution: Execution) -> DecoderConfig:
         experts=_experts(row),
         float_logits=execution.float_logits,
     )
+
+
+def _padded(vocabulary: int, tensor: int) -> int:
+    """Entries as Megatron pads them where ranks could not share them evenly: to a multiple of 128 on each rank."""
+    each = 128 * tensor
+    return vocabulary if vocabulary % tensor == 0 else -(-vocabulary // each) * each
 
 
 def _latent(text: str) -> LatentAttention:
@@ -110,13 +122,18 @@ def printed_parameters(row: Row) -> float:
     return float(named[1]) * {"m": 1e6, "b": 1e9, "t": 1e12}[named[2].lower()] if named else 0.0
 
 
-def is_tied(row: Row, graph: DistributedGraph) -> bool:
-    """Whether the projection to the vocabulary is the embedding: as the row says, its parameters tell, or GPT does."""
+def is_tied(row: Row, whole: int, shared: int) -> bool:
+    """Whether the projection to the vocabulary is the embedding: as the row says, its parameters tell, or GPT does.
+
+    Args:
+        row: the run.
+        whole: parameters of its model when they are apart.
+        shared: of the projection.
+    """
     said = next((v for k, v in (row.model_extra or {}).items() if k.startswith("tie")), None)
     if said is not None:
         return bool(said)
-    shared, printed = (row.vocab or 0) * row.hidden, printed_parameters(row)
-    whole = graph.parameter_count
+    printed = printed_parameters(row)
     usual = not row.gated_mlp and (row.kv_heads or row.heads) == row.heads
     # a figure tells where the two counts differ by more than its own digits
     if printed and shared > 0.02 * whole:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 _AMOUNT = re.compile(
     r"(?:(?P<count>[0-9]+)\s*[x×*]\s*)?"
     r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*"
-    r"(?P<prefix>[KMGTkmgt])(?P<binary>i?)(?P<unit>bytes?|bits?|[bB])(?:\s*/\s*s(?:ec)?\b|ps\b|\s+per\s+second\b)?"
+    r"(?P<prefix>[KMGTkmgt])(?P<binary>i?)(?P<unit>bytes?|bits?|bE\b|[bB])(?:\s*/\s*s(?:ec)?\b|ps\b|\s+per\s+second\b)?"
 )
 _ONE_WAY = re.compile(
     r"per[- ]direction|uni-?directional|each (?:way|direction)|one[- ]way|effective|measured|bus ?bw", re.I
@@ -57,7 +57,7 @@ def amounts(text: str) -> list[Amount]:
         if after[:1].isalnum():
             continue
         unit = match["unit"]
-        bits = unit == "b" or unit.startswith("bit")
+        bits = unit in ("b", "bE") or unit.startswith("bit")
         base = (
             1024.0 ** ("kmgt".index(match["prefix"].lower()) + 1)
             if match["binary"]

@@ -28,12 +28,12 @@ class Described:
 
     Attributes:
         graph: an embedding, the layers and a head, whole, for one row of a batch.
-        tied: whether the head's weights are those of the embedding.
+        tied_elements: parameters of the head that are those of the embedding.
         printed_parameters: as the source gives them; 0 when it does not.
     """
 
     graph: DistributedGraph
-    tied: bool = False
+    tied_elements: int = 0
     printed_parameters: float = 0.0
 
 
@@ -133,7 +133,6 @@ def _case(row: Row, describe: Describe) -> Case:
     execution = execution_of(row)
     cluster = cluster_of(row)
     model = describe(row, execution)
-    shared = (row.vocab or 0) * row.hidden if model.tied else 0
     return Case(
         row=row,
         graph=model.graph if row.is_step else _one_layer(row, model.graph),
@@ -142,8 +141,8 @@ def _case(row: Row, describe: Describe) -> Case:
         execution=execution,
         measured=measured,
         expert_tensor=row.etp,
-        tied_elements=shared if row.is_step and row.pp == 1 else 0,
-        parameters=model.graph.parameter_count - shared if row.is_step else 0,
+        tied_elements=model.tied_elements if row.is_step and row.pp == 1 else 0,
+        parameters=model.graph.parameter_count - model.tied_elements if row.is_step else 0,
         printed_parameters=model.printed_parameters,
     )
 
@@ -246,7 +245,8 @@ def _one_layer(row: Row, graph: DistributedGraph) -> DistributedGraph:
     """A graph of the last layer of the chain alone; of one rank's share without its collectives for `layer_shard`."""
     block = graph.block_of(len(graph.layers) - 2)
     if row.kind == "layer_shard":
-        block = without_collectives(tensor_parallel(block, row.tp, graph.splits, sequence=False))
+        local = tensor_parallel(block, row.tp, graph.splits, sequence=row.sequence_parallel)
+        block = without_collectives(local)
     return replace(graph, blocks=(block,), layers=(0,), layer_names=(graph.layer_names[-2],))
 
 

@@ -17,6 +17,7 @@ from nebula.cost_model.runs.amounts import part_for
 from nebula.cost_model.runs.devices import Found, find_device, usual_intra, usual_nic
 from nebula.cost_model.runs.links import alone, intra_link, nics
 from nebula.cost_model.runs.schema import Row
+from nebula.errors import BadInput
 
 USUAL_NODE = 8
 """Devices of a node where the row does not say."""
@@ -33,7 +34,11 @@ class Part(NamedTuple):
 
 
 def cluster_of(row: Row) -> Cluster:
-    """The cluster of a row, as many devices as it used (one, where a single device computed a share of a layer)."""
+    """The cluster of a row, as many devices as it used (one, where a single device computed a share of a layer).
+
+    Raises:
+        BadInput: the device's text names other counts than the row.
+    """
     origin: list[tuple[str, str]] = []
     groups = []
     parts = parts_of(row)
@@ -54,9 +59,13 @@ def parts_of(row: Row) -> tuple[Part, ...]:
     if staged:
         return staged
     named = re.findall(r"([0-9]+)\s*[x×]\s*([^+,]+)", row.device)
-    if named:
-        return tuple(Part(int(n), name.strip()) for n, name in named)
-    return (Part(row.devices, row.device),)
+    if len(named) < 2:
+        return (Part(row.devices, named[0][1].strip() if named else row.device),)
+    total = sum(int(n) for n, _ in named)
+    if total != row.devices:
+        terms = " + ".join(n for n, _ in named)
+        raise BadInput(f"device {row.device!r} names {terms} = {total} ≠ devices {row.devices}")
+    return tuple(Part(int(n), name.strip()) for n, name in named)
 
 
 def _staged(row: Row) -> tuple[Part, ...]:

@@ -37,11 +37,13 @@ NIC_BYTES_PER_S = (
     (r"\bndr\b|connectx-?7", 50e9),
     (r"\bhdr\b|connectx-?6", 25e9),
     (r"\bedr\b|omni-?path", 12.5e9),
+    (r"slingshot", 25e9),
     (r"\bfdr\b", 7e9),
     (r"\befa\b", 12.5e9),
     (r"ethernet", 1.25e9),
 )
-"""One port of InfiniBand 4x by generation, Omni-Path 100, EFA, and Ethernet of 10 Gb/s where nothing else is said."""
+"""One port of InfiniBand 4x by generation, Omni-Path 100, EFA, Slingshot 11, and Ethernet of 10 Gb/s
+where nothing else is said."""
 
 BOTH_WAYS = re.compile(r"nvlink|nvswitch|nvl\d|hccs|xgmi|infinity", re.I)
 """Links whose data sheets print both directions together."""
@@ -153,7 +155,7 @@ def _network(text: str) -> str:
         return "roce"
     if re.search(r"\bib\b|infiniband|\b[fehnx]dr\b", lower):
         return "infiniband"
-    return "ethernet" if "ethernet" in lower else "network"
+    return "ethernet" if re.search(r"ethernet|[0-9]gbe\b", lower) else "network"
 
 
 def _nic_latency(text: str) -> float:

@@ -26,7 +26,8 @@ def boundaries(row: Row) -> Boundaries:
         return _listed(row, listed)
     stages, layers = row.pp * row.vpp, row.layers
     ends_count = bool(re.search(r"transformer\|embedding|account_for_(?:embedding|loss)", row.assumptions + row.notes))
-    if layers % stages and ((layers + 2) % stages == 0 or ends_count):
+    ends_count = ends_count or (layers + 2) % stages == 0
+    if layers % stages and ends_count and layers + 2 >= stages:
         return _cuts(spread(layers + 2, stages))
     if layers < stages:
         raise BadInput(f"layers {layers} < pp {row.pp} × vpp {row.vpp} = {stages} stages: a stage would be empty")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cost_model.runs.case import Case, Refused, case_of, measurement_of, sharding_of
@@ -189,6 +189,44 @@ def test_a_share_of_a_layer_is_one_device_without_collectives() -> None:
     ]
     half = len(products) // 2
     assert sum(products[half:]) == sum(products[:half]) / 4
+
+
+def test_what_ranks_cannot_share_is_padded_or_copied() -> None:
+    odd = case(vocab=1001, tp=4, dp=1)
+    assert odd.graph.blocks[0].tensor("tokens.weight").shape == (1024, 256)
+    few = case(tp=8, pp=1, dp=1, kv_heads=2, gated_mlp=True, sequence_parallel=True)
+    assert few.graph.block_of(1).tensor("attention.key.weight").shape == (256, 256)
+    assert isinstance(predict(few), Predicted)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "tp": st.sampled_from([1, 2, 3]),
+            "pp": st.sampled_from([1, 2, 5]),
+            "vpp": st.sampled_from([1, 2]),
+            "dp": st.sampled_from([1, 4]),
+            "cp": st.sampled_from([1, 2]),
+            "layers": st.integers(1, 8),
+            "heads": st.sampled_from([4, 7, 8]),
+            "zero": st.sampled_from(["", "1", "fsdp", "what"]),
+            "precision": st.sampled_from(["fp16", "fp8", "?"]),
+            "recompute": st.sampled_from(["none", "full", "selective", "?"]),
+            "device": st.sampled_from(["H100", "?", "2x V100-16GB + 2x T4-16GB"]),
+            "attention": st.sampled_from(["", "?", "MLA(kv_lora 64)", "sliding window 16"]),
+            "stage_partition": st.sampled_from([None, "[0, 2, 4]", "?"]),
+        }
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_any_row_is_predicted_or_refused_with_a_reason(changes: dict) -> None:
+    world = changes["tp"] * changes["pp"] * changes["dp"] * changes["cp"]
+    found = case_of(row(**changes, devices=world, global_batch=2 * changes["dp"]), described_run)
+    outcome = predict(found) if isinstance(found, Case) else found
+    if isinstance(outcome, Refused):
+        assert len(outcome.reason) > 20
+    else:
+        assert outcome.time_s > 0
 
 
 def test_layers_and_steps_are_predicted_and_the_rest_says_why() -> None:

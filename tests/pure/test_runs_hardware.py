@@ -13,7 +13,7 @@ from nebula.cost_model.runs import amounts, case, partition, read_execution, sco
 from nebula.cost_model.runs.devices import FALLBACK, find_device
 from nebula.cost_model.runs.hardware import cluster_of
 from nebula.cost_model.runs.links import intra_link, nics
-from nebula.errors import Suspicious
+from nebula.errors import BadInput, Suspicious
 from tests.pure.runs_samples import published, row
 
 A100_NVLINK = 300e9
@@ -65,6 +65,8 @@ def test_links_inside_a_node(text: str, gigabytes: float) -> None:
         ("NDR InfiniBand", 8, 400),
         ("25GB/s per device", 8, 200),
         ("EFA", 8, 100),
+        ("2x100GbE", 2, 100),
+        ("Slingshot 4x", 8, 200),
         ("", 8, 160),
     ],
 )
@@ -149,6 +151,12 @@ def test_a_mixed_cluster_has_each_kind_of_node_with_its_own_links() -> None:
 def test_stages_can_name_their_devices(given_: object) -> None:
     cluster = cluster_of(row(kind="mixed_cluster", device="mixed", stage_devices=given_))
     assert [(g.device.name, g.device_count) for g in cluster.groups] == [("V100-16GB-SXM2", 4), ("T4-16GB", 4)]
+
+
+def test_a_mixed_cluster_whose_counts_do_not_add_up_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"names 12 \+ 4 = 16 ≠ devices 8"):
+        cluster_of(row(device="12x V100-16GB + 4x T4-16GB"))
+    assert cluster_of(row(device="4x H100")).groups[0].device.name == "H100-80GB-SXM"
 
 
 def test_a_rack_of_nvlink_is_one_node() -> None:
