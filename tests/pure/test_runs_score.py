@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +108,11 @@ def test_a_wrong_file_ends_with_one_sentence_and_exit_code_2(tmp_path) -> None:
     assert found.exit_code == 2
     assert "row 'small': the split does not multiply out" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_the_example_of_the_docs_is_predicted(tmp_path) -> None:
+    page = (Path(__file__).parents[2] / "docs/runs-file.md").read_text()
+    path = tmp_path / "runs.yaml"
+    path.write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    document = json.loads(run(path, "--json").stdout)
+    assert (document["time"]["rows"], document["memory"]["rows"], document["doubts"]) == (1, 1, [])
