@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,17 +36,28 @@ ERROR = re.compile(r"^nebula: |^[\w.]*(Error|Exception|Interrupt)(:|$)|^FatalErr
 """How a log says that its process failed."""
 AFTER_A_PEER = re.compile(r"gloo|[Cc]onnection (closed|reset)|abort signal|Termination signal|CustomDevice error")
 """How it says so when another process failed first."""
-SILENT = "it ended without a word, as when the system kills a process (out of host memory?)"
+SILENT = "it ended without a word"
+KILLED = ", as when the system kills a process (out of host memory?)"
+NAMED = re.compile(r"Container rank (\d+) status failed .* code (-?\d+) log")
+"""How Paddle's launcher names a rank that failed, and its exit code (minus the signal that killed it)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The rank that failed first, where its log is, that log's last lines, and the line that says what went wrong."""
+    """The rank that failed first.
+
+    Attributes:
+        log: its log, or the launcher's when it has none.
+        last_lines: of that log.
+        cause: the line that says what went wrong.
+        ending: `exit 3` or `killed by SIGKILL`; empty when the launcher saw another rank fail.
+    """
 
     rank: int
     log: Path
     last_lines: tuple[str, ...]
     cause: str
+    ending: str
 
 
 def first_failure(log_dir: Path, launcher_log: str) -> Failure:
@@ -57,12 +69,30 @@ def first_failure(log_dir: Path, launcher_log: str) -> Failure:
     logs = {rank: path.read_text(errors="replace") for rank, path in worker_logs(log_dir)}
     own = [(rank, line) for rank, text in logs.items() for line in _errors(text) if not AFTER_A_PEER.search(line)]
     silent = [(rank, SILENT) for rank, text in logs.items() if not ERROR.search(text)]
-    named = re.search(r"Container rank (\d+) status failed", launcher_log)
+    codes = {int(rank): int(code) for rank, code in NAMED.findall(launcher_log)}
+    silent.sort(key=lambda found: found[0] not in codes)
     last = (_errors(launcher_log) or _lines(launcher_log) or [SILENT])[-1]
-    rank, cause = (own + silent + [(int(named[1]) if named else 0, last)])[0]
+    rank, cause = (own + silent + [(next(iter(codes), 0), last)])[0]
     text = logs.get(rank, launcher_log)
-    log = log_dir / (f"workerlog.{rank}" if rank in logs else "launcher.log")
-    return Failure(rank=rank, log=log, last_lines=tuple(_lines(text)[-SHOWN_LINES:]), cause=cause.strip())
+    return Failure(
+        rank=rank,
+        log=log_dir / (f"workerlog.{rank}" if rank in logs else "launcher.log"),
+        last_lines=tuple(_lines(text)[-SHOWN_LINES:]),
+        cause=cause.strip() + (KILLED if cause == SILENT and rank not in codes else ""),
+        ending=_ending(codes[rank]) if rank in codes else "",
+    )
+
+
+def _ending(code: int) -> str:
+    """An exit code in words.
+
+    >>> _ending(3), _ending(-9)
+    ('exit 3', 'killed by SIGKILL, as by the system when host memory runs out')
+    """
+    if code >= 0:
+        return f"exit {code}"
+    name = signal.Signals(-code).name
+    return f"killed by {name}" + (", as by the system when host memory runs out" if name == "SIGKILL" else "")
 
 
 def _lines(text: str) -> list[str]:

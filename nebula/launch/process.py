@@ -1,26 +1,22 @@
-"""Starts a plan's processes on this machine and watches them to their end.
+"""Starts a plan's processes on this machine; with several nodes it prints each node's command and starts nothing.
 
-Refuses a plan made for another cluster. With several nodes nothing is started: each node's command is printed.
+Refuses a plan made for another cluster, and one that no engine can run there.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import signal
+import shutil
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-import psutil
-
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster, DeviceType
-from nebula.errors import BadInput, RunFailed
+from nebula.errors import BadInput
 from nebula.launch.command import (
     FIRST_ADDRESS,
     PORT,
@@ -31,14 +27,13 @@ from nebula.launch.command import (
     node_commands,
 )
 from nebula.launch.emulate import device_table
-from nebula.launch.logs import Follower, first_failure
+from nebula.launch.watch import watch
 from nebula.plan.files import check_made_for, load_plan
 from nebula.plan.legality import executable, kind_of
 from nebula.plan.values import Plan
 
-POLL_S = 0.2
-GRACE_S = 15.0
-"""How long processes may take to end after they were asked to."""
+DRIVER_TOOLS = ("nvidia-smi", "npu-smi", "xpu-smi")
+"""What a machine with GPUs, Ascend NPUs or Kunlun XPUs has."""
 
 
 def launch(
@@ -81,6 +76,11 @@ def launch(
     if len(commands) > 1:
         _print_commands(commands, Path(plan_path), out, known=cluster is not None)
         return 0
+    if cluster is None and not any(map(shutil.which, DRIVER_TOOLS)):
+        raise BadInput(
+            f"this machine shows no accelerator (none of {', '.join(DRIVER_TOOLS)}): "
+            "name the cluster that the plan was made for with --cluster"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("workerlog.*"):
         old.unlink()
@@ -138,47 +138,3 @@ def _print_commands(commands: Sequence[NodeCommand], plan_path: Path, out: TextI
     print("#   OWN_IP=<the node's own address; hostname -I lists them>", file=out)
     for command in commands:
         print(f"# {command.node}\nNEBULA_PLAN={shlex.quote(str(plan_path))} {command.line}", file=out)
-
-
-def watch(command: NodeCommand, env: Mapping[str, str], folder: Path, out: TextIO) -> int:
-    """Runs a node's command to its end, with rank 0's output on `out`.
-
-    Raises:
-        RunFailed: the command ended with another code than 0.
-    """
-    follower = Follower(folder / "workerlog.0", out)
-    with (folder / "launcher.log").open("w") as log:
-        # its own session: Ctrl-C reaches this process alone, which then ends the others in order
-        process = subprocess.Popen(
-            command.words, env=dict(env), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            while process.poll() is None:
-                follower.copy_new()
-                time.sleep(POLL_S)
-        finally:
-            end(process)
-    follower.copy_new()
-    if process.returncode:
-        raise _failed(process.returncode, folder, out)
-    return 0
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a launcher and what it started, if they still run: first asked, then made to."""
-    if process.poll() is not None:
-        return
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    process.send_signal(signal.SIGINT)
-    _, alive = psutil.wait_procs(family, timeout=GRACE_S)
-    for survivor in alive:
-        survivor.kill()
-    process.wait()
-
-
-def _failed(code: int, folder: Path, out: TextIO) -> RunFailed:
-    failure = first_failure(folder, (folder / "launcher.log").read_text(errors="replace"))
-    if failure.rank:  # what rank 0 said is on `out` already
-        print(f"--- last lines of rank {failure.rank} ({failure.log})", *failure.last_lines, sep="\n", file=out)
-    cause = failure.cause.removeprefix("nebula: ")
-    return RunFailed(f"rank {failure.rank} failed (exit {code}): {cause}; its log is {failure.log}")
