@@ -7,7 +7,8 @@ formula takes numbers or arrays, so that evaluate prices one stage and search ma
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple
+from dataclasses import dataclass
+from typing import Generic
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Amount, Levels, collective
@@ -35,7 +36,8 @@ CLIP_PASSES = 3
 """The norm of the gradients, read once, and their scaling, a read and a write."""
 
 
-class Passes(NamedTuple, Generic[Amount]):
+@dataclass(frozen=True, slots=True)
+class Passes(Generic[Amount]):
     """What one forward and one backward take beside the model's own operators, in seconds."""
 
     forward_wire_s: Amount
