@@ -15,14 +15,14 @@ from nebula.models.describe import ernie_graph, graph
 from nebula.models.splits import ERNIE_SPLITS
 
 TITAN = graph("ernie-3.0-titan")
-TASK = ModuleConfig(layers=1, hidden=12, heads=3, ffn=16)
+TASK = ModuleConfig(layers=1, hidden=6, heads=3, ffn=8)
 LIKE_TITAN = ErnieConfig(
-    universal=ModuleConfig(layers=1, hidden=16, heads=4, ffn=16),
+    universal=ModuleConfig(layers=1, hidden=8, heads=4, ffn=8),
     nlu=TASK,
     nlg=TASK,
     vocabulary=16,
-    seq_len=8,
-    memory_length=4,
+    seq_len=4,
+    memory_length=2,
     max_distance=2,
 )
 """As Titan at tensor 8, but at 4: the heads of the universal module divide, those of the task modules do not."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster_samples import MIXED
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from plan_samples import uniform
 
@@ -223,14 +223,12 @@ def only_ours(call, *arguments):
         return None
 
 
-@settings(deadline=None, max_examples=150)
 @given(mess)
 @example("\ufeff\ufeff")
 def test_no_text_breaks_the_reader(text):
     only_ours(parse, text, "f")
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=40))
 def test_no_bytes_break_the_readers(content):
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"nebula-hostile-{os.getpid()}"
@@ -269,13 +267,11 @@ RUN = {
 }
 
 
-@settings(deadline=None, max_examples=150)
 @given(edits(CLUSTER))
 def test_no_edit_of_a_cluster_breaks_the_reader(value):
     only_ours(load_cluster, value)
 
 
-@settings(deadline=None, max_examples=100)
 @given(edits(RUN))
 def test_no_edit_of_a_run_breaks_the_reader(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "hostile-run.yaml"
@@ -286,7 +282,6 @@ def test_no_edit_of_a_run_breaks_the_reader(tmp_path_factory, value):
     only_ours(load_run, path)
 
 
-@settings(deadline=None, max_examples=100)
 @given(edits(PLAN))
 def test_no_edit_of_a_plan_breaks_the_reader(value):
     try:
@@ -296,7 +291,6 @@ def test_no_edit_of_a_plan_breaks_the_reader(value):
     only_ours(loads, text, "plan.json")
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     st.text(max_size=12) | st.from_regex(r"\A[+-]?[0-9_.]{0,6}([eE][+-]?[0-9]{1,12})?[ ]?[A-Za-zµ/]{0,5}\Z") | anything
 )
@@ -306,7 +300,6 @@ def test_no_text_breaks_a_unit(read, text):
     assert value is None or value - value == 0
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     st.lists(
         mess | st.sampled_from(["job.steps", "cluster.nodes.0", "model"]).flatmap(lambda k: mess.map(f"{k}=".__add__)),
