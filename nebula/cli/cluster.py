@@ -22,13 +22,14 @@ def discover(output: Output = None, force: Force = False, json: Json = False) ->
     from nebula.cli.output import free
     from nebula.cluster.discover import discover as find
     from nebula.cluster.dump import dump_cluster
+    from nebula.whole_file import write_whole
 
     if output:
         free(output, force=force)
     cluster = find()
     text = dump_cluster(cluster)
     if output:
-        output.write_text(text, encoding="utf-8")
+        write_whole(output, text)
         log(f"wrote {output}")
     if json:
         _print(cluster, as_json=True)

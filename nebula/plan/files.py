@@ -6,10 +6,8 @@ written by hand leaves the checksum out. docs/plan-file.md explains the keys.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from nebula.errors import BadInput, shown
 from nebula.plan.plain import Misfit, decode, encode
 from nebula.plan.values import MadeFrom, Plan
+from nebula.whole_file import write_whole
 
 FORMAT = "nebula-plan/1"
 
@@ -82,34 +81,17 @@ def load_plan(path: Path) -> Plan:
 
 
 def save_plan(plan: Plan, path: Path, *, overwrite: bool = False) -> None:
-    """Write the plan file through a temporary file beside it, so that a reader never sees half of one.
-
-    A link stays a link. What is no file (/dev/stdout, a pipe) is written to, never replaced.
+    """Write the plan file, whole or not at all.
 
     Raises:
         BadInput: another plan or file is there and `overwrite` is false, or the folder cannot be written.
     """
     path, text = Path(path), dumps(plan)
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+    if path.is_file() and not overwrite:
+        if path.read_bytes() == text.encode():
             return
-        if target.exists() and not overwrite:
-            if target.read_bytes() == text.encode():
-                return
-            raise BadInput(f"{path} exists and holds something else; choose another name or allow to overwrite it")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise BadInput(f"{path}: the plan cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        raise BadInput(f"{path} exists and holds something else; choose another name or allow to overwrite it")
+    write_whole(path, text)
 
 
 def check_made_for(plan: Plan, graph_hash: str, cluster_hash: str, *, model: str = "", cluster: str = "") -> None:

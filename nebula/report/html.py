@@ -29,6 +29,7 @@ from nebula.report.words import (
     verdict,
 )
 from nebula.units import format_count, format_seconds
+from nebula.whole_file import write_whole
 
 MOST_RANKS = 16
 
@@ -58,7 +59,7 @@ def report_page(findings: Findings) -> str:
 
 def write_report(findings: Findings, path: Path) -> None:
     """Writes the report to `path`, replacing a report that is there."""
-    path.write_text(report_page(findings), encoding="utf-8")
+    write_whole(path, report_page(findings))
 
 
 def measured_lanes(findings: Findings) -> dict[int, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from nebula.report.findings import Findings
 from nebula.report.spans import Span
+from nebula.whole_file import write_whole
 
 Event = dict[str, Any]
 THREADS = ("compute", "communication")
@@ -45,7 +46,7 @@ def chrome_trace(findings: Findings) -> dict[str, Any]:
 
 def write_trace(findings: Findings, path: Path) -> None:
     """Writes the trace, replacing one that is there."""
-    path.write_text(json.dumps(chrome_trace(findings), ensure_ascii=False), encoding="utf-8")
+    write_whole(path, json.dumps(chrome_trace(findings), ensure_ascii=False))
 
 
 def _named(names: dict[int, str], first: int) -> Iterator[Event]:
