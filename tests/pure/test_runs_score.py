@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,12 @@ def test_a_row_measured_as_predicted_has_no_error() -> None:
     assert (slow.time_pct, slow.memory_pct) == (pytest.approx(-50.0), None)
 
 
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(PUBLISHED, "--json").stdout)
+    return found
+
+
 def test_groups_hold_every_row_once() -> None:
     found = validate(published(), described_run)
     assert len(found.scored) + len(found.refused) == len(published())
@@ -67,8 +74,7 @@ def test_groups_hold_every_row_once() -> None:
     assert worst == sorted(worst, reverse=True)
 
 
-def test_the_document_has_the_agreed_keys() -> None:
-    document = json.loads(run(PUBLISHED, "--json").stdout)
+def test_the_document_has_the_agreed_keys(document: dict[str, Any]) -> None:
     assert set(document) >= {"time", "memory", "by", "unsupported", "rows"}
     assert set(document["time"]) == {"rows", "median_abs_pct", "mean_abs_pct", "p90_abs_pct", "bias_pct"}
     assert set(document["by"]) == {"source", "device", "stack"}
@@ -81,9 +87,8 @@ def test_the_document_has_the_agreed_keys() -> None:
             assert one["error_pct"] == pytest.approx(100 * (one["predicted"] / one["measured"] - 1))
 
 
-def test_the_table_is_worst_first_and_ends_with_the_errors() -> None:
+def test_the_table_is_worst_first_and_ends_with_the_errors(document: dict[str, Any]) -> None:
     shown = run(PUBLISHED, "--worst", 2).stdout
-    document = json.loads(run(PUBLISHED, "--json").stdout)
     lines = shown.splitlines()
     assert lines[1].startswith(document["rows"][0]["id"][:20])
     assert lines[2].startswith(document["rows"][1]["id"][:20])
