@@ -157,7 +157,8 @@ def test_a_rank_that_fell_silent_is_blamed_before_those_that_lost_it(tmp_path):
 
 def test_the_rank_that_paddle_names_is_blamed_when_all_lost_a_peer(tmp_path):
     logs = write_logs(tmp_path, LOST_PEER, LOST_PEER)
-    assert first_failure(logs, "Container failed !!!\nContainer rank 1 status failed cmd ['python'] code 1 log workerlog.1").rank == 1
+    said = "Container failed !!!\nContainer rank 1 status failed cmd ['python'] code 1 log workerlog.1"
+    assert first_failure(logs, said).rank == 1
 
 
 def test_no_log_at_all_shows_the_launchers_own(tmp_path):
