@@ -16,6 +16,7 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.graph.splits import kind_of
 from nebula.plan.values import Plan
 from nebula.runtime import chain, sharding, start, tensor
 from nebula.runtime.batch import micro_batches, row_count, rows
@@ -177,7 +178,7 @@ def _checked_split(split: Mapping[str, str] | None, elements: list[nn.Layer], de
             f"tensor {degree}: the model says nowhere what to cut; give it `tensor_split`, a table of sublayer "
             "patterns to column, row, vocabulary or heads"
         )
-    if not any(tensor.kind_of(name, split) for element in elements for name, _ in element.named_sublayers()):
+    if not any(kind_of(name, split.items()) for element in elements for name, _ in element.named_sublayers()):
         raise BadInput(f"tensor_split ({', '.join(split)}) names no sublayer of the model's elements")
     return split
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.graph.splits import applicable, kind_of
 
-KINDS = ("column", "row", "vocabulary", "heads")
 _KEPT = ("trainable", "optimize_attr", "regularizer", "need_clip")
 """Attributes of a parameter that its slice takes over."""
 
@@ -36,24 +35,10 @@ class Cut:
     dims: dict[int, int] = field(default_factory=dict)
 
 
-def kind_of(name: str, split: Mapping[str, str]) -> str:
-    """How the sublayer of that name is cut, or an empty text.
-
-    Raises:
-        BadInput: the table names an unknown kind.
-    """
-    for pattern, kind in split.items():
-        if fnmatchcase(name, pattern):
-            if kind not in KINDS:
-                raise BadInput(f"tensor split {pattern!r}: {kind!r} is none of {', '.join(KINDS)}")
-            return kind
-    return ""
-
-
 def cuts_vocabulary(element: nn.Layer, split: Mapping[str, str]) -> bool:
     """Whether an element ends in a Linear that the table cuts by vocabulary."""
     layers = ((name, layer) for name, layer in element.named_sublayers() if isinstance(layer, nn.Linear))
-    return any(kind_of(name, split) == "vocabulary" for name, _ in layers)
+    return any(kind_of(name, split.items()) == "vocabulary" for name, _ in layers)
 
 
 def cut_element(element: nn.Layer, split: Mapping[str, str], degree: int, rank: int, *, gather: bool, cut: Cut) -> None:
@@ -66,9 +51,11 @@ def cut_element(element: nn.Layer, split: Mapping[str, str], degree: int, rank: 
     Raises:
         BadInput: a dim does not divide by the degree, or a layer cannot be cut that way.
     """
-    for name, layer in list(element.named_sublayers()):
-        kind = kind_of(name, split)
-        if not kind:
+    shapes = {name: tuple(parameter.shape) for name, parameter in element.named_parameters()}
+    layers = dict(element.named_sublayers())
+    for name, kind in applicable(split.items(), shapes, degree).items():
+        layer = layers.get(name)
+        if layer is None:  # the element itself: its parent cannot be given another
             continue
         if kind == "heads":
             _cut_table(layer, name, degree, rank, cut)

@@ -86,11 +86,27 @@ def test_slices_of_a_weight_make_it_whole():
         assert np.array_equal(np.concatenate([tensor.slice_of(array, dim, 2, r) for r in range(2)], axis=dim), array)
 
 
-def test_split_table_matches_names_and_refuses_unknown_kinds():
-    assert tensor.kind_of("nlu.attention.qkv", {"*attention.qkv": "column"}) == "column"
-    assert tensor.kind_of("norm", {"*attention.qkv": "column"}) == ""
-    with pytest.raises(BadInput, match=r"'colum' is none of column, row"):
-        tensor.kind_of("up", {"up": "colum"})
+class Heads(nn.Layer):
+    """Attention's parts: a table with a row per head, and the Linear layers around it."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.bias = nn.Embedding(heads, 4)
+        self.qkv = nn.Linear(8, 8)
+
+
+def test_a_table_of_heads_is_cut():
+    element, cut = nn.Sequential(Heads(4)), tensor.Cut()
+    tensor.cut_element(element, {"*bias": "heads"}, 2, 1, gather=True, cut=cut)
+    assert element[0].bias.weight.shape == [2, 4]
+    assert len(cut.replaced) == 1
+
+
+def test_heads_that_do_not_divide_leave_their_group_whole():
+    element, cut = nn.Sequential(Heads(3)), tensor.Cut()
+    tensor.cut_element(element, {"*bias": "heads", "*qkv": "column"}, 2, 0, gather=True, cut=cut)
+    assert [element[0].bias.weight.shape[0], element[0].qkv.weight.shape[1]] == [3, 8]
+    assert cut.replaced == {}
 
 
 def test_odd_dims_print_the_equation():
