@@ -120,7 +120,7 @@ def from_paddle(value: Mapping[str, Any], source: str = "Paddle's cluster JSON")
             groups.append(_from_machine(shape, len(list(same)), len(groups), alphas, len(machines)))
     except KeyError as error:
         raise BadInput(f"{source}: the key {error.args[0]!r} of Paddle's cluster JSON is missing; add it") from None
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"{source}: not Paddle's cluster JSON: {error}") from None
     if not groups:
         raise BadInput(f"{source}: a cluster without devices: list at least one machine")

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nebula import marked_yaml
 from nebula.cluster import catalogue, paddle_json, suspicion
 from nebula.cluster.checks import check
@@ -34,7 +36,7 @@ def load_cluster(source: Path | str | Mapping[str, Any] | Document) -> Cluster:
     """
     document = _document(source)
     if isinstance(document.value, Mapping) and "machines" in document.value:
-        return paddle_json.from_paddle(document.value, document.source)
+        return _under_our_rules(paddle_json.from_paddle(document.value, document.source), document.source)
     section = validated(document, ClusterSection)
     check(document, section)
     own = {name: _own_type(document, name, entry) for name, entry in section.devices.items()}
@@ -50,6 +52,19 @@ def load_cluster(source: Path | str | Mapping[str, Any] | Document) -> Cluster:
         origin=(("file", document.source),),
     )
     suspicion.warn(document, cluster)
+    return cluster
+
+
+def _under_our_rules(cluster: Cluster, source: str) -> Cluster:
+    """The cluster of another format, once our own file of it could be read: links that must be there, possible rates.
+
+    Raises:
+        BadInput: what our own file would be refused for.
+    """
+    try:
+        load_cluster(marked_yaml.parse(dump_cluster(cluster), f"{source}, as a cluster file"))
+    except yaml.YAMLError:
+        raise BadInput(f"{source}: a name that is no text; give devices a `model` in letters") from None
     return cluster
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from plan_samples import uniform
 
 from nebula import marked_yaml, units
+from nebula.cluster.dump import dump_cluster
+from nebula.cluster.paddle_json import to_paddle
 from nebula.cluster.schema import load_cluster
 from nebula.errors import BadInput, shown
 from nebula.marked_yaml import MOST_LEVELS, MOST_REPEATS, parse
@@ -248,7 +250,7 @@ def edits(draw: st.DrawFn, value):
     while True:
         keys = list(node) if isinstance(node, dict) else range(len(node))
         key = draw(st.sampled_from(list(keys)))
-        if isinstance(node[key], dict | list) and node[key] and draw(st.integers(0, 4)):
+        if isinstance(node[key], dict | list) and node[key] and draw(st.integers(0, 9)):
             node = node[key]
             continue
         if draw(st.booleans()):
@@ -270,6 +272,18 @@ RUN = {
 @given(edits(CLUSTER))
 def test_no_edit_of_a_cluster_breaks_the_reader(value):
     only_ours(load_cluster, value)
+
+
+TWO = {"name": "n", "count": 2, "device": "A100-80GB-SXM", "devices_per_node": 2}
+LINKS = {"intra": {"kind": "nvlink", "bandwidth": "300GB/s"}, "nic": {"bandwidth": "200Gb/s"}}
+PADDLE = to_paddle(load_cluster({"name": "c", "nodes": [TWO | LINKS]}))
+
+
+@given(edits(PADDLE))
+def test_no_edit_of_paddles_cluster_json_breaks_the_reader(value):
+    if isinstance(value, dict) and "machines" in value:
+        cluster = only_ours(load_cluster, value)
+        assert cluster is None or load_cluster(parse(dump_cluster(cluster), "f")).device_count == cluster.device_count
 
 
 @given(edits(RUN))
