@@ -53,7 +53,10 @@ def _number(value: object) -> object:
 Name = Annotated[str, BeforeValidator(_text)]
 """Text that names something; YAML reads a bare `no` or `on` as a truth value, which is refused."""
 
-Called = Annotated[Name, Field(min_length=1, max_length=80)]
+LONGEST_NAME = 200
+"""Characters of a name; what discovery finds is cut to as many."""
+
+Called = Annotated[Name, Field(min_length=1, max_length=LONGEST_NAME)]
 """The name of something in the file itself."""
 
 Whole = Annotated[int, BeforeValidator(_number), Field(lt=LARGEST)]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nebula.cluster import cpu, drivers
+from nebula.cluster.drivers import printable
 from nebula.cluster.sections import NIC_LATENCY_S, NO_LINK
 from nebula.cluster.values import Cluster, Link, NodeGroup
 
@@ -28,7 +29,7 @@ ASSUMED_NIC_BYTES_PER_S = 1.25e9
 def run_command(command: Sequence[str]) -> str:
     """What a command printed within ten seconds; empty when it is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout
@@ -68,7 +69,7 @@ def discover(env: Mapping[str, str] | None = None, run: Run = run_command, root:
 
 def _name(env: Mapping[str, str]) -> str:
     name = env.get("SLURM_CLUSTER_NAME", "") or socket.gethostname().partition(".")[0]
-    return name.replace("/", "-") or "this-machine"
+    return printable(name.replace("/", "-"), "this-machine")
 
 
 def _nodes(env: Mapping[str, str]) -> tuple[int, list[tuple[str, str]]]:

@@ -14,6 +14,7 @@ from nebula.cluster import catalogue
 from nebula.cluster.sections import INTRA_LATENCY_S
 from nebula.cluster.values import DeviceType, Link
 from nebula.errors import Suspicious
+from nebula.validation import LONGEST_NAME
 
 Run = Callable[[Sequence[str]], str]
 
@@ -85,6 +86,11 @@ def _most_frequent(rows: list[list[str]], tool: str) -> list[str]:
     return next(row for row in rows if row[0] == most)
 
 
+def printable(name: str, instead: str) -> str:
+    """A name that a cluster file can hold; `instead` where nothing is left."""
+    return " ".join("".join(c if c.isprintable() else " " for c in name).split())[:LONGEST_NAME] or instead
+
+
 def _device(product: str, kind: str, memory_bytes: float, tool: str) -> DeviceType:
     """The catalogue's type, with the driver's memory where that differs by more than a percent."""
     known = catalogue.of_product(product)
@@ -95,7 +101,9 @@ def _device(product: str, kind: str, memory_bytes: float, tool: str) -> DeviceTy
         sources = {field: f"assumed, as {base.name}" for field, _ in base.sources}
         sources["memory_bytes"] = tool if memory_bytes else sources["memory_bytes"]
         memory = memory_bytes or base.memory_bytes
-        return replace(base, name=product, memory_bytes=memory, price_per_hour=0.0, sources=tuple(sources.items()))
+        return replace(
+            base, name=printable(product, tool), memory_bytes=memory, price_per_hour=0.0, sources=tuple(sources.items())
+        )
     if not memory_bytes or abs(memory_bytes / known.memory_bytes - 1) < 0.01:
         return known
     sources = {**dict(known.sources), "memory_bytes": tool}

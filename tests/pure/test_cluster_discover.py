@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from nebula.cluster import cpu
-from nebula.cluster.discover import discover
+from nebula.cluster import cpu, drivers
+from nebula.cluster.discover import discover, run_command
 from nebula.cluster.schema import dump_cluster, load_cluster
 from nebula.errors import Suspicious
 from nebula.marked_yaml import parse
@@ -148,3 +148,19 @@ def test_this_machine():
         cluster = discover()
     assert cluster.device_count >= 1
     assert cluster.origin
+
+
+def test_odd_names_still_make_a_file_that_loads(monkeypatch):
+    def run(command):
+        return "\x1b[4mGPU of\x00 the future" + "!" * 300 + ", 81920, 4\n" if command == drivers.NVIDIA_QUERY else ""
+
+    with pytest.warns(Suspicious, match="the catalogue has no"):
+        found = discover({"SLURM_CLUSTER_NAME": "a/b\n"}, run)
+    assert found.name == "a-b"
+    assert found.groups[0].device.name.startswith("[4mGPU of the future!")
+    assert load_cluster(parse(dump_cluster(found), "f")).groups == found.groups
+    assert discover({"SLURM_CLUSTER_NAME": "\x07"}, run).name == "this-machine"
+
+
+def test_a_driver_that_prints_other_bytes_is_read():
+    assert run_command(["printf", r"GPU \377"]) == "GPU \ufffd"
