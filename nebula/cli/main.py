@@ -36,10 +36,10 @@ class Verbs(TyperGroup):
         except KeyboardInterrupt:
             log("nebula: interrupted")
             raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise  # typer ends quietly when the reader of a pipe has left
         except OSError as error:
-            if error.filename is None:
-                raise
-            log(f"nebula: {error.filename}: {error.strerror}")
+            log(f"nebula: {error.filename or 'cannot write the output'}: {error.strerror}")
             raise typer.Exit(NebulaError.exit_code) from None
 
 

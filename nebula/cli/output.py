@@ -18,3 +18,15 @@ def free(path: Path, *, force: bool) -> Path:
     if path.exists() and not force:
         raise BadInput(f"{path} exists and stays as it is: name another file, or replace it with --force")
     return path
+
+
+def apart(*paths: Path | None) -> None:
+    """Makes sure that no two results go to one file.
+
+    Raises:
+        BadInput: two of the paths are the same.
+    """
+    named = [path.resolve() for path in paths if path]
+    for path in named:
+        if named.count(path) > 1:
+            raise BadInput(f"two results cannot both be written to {path.name}: name two files")

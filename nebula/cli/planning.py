@@ -41,13 +41,14 @@ def plan(
 ) -> None:
     """Find how to train the model on the cluster, and say why."""
     from nebula.cli.console import log, print_json
-    from nebula.cli.output import free
+    from nebula.cli.output import apart, free
     from nebula.cli.subject import find_plan, findings, load_subject, search_record
     from nebula.plan.files import save_plan
     from nebula.plan.legality import executable, kind_of
     from nebula.report.document import plan_document
     from nebula.report.html import write_report
 
+    apart(run, output, report)
     for path in (output, report):
         if path:
             free(path, force=force)

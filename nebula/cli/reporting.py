@@ -27,13 +27,14 @@ def report(
 ) -> None:
     """Write all about a plan, and its run, as one HTML file."""
     from nebula.cli.console import log, print_json
-    from nebula.cli.output import free
+    from nebula.cli.output import apart, free
     from nebula.cli.run_folder import REPORT, TRACE
 
     in_run = source.is_dir()
     paths = [output or (source / REPORT if in_run else Path(REPORT))]
     paths += [trace] if trace else [source / TRACE] if in_run else []
     # a report in its run's own folder is a view of that run and is written again; elsewhere nothing is replaced
+    apart(source, *paths)
     for path in paths:
         free(path, force=force or (in_run and path.parent == source))
     write(gather(source, overrides, plan_file), *paths)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nebula.errors import BadInput
+from nebula.errors import BadInput, NebulaError
 from nebula.plan.job import ROWS
 
 if TYPE_CHECKING:
@@ -26,10 +30,9 @@ def factory_of(name: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        with _users_code(f"module {module_name} cannot be imported"):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
         raise BadInput(
             f"model.layer: there is no module {error.name} (looked in {os.getcwd()} and the packages)"
         ) from None
@@ -42,6 +45,24 @@ def factory_of(name: str) -> Any:
             f"model.layer: {name} is a {type(factory).__name__}; name a class or function that makes a Layer"
         )
     return factory
+
+
+@contextmanager
+def _users_code(what: str) -> Iterator[None]:
+    """Runs code of the user: what it prints goes to stderr, what it raises becomes a sentence with its place.
+
+    A module that is missing is passed on.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except (ModuleNotFoundError, KeyboardInterrupt, NebulaError):
+        raise
+    except BaseException as error:  # SystemExit too: a script may not end nebula
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        told = str(error).strip().splitlines() or [""]
+        words = f"{type(error).__name__}: {told[0]} ({Path(place.filename).name}, line {place.lineno})"
+        raise BadInput(f"model.layer: {what}: {words}") from None
 
 
 def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
@@ -64,7 +85,7 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     factory, before = factory_of(model.layer), paddle.get_default_dtype()
     paddle.set_default_dtype(PRECISION_DTYPE[precision])
     try:
-        with paddle.LazyGuard():
+        with paddle.LazyGuard(), _users_code(f"{model.layer} cannot be made"):
             made = factory()
     finally:
         paddle.set_default_dtype(before)
@@ -74,9 +95,10 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
         raise BadInput(f"model.layer: {model.layer} made {', '.join(strangers) or 'nothing'}, not Paddle layers")
     inputs = [InputSpec([None if d == ROWS else d for d in spec.shape], spec.dtype, spec.name) for spec in model.inputs]
     about = About(name=model.layer, tokens_per_row=_tokens(model.inputs[0]))
-    if isinstance(made, paddle.nn.Layer) and not isinstance(made, paddle.nn.Sequential):
-        return capture_whole(made, inputs, about)
-    return capture(chain, inputs, about)
+    with redirect_stdout(sys.stderr):  # what the user's code prints is no result of ours
+        if isinstance(made, paddle.nn.Layer) and not isinstance(made, paddle.nn.Sequential):
+            return capture_whole(made, inputs, about)
+        return capture(chain, inputs, about)
 
 
 def _tokens(first: InputSpecOfRun) -> int:

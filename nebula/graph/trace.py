@@ -92,8 +92,21 @@ def trace(layer: nn.Layer, inputs: Sequence[tuple[InputSpec, bool]], rows: int) 
             except Exception:
                 raise BadInput(f"{kind} cannot be traced: {_reason(error)}{_place(error)}") from error
     origin = Origin(parameters=_parameters(layer), data={spec.name: wanted for spec, wanted in inputs})
-    outputs = [value for value in program.outputs if value is not None]
+    outputs = _outputs(program.outputs, kind)
     return read_program(program.main_program, outputs, origin, name=kind, rows=rows)
+
+
+def _outputs(returned: Any, kind: str) -> list[Any]:
+    """The tensors that the layer returned.
+
+    Raises:
+        BadInput: it returned nothing, or something other than tensors in a row.
+    """
+    outputs = [value for value in returned if value is not None] if isinstance(returned, list | tuple) else []
+    if not outputs or not all(hasattr(value, "shape") for value in outputs):
+        told = "something other than tensors" if outputs else "nothing"
+        raise BadInput(f"{kind} returns {told}; a layer of a chain returns a tensor or a tuple of tensors")
+    return outputs
 
 
 def _program(layer: nn.Layer, inputs: Sequence[tuple[InputSpec, bool]], call: Callable[..., Any]) -> Any:

@@ -7,7 +7,6 @@ name and line.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def read_run(folder: Path) -> Measured:
     return Measured(
         run=folder.resolve().name,
         clock=str(records[0]["clock"]) if records else "wall",
-        steps=tuple(_step(record, steps_path) for record in records),
+        steps=tuple(Step(**{name: record[name] for name in Step.__dataclass_fields__}) for record in records),
         spans=tuple(s for path in sorted(folder.glob("timeline.*.json")) for s in _spans(path)),
         evaluation=tuple((words, figures[key]) for key, words in EVALUATION_WORDS.items() if key in figures),
     )
@@ -46,26 +45,23 @@ def read_run(folder: Path) -> Measured:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise BadInput(f"{path}, line {number}: not JSON ({error.msg})") from error
+            raise BadInput(f"{path}, line {number}: not JSON ({error.msg})") from None
+        missing = {"clock", *Step.__dataclass_fields__} - set(record if isinstance(record, dict) else ())
+        if missing:
+            raise BadInput(f"{path}, line {number}: a step without {', '.join(sorted(missing))}; train again")
+        records.append(record)
     return records
 
 
 def _document(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: not a JSON object ({error})") from error
-
-
-def _step(record: Mapping[str, Any], path: Path) -> Step:
-    try:
-        return Step(**{name: record[name] for name in Step.__dataclass_fields__})
-    except KeyError as error:
-        raise BadInput(f"{path}: a step has no {error}") from error
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{path}: not a JSON object ({error})") from None
 
 
 def _spans(path: Path) -> list[Span]:

@@ -81,11 +81,13 @@ def load(run_dir: Path) -> Training:
     if not path.is_file():
         raise BadInput(f"{run_dir} holds no {FILE}; nebula train writes it")
     try:
-        value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path} is not JSON: {error}") from None
+        value = dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{path} is not a JSON object: {error}") from None
     known = {field.name for field in fields(Training)}
     for key in value:
         if key not in known:
             raise BadInput(f"{path} has an unknown key {key!r}: {closest(key, known)}")
+    if "preset" not in value:
+        raise BadInput(f"{path} names no preset; nebula train writes it whole")
     return Training(**value)

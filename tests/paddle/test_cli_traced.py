@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,29 @@ def chain():
 
 def number():
     return 3
+
+
+def broken():
+    raise RuntimeError("no weights here")
+
+
+def loud():
+    print("building")
+    return chain()
+
+
+def leaves():
+    raise SystemExit(5)
+
+
+class Names(nn.Layer):
+    def forward(self, x):
+        return {"a": x}
+
+
+class Nothing(nn.Layer):
+    def forward(self, x):
+        return None
 """
 
 RUN = """\
@@ -79,3 +103,29 @@ def test_a_factory_that_cannot_be_used_is_one_message(run, layer, said):
     done = nebula("graph", run, f"model.layer={layer}")
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("broken", r"cannot be made: RuntimeError: no weights here \(own_model.py, line \d+\)"),
+        ("leaves", "cannot be made: SystemExit: 5"),
+        ("Names", "Names returns something other than tensors"),
+        ("Nothing", "Nothing returns nothing"),
+    ],
+)
+def test_what_a_users_code_does_wrong_is_one_sentence(run, factory, words):
+    done = nebula("graph", run, f"model.layer=own_model:{factory}")
+    assert done.exit_code == 2
+    assert re.search(words, done.stderr)
+
+
+def test_a_module_that_fails_to_import_is_told_with_its_line(run):
+    run.with_name("torn.py").write_text("import os\n1 / 0\n")
+    done = nebula("graph", run, "model.layer=torn:chain")
+    assert done.exit_code == 2
+    assert "module torn cannot be imported: ZeroDivisionError: division by zero (torn.py, line 2)" in done.stderr
+
+
+def test_what_a_users_code_prints_is_no_result(run):
+    assert json.loads(nebula("graph", run, "model.layer=own_model:loud", "--json").stdout)["parameters"] > 0

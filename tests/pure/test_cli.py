@@ -297,3 +297,23 @@ def test_the_doctor_looks_at_everything():
     assert [f["what"] for f in findings][:3] == ["Python", "PaddlePaddle", "numpy"]
     assert {f["state"] for f in findings} <= {"ok", "missing", "wrong"}
     assert all(f["found"] for f in findings)
+
+
+def test_two_results_never_share_a_file(small_run, tmp_path):
+    both = tmp_path / "both"
+    for words in (
+        ("plan", small_run, "-o", both, "--report", both),
+        ("report", small_run, "-o", both, "--trace", both),
+    ):
+        done = nebula(*words)
+        assert done.exit_code == 2
+        assert "two results cannot both be written to both" in done.stderr
+    assert not both.exists()
+
+
+def test_a_full_disk_behind_stdout_is_told(small_run):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([NEBULA, "cluster", "show", EXAMPLES / "clusters" / "mixed.yaml"], stdout=full, stderr=-1)
+    assert done.returncode == 2
+    assert b"No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr

@@ -65,8 +65,8 @@ def test_a_run_that_was_interrupted_shows_what_is_there(run):
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("steps.jsonl", '{"step": 1}\n{"step"', "steps.jsonl, line 2"),
-        ("steps.jsonl", '{"step": 1, "clock": "wall"}\n', "a step has no 'loss'"),
+        ("steps.jsonl", json.dumps(STEP) + '\n{"step"', "steps.jsonl, line 2: not JSON"),
+        ("steps.jsonl", '{"step": 1, "clock": "wall"}\n', "steps.jsonl, line 1: a step without loss, memory_bytes"),
         ("timeline.2.json", '{"rank": 2}', "timeline.2.json: not the timeline of a rank"),
         ("evaluation.json", "[", "evaluation.json: not a JSON object"),
     ],
@@ -94,3 +94,11 @@ def test_a_search_comes_back_as_it_was_kept(tmp_path):
     path.write_text("{}")
     with pytest.raises(BadInput, match="not the record of a search"):
         load_search(path)
+
+
+@pytest.mark.parametrize("line", ["{}", "[1, 2]", '"text"', "\udcff"])
+def test_a_line_that_is_no_step_is_named(run, line):
+    with (run / "steps.jsonl").open("a", errors="surrogateescape") as file:
+        file.write(line + "\n")
+    with pytest.raises(BadInput, match=r"steps\.jsonl, line 6: "):
+        read_run(run)
