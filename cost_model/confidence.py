@@ -22,7 +22,7 @@ def origin(device: DeviceType, field: str) -> str:
     if device.emulated:
         return "emulated"
     source = dict(device.sources).get(field, "")
-    if not source:
+    if not source or source.startswith("assumed"):
         return "assumed"
     return "measured" if source.startswith("measured") else "data sheet"
 

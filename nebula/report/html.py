@@ -139,7 +139,7 @@ def _tiles(findings: Findings) -> list[dict[str, str]]:
         (format_seconds(prediction.step_time_s), f"a step, predicted{virtual}"),
         (format_count(prediction.tokens_per_s), f"tokens/s{virtual}"),
         (percent(prediction.mfu), "of the devices' peak (MFU)"),
-        (percent(fullest(plan)), "of the fullest device's memory"),
+        (percent(fullest(plan)), "of the memory that the plan may fill, fullest device"),
         (f"{plan.world_size:,}", f"of {findings.cluster.device_count:,} devices used"),
     ]
     if measured.step_time_s:

@@ -170,5 +170,6 @@ def measured_words(findings: Findings) -> str:
 def engine_words(findings: Findings) -> str:
     """Who executes the plan and how; or that nobody can yet, and why."""
     plan = findings.plan
-    words = f"{plan.engine}, schedule {plan.schedule}, {plan.job.precision}, {plan.job.optimizer}"
+    batch = f"{plan.job.global_batch:,} rows of {findings.graph.tokens_per_row:,} tokens a step"
+    words = f"{plan.engine}, schedule {plan.schedule}, {plan.job.precision}, {plan.job.optimizer}; {batch}"
     return words + (f"; a dry run only: {'; '.join(findings.missing)}" if findings.missing else "")

@@ -260,12 +260,21 @@ def test_a_rank_outside_the_cluster_is_refused():
 
 
 def test_provenance_follows_the_sources_of_a_device_type():
-    real = device(emulated=False, sources=(("peak_flops", "NVIDIA data sheet"), ("kernel_s", "measured on one")))
-    assert [origin(real, f) for f in ("peak_flops", "kernel_s", "memory_efficiency")] == [
-        "data sheet",
-        "measured",
-        "assumed",
-    ]
+    real = device(
+        emulated=False,
+        sources=(
+            ("peak_flops", "NVIDIA data sheet"),
+            ("kernel_s", "measured on one"),
+            ("memory_efficiency", "assumed, as A100"),
+        ),
+    )
+    wanted = {
+        "peak_flops": "data sheet",
+        "kernel_s": "measured",
+        "memory_efficiency": "assumed",
+        "memory_bytes": "assumed",
+    }
+    assert {field: origin(real, field) for field in wanted} == wanted
     assert dict(provenance([device()]))["d peak_flops"] == "emulated"
     narrow, wide = interval(1.0, [device()]), interval(1.0, [real])
     assert wide[0] <= narrow[0] <= 1.0 <= narrow[1] <= wide[1]
