@@ -95,7 +95,7 @@ class Tier:
 
     Attributes:
         nodes: how many consecutive nodes one switch of the tier joins; 0: all.
-        oversubscription: by how much the tier's uplink is narrower than what hangs below it.
+        oversubscription: by how much the tier is narrower than what hangs below it, for what passes through it.
         latency_s: added for a message that crosses the tier.
     """
 

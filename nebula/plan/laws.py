@@ -127,15 +127,6 @@ def batch(case: Case) -> Iterator[str]:
             yield equation if index == 0 else f"stage {index}: {equation}"
 
 
-def widths(case: Case) -> Iterator[str]:
-    """What tensor parallelism cuts divides by the shares of a group."""
-    degrees = {sum(replica.tensor_shares) for stage in case.plan.stages for replica in stage.replicas}
-    for name, size in case.widths.items():
-        for degree in sorted(degrees):
-            if degree > 0 and size % degree:
-                yield f"{name} {size} ÷ tensor {degree} leaves {size % degree}: choose a tensor degree that divides it"
-
-
 def degrees(case: Case) -> Iterator[str]:
     """Context and expert degrees are at least 1."""
     for index, stage in enumerate(case.plan.stages):

@@ -6,8 +6,8 @@ A rule of no engine holds for every plan. A rule of an engine says what that eng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from nebula.cluster.values import Cluster
@@ -28,14 +28,12 @@ class Case:
     Attributes:
         layers: of the model.
         cluster: None when the plan is checked without one.
-        widths: sizes that a tensor group has to cut evenly, by name (`heads`, `ffn`, `vocabulary`).
         device_kind: what it would run on; empty for rules that hold on every kind.
     """
 
     plan: Plan
     layers: int
     cluster: Cluster | None = None
-    widths: Mapping[str, int] = field(default_factory=dict)
     device_kind: str = ""
 
 
@@ -81,7 +79,6 @@ RULES = (
     Rule("ranks", laws.ranks),
     Rule("shares", laws.shares),
     Rule("batch", laws.batch),
-    Rule("widths", laws.widths),
     Rule("degrees", laws.degrees),
     Rule("sharding", laws.sharding),
     Rule("sequence", laws.sequence),
@@ -103,17 +100,16 @@ RULES = (
 )
 
 
-def violations(
-    plan: Plan, *, layers: int, cluster: Cluster | None, widths: Mapping[str, int] | None = None
-) -> tuple[Violation, ...]:
+def violations(plan: Plan, *, layers: int, cluster: Cluster | None) -> tuple[Violation, ...]:
     """The laws that a plan breaks, those of the engine it names included; empty when it is legal.
+
+    Whether a tensor degree divides what it cuts is said by cutting the graph (nebula.graph.partition).
 
     Args:
         layers: of the model.
         cluster: that its ranks are placed on; None to leave places unchecked.
-        widths: sizes that a tensor group has to cut evenly, by name.
     """
-    case = Case(plan=plan, layers=layers, cluster=cluster, widths=widths or {})
+    case = Case(plan=plan, layers=layers, cluster=cluster)
     rules = (rule for rule in RULES if not rule.missing and rule.engine in ("", plan.engine))
     return tuple(Violation(rule.name, sentence) for rule in rules for sentence in rule.broken(case))
 

@@ -32,8 +32,8 @@ CLUSTER = load_cluster(
 LEGAL = uniform(data=2, tensor=2, boundaries=(0, 1, 4))
 
 
-def sentences(plan, *, layers=4, cluster=CLUSTER, widths=None):
-    return [v.sentence for v in violations(plan, layers=layers, cluster=cluster, widths=widths)]
+def sentences(plan, *, layers=4, cluster=CLUSTER):
+    return [v.sentence for v in violations(plan, layers=layers, cluster=cluster)]
 
 
 def with_stage(plan, index, **changes):
@@ -120,11 +120,25 @@ def test_a_broken_law_prints_its_numbers(plan, sentence):
         assert any(sentence in said for said in found), found
 
 
-def test_widths_that_a_tensor_group_cannot_cut():
-    assert sentences(LEGAL, widths={"heads": 4, "ffn": 1024}) == []
-    assert sentences(LEGAL, widths={"heads": 3}) == [
-        "heads 3 ÷ tensor 2 leaves 1: choose a tensor degree that divides it"
+def test_numbers_that_no_job_and_no_degree_can_have():
+    assert sentences(replace(LEGAL, job=replace(LEGAL.job, steps=-1, tokens=-2.0))) == [
+        "tokens -2 is below 0",
+        "steps -1 is below 0",
     ]
+    assert "global_batch 0: a step needs at least 1 row" in sentences(
+        replace(LEGAL, job=replace(LEGAL.job, global_batch=0))
+    )
+    stages = tuple(replace(stage, context=0) for stage in LEGAL.stages)
+    assert "context 0 in stage 0: the least is 1" in sentences(replace(LEGAL, stages=stages))
+
+
+def test_a_sentence_about_unlike_stages_names_what_differs():
+    assert any("expert 2" in said for said in sentences(with_stage(LEGAL, 1, expert=2)))
+
+
+def test_a_node_has_one_name():
+    ranks = (RankPlace("n/00", 0), *LEGAL.ranks[1:])
+    assert any("no 'n/00'" in said for said in sentences(replace(LEGAL, ranks=ranks)))
 
 
 def test_what_plain_cpu_cannot_do():
@@ -172,7 +186,7 @@ def test_recompute_may_differ_between_stages():
 @settings(deadline=None, max_examples=30)
 @given(plans, st.sampled_from(DEVICE_KINDS))
 def test_every_rule_can_judge_every_plan(plan, kind):
-    found = violations(plan, layers=4, cluster=CLUSTER, widths={"heads": 4})
+    found = violations(plan, layers=4, cluster=CLUSTER)
     assert {v.rule for v in found} <= {rule.name for rule in RULES}
     engine, missing = executable(plan, kind)
     assert (engine is None) == bool(missing)
