@@ -14,11 +14,13 @@ STEPS = "job.steps=3"
 
 
 def commands() -> list[str]:
-    """The lines of the shell block under "What you type"."""
+    """The `nebula` lines of the shell block under "What you type"; this interpreter's environment is active already."""
     section = (ROOT / "README.md").read_text().split("## What you type", 1)[1]
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert block is not None
-    return [line.partition("#")[0].strip() for line in block[1].splitlines()]
+    lines = [line.partition("#")[0].strip() for line in block[1].splitlines()]
+    assert lines[0] == ". .venv/bin/activate"
+    return lines[1:]
 
 
 def test_every_command_of_the_readme_ends_well(tmp_path):
