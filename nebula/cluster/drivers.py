@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from nebula.cluster import catalogue
 from nebula.cluster.sections import INTRA_LATENCY_S
 from nebula.cluster.values import DeviceType, Link
-from nebula.errors import Suspicious
+from nebula.errors import Suspicious, shown
 from nebula.validation import LONGEST_NAME
 
 Run = Callable[[Sequence[str]], str]
@@ -96,7 +96,7 @@ def _device(product: str, kind: str, memory_bytes: float, tool: str) -> DeviceTy
     known = catalogue.of_product(product)
     if known is None:
         base = catalogue.device_type({"gpu": "A100-40GB-SXM", "npu": "Ascend-910B"}[kind])
-        said = f"the catalogue has no {product!r}; figures of {base.name} are assumed, put its own into the file"
+        said = f"the catalogue has no {shown(product)}; figures of {base.name} are assumed, put its own into the file"
         warnings.warn(f"{tool}: {said}", Suspicious, stacklevel=4)
         sources = {field: f"assumed, as {base.name}" for field, _ in base.sources}
         sources["memory_bytes"] = tool if memory_bytes else sources["memory_bytes"]
