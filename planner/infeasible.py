@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 
 from nebula.errors import BadInput, Infeasible
 from nebula.planner.price import Prices
@@ -47,8 +48,7 @@ def infeasible(prices: Prices, limits: Limits) -> Infeasible:
         f"{format_bytes(over)} more than the {format_bytes(limit)} that "
         f"objective.limits.memory_fraction={prices.job.memory_fraction:g} allows"
     )
-    found = list(remedies(prices, limits))
-    return Infeasible(f"{text}; {', or '.join(found)}" if found else f"{text}; no single change makes it fit")
+    return Infeasible(f"{text}; {', or '.join(remedies(prices, limits))}")
 
 
 def describe(split: Split) -> str:
@@ -86,6 +86,8 @@ def remedies(prices: Prices, limits: Limits) -> Iterator[str]:
     more = enough_devices(prices, limits, best)
     if more:
         yield f"{more} devices would hold it"
+    mebibytes = ceil(best.bytes / prices.job.memory_fraction / 2**20)
+    yield f"{limits.devices} devices with {mebibytes:,} MiB each would hold it"
 
 
 def enough_devices(prices: Prices, limits: Limits, best: Leanest) -> int:

@@ -1,6 +1,7 @@
 """The planner against trying everything, and what it says: reasons, runner-up, bound, rules, remedies."""
 
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -220,6 +221,16 @@ def test_what_fits_nowhere_says_by_how_much_and_how_many_devices_would_do():
     )
     with pytest.raises(Infeasible):
         search(graph, cluster(nodes=wanted // 2 - 1, per_node=2, kind=small), Job(global_batch=8))
+
+
+def test_what_fits_nowhere_names_the_device_that_would_do():
+    graph, job = chain(4, hidden=256, tokens=128), Job(global_batch=8)
+    with pytest.raises(Infeasible) as caught:
+        search(graph, cluster(per_node=2, kind=device(memory_bytes=1e5)), job)
+    wanted = int(re.search(r"(\d+) devices with (\d+) MiB each would hold it", str(caught.value))[2])
+    search(graph, cluster(per_node=2, kind=device(memory_bytes=wanted * 2**20)), job)
+    with pytest.raises(Infeasible):
+        search(graph, cluster(per_node=2, kind=device(memory_bytes=(wanted - 1) * 2**20)), job)
 
 
 def test_a_fixed_degree_that_makes_it_infeasible_is_named():
