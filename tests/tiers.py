@@ -14,7 +14,7 @@ TIERS = {"pure": 2, "paddle": 2, "processes": 0, "emulated": 0}
 
 def run(tier: str, workers: int, select: list[str]) -> tuple[int, float]:
     """Exit code (no test found counts as fine) and seconds of one tier."""
-    parallel = ["-n", str(workers), "--dist", "loadfile"] if workers else []
+    parallel = ["-n", str(workers), "--dist", "worksteal"] if workers else []
     start = time.monotonic()
     code = subprocess.call(
         [sys.executable, "-m", "pytest", f"tests/{tier}", "--durations=5", *parallel, *select], cwd=ROOT
