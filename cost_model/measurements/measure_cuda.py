@@ -1,7 +1,7 @@
 """Measures what a CUDA device's kernel libraries reach: products, attention, memory-bound kernels, whole layer shards.
 
 Needs PyTorch with CUDA (Paddle's registry build does not run on Hopper; both call the same cuBLAS and cuDNN).
-Usage: python3 measure_cuda.py OUT.json [products attention vector layers optimizer]
+Usage: python3 measure_cuda.py OUT.json [products attention vector layers unfused optimizer]
 Each row: what was run, its shape, seconds per run (median over rounds of back-to-back launches on random data; the
 buffers rotate through more than the L2 cache).
 """
@@ -22,7 +22,7 @@ DEVICE = "cuda"
 ROTATE_BYTES = 256 << 20
 
 
-def seconds(run, *, rounds: int = 5, budget_s: float = 0.02) -> float:
+def seconds(run, *, rounds: int = 5, budget_s: float = 0.03) -> float:
     """Median seconds of one call of run(i), launched back to back; i counts up so that buffers can rotate."""
     for i in range(3):
         run(i)
@@ -31,7 +31,7 @@ def seconds(run, *, rounds: int = 5, budget_s: float = 0.02) -> float:
     run(0)
     torch.cuda.synchronize()
     once = max(time.perf_counter() - start, 1e-6)
-    repeats = max(4, min(200, int(budget_s / rounds / once)))
+    repeats = max(2, min(200, int(budget_s / rounds / once)))
     times = []
     for _ in range(rounds):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -222,8 +222,10 @@ def vector() -> list[dict]:
 class Shard(torch.nn.Module):
     """One tensor-parallel rank's share of a Transformer layer, without its collectives."""
 
-    def __init__(self, h: int, heads: int, kv_heads: int, ffn: int, t: int, gated: bool) -> None:
+    def __init__(self, h: int, heads: int, kv_heads: int, ffn: int, t: int, gated: bool, dropout: float = -1.0) -> None:
+        """dropout below 0: fused attention and no dropout; else scores are written and dropped out."""
         super().__init__()
+        self.dropout = dropout
         d = h // heads
         self.d, self.heads, self.kv = d, heads // t, max(1, kv_heads // t)
         linear = lambda i, o: torch.nn.Linear(i, o, bias=not gated)
@@ -237,62 +239,94 @@ class Shard(torch.nn.Module):
         b, s, _ = x.shape
         q, k, v = self.qkv(self.norm1(x)).split([n * self.d for n in (self.heads, self.kv, self.kv)], -1)
         q, k, v = (z.view(b, s, -1, self.d).transpose(1, 2) for z in (q, k, v))
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.kv != self.heads)
-        x = x + self.out(a.transpose(1, 2).reshape(b, s, -1))
+        if self.dropout < 0:
+            a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.kv != self.heads)
+        else:
+            scores = (q @ k.transpose(2, 3) * self.d**-0.5).masked_fill(self.mask(s, x), -1e4)
+            a = F.dropout(F.softmax(scores, -1), self.dropout) @ v
+        x = x + self.dropped(self.out(a.transpose(1, 2).reshape(b, s, -1)))
         y = self.up(self.norm2(x))
         if self.gated:
             gate, y = y.chunk(2, -1)
             y = F.silu(gate) * y
         else:
             y = F.gelu(y)
-        return x + self.down(y)
+        return x + self.dropped(self.down(y))
+
+    def mask(self, s: int, like: torch.Tensor) -> torch.Tensor:
+        """[s, s], true above the diagonal."""
+        return torch.ones((s, s), dtype=torch.bool, device=like.device).triu(1)
+
+    def dropped(self, x: torch.Tensor) -> torch.Tensor:
+        """Dropout where there is one."""
+        return F.dropout(x, self.dropout) if self.dropout > 0 else x
+
+
+SHAPES = {
+    "gpt-1024": (1024, 16, 16, 4096, False),
+    "gpt-2048": (2048, 16, 16, 8192, False),
+    "gpt-4096": (4096, 32, 32, 16384, False),
+    "gpt-8192": (8192, 64, 64, 32768, False),
+    "gpt-12288": (12288, 96, 96, 49152, False),
+    "llama-2048": (2048, 32, 8, 8192, True),
+    "llama-4096": (4096, 32, 8, 14336, True),
+    "llama-5120": (5120, 40, 40, 13824, True),
+    "llama-8192": (8192, 64, 8, 28672, True),
+    "llama-16384": (16384, 128, 8, 53248, True),
+}
 
 
 def layers() -> list[dict]:
-    """Forward and backward of layer shards: GPT and Llama shapes over tensor degree and micro-batch."""
-    rows = []
-    shapes = {
-        "gpt-2048": (2048, 16, 16, 8192, False),
-        "gpt-4096": (4096, 32, 32, 16384, False),
-        "gpt-8192": (8192, 64, 64, 32768, False),
-        "gpt-12288": (12288, 96, 96, 49152, False),
-        "llama-4096": (4096, 32, 8, 14336, True),
-        "llama-8192": (8192, 64, 8, 28672, True),
+    """Forward and backward of layer shards with fused attention, over tensor degree and micro-batch."""
+    cases = itertools.product(SHAPES, (1, 2, 4, 8), (1024, 2048, 4096, 8192), (1, 2, 4), (torch.bfloat16,), (-1.0,))
+    cases = [c for c in cases if c[2] * c[3] <= 16384 and not (c[2] == 1024 and c[3] > 1)]
+    return [layer(*c) for c in cases if SHAPES[c[0]][0] < 16384 or c[1] > 1]
+
+
+def unfused() -> list[dict]:
+    """The same in fp16 with scores written to memory, without and with dropout."""
+    names = [name for name in SHAPES if name.startswith("gpt")]
+    cases = itertools.product(names, (1, 2, 4, 8), (1024, 2048), (1, 2, 4), (torch.float16,), (0.0, 0.1))
+    return [layer(*c) for c in cases if c[2] * c[3] * SHAPES[c[0]][1] // c[1] <= 1 << 19]
+
+
+def layer(name: str, t: int, s: int, b: int, dtype: torch.dtype, dropout: float) -> dict:
+    """Seconds of one layer shard's forward, without and with keeping what the backward needs, and of both passes."""
+    h, heads, kv, ffn, gated = SHAPES[name]
+    with torch.device(DEVICE):
+        shard = Shard(h, heads, kv, ffn, t, gated, dropout).to(dtype)
+    x = torch.randn((b, s, h), device=DEVICE, dtype=dtype, requires_grad=True)
+    grad = torch.randn_like(x)
+
+    def both(i: int) -> None:
+        shard.zero_grad(set_to_none=True)
+        shard(x).backward(grad)
+
+    row = {
+        "op": "layer_shard",
+        "shape": name,
+        "hidden": h,
+        "heads": heads,
+        "kv_heads": kv,
+        "ffn": ffn,
+        "gated": gated,
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": "fused" if dropout < 0 else "unfused",
+        "dropout": max(0.0, dropout),
+        "tensor": t,
+        "seq": s,
+        "batch": b,
+        "forward_s": seconds(lambda i: shard(x)),
+        "both_s": seconds(both),
     }
-    for (name, (h, heads, kv, ffn, gated)), t, s, b in itertools.product(
-        shapes.items(), (1, 2, 4, 8), (2048, 4096, 8192), (1, 2, 4)
-    ):
-        if b * s > 16384:
-            continue
-        layer = Shard(h, heads, kv, ffn, t, gated).to(DEVICE, torch.bfloat16)
-        x = torch.randn((b, s, h), device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
-        grad = torch.randn_like(x)
-        with torch.no_grad():
-            forward_s = seconds(lambda i, layer=layer, x=x: layer(x))
-
-        def both(i, layer=layer, x=x, grad=grad):
-            layer.zero_grad(set_to_none=True)
-            layer(x).backward(grad)
-
-        rows.append(
-            {
-                "op": "layer_shard",
-                "shape": name,
-                "hidden": h,
-                "heads": heads,
-                "kv_heads": kv,
-                "ffn": ffn,
-                "gated": gated,
-                "tensor": t,
-                "seq": s,
-                "batch": b,
-                "forward_s": forward_s,
-                "both_s": seconds(both),
-            }
-        )
-        del layer, x, grad
-        torch.cuda.empty_cache()
-    return rows
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    out = shard(x)
+    row["kept_bytes"] = torch.cuda.memory_allocated() - before
+    out.backward(grad)
+    row["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    return row
 
 
 def optimizer() -> list[dict]:
@@ -316,7 +350,14 @@ def optimizer() -> list[dict]:
     return rows
 
 
-GROUPS = {"products": products, "attention": attention, "vector": vector, "layers": layers, "optimizer": optimizer}
+GROUPS = {
+    "vector": vector,
+    "optimizer": optimizer,
+    "layers": layers,
+    "unfused": unfused,
+    "attention": attention,
+    "products": products,
+}
 
 
 def main() -> None:
