@@ -21,6 +21,8 @@ from nebula.plan.values import Job, Plan, Prediction
 
 DAY_S = 86400.0
 HOUR_S = 3600.0
+LEAST_GOODPUT = 1e-6
+"""A job that makes less progress in its time is taken never to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Days:
-    """How long a token budget takes; zeros without a budget, infinite where nothing gets through.
+    """How long a token budget takes; zeros without a budget, infinite below LEAST_GOODPUT.
 
     Attributes:
         tokens: the budget.
@@ -68,6 +70,7 @@ class Money:
         per_hour: of all devices of the plan and of spare nodes, whether they work or not.
         per_step: and per_million_tokens, budget: failures counted.
         budget: of the whole token budget; 0 without one.
+        budget_interval: its low and high end, after the interval of the step time.
         unknown: device types without a price.
         sources: pairs of a device type and where its price comes from.
     """
@@ -76,6 +79,7 @@ class Money:
     per_step: float
     per_million_tokens: float
     budget: float
+    budget_interval: tuple[float, float]
     unknown: tuple[str, ...]
     sources: tuple[tuple[str, str], ...]
 
@@ -87,6 +91,7 @@ class Energy:
     Attributes:
         training_w: of the whole site while training.
         per_step_j: and per_million_tokens_j, budget_j: failures counted.
+        budget_interval_j: low and high end of budget_j, after the interval of the step time.
         busy_share: of a step in which a device computes, on the busiest stage.
         unknown: device types without a board power.
     """
@@ -95,6 +100,7 @@ class Energy:
     per_step_j: float
     per_million_tokens_j: float
     budget_j: float
+    budget_interval_j: tuple[float, float]
     busy_share: float
     unknown: tuple[str, ...]
 
@@ -120,7 +126,7 @@ class Used(NamedTuple):
     """How many devices of a type a plan uses."""
 
     device: DeviceType
-    count: int
+    devices: int
 
 
 def outlook(graph: DistributedGraph, cluster: Cluster, plan: Plan, conditions: Conditions | None = None) -> Outlook:
@@ -154,7 +160,7 @@ def devices_used(plan: Plan, cluster: Cluster) -> tuple[Used, ...]:
     for group in cluster.groups:
         if ranks[group.name]:
             before = counts.get(group.device.name)
-            counts[group.device.name] = Used(group.device, ranks[group.name] + (before.count if before else 0))
+            counts[group.device.name] = Used(group.device, ranks[group.name] + (before.devices if before else 0))
     return tuple(counts.values())
 
 
@@ -164,7 +170,7 @@ def checkpoint(graph: DistributedGraph, job: Job, used: tuple[Used, ...], under:
     Raises:
         BadInput: the optimizer is unknown.
     """
-    devices = sum(u.count for u in used)
+    devices = sum(u.devices for u in used)
     weights = sum(sum(t.bytes for t in graph.block_of(run.first).parameters) * run.layers for run in graph.runs)
     total_bytes = weights + state_bytes_per_parameter(job) * graph.parameter_count
     write_s = total_bytes / under.storage(devices)
@@ -202,7 +208,12 @@ def exposure(under: Reliability, saved: Checkpoint, devices: int, nodes: int, st
 
 def _stretch(time: Goodput) -> float:
     """Time with failures over time without."""
-    return 1.0 / time.useful if time.useful else math.inf
+    return 1.0 / time.useful if time.useful >= LEAST_GOODPUT else math.inf
+
+
+def _over(days: float, per_s: float) -> float:
+    """A rate over so many days; 0 where the rate is not known, also for days without end."""
+    return per_s * days * DAY_S if per_s else 0.0
 
 
 def _days(prediction: Prediction, job: Job, time: Goodput) -> Days:
@@ -222,13 +233,14 @@ def _days(prediction: Prediction, job: Job, time: Goodput) -> Days:
 
 def _money(prediction: Prediction, time: Goodput, days: Days, used: tuple[Used, ...], paid: float) -> Money:
     unknown = tuple(u.device.name for u in used if not u.device.price_per_hour)
-    per_hour = 0.0 if unknown else paid * sum(u.count * u.device.price_per_hour for u in used)
+    per_hour = 0.0 if unknown else paid * sum(u.devices * u.device.price_per_hour for u in used)
     per_useful_s = per_hour * _stretch(time) / HOUR_S if per_hour else 0.0
     return Money(
         per_hour=per_hour,
         per_step=per_useful_s * prediction.step_time_s,
         per_million_tokens=per_useful_s * 1e6 / prediction.tokens_per_s,
-        budget=per_hour * days.with_failures * DAY_S / HOUR_S if per_hour else 0.0,
+        budget=_over(days.with_failures, per_hour / HOUR_S),
+        budget_interval=(_over(days.low, per_hour / HOUR_S), _over(days.high, per_hour / HOUR_S)),
         unknown=unknown,
         sources=tuple((u.device.name, dict(u.device.sources).get("price_per_hour", "not said")) for u in used),
     )
@@ -239,7 +251,7 @@ def _energy(
 ) -> Energy:
     """Board power while computing, its idle share else; lost work is computed too, spares and repairs idle."""
     unknown = tuple(u.device.name for u in used if not u.device.power_w)
-    boards_w = 0.0 if unknown else under.power.pue * sum(u.count * u.device.power_w for u in used)
+    boards_w = 0.0 if unknown else under.power.pue * sum(u.devices * u.device.power_w for u in used)
     parts, idle = prediction.parts, under.power.idle_share
     busy = (parts.compute_s + parts.recompute_s + parts.optimizer_s) / prediction.step_time_s
     at_work = idle + (1 - idle) * busy
@@ -250,7 +262,8 @@ def _energy(
         training_w=boards_w * (at_work + (paid - 1) * idle),
         per_step_j=per_useful_s * prediction.step_time_s,
         per_million_tokens_j=per_useful_s * 1e6 / prediction.tokens_per_s,
-        budget_j=mean_w * days.with_failures * DAY_S if mean_w else 0.0,
+        budget_j=_over(days.with_failures, mean_w),
+        budget_interval_j=(_over(days.low, mean_w), _over(days.high, mean_w)),
         busy_share=busy,
         unknown=unknown,
     )
