@@ -124,6 +124,7 @@ LEFT = {
     "trace.json": "predicted and measured step: open it at https://ui.perfetto.dev",
     "plan.json": "the plan",
     "cluster.yaml": "the cluster that it was made for",
+    "conditions.json": "how often devices fail and what power they draw, said or assumed",
     "steps.jsonl": "one line a step",
     "weights.safetensors": "the trained weights",
     "log": "what each process said",
