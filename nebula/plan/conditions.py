@@ -24,12 +24,12 @@ FAILURE_SOURCES = {
     "node_loss_share": "assumed: Llama 3 405B, about 78 % of interruptions confirmed or suspected hardware",
     "detect_s": "assumed: MegaScale (NSDI 2024), detected and diagnosed in under 10 minutes",
     "restart_s": "assumed: what MegaScale's 15 minutes to catch up leave for start and first step",
-    "storage_bytes_per_s": "assumed: 122 MB/s a device, the 2 TB/s of Llama 3's storage over 16,384",
-    "saves": "assumed: training stands still until a checkpoint is written",
+    "storage_bytes_per_s": "assumed: the 2 TB/s of Llama 3's storage over 16,384 devices",
+    "saves": "assumed",
     "interval_s": "worked out: the interval of least expected time",
-    "repair_s": "assumed: a day until a lost node is back",
-    "lost_nodes": "assumed: training goes on with the nodes that are left",
-    "spares": "assumed: no node stands by",
+    "repair_s": "assumed",
+    "lost_nodes": "assumed",
+    "spares": "assumed",
 }
 POWER_SOURCES = {
     "idle_share": "assumed: devices that wait draw more than idle boards, which draw about 15 % of their limit",
