@@ -119,6 +119,26 @@ def format_seconds(value: float) -> str:
     return _scaled(value, units)
 
 
+def format_energy(joules: float) -> str:
+    """An energy in watt-hours.
+
+    Example:
+        >>> format_energy(3.6e6), format_energy(449 * 3.6e9)
+        ('1 kWh', '449 MWh')
+    """
+    return _scaled(joules, [("GWh", 3.6e12), ("MWh", 3.6e9), ("kWh", 3.6e6), ("Wh", 3.6e3), ("J", 1.0)])
+
+
+def format_power(watts: float) -> str:
+    """A power.
+
+    Example:
+        >>> format_power(28_160)
+        '28.2 kW'
+    """
+    return _scaled(watts, [("GW", 1e9), ("MW", 1e6), ("kW", 1e3), ("W", 1.0)])
+
+
 def format_count(value: float) -> str:
     """A number with a decimal prefix.
 

@@ -37,7 +37,7 @@ def demo(
     """Do the main job once, here: plan, launch, train, report."""
     from nebula.cli.console import console, print_json
     from nebula.cli.running import outcome, run_training
-    from nebula.cli.subject import find_plan, findings, load_subject, search_record
+    from nebula.cli.subject import find_plan, load_subject, search_record, subject_findings
     from nebula.cluster.discover import discover
     from nebula.report.cluster_table import cluster_table
     from nebula.report.graph_table import headline
@@ -60,7 +60,7 @@ def demo(
     _step(tell, 4, "The plan")
     answer = find_plan(subject)
     search = search_record(answer)
-    tell(plan_table(findings(answer.plan, subject.graph, subject.run.cluster, search)))
+    tell(plan_table(subject_findings(answer.plan, subject, search)))
 
     _step(tell, 5, f"Training: {answer.plan.world_size} processes of paddle.distributed.launch")
     found = run_training(subject, answer.plan, search, folder, force=True, quiet=json)
@@ -124,6 +124,7 @@ LEFT = {
     "trace.json": "predicted and measured step: open it at https://ui.perfetto.dev",
     "plan.json": "the plan",
     "cluster.yaml": "the cluster that it was made for",
+    "conditions.json": "how often devices fail and what power they draw, said or assumed",
     "steps.jsonl": "one line a step",
     "weights.safetensors": "the trained weights",
     "log": "what each process said",

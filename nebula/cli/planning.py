@@ -42,7 +42,8 @@ def plan(
     """Find how to train the model on the cluster, and say why."""
     from nebula.cli.console import log, print_json
     from nebula.cli.output import apart, free
-    from nebula.cli.subject import find_plan, findings, load_subject, search_record
+    from nebula.cli.subject import find_plan, load_subject, search_record, subject_findings
+    from nebula.cost_model.economy import outlook
     from nebula.plan.files import save_plan
     from nebula.plan.legality import executable, kind_of
     from nebula.report.document import plan_document
@@ -57,24 +58,25 @@ def plan(
     search = search_record(answer)
     if json:
         able = executable(answer.plan, kind_of(subject.run.cluster))
-        print_json(plan_document(answer.plan, search, able))
+        ahead = outlook(subject.graph, subject.run.cluster, answer.plan, subject.run.conditions)
+        print_json(plan_document(answer.plan, search, able, ahead))
     else:
         show(answer.plan, subject, search)
     if output:
         save_plan(answer.plan, output, overwrite=force)
         log(f"wrote {output}")
     if report:
-        write_report(findings(answer.plan, subject.graph, subject.run.cluster, search), report)
+        write_report(subject_findings(answer.plan, subject, search), report)
         log(f"wrote {report}")
 
 
 def show(plan: Plan, subject: Subject, search: Search) -> None:
     """Prints a plan as a table."""
     from nebula.cli.console import results
-    from nebula.cli.subject import findings
+    from nebula.cli.subject import subject_findings
     from nebula.report.table import print_plan
 
-    print_plan(findings(plan, subject.graph, subject.run.cluster, search), results())
+    print_plan(subject_findings(plan, subject, search), results())
 
 
 def simulate(
@@ -91,7 +93,7 @@ def simulate(
     """Predict one step of a plan, event by event."""
     from nebula.cli.console import log, print_json, results
     from nebula.cli.output import free
-    from nebula.cli.subject import chosen_plan, findings, load_subject
+    from nebula.cli.subject import chosen_plan, load_subject, subject_findings
     from nebula.report.document import prediction_document
     from nebula.report.timeline_text import timeline_text
     from nebula.report.trace import write_trace
@@ -100,11 +102,11 @@ def simulate(
         free(trace, force=force)
     subject = load_subject(run, overrides)
     chosen, search = chosen_plan(subject, plan_file)
-    found = findings(chosen, subject.graph, subject.run.cluster, search)
+    found = subject_findings(chosen, subject, search)
     if json:
         assert chosen.prediction is not None
         events = [span._asdict() for span in found.spans]
-        print_json({"prediction": prediction_document(chosen.prediction), "events": events})
+        print_json({"prediction": prediction_document(chosen.prediction, found.outlook), "events": events})
     else:
         results().print(timeline_text(found))
     if trace:

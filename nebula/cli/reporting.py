@@ -47,13 +47,13 @@ def report(
 def gather(source: Path, overrides: list[str] | None, plan_file: Path | None) -> Findings:
     """The findings of a run's folder, or of a dry run."""
     from nebula.cli.run_folder import run_findings
-    from nebula.cli.subject import chosen_plan, findings, load_subject
+    from nebula.cli.subject import chosen_plan, load_subject, subject_findings
 
     if source.is_dir():
         return run_findings(source)
     subject = load_subject(source, overrides)
     plan, search = chosen_plan(subject, plan_file)
-    return findings(plan, subject.graph, subject.run.cluster, search)
+    return subject_findings(plan, subject, search)
 
 
 def write(found: Findings, output: Path, trace: Path | None = None) -> None:

@@ -15,19 +15,23 @@ from nebula.report.findings import Findings, Search
 
 if TYPE_CHECKING:
     from nebula.cluster.values import Cluster
+    from nebula.plan.conditions import Conditions
     from nebula.plan.values import Plan
 
-PLAN, CLUSTER, SEARCH = "plan.json", "cluster.yaml", "search.json"
+PLAN, CLUSTER, SEARCH, CONDITIONS = "plan.json", "cluster.yaml", "search.json", "conditions.json"
 REPORT, TRACE = "report.html", "trace.json"
 
 
-def make_folder(folder: Path, plan: Plan, cluster: Cluster, search: Search, *, force: bool) -> Path:
-    """Makes a run folder with its plan, cluster and search record.
+def make_folder(
+    folder: Path, plan: Plan, cluster: Cluster, search: Search, conditions: Conditions, *, force: bool
+) -> Path:
+    """Makes a run folder with its plan, cluster, search record and conditions.
 
     Raises:
         BadInput: the folder holds a run already and `force` is not set.
     """
     from nebula.cluster.dump import dump_cluster
+    from nebula.plan.conditions_file import save_conditions
     from nebula.plan.files import save_plan
     from nebula.report.search_file import save_search
 
@@ -39,6 +43,7 @@ def make_folder(folder: Path, plan: Plan, cluster: Cluster, search: Search, *, f
     save_plan(plan, folder / PLAN, overwrite=True)
     (folder / CLUSTER).write_text(dump_cluster(cluster), encoding="utf-8")
     save_search(search, folder / SEARCH)
+    save_conditions(conditions, folder / CONDITIONS)
     return folder
 
 
@@ -64,6 +69,7 @@ def run_findings(folder: Path) -> Findings:
     """
     from nebula.cluster.schema import load_cluster
     from nebula.cost_model.evaluate import evaluate
+    from nebula.plan.conditions_file import load_conditions
     from nebula.plan.files import load_plan
     from nebula.report.measured import read_run
     from nebula.report.search_file import load_search
@@ -78,5 +84,5 @@ def run_findings(folder: Path) -> Findings:
     check_origin(plan, graph, cluster)
     if plan.prediction is None:
         plan = replace(plan, prediction=evaluate(graph, cluster, plan))
-    found = findings(plan, graph, cluster, load_search(folder / SEARCH))
+    found = findings(plan, graph, cluster, load_search(folder / SEARCH), load_conditions(folder / CONDITIONS))
     return replace(found, measured=read_run(folder))

@@ -101,7 +101,7 @@ def run_training(
     able = executable(plan, kind_of(subject.run.cluster))
     if not able.engine:
         raise BadInput(f"no engine can run this plan on {subject.run.cluster.name}: " + "; ".join(able.missing))
-    make_folder(folder, plan, subject.run.cluster, search, force=force)
+    make_folder(folder, plan, subject.run.cluster, search, subject.run.conditions, force=force)
     training = Training(preset=model.preset, seq_len=model.seq_len or 0, steps=job.steps or STEPS)
     out = sys.stderr if quiet else sys.stdout
     start(folder / PLAN, training, run_dir=folder, cluster=subject.run.cluster, out=out)

@@ -18,6 +18,7 @@ from nebula.report.findings import Contender, Findings, Search
 if TYPE_CHECKING:
     from nebula.cluster.values import Cluster
     from nebula.graph.values import DistributedGraph
+    from nebula.plan.conditions import Conditions
     from nebula.plan.job import ModelSpec
     from nebula.plan.run_file import Run
     from nebula.plan.values import Plan
@@ -113,8 +114,15 @@ def check_origin(plan: Plan, graph: DistributedGraph, cluster: Cluster) -> None:
     check_made_for(plan, graph_hash(graph), cluster_hash(cluster), model=graph.name, cluster=cluster.name)
 
 
-def findings(plan: Plan, graph: DistributedGraph, cluster: Cluster, search: Search | None = None) -> Findings:
-    """Everything a report or a table of a plan shows, its predicted timeline included."""
+def findings(
+    plan: Plan,
+    graph: DistributedGraph,
+    cluster: Cluster,
+    search: Search | None = None,
+    conditions: Conditions | None = None,
+) -> Findings:
+    """Everything a report or a table of a plan shows, its predicted timeline and its outlook included."""
+    from nebula.cost_model.economy import outlook
     from nebula.cost_model.evaluate import predicted_timeline
     from nebula.plan.legality import executable, kind_of
     from nebula.report.spans import predicted_spans
@@ -125,9 +133,16 @@ def findings(plan: Plan, graph: DistributedGraph, cluster: Cluster, search: Sear
         cluster=cluster,
         spans=predicted_spans(predicted_timeline(graph, cluster, plan).events),
         search=search or Search(),
+        outlook=outlook(graph, cluster, plan, conditions) if plan.prediction else None,
         missing=executable(plan, kind_of(cluster)).missing,
         versions=tuple((name, version(name)) for name in ("paddle-nebula", "paddlepaddle")),
     )
+
+
+def subject_findings(plan: Plan, subject: Subject, search: Search | None = None) -> Findings:
+    """The findings of a plan for what a run file asks."""
+    run = subject.run
+    return findings(plan, subject.graph, run.cluster, search, run.conditions)
 
 
 def search_record(answer: Answer) -> Search:

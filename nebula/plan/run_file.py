@@ -1,4 +1,4 @@
-"""The run file: model, cluster, job and objective, with `key=value` overrides from the command line.
+"""The run file: model, cluster, job, objective and conditions, with `key=value` overrides from the command line.
 
 A mistake names its line with a caret, be it in the file, in the cluster file it names or in an override.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,8 @@ from nebula.cluster.schema import load_cluster
 from nebula.cluster.values import Cluster
 from nebula.errors import BadInput, closest, shown
 from nebula.marked_yaml import MOST_LEVELS, Document, Keys, Mark
+from nebula.plan.conditions import Conditions
+from nebula.plan.conditions_section import EnergySection, ReliabilitySection, conditions
 from nebula.plan.job import AIMS, FIXABLE, RECOMPUTE, ROWS, InputSpec, ModelSpec, Objective
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Job
@@ -88,6 +90,8 @@ class RunSection(Section):
     cluster: Name | dict[Name, Any] = Field(description="<path of a cluster file, or the cluster itself>")
     job: JobSection = Field(description="{global_batch: 32}")
     objective: ObjectiveSection = ObjectiveSection()
+    reliability: ReliabilitySection = ReliabilitySection()
+    energy: EnergySection = EnergySection()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,7 @@ class Run:
     job: Job
     objective: Objective
     source: str
+    conditions: Conditions = field(default_factory=Conditions)
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
@@ -123,6 +128,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
             steps=job.steps,
         ),
         objective=objective,
+        conditions=conditions(document, section.reliability, section.energy),
         source=str(path),
     )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nebula.cost_model.economy import Outlook
 from nebula.plan.values import Prediction, StageMemory, StepParts
 from nebula.planner.space import RULES
 from nebula.report.findings import Search
+from nebula.report.outlook_words import progress_words, share_pairs
 from nebula.report.svg import byte_ticks, drawing, line, rect, text
 from nebula.report.words import CUT_WORDS, percent
 from nebula.units import format_bytes, format_seconds
@@ -123,6 +125,16 @@ def waterfall(prediction: Prediction, measured_s: float, measured_words: str) ->
         value = f"{format_seconds(measured_s)} ({error:+.1%} against predicted)"
         out += _bar_row(y, "measured step", 0, measured_s * scale, value, "part-measured", measured_words)
     return drawing(WIDTH, y + 30, out, label="parts of the step time")
+
+
+def time_shares(outlook: Outlook) -> str:
+    """Where the time of the whole job goes, one after another: progress and what is none."""
+    out, start, y = [], 0.0, 8.0
+    for index, (name, share) in enumerate(share_pairs(outlook)):
+        words, class_ = (percent(share), "part-cut") if index else (progress_words(share), "part-measured")
+        out += _bar_row(y, name, start * ROWS_SPAN, share * ROWS_SPAN, words, class_, f"{name} {words}")
+        start, y = start + share, y + 26
+    return drawing(WIDTH, y + 4, out, label="shares of the time of the job")
 
 
 def funnel(search: Search) -> str:

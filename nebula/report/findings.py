@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nebula.cluster.values import Cluster
+from nebula.cost_model.economy import Outlook
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Plan
 from nebula.report.spans import Span
@@ -92,6 +93,7 @@ class Findings:
 
     Attributes:
         spans: the predicted timeline of one step, stage by stage.
+        outlook: days, goodput, money and energy; None without a prediction.
         missing: what keeps every engine from executing the plan, a sentence each; empty when one can.
         versions: pairs of a program and its version.
     """
@@ -102,6 +104,7 @@ class Findings:
     spans: tuple[Span, ...] = ()
     search: Search = field(default_factory=Search)
     measured: Measured = field(default_factory=Measured)
+    outlook: Outlook | None = None
     missing: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nebula.report.bars import funnel, memory_bars, waterfall
+from nebula.cost_model.economy import Outlook
+from nebula.report.bars import funnel, memory_bars, time_shares, waterfall
 from nebula.report.cluster_drawing import cluster_drawing
 from nebula.report.curves import loss_curve, time_curve
 from nebula.report.findings import Findings
+from nebula.report.outlook_words import amount, condition_rows, days_words, outlook_rows, progress_words
 from nebula.report.rows import stage_rows
 from nebula.report.svg import stage_colour
 from nebula.report.timeline_drawing import timeline_drawing
@@ -25,7 +27,6 @@ from nebula.report.words import (
     fullest,
     measured_words,
     percent,
-    training_days,
     verdict,
 )
 from nebula.units import format_count, format_seconds
@@ -75,7 +76,7 @@ def measured_lanes(findings: Findings) -> dict[int, str]:
 def _drawings(findings: Findings) -> dict[str, str]:
     """Every picture by name; empty where there is nothing to draw."""
     plan, measured = findings.plan, findings.measured
-    out = dict.fromkeys(("timeline", "memory", "parts", "loss", "time", "funnel"), "")
+    out = dict.fromkeys(("timeline", "memory", "parts", "shares", "loss", "time", "funnel"), "")
     out["cluster"] = cluster_drawing(findings.cluster, plan)
     if findings.spans:
         out["timeline"] = timeline_drawing(findings.spans, measured.spans, measured_lanes(findings))
@@ -84,6 +85,8 @@ def _drawings(findings: Findings) -> dict[str, str]:
         out["parts"] = waterfall(
             plan.prediction, measured.step_time_s, f"median of {len(measured.steps)} steps, {measured.clock} time"
         )
+    if findings.outlook:
+        out["shares"] = time_shares(findings.outlook)
     if measured.steps:
         out["loss"], out["time"] = loss_curve(measured.steps), time_curve(measured.steps, measured.clock)
     if findings.search.candidates:
@@ -116,7 +119,7 @@ def _words(findings: Findings) -> dict[str, object]:
         "fits": fits(plan),
         "split": plan.split,
         "missing": findings.missing,
-        "verdict": verdict(plan, virtual=findings.virtual),
+        "verdict": verdict(plan, virtual=findings.virtual, outlook=findings.outlook),
         "tiles": _tiles(findings),
         "stages": rows,
         "folded": findings.cluster.node_count > 8,
@@ -126,6 +129,8 @@ def _words(findings: Findings) -> dict[str, object]:
         "bound": bound_words(plan),
         "slowest_s": max((c.step_time_s for c in search.contenders), default=1.0),
         "inputs": _inputs(findings),
+        "outlook": outlook_rows(findings.outlook, virtual=findings.virtual) if findings.outlook else (),
+        "conditions": condition_rows(findings.outlook) if findings.outlook else (),
     }
 
 
@@ -144,10 +149,19 @@ def _tiles(findings: Findings) -> list[dict[str, str]]:
     ]
     if measured.step_time_s:
         tiles.insert(1, (format_seconds(measured.step_time_s), f"a step, measured, {measured.clock} time"))
-    days = training_days(plan)
-    if days:
-        tiles.append((f"{days:,.1f} days", f"for {format_count(plan.job.tokens)} tokens"))
+    tiles += _outlook_tiles(findings.outlook) if findings.outlook else []
     return [{"value": value, "words": words} for value, words in tiles]
+
+
+def _outlook_tiles(outlook: Outlook) -> list[tuple[str, str]]:
+    """Days and money of the token budget where there is one, failures counted."""
+    days, money = outlook.days, outlook.money
+    tiles = [(progress_words(outlook.goodput.useful), "of the time is progress (goodput)")]
+    if days.tokens:
+        tiles.append((days_words(days.with_failures), f"for {format_count(days.tokens)} tokens, failures counted"))
+    if days.tokens and not money.unknown:
+        tiles.append((amount(money.budget), f"in all, {amount(money.per_million_tokens)} a million tokens"))
+    return tiles
 
 
 def _timeline_note(findings: Findings) -> str:

@@ -11,9 +11,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from nebula.cost_model.economy import Outlook
 from nebula.plan.values import Plan, Prediction
 from nebula.report.bars import part_pairs
 from nebula.report.findings import Findings, Search
+from nebula.report.outlook_words import outlook_rows, provenance_words
 from nebula.report.rows import StageRow, stage_rows
 from nebula.report.words import CUT_WORDS, bound_words, engine_words, fits, percent, step_words, verdict
 from nebula.units import format_bytes, format_seconds
@@ -28,11 +30,13 @@ def plan_table(findings: Findings) -> RenderableType:
     plan = findings.plan
     head = Text.assemble(
         ("fits  ", "bold green") if fits(plan) else ("does not fit  ", "bold red"),
-        (verdict(plan, virtual=findings.virtual), "bold"),
+        (verdict(plan, virtual=findings.virtual, outlook=findings.outlook), "bold"),
     )
     parts: list[RenderableType] = [head, Text(), _facts(findings), Text(), _stages(findings)]
     if plan.prediction:
         parts += [_parts(plan.prediction), Text()]
+    if findings.outlook:
+        parts += [_outlook(findings.outlook, virtual=findings.virtual), Text()]
     parts.append(_reasons(plan, findings.search))
     return Group(*parts)
 
@@ -60,6 +64,8 @@ def _facts(findings: Findings) -> RenderableType:
     grid.add_row("split", plan.split)
     if plan.prediction:
         grid.add_row("step", step_words(plan.prediction, virtual=findings.virtual))
+        if plan.prediction.provenance:
+            grid.add_row("inputs", provenance_words(plan.prediction))
     grid.add_row("engine", engine_words(findings))
     return grid
 
@@ -94,6 +100,13 @@ def _parts(prediction: Prediction) -> RenderableType:
         if seconds:
             grid.add_row(words, format_seconds(seconds), percent(share), Text(bar(share, PART_BAR), "blue"))
     return Group(Text("where the time of a step goes", style="bold"), Padding(grid, (0, 0, 0, 2)))
+
+
+def _outlook(outlook: Outlook, *, virtual: bool) -> RenderableType:
+    grid = _grid()
+    for row in outlook_rows(outlook, virtual=virtual):
+        grid.add_row(row.name, Text.assemble(row.figures, ("\n" + row.basis if row.basis else "", "dim")))
+    return grid
 
 
 def _reasons(plan: Plan, search: Search) -> RenderableType:

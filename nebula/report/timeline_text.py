@@ -21,7 +21,7 @@ STYLES = {"F": "blue", "B": "yellow", "u": "green", "s": "magenta"}
 def timeline_text(findings: Findings) -> RenderableType:
     """The step as one block of text for a rich console; long pipelines show every n-th stage."""
     plan, spans = findings.plan, findings.spans
-    lines = [Text(verdict(plan, virtual=findings.virtual), style="bold")]
+    lines = [Text(verdict(plan, virtual=findings.virtual, outlook=findings.outlook), style="bold")]
     if plan.prediction:
         lines.append(Text(step_words(plan.prediction, virtual=findings.virtual)))
     lines.append(Text())

@@ -5,15 +5,16 @@ The terminal table, the HTML report and the logs print these same words.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
+from nebula.cost_model.economy import DAY_S, Outlook
 from nebula.plan.values import Plan, Prediction
 from nebula.report.findings import Findings
 from nebula.units import format_bytes, format_count, format_seconds
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
-DAY_S = 86400.0
 CUT_WORDS = {
     "bound": "cannot beat the second best",
     "devices": "need more devices",
@@ -114,11 +115,12 @@ def fits(plan: Plan) -> bool:
     return fullest(plan) <= 1
 
 
-def verdict(plan: Plan, *, virtual: bool) -> str:
+def verdict(plan: Plan, *, virtual: bool, outlook: Outlook | None = None) -> str:
     """The answer in one sentence: how long a step takes, how fast, how full; `fits` says the rest.
 
     Args:
         virtual: whether times are those of the emulated device.
+        outlook: with it, days to the token budget are said with failures counted.
     """
     prediction = plan.prediction
     if prediction is None:
@@ -131,8 +133,13 @@ def verdict(plan: Plan, *, virtual: bool) -> str:
         f"{format_count(prediction.tokens_per_s)} tokens/s at {percent(prediction.mfu)} of peak; the fullest device "
         f"holds {format_bytes(tightest.total_bytes)} of {format_bytes(tightest.limit_bytes)} ({percent(fullest(plan))})"
     )
-    days = training_days(plan)
-    return words + (f"; {format_count(plan.job.tokens)} tokens take {days:,.1f} days." if days else ".")
+    days = outlook.days.with_failures if outlook else training_days(plan)
+    if not days:
+        return f"{words}."
+    budget = f"{words}; {format_count(plan.job.tokens)} tokens take"
+    if math.isinf(days):
+        return f"{budget} no end: failures come faster than a restart and a save."
+    return f"{budget} {days:,.1f} days{', failures counted' if outlook else ''}."
 
 
 def step_words(prediction: Prediction, *, virtual: bool) -> str:

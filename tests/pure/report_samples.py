@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Tier
+from nebula.cost_model.economy import outlook
 from nebula.graph.values import Block, DistributedGraph, Role, Tensor
+from nebula.plan.conditions import Conditions
 from nebula.plan.layout import uniform_stages
 from nebula.plan.schedule import actions
 from nebula.plan.values import (
@@ -189,6 +193,15 @@ def run() -> Measured:
     )
     lanes = [s._replace(lane=s.lane + 2 * half) for s in spans(2, 4, 1 / 15, stretch=1.06) for half in (0, 1)]
     return Measured(run="demo", clock="virtual", steps=steps, spans=tuple(lanes), evaluation=(("nats per token", 5.1),))
+
+
+def looking_ahead(findings: Findings, conditions: Conditions | None = None) -> Findings:
+    """The findings with days, goodput, money and energy, on devices with a price and a board power."""
+    (group,) = findings.cluster.groups
+    priced = replace(group.device, price_per_hour=2.5, power_w=300.0, sources=(("price_per_hour", "a price list"),))
+    machine = replace(findings.cluster, groups=(replace(group, device=priced),))
+    ahead = outlook(findings.graph, machine, findings.plan, conditions)
+    return replace(findings, cluster=machine, outlook=ahead)
 
 
 def large() -> Findings:

@@ -189,7 +189,10 @@ def test_an_interrupt_ends_without_a_traceback(tmp_path):
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PLAN_KEYS = {
-    "prediction": {"step_time_s", "tokens_per_s", "mfu", "parts_s", "memory_bytes", "interval_s"},
+    "prediction": {
+        *("step_time_s", "tokens_per_s", "mfu", "parts_s", "memory_bytes", "interval_s", "provenance"),
+        *("goodput", "days", "money", "energy", "conditions"),
+    },
     "bound": {"step_time_s", "gap_pct"},
     "search": {"seconds", "candidates", "cut"},
     "executable": {"engine", "missing"},
@@ -213,6 +216,11 @@ def test_the_plan_of_the_demo_has_the_keys_that_scripts_rely_on(document):
     prediction = document["prediction"]
     assert sum(prediction["parts_s"].values()) == pytest.approx(prediction["step_time_s"])
     assert len(prediction["memory_bytes"]) == len(document["plan"]["stages"])
+    assert prediction["days"]["with_failures"] is None
+    assert prediction["days"]["tokens_per_day"] == pytest.approx(
+        86400 * prediction["tokens_per_s"] * prediction["goodput"]["useful"]
+    )
+    assert prediction["money"]["unknown"] == ["small-npu"]
     assert document["executable"] == {"engine": "fleet", "missing": []}
     assert document["bound"]["step_time_s"] <= prediction["step_time_s"]
 

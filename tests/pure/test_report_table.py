@@ -18,6 +18,7 @@ at 34 % of peak; the fullest device holds 24 GiB of 32 GiB (75 %); 3 G tokens ta
 
 split     data 2 · tensor 1 · pipeline 2 (4|6 layers) · sharding stage 1 over 2 · 4 micro-batches
 step      1 s virtual (900 ms to 1.12 s) · 8.19 k tokens/s · MFU 34 %
+inputs    assumed: kernel time; data sheet: peak FLOP/s, links
 engine    fleet, schedule 1f1b, fp32, adamw; 8 rows of 512 tokens a step
 """
 
