@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from nebula.graph.spmd import pointwise, products, shapes
+from nebula.graph.spmd import experts, pointwise, products, shapes
 from nebula.graph.spmd.signature import Operands, Signature
 from nebula.graph.values import Operator, Role, Tensor
 
@@ -49,6 +49,11 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("scatter", "index_add"), shapes.scatter),
     "gather_nd": shapes.gather_nd,
     "one_hot": shapes.one_hot,
+    **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"), shapes.exchanged),
+    "moe_permute": experts.permute,
+    "moe_sort": pointwise.pointwise,
+    "grouped_matmul": experts.grouped_matmul,
+    "moe_unpermute": experts.unpermute,
     "transpose": shapes.transpose,
     "expand": shapes.expand,
     "slice": shapes.slice_,

@@ -187,3 +187,17 @@ def one_hot(op: Operands) -> Signature:
     labels = Labels()
     dims = labels.dims(op.inputs[0])
     return Signature(inputs=(dims,), outputs=((*dims, ()),), sizes=labels.sizes)
+
+
+def exchanged(op: Operands) -> Signature:
+    """A collective of a cut made before: a dim that it joins or cuts is blocks of shards, each of them cut alike."""
+    labels = Labels()
+    x: list[tuple[str, ...]] = []
+    out: list[tuple[str, ...]] = []
+    for n, m in zip(op.inputs[0], op.outputs[0], strict=True):
+        small, large = sorted((n, m))
+        inner = (labels.new(small),)
+        wide = (_kept_whole(labels, large // small), *inner) if large > small else inner
+        x.append(wide if n > m else inner)
+        out.append(wide if m > n else inner)
+    return _with_whole(labels, (tuple(x),), (tuple(out),))
