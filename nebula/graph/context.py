@@ -86,7 +86,9 @@ def _seeds(block: Block, mesh: Mesh) -> dict[str, Distribution]:
             f"{[dim for dim, _ in found[ambiguous]]} may be the sequence; give the layer inputs of [rows, S, hidden]"
         )
     if not found:
-        raise BadInput(f"block {block.name} has no input with a sequence: give it one of [rows, S, hidden] or [rows, S]")
+        raise BadInput(
+            f"block {block.name} has no input with a sequence: give it one of [rows, S, hidden] or [rows, S]"
+        )
     lengths = {name: tensors[name].shape[places[0][0]] // places[0][1] for name, places in found.items()}
     length = next(iter(lengths.values()))
     return {name: _cut(tensors[name], found[name][0], mesh) for name, n in lengths.items() if n == length}
