@@ -16,7 +16,7 @@ from nebula.graph.distribution import Distribution, Mesh, distribution, whole
 from nebula.graph.partition import partition
 from nebula.graph.rules import is_float
 from nebula.graph.rules.context import AXIS, EXCHANGES
-from nebula.graph.values import Block, Collective, Operator, Role, Tensor
+from nebula.graph.values import Block, Collective, Operator, Tensor
 
 _Place = tuple[int, int]
 """The dim of a tensor that runs over positions, and the number of rows that the dim merges with them."""
@@ -63,8 +63,9 @@ def _marked(block: Block, degree: int, how: str) -> Block:
         positions, parts = tensors[operator.inputs[0]].shape[1], 2 * degree
         if operator.attribute("causal") and how != "ulysses" and positions % parts:
             raise BadInput(
-                f"attention {operator.name} of {positions} positions cannot be dealt to {degree} ranks in {parts} equal "
-                f"chunks ({positions} % {parts} = {positions % parts}): choose a context degree whose double divides it"
+                f"attention {operator.name} of {positions} positions cannot be dealt to {degree} ranks in {parts} "
+                f"equal chunks ({positions} % {parts} = {positions % parts}): choose a context degree whose double "
+                "divides it"
             )
         return replace(operator, attributes=tuple(sorted((*operator.attributes, ("exchange", how)))))
 
@@ -114,8 +115,8 @@ def _require_shared(block: Block, local: Block, how: str) -> None:
     for operator in local.operators:
         if operator.kind == "attention" and operator.attribute("context") is None:
             raise BadInput(
-                f"block {block.name}, attention {operator.name}: its queries and keys do not follow the sequence of the "
-                "block's input, so ranks cannot share it: use context 1"
+                f"block {block.name}, attention {operator.name}: its queries and keys do not follow the sequence of "
+                "the block's input, so ranks cannot share it: use context 1"
             )
         moved = [w for w in operator.forward if isinstance(w, Collective) and w.kind in ("all_gather", "all_to_all")]
         if operator.attribute("forward_steps") is not None and moved and how != "gather":

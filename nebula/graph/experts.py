@@ -207,7 +207,7 @@ class _Writer:
         self.tensors[name] = replace(weight, shape=tuple(shape), distribution=None)
 
     def _follow(self, operator: Operator) -> None:
-        """Gives what an operator between the exchanges makes of arrived rows as many rows, and the width of its inputs."""
+        """Gives what an operator between the exchanges makes as many rows as arrived, and the width of its inputs."""
         read = [name for name in operator.inputs if name in self.rows]
         for name in operator.outputs if read else ():
             self._resize(name, self.rows[read[0]], inner=read[0] in self.inner)

@@ -1,8 +1,8 @@
 """The block that one rank runs under context, tensor and expert parallelism together.
 
 The order is fixed: the sequence is cut first, then what a tensor group cuts, then the experts are dealt. Ranks of the
-expert axes are those of the tensor, context and data axes, folded anew (Megatron Core MoE, arXiv 2504.14960): which they
-are, and whether the degrees multiply out, is asked where ranks are known.
+expert axes are those of the tensor, context and data axes, folded anew (Megatron Core MoE, arXiv 2504.14960): which
+ones, and whether the degrees multiply out, is asked where ranks are known.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def local_block(
 
 
 def _dealt_tokens(block: Block, mesh: Mesh) -> Iterator[tuple[str, Distribution]]:
-    """Annotations by which ranks with the same tokens send each a part of them to whole experts, and gather the results.
+    """Annotations by which ranks with the same tokens send each a part of them to whole experts and gather the results.
 
     No token is sent twice (DeepSpeed-TED, arXiv 2303.06318, section 5.1).
     """

@@ -1,4 +1,4 @@
-"""How attention runs on a rank that holds a share of the positions: ring, gather or Ulysses, as kernels and collectives.
+"""How attention runs on a rank that holds a share of the positions: the works of ring, gather and Ulysses.
 
 Positions are dealt so that every rank has equal work under a causal mask: of 2 c chunks rank i of c holds i and
 2 c - 1 - i (Llama 3, arXiv 2407.21783, section 3.3.2; the same in Megatron-LM). Every way keeps what a rank's own
