@@ -78,10 +78,7 @@ def test_context_and_expert_ranks_keep_together_what_one_keeps(block, context, h
     if how == "ulysses" and context == 4:
         context = 2
     local = local_block(block, context=context, how=how, expert=expert)
-    shared = {
-        t.name for t in local.tensors if t.name in {n for op in local.operators for n in op.saved} and not t.per_row
-    }
-    assert context * (local.saved_bytes) == block.saved_bytes, shared
+    assert context * local.saved_bytes == block.saved_bytes
 
 
 @given(BLOCKS, degrees())
