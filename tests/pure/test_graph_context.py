@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from graph_blocks import SPLITS, attention, flat_mlp, mlp, transformer, written
+from graph_cases import assert_backward_equals, assert_forward_equals, random_values
 
 from nebula.errors import BadInput
 from nebula.graph.context import context_parallel
+from nebula.graph.distribution import Distribution, Mesh
 from nebula.graph.partition import tensor_parallel
 from nebula.graph.rows import block_with_rows
 from nebula.graph.values import Collective, Kernel
@@ -88,6 +91,18 @@ def test_collectives_of_unfused_attention_shrink_with_a_tensor_group():
     both = tensor_parallel(alone, 2, SPLITS)
     assert sent(alone, "forward") == [("all_gather", "context", 4 * 8 * 24 * 4)] * 2
     assert [s for s in sent(both, "forward") if s[1] == "context"] == [("all_gather", "context", 4 * 8 * 24 * 2)] * 2
+
+
+def test_ranks_with_part_of_the_queries_compute_the_same_scores():
+    """Unfused causal attention, its mask cut by queries; in numpy, with the gradients."""
+    block = decoder_graph("m", replace(GROUPED, seq_len=4, fused_attention=False), "float32").blocks[1]
+    mesh = Mesh(shape=(2,), axes=("context",))
+    annotations = {"x0": Distribution(mesh=mesh, dims_mapping=(-1, 0, -1))}
+    values = random_values(block, np.random.default_rng(0))
+    local = assert_forward_equals(block, annotations, values)
+    assert_backward_equals(block, annotations, values)
+    mask = next(op for op in local.operators if op.kind == "triu")
+    assert local.tensor(mask.inputs[0]).shape == (2, 4)
 
 
 def test_latent_attention_exchanges_its_heads():

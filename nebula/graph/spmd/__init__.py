@@ -25,7 +25,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_TWO_INPUTS + _COMPARISONS + _LOGIC + _CURVES + _GATES + _OTHERS, pointwise.pointwise),
     "swiglu": pointwise.swiglu,
     **dict.fromkeys(("softmax", "log_softmax", "cumsum", "topk", "argsort"), pointwise.along_axis),
-    **dict.fromkeys(("tril", "triu"), pointwise.last_two),
+    **dict.fromkeys(("tril", "triu"), pointwise.triangle),
     **dict.fromkeys(("layer_norm", "rms_norm"), pointwise.norm),
     **dict.fromkeys(("sum", "mean"), pointwise.reduction),
     **dict.fromkeys(("max", "min", "prod", "any", "all", "logsumexp", "argmax"), pointwise.extremum),

@@ -45,10 +45,12 @@ def same_size(op: Operands) -> Signature:
 
 
 def constant(op: Operands) -> Signature:
-    """full and its kin: every element is the same, so any dim can be cut."""
+    """full and its kin: every element is the same, so any dim can be cut; an input may be the value itself."""
     labels = Labels()
-    dims = labels.dims(op.outputs[0])
-    return Signature(inputs=tuple(dims for _ in op.inputs), outputs=(dims,), sizes=labels.sizes)
+    out = op.outputs[0]
+    dims = labels.dims(out)
+    inputs = tuple(dims if shape == out else ((),) * len(shape) for shape in op.inputs)
+    return Signature(inputs=inputs, outputs=(dims,), sizes=labels.sizes)
 
 
 def slice_(op: Operands) -> Signature:
