@@ -2,7 +2,7 @@
 
 Each rank keeps its tokens; their copies travel to their experts and back in two all-to-alls along the axis `expert`
 (GShard, arXiv 2006.16668, section 3.2). Ranks along `expert_tensor` each hold a part of the width of the same experts
-and gather the tokens of one another (Megatron Core MoE, arXiv 2504.14960, section 3). What is no expert stays whole.
+and gather the tokens of one another (MoE Parallel Folding, arXiv 2504.14960). What is no expert stays whole.
 """
 
 from __future__ import annotations

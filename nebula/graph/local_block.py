@@ -1,7 +1,7 @@
 """The block that one rank runs under context, tensor and expert parallelism together.
 
 The order is fixed: the sequence is cut first, then what a tensor group cuts, then the experts are dealt. Ranks of the
-expert axes are those of the tensor, context and data axes, folded anew (Megatron Core MoE, arXiv 2504.14960): which
+expert axes are those of the tensor, context and data axes, folded anew (MoE Parallel Folding, arXiv 2504.14960): which
 ones, and whether the degrees multiply out, is asked where ranks are known.
 """
 
@@ -14,7 +14,7 @@ from nebula.graph.completion import complete
 from nebula.graph.context import context_parallel
 from nebula.graph.distribution import Distribution, Mesh, distribution, whole
 from nebula.graph.experts import expert_parallel, expert_parameters
-from nebula.graph.partition import partition
+from nebula.graph.partition import partition, streams_of
 from nebula.graph.spmd.splits import annotate
 from nebula.graph.values import Block
 
@@ -66,7 +66,7 @@ def local_block(
         annotations |= {name: whole(mesh, len(local.tensor(name).shape)) for name in experts}
         if alike and expert_tensor == 1:
             annotations |= dict(_dealt_tokens(local, mesh))
-        local = partition(complete(local, annotations))
+        local = partition(complete(local, annotations, later=streams_of(local)))
     return expert_parallel(local, expert, expert_tensor=expert_tensor, same_tokens=alike and expert_tensor > 1)
 
 

@@ -69,7 +69,12 @@ def tensor_parallel(block: Block, degree: int, splits: tuple[tuple[str, str], ..
     """
     if degree == 1:
         return block
-    return partition(complete(block, annotate(block, degree, splits, sequence=sequence)))
+    return partition(complete(block, annotate(block, degree, splits, sequence=sequence), later=streams_of(block)))
+
+
+def streams_of(block: Block) -> tuple[str, ...]:
+    """What enters and leaves the block: cut along the sequence it is silent where heads are cut, between products."""
+    return tuple(dict.fromkeys((*block.inputs, *block.outputs)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
