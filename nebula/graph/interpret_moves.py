@@ -102,7 +102,7 @@ def _arange(call: Call) -> Arrays:
 
 def _diagonal(call: Call) -> int:
     """Of the rank's rows, which begin `place` shards below those of the whole matrix."""
-    return call.integer("diagonal") + call.place * call.inputs[0].shape[-2]
+    return call.integer("diagonal") + call.place * int(call.inputs[0].shape[-2])
 
 
 MOVES: Mapping[str, Function] = {

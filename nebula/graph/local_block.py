@@ -14,8 +14,8 @@ from nebula.graph.completion import complete
 from nebula.graph.context import context_parallel
 from nebula.graph.distribution import Distribution, Mesh, distribution, whole
 from nebula.graph.experts import expert_parallel, expert_parameters
-from nebula.graph.partition import partition, streams_of
-from nebula.graph.spmd.splits import annotate
+from nebula.graph.partition import partition
+from nebula.graph.spmd.splits import annotate, streams_of
 from nebula.graph.values import Block
 
 

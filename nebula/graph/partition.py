@@ -19,7 +19,7 @@ from nebula.graph.spmd import signature_of
 from nebula.graph.spmd.choice import choose, declared, gradient_rest, without_partial
 from nebula.graph.spmd.local import local_attributes
 from nebula.graph.spmd.signature import Assignment, Signature, Use, use
-from nebula.graph.spmd.splits import annotate
+from nebula.graph.spmd.splits import annotate, streams_of
 from nebula.graph.values import Block, Collective, Operator, Role, Tensor
 
 _LOSS_EXCHANGES = 3
@@ -70,11 +70,6 @@ def tensor_parallel(block: Block, degree: int, splits: tuple[tuple[str, str], ..
     if degree == 1:
         return block
     return partition(complete(block, annotate(block, degree, splits, sequence=sequence), later=streams_of(block)))
-
-
-def streams_of(block: Block) -> tuple[str, ...]:
-    """What enters and leaves the block: cut along the sequence it is silent where heads are cut, between products."""
-    return tuple(dict.fromkeys((*block.inputs, *block.outputs)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

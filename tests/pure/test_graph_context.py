@@ -158,5 +158,8 @@ def test_what_cannot_be_told_or_divided_is_refused():
 
 
 def test_rows_are_set_before_the_sequence_is_gathered():
+    """A ring is worked out anew for other rows; a gather was sized for those that it was cut at."""
+    layer = blocks()[1]
+    assert block_with_rows(context_parallel(layer, 2), 3) == context_parallel(block_with_rows(layer, 3), 2)
     with pytest.raises(BadInput, match="set the rows of the whole block, then distribute it"):
         block_with_rows(context_parallel(transformer(places=8), 2, "gather"), 3)
