@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from decoder_samples import GROUPED, LATENT
 from graph_blocks import SPLITS, attention, flat_mlp, mlp, transformer, written
 from graph_cases import assert_backward_equals, assert_forward_equals, random_values
 
@@ -14,14 +15,8 @@ from nebula.graph.partition import tensor_parallel
 from nebula.graph.rows import block_with_rows
 from nebula.graph.values import Collective, Kernel
 from nebula.models.config import ErnieConfig, ModuleConfig
-from nebula.models.decoders import DecoderConfig
-from nebula.models.decoders_parts import LatentAttention
 from nebula.models.describe import decoder_graph, ernie_graph
 
-GROUPED = DecoderConfig(
-    style="llama", layers=1, hidden=32, heads=4, kv_heads=2, ffn=64, vocabulary=48, seq_len=16, dropout=0.0
-)
-LATENT = LatentAttention(query_rank=24, key_value_rank=16, plain=8, rotary=4, value=6)
 KEY_BYTES = 16 * 2 * 8 * 2  # of the whole sequence: positions, key heads, width, bytes of bfloat16
 
 

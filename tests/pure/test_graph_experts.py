@@ -3,26 +3,16 @@
 from dataclasses import replace
 
 import pytest
+from decoder_samples import MIXED
 
 from nebula.errors import BadInput
 from nebula.graph.experts import expert_parallel, expert_parameters
 from nebula.graph.local_block import local_block
 from nebula.graph.values import Collective
-from nebula.models.decoders import DECODER_SPLITS, DecoderConfig
+from nebula.models.decoders import DECODER_SPLITS
 from nebula.models.decoders_parts import Experts
 from nebula.models.describe import decoder_graph
 
-MIXED = DecoderConfig(
-    style="llama",
-    layers=1,
-    hidden=32,
-    heads=4,
-    kv_heads=4,
-    ffn=64,
-    vocabulary=48,
-    seq_len=16,
-    experts=Experts(count=8, top_k=2, ffn=24, shared=1),
-)
 COPIES_BYTES = 16 * 2 * 32 * 2
 """Of all copies of all tokens: tokens, experts of each, hidden, bytes of bfloat16."""
 WEIGHTS = frozenset(f"ffn.experts.{part}.weight" for part in ("gate", "up", "down"))

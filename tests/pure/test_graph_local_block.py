@@ -4,10 +4,9 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+from decoder_samples import GROUPED, LATENT, MIXED
 from hypothesis import given
 from hypothesis import strategies as st
-from test_graph_context import GROUPED, LATENT
-from test_graph_experts import MIXED
 
 from nebula.graph.context import context_parallel
 from nebula.graph.experts import expert_parameters
