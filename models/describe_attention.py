@@ -44,7 +44,11 @@ def latent_attention(b: BlockBuilder, config: DecoderConfig, x: str, window: int
     up = b.reshape(up, (rows, length, heads, latent.plain + latent.value))
     plain_key, value = b.split(up, (latent.plain, latent.value), 3)
     plain_query, turned_query = b.split(query, (latent.plain, latent.rotary), 3)
-    turned_query, turned_key = _rotated(b, turned_query, b.reshape(places, (rows, length, 1, latent.rotary)))
+    # apart, as the key's one head is on every rank of a tensor group that cuts the query's heads
+    turned_query, turned_key = (
+        b.operate("rope", (t, *_angles(b, length, latent.rotary)), b.shape(t))[0]
+        for t in (turned_query, b.reshape(places, (rows, length, 1, latent.rotary)))
+    )
     shared = b.operate("expand", (turned_key,), (rows, length, heads, latent.rotary))[0]
     query, key = b.concat((plain_query, turned_query), 3), b.concat((plain_key, shared), 3)
     out = _core(b, config, query, key, value, window)
@@ -54,9 +58,13 @@ def latent_attention(b: BlockBuilder, config: DecoderConfig, x: str, window: int
 def _rotated(b: BlockBuilder, query: str, key: str) -> tuple[str, str]:
     """Both with their positions (RoFormer, arXiv 2104.09864)."""
     _, length, _, width = b.shape(query)
-    angles = [b.operate("full", (), (1, length, 1, width), value=0.0)[0] for _ in range(2)]
-    query, key = b.operate("rope", (query, key, *angles), b.shape(query), b.shape(key))
+    query, key = b.operate("rope", (query, key, *_angles(b, length, width)), b.shape(query), b.shape(key))
     return query, key
+
+
+def _angles(b: BlockBuilder, length: int, width: int) -> list[str]:
+    """Tables of sines and cosines."""
+    return [b.operate("full", (), (1, length, 1, width), value=0.0)[0] for _ in range(2)]
 
 
 def _core(b: BlockBuilder, config: DecoderConfig, query: str, key: str, value: str, window: int) -> str:

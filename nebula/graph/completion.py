@@ -8,7 +8,7 @@ and where two of them disagree the partition reshards at the use.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nebula.errors import BadInput
@@ -26,18 +26,20 @@ class _Known:
     fixed: bool
     partial: frozenset[int]
     parameter: bool
+    silent: bool = False
 
     @property
     def axes(self) -> set[int]:
         return {cut[0] for cut in self.cuts if cut is not None and cut[0] >= 0} | self.partial
 
 
-def complete(block: Block, annotations: Mapping[str, Distribution]) -> Block:
+def complete(block: Block, annotations: Mapping[str, Distribution], later: Collection[str] = ()) -> Block:
     """The block with a distribution on every tensor.
 
     Args:
         block: distributions that its tensors already carry count as annotations too.
         annotations: distributions by tensor name; they win over what the block carries.
+        later: annotated tensors that have a say only where the others have spread as far as they can.
 
     Raises:
         BadInput: no tensor is annotated, a name is unknown, meshes differ, or a dim cannot be cut evenly.
@@ -46,15 +48,25 @@ def complete(block: Block, annotations: Mapping[str, Distribution]) -> Block:
     mesh = next(iter(given.values())).mesh
     known = {t.name: _known(t, given.get(t.name)) for t in block.tensors}
     visits = [_visit(op, block, known) for op in block.operators]
+    _spread(visits, mesh, silent=[known[name] for name in later])
+    _spread(visits, mesh, silent=[])
+    for visit in visits:
+        _leave_partial(visit, mesh, block.outputs)
+    tensors = tuple(replace(t, distribution=_decided(known[t.name], mesh)) for t in block.tensors)
+    return replace(block, tensors=tensors)
+
+
+def _spread(visits: Sequence[_Visit], mesh: Mesh, silent: Sequence[_Known]) -> None:
+    """Cuts open dims until nothing changes; what is silent has no say."""
+    for known in silent:
+        known.silent = True
     changed = True
     while changed:
         changed = False
         for visit in (*visits, *reversed(visits)):
             changed |= _refine(visit, mesh)
-    for visit in visits:
-        _leave_partial(visit, mesh, block.outputs)
-    tensors = tuple(replace(t, distribution=_decided(known[t.name], mesh)) for t in block.tensors)
-    return replace(block, tensors=tensors)
+    for known in silent:
+        known.silent = False
 
 
 def _given(block: Block, annotations: Mapping[str, Distribution]) -> dict[str, Distribution]:
@@ -115,7 +127,7 @@ def _agreed(visit: _Visit, mesh: Mesh) -> dict[str, tuple[int, int]]:
     agreed: dict[str, tuple[int, int]] = {}
     taken: set[int] = set()
     for i in visit.order:
-        for dim, cut in enumerate(visit.operands[i].cuts):
+        for dim, cut in enumerate(() if visit.operands[i].silent else visit.operands[i].cuts):
             if cut is None or cut[0] < 0 or cut[0] in taken:
                 continue
             axis, blocks = cut

@@ -100,6 +100,11 @@ def _arange(call: Call) -> Arrays:
     return ((start + step * np.arange(call.shapes[0][0])).astype(numpy_dtype(call.dtypes[0])),)
 
 
+def _diagonal(call: Call) -> int:
+    """Of the rank's rows, which begin `place` shards below those of the whole matrix."""
+    return call.integer("diagonal") + call.place * int(call.inputs[0].shape[-2])
+
+
 MOVES: Mapping[str, Function] = {
     "assign": _copy,
     "contiguous": _copy,
@@ -123,8 +128,8 @@ MOVES: Mapping[str, Function] = {
     "scatter": _scatter,
     "one_hot": _one_hot,
     "where": lambda call: (np.where(call.inputs[0], call.inputs[1], call.inputs[2]),),
-    "tril": lambda call: (np.tril(call.inputs[0], call.integer("diagonal")),),
-    "triu": lambda call: (np.triu(call.inputs[0], call.integer("diagonal")),),
+    "tril": lambda call: (np.tril(call.inputs[0], _diagonal(call)),),
+    "triu": lambda call: (np.triu(call.inputs[0], _diagonal(call)),),
     "full": _full,
     "full_like": _full,
     "zeros_like": lambda call: (np.zeros(call.shapes[0]),),

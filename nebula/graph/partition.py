@@ -14,12 +14,12 @@ from math import prod
 from nebula.graph.completion import complete
 from nebula.graph.distribution import Distribution, Mesh, distribution, require_even
 from nebula.graph.reshard import Step, reshard
-from nebula.graph.rules import apply
+from nebula.graph.rules import COLLECTIVE_KINDS, apply
 from nebula.graph.spmd import signature_of
 from nebula.graph.spmd.choice import choose, declared, gradient_rest, without_partial
 from nebula.graph.spmd.local import local_attributes
 from nebula.graph.spmd.signature import Assignment, Signature, Use, use
-from nebula.graph.spmd.splits import annotate
+from nebula.graph.spmd.splits import annotate, streams_of
 from nebula.graph.values import Block, Collective, Operator, Role, Tensor
 
 _LOSS_EXCHANGES = 3
@@ -69,7 +69,7 @@ def tensor_parallel(block: Block, degree: int, splits: tuple[tuple[str, str], ..
     """
     if degree == 1:
         return block
-    return partition(complete(block, annotate(block, degree, splits, sequence=sequence)))
+    return partition(complete(block, annotate(block, degree, splits, sequence=sequence), later=streams_of(block)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +147,8 @@ class _Writer:
             made = replace(tensor, name=f"{name}~made", role=Role.ACTIVATION, alias_of="")
             outputs.append(self._place(made, lies))
             late.append(self._reshard(made, lies, tensor, without_partial(declared(tensor)), without_partial(lies)))
+        if operator.kind in COLLECTIVE_KINDS:  # of a cut that was made before
+            operator = _scaled(operator, self.tensors[outputs[0]].size / self.known[operator.outputs[0]].size)
         shapes = [[self.tensors[n].shape for n in names] for names in (inputs, outputs)]
         attributes = local_attributes(operator, work.signature, work.assignment, shapes[0], shapes[1])
         self.operators.append(replace(operator, inputs=inputs, outputs=tuple(outputs), attributes=attributes))
@@ -224,17 +226,18 @@ class _Writer:
 
     def block_of_rank(self) -> Block:
         """What was written."""
-        sums = (
-            (t.name, tuple(self.mesh.axes[a] for a in sorted(resting.partial)))
-            for t in self.block.parameters
-            if (reads := self.reads.get(t.name)) and (resting := reads.resting) and resting.partial
-        )
+        sums = dict(self.block.gradient_sums)
+        for tensor in self.block.parameters:
+            reads = self.reads.get(tensor.name)
+            if reads and reads.resting and reads.resting.partial:
+                axes = tuple(self.mesh.axes[a] for a in sorted(reads.resting.partial))
+                sums[tensor.name] = (*sums.get(tensor.name, ()), *axes)
         return replace(
             self.block,
             rows=self.block.rows // prod(self.mesh.shape[a] for a in self.row_axes),
             tensors=tuple(self.tensors.values()),
             operators=tuple(self.operators),
-            gradient_sums=tuple(sums),
+            gradient_sums=tuple(sums.items()),
         )
 
 
@@ -245,6 +248,15 @@ def _collectives(steps: tuple[Step, ...], tensor: Tensor, mesh: Mesh) -> tuple[C
         for step in steps
         if step.communicates and mesh.shape[step.axis] > 1
     )
+
+
+def _scaled(operator: Operator, share: float) -> Operator:
+    """The operator whose collectives move that share of what they moved."""
+    forward, backward = (
+        tuple(replace(w, bytes=w.bytes * share) if isinstance(w, Collective) else w for w in works)
+        for works in (operator.forward, operator.backward)
+    )
+    return replace(operator, forward=forward, backward=backward)
 
 
 def _unread(block: Block) -> frozenset[str]:

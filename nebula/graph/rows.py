@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nebula.errors import BadInput
-from nebula.graph.rules import apply
+from nebula.graph.rules import COLLECTIVE_KINDS, apply
 from nebula.graph.values import Block, DistributedGraph, Operator, Tensor
 
 _SUFFIX = "_per_row"
@@ -70,11 +70,12 @@ def block_with_rows(block: Block, rows: int) -> Block:
     """The block fed with `rows` rows, its work by the rules.
 
     Raises:
-        BadInput: its tensors already lie on a mesh; sizes of collectives and shards are set by the partition alone.
+        BadInput: it is one rank's share already; sizes of collectives and shards are set by who cut it.
     """
     if rows == block.rows:
         return block
-    if any(t.distribution is not None for t in block.tensors):
+    exchanging = any(o.kind in COLLECTIVE_KINDS for o in block.operators)
+    if exchanging or any(t.distribution is not None for t in block.tensors):
         raise BadInput(
             f"block {block.name} is distributed for {block.rows} rows and cannot go to {rows}: "
             "set the rows of the whole block, then distribute it"

@@ -118,6 +118,16 @@ def test_latent_attention_splits_over_ranks() -> None:
         assert value == out == (1, 128, heads, 128)
 
 
+def test_latent_attention_under_sequence_parallelism_gathers_what_all_heads_share() -> None:
+    """Compressed queries, compressed keys and values, and the rotated part of the keys; no heads change ranks."""
+    config = replace(SMALL, style="llama", dropout=0.0, latent=LATENT)
+    graph = decoder_graph("m", config, "bfloat16")
+    local = tensor_parallel(graph.block_of(1), 2, graph.splits, sequence=True)
+    sent = [w for op in local.operators for w in op.forward if isinstance(w, Collective)]
+    assert [w.bytes for w in sent[:3]] == [2 * 128 * width for width in (1536, 512, 64)]
+    assert [w.kind for w in sent] == ["all_gather"] * 3 + ["reduce_scatter", "all_gather", "reduce_scatter"]
+
+
 def test_logits_in_fp32_take_twice_the_memory() -> None:
     half = decoder_graph("m", SMALL, "bfloat16").blocks[-1]
     wide = decoder_graph("m", replace(SMALL, float_logits=True), "bfloat16").blocks[-1]

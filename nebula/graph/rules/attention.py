@@ -2,11 +2,13 @@
 
 FLOPs and what is kept follow FlashAttention-2 (Dao 2023, arXiv 2307.08691): two products forward, five backward (the
 scores are computed again), the output and the log-sum-exp of each query kept. A causal mask halves the products; under
-a `window` no token sees more than so many.
+a `window` no token sees more than so many. With the attribute `context` a rank holds that share of the positions and
+gets the keys and values that it lacks as nebula.graph.rules.context says.
 """
 
 from __future__ import annotations
 
+from nebula.graph.rules.context import EXCHANGES, WHOLE
 from nebula.graph.rules.rule import Call, Names, Rule, Works
 from nebula.graph.values import Product
 
@@ -22,7 +24,7 @@ def _product(call: Call) -> Product:
 
 
 def _seen(call: Call) -> int:
-    keys = call.inputs[1].shape[1]
+    keys = call.inputs[1].shape[1] * call.integer("context", 1)
     window = min(call.integer("window", keys), keys)
     if not call.flag("causal"):
         return min(2 * window, keys) if window < keys else keys
@@ -31,14 +33,13 @@ def _seen(call: Call) -> int:
 
 
 def _forward(call: Call) -> Works:
-    product = _product(call)
-    return (call.launch(reads=call.inputs, writes=call.outputs, flops=2 * product.flops),)
+    exchange = EXCHANGES[call.text("exchange")] if call.integer("context", 1) > 1 else WHOLE
+    return exchange.forward(call, 2 * _product(call).flops)
 
 
 def _backward(call: Call) -> Works:
-    product = _product(call)
-    reads = (*call.inputs, *call.outputs, call.outputs[0])
-    return (call.launch("_grad", reads=reads, writes=call.wanted, flops=5 * product.flops),)
+    exchange = EXCHANGES[call.text("exchange")] if call.integer("context", 1) > 1 else WHOLE
+    return exchange.backward(call, 5 * _product(call).flops)
 
 
 def _saved(call: Call) -> Names:

@@ -2,7 +2,8 @@
 
 Kinds: `moe_permute` (x [tokens, h], experts [tokens, k]) -> sorted [tokens k, h] and where each row went;
 `grouped_matmul` (x [rows, in], weight [experts, in, out]) with the attribute `imbalance`, rows of the busiest expert
-over the mean; `moe_unpermute` (x [tokens k, h], places, weights [tokens, k]) -> [tokens, h].
+over the mean; `moe_sort` (rows [n, h], as they came from each rank) -> [n, h], those of one expert together, or back;
+`moe_unpermute` (x [tokens k, h], places, weights [tokens, k]) -> [tokens, h].
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ def _sort_backward(call: Call) -> Works:
     return (call.launch("_grad", reads=reads, writes=call.inputs[:1], flops=float(call.outputs[0].size)),)
 
 
+def _copy(call: Call) -> Works:
+    return (call.launch(reads=call.inputs, writes=call.outputs),)
+
+
+def _copy_back(call: Call) -> Works:
+    return (call.launch("_grad", reads=call.results, writes=call.wanted),)
+
+
 def _join_forward(call: Call) -> Works:
     return (call.launch(reads=call.inputs, writes=call.outputs, flops=2.0 * call.inputs[0].size),)
 
@@ -61,6 +70,7 @@ def _places(call: Call) -> Names:
 
 EXPERTS: dict[str, Rule] = {
     "moe_permute": Rule(forward=_sort_forward, backward=_sort_backward, saved=_places),
+    "moe_sort": Rule(forward=_copy, backward=_copy_back),
     "grouped_matmul": Rule(forward=_grouped_forward, backward=_grouped_backward, saved=input_names),
     "moe_unpermute": Rule(forward=_join_forward, backward=_join_backward, saved=input_names),
 }

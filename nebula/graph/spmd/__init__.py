@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from nebula.graph.spmd import pointwise, products, shapes
+from nebula.graph.spmd import experts, pointwise, products, shapes
 from nebula.graph.spmd.signature import Operands, Signature
 from nebula.graph.values import Operator, Role, Tensor
 
@@ -25,7 +25,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_TWO_INPUTS + _COMPARISONS + _LOGIC + _CURVES + _GATES + _OTHERS, pointwise.pointwise),
     "swiglu": pointwise.swiglu,
     **dict.fromkeys(("softmax", "log_softmax", "cumsum", "topk", "argsort"), pointwise.along_axis),
-    **dict.fromkeys(("tril", "triu"), pointwise.last_two),
+    **dict.fromkeys(("tril", "triu"), pointwise.triangle),
     **dict.fromkeys(("layer_norm", "rms_norm"), pointwise.norm),
     **dict.fromkeys(("sum", "mean"), pointwise.reduction),
     **dict.fromkeys(("max", "min", "prod", "any", "all", "logsumexp", "argmax"), pointwise.extremum),
@@ -49,6 +49,11 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("scatter", "index_add"), shapes.scatter),
     "gather_nd": shapes.gather_nd,
     "one_hot": shapes.one_hot,
+    **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"), shapes.exchanged),
+    "moe_permute": experts.permute,
+    "moe_sort": pointwise.pointwise,
+    "grouped_matmul": experts.grouped_matmul,
+    "moe_unpermute": experts.unpermute,
     "transpose": shapes.transpose,
     "expand": shapes.expand,
     "slice": shapes.slice_,

@@ -78,10 +78,20 @@ def _groups(
 
 
 def _count(
-    _operator: Operator, signature: Signature, _assignment: Assignment, _inputs: Shapes, _outputs: Shapes
+    operator: Operator, signature: Signature, _assignment: Assignment, _inputs: Shapes, _outputs: Shapes
 ) -> dict[str, object]:
-    """A mean over a cut dim divides its sum by the number of all elements."""
-    return {"count": prod(signature.sizes[label] for label in signature.sums)}
+    """A mean over a cut dim divides its sum by the number of all elements, whatever was cut before."""
+    return {"count": operator.attribute("count") or prod(signature.sizes[label] for label in signature.sums)}
+
+
+def _context(
+    operator: Operator, signature: Signature, assignment: Assignment, _inputs: Shapes, _outputs: Shapes
+) -> dict[str, object]:
+    """Attention over positions of which each rank has a part exchanges keys and values among so many ranks."""
+    axes = [assignment.labels[label][0] for label in signature.inputs[0][1] if label in assignment.labels]
+    if not axes or operator.attribute("exchange") is None:
+        return {}
+    return {"context": assignment.mesh.shape[axes[0]]}
 
 
 _CHANGES: dict[str, Callable[[Operator, Signature, Assignment, Shapes, Shapes], dict[str, object]]] = {
@@ -90,4 +100,5 @@ _CHANGES: dict[str, Callable[[Operator, Signature, Assignment, Shapes, Shapes], 
     "conv2d": _groups,
     "group_norm": _groups,
     "mean": _count,
+    "attention": _context,
 }

@@ -60,10 +60,12 @@ def along_axis(op: Operands) -> Signature:
     return along(op, [a % rank for a in axes])
 
 
-def last_two(op: Operands) -> Signature:
-    """Triangles: the last two dims stay whole."""
-    rank = len(op.inputs[0])
-    return along(op, [rank - 1, rank - 2])
+def triangle(op: Operands) -> Signature:
+    """tril and triu: columns stay whole; a rank with part of the rows must know which, as the diagonal moves."""
+    labels = Labels()
+    *lead, rows = labels.dims(op.inputs[0][:-1])
+    dims = (*lead, rows, ())
+    return Signature(inputs=(dims,), outputs=(dims,), sizes=labels.sizes, located=frozenset(rows))
 
 
 def norm(op: Operands) -> Signature:

@@ -67,13 +67,16 @@ def attention(op: Operands) -> Signature:
     """query [b, s, h, d], key and value [b, t, g, d]: rows and heads can be cut, queries where nothing is causal.
 
     With fewer key heads than query heads the dim of query heads is (key heads, queries of each), cut by key heads.
+    With the attribute `exchange` the ranks of a context group are to share its positions: queries, keys and values are
+    cut together, once, and what a rank lacks it gets inside the operator (see nebula.graph.rules.attention).
     """
     query, key, value = op.inputs[:3]
+    shared = "exchange" in op.attributes and "context" not in op.attributes and query[1] == key[1]
     labels = Labels()
     rows, queries = (labels.new(query[0]),), (labels.new(query[1]),)
     heads = (labels.new(key[2]), labels.new(query[2] // key[2]))
     q = (rows, queries, heads, ())
-    k = (rows, (), heads[:1], ())
+    k = (rows, queries if shared else (), heads[:1], ())
     masks = tuple(_mask(s, query, rows, heads, queries) for s in op.inputs[3:])
     statistics = tuple(
         tuple(
@@ -83,7 +86,7 @@ def attention(op: Operands) -> Signature:
         + ((),) * (len(s) - 3)
         for s in op.outputs[1:]
     )
-    offset_matters = op.flag("causal") or value[1] != key[1]
+    offset_matters = not shared and (op.flag("causal") or value[1] != key[1])
     return Signature(
         inputs=(q, k, k, *masks),
         outputs=(q, *statistics),

@@ -45,10 +45,12 @@ def same_size(op: Operands) -> Signature:
 
 
 def constant(op: Operands) -> Signature:
-    """full and its kin: every element is the same, so any dim can be cut."""
+    """full and its kin: every element is the same, so any dim can be cut; an input may be the value itself."""
     labels = Labels()
-    dims = labels.dims(op.outputs[0])
-    return Signature(inputs=tuple(dims for _ in op.inputs), outputs=(dims,), sizes=labels.sizes)
+    out = op.outputs[0]
+    dims = labels.dims(out)
+    inputs = tuple(dims if shape == out else ((),) * len(shape) for shape in op.inputs)
+    return Signature(inputs=inputs, outputs=(dims,), sizes=labels.sizes)
 
 
 def slice_(op: Operands) -> Signature:
@@ -187,3 +189,17 @@ def one_hot(op: Operands) -> Signature:
     labels = Labels()
     dims = labels.dims(op.inputs[0])
     return Signature(inputs=(dims,), outputs=((*dims, ()),), sizes=labels.sizes)
+
+
+def exchanged(op: Operands) -> Signature:
+    """A collective of a cut made before: a dim that it joins or cuts is blocks of shards, each of them cut alike."""
+    labels = Labels()
+    x: list[tuple[str, ...]] = []
+    out: list[tuple[str, ...]] = []
+    for n, m in zip(op.inputs[0], op.outputs[0], strict=True):
+        small, large = sorted((n, m))
+        inner = (labels.new(small),)
+        wide = (_kept_whole(labels, large // small), *inner) if large > small else inner
+        x.append(wide if n > m else inner)
+        out.append(wide if m > n else inner)
+    return _with_whole(labels, (tuple(x),), (tuple(out),))

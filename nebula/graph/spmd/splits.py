@@ -46,6 +46,11 @@ def annotate(
     return annotations
 
 
+def streams_of(block: Block) -> tuple[str, ...]:
+    """What enters and leaves the block: what has a say only where heads, between cut products, have none."""
+    return tuple(dict.fromkeys((*block.inputs, *block.outputs)))
+
+
 def _dim(block: Block, tensor: Tensor, kind: str) -> int | None:
     """The dim of the parameter that is cut, or None where it stays whole."""
     if not kind:
