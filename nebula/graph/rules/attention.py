@@ -8,17 +8,21 @@ a `window` no token sees more than so many.
 from __future__ import annotations
 
 from nebula.graph.rules.rule import Call, Names, Rule, Works
-from nebula.graph.values import Product
+from nebula.graph.values import Scores
 
 
-def _product(call: Call) -> Product:
-    """One of the products: [queries, d] x [d, keys] for each row and head, keys as many as a query sees on average.
-
-    Where values are narrower than keys (latent attention), d is the mean of both.
-    """
+def _scores(call: Call) -> Scores:
+    """What each row and head computes; where values are narrower than keys (latent attention), width is the mean."""
     batch, queries, heads, width = call.inputs[0].shape
-    width = (width + call.inputs[2].shape[3]) // 2
-    return Product(batch * heads, queries, _seen(call), width)
+    keys, key_heads = call.inputs[1].shape[1:3]
+    return Scores(
+        batch * heads,
+        queries,
+        _seen(call),
+        min(call.integer("window", keys), keys) if call.flag("causal") else _seen(call),
+        (width + call.inputs[2].shape[3]) // 2,
+        max(1, heads // max(1, key_heads)),
+    )
 
 
 def _seen(call: Call) -> int:
@@ -31,14 +35,15 @@ def _seen(call: Call) -> int:
 
 
 def _forward(call: Call) -> Works:
-    product = _product(call)
-    return (call.launch(reads=call.inputs, writes=call.outputs, flops=2 * product.flops),)
+    scores = _scores(call)
+    flops = 2 * scores.product.flops
+    return (call.launch(reads=call.inputs, writes=call.outputs, flops=flops, scores=scores),)
 
 
 def _backward(call: Call) -> Works:
-    product = _product(call)
+    scores = _scores(call)
     reads = (*call.inputs, *call.outputs, call.outputs[0])
-    return (call.launch("_grad", reads=reads, writes=call.wanted, flops=5 * product.flops),)
+    return (call.launch("_grad", reads=reads, writes=call.wanted, flops=5 * scores.product.flops, scores=scores),)
 
 
 def _saved(call: Call) -> Names:
