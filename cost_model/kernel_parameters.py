@@ -19,11 +19,11 @@ class Parameter(NamedTuple):
 
 
 LOOP_SHARE = Parameter(
-    0.80, "of peak", (0.7, 0.95), "rate of one multiprocessor inside the loop over k while power does not limit"
+    0.82, "of peak", (0.7, 0.95), "rate of one multiprocessor inside the loop over k while power does not limit"
 )
-FILL_S = Parameter(0.15e-6, "s", (0.05e-6, 1e-6), "filling and draining the pipeline of one tile of a matrix product")
+FILL_S = Parameter(0.26e-6, "s", (0.05e-6, 1e-6), "filling and draining the pipeline of one tile of a matrix product")
 STORE_SHARE = Parameter(
-    0.6, "of the writing", (0.2, 1.5), "writing a tile that does not overlap with the loop of the next"
+    0.67, "of the writing", (0.2, 1.5), "writing a tile that does not overlap with the loop of the next"
 )
 ATTENTION_SHARE = Parameter(0.93, "of peak", (0.8, 1.0), "rate of the products of fused attention, the softmax apart")
 BACKWARD_SHARE = Parameter(

@@ -5,7 +5,7 @@ A longer text that begins with a name means that type (`A100-80GB-SXM4` is an `A
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ DTYPES = {
 }
 """Precisions as files write them, and the dtype that they mean."""
 
-FIELDS = {
+FIELDS: dict[str, tuple[str, Callable[[Any], float]]] = {
     "memory": ("memory_bytes", parse_bytes),
     "memory_bandwidth": ("memory_bytes_per_s", parse_rate),
     "kernel_time": ("kernel_s", parse_seconds),
