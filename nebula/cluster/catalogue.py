@@ -5,7 +5,7 @@ A longer text that begins with a name means that type (`A100-80GB-SXM4` is an `A
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,16 @@ DTYPES = {
 }
 """Precisions as files write them, and the dtype that they mean."""
 
-FIELDS = {
+FIELDS: dict[str, tuple[str, Callable[[Any], float]]] = {
     "memory": ("memory_bytes", parse_bytes),
     "memory_bandwidth": ("memory_bytes_per_s", parse_rate),
     "kernel_time": ("kernel_s", parse_seconds),
     "product_efficiency": ("product_efficiency", parse_quantity),
     "memory_efficiency": ("memory_efficiency", parse_quantity),
     "half_product_flops": ("half_product_flops", parse_quantity),
+    "multiprocessors": ("multiprocessors", int),
+    "exponential_rate": ("exponentials_per_s", parse_quantity),
+    "older_kernel_share": ("older_kernel_share", parse_quantity),
     "host_bandwidth": ("host_bytes_per_s", parse_rate),
     "price_per_hour": ("price_per_hour", parse_quantity),
     "power": ("power_w", parse_quantity),

@@ -46,6 +46,9 @@ class DeviceSection(Section):
     product_efficiency: Share | None = None
     memory_efficiency: Share | None = None
     half_product_flops: Number | None = None
+    multiprocessors: Index | None = None
+    exponential_rate: Number | None = None
+    older_kernel_share: Share | None = None
     host_bandwidth: Rate | None = None
     price_per_hour: Number | None = None
     power: Number | None = None

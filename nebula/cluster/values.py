@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+FLOPS_PER_EXPONENTIAL = 16.0
+"""float32 operations per exponential where nothing is stated: Hopper and Blackwell do 256 and 16 per cycle and
+multiprocessor (FlashAttention-3, arXiv 2407.08608, section 3.1)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceType:
@@ -24,6 +28,10 @@ class DeviceType:
         product_efficiency: attainable share of peak_flops by a large matrix product.
         memory_efficiency: attainable share of memory_bytes_per_s.
         half_product_flops: FLOPs of a product that reaches half of product_efficiency (0: no such loss).
+        multiprocessors: units that each work on one tile of a product; 0: unknown, then shapes do not matter.
+        exponentials_per_s: rate of the special function units; 0: a sixteenth of the peak of float32.
+        older_kernel_share: what attention kernels written for the generation before reach of those written for this one
+            (FlashAttention-2 on Hopper does without its instructions).
         host_bytes_per_s: copy bandwidth between host and device, per direction.
         price_per_hour: of one device, in the user's currency; 0 when unknown.
         power_w: board power; 0 when unknown.
@@ -40,6 +48,9 @@ class DeviceType:
     product_efficiency: float = 0.7
     memory_efficiency: float = 0.8
     half_product_flops: float = 0.0
+    multiprocessors: int = 0
+    exponentials_per_s: float = 0.0
+    older_kernel_share: float = 1.0
     host_bytes_per_s: float = 16e9
     price_per_hour: float = 0.0
     power_w: float = 0.0
@@ -49,6 +60,16 @@ class DeviceType:
     def peak(self, dtype: str) -> float:
         """Peak FLOP/s for a dtype; a dtype that is not listed runs at the rate of float32."""
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
+
+    @property
+    def shaped(self) -> bool:
+        """Whether shapes of products and attention matter to it: an emulated device goes by FLOPs and bytes alone."""
+        return self.multiprocessors > 0 and not self.emulated
+
+    @property
+    def exponentials(self) -> float:
+        """Exponentials per second."""
+        return self.exponentials_per_s or self.peak_flops["float32"] / FLOPS_PER_EXPONENTIAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

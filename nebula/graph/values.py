@@ -96,6 +96,31 @@ class Product(NamedTuple):
         return 2.0 * self.batch * self.m * self.n * self.k
 
 
+class Scores(NamedTuple):
+    """The scores of fused attention, which stay on the chip.
+
+    Attributes:
+        batch: rows times query heads.
+        queries: tokens that ask, of each.
+        seen: keys that a query sees on average.
+        most: keys that the query that sees most sees; more than `seen` under a causal mask.
+        width: of a key; the mean of keys and values where they differ.
+        shared: query heads for one key head.
+    """
+
+    batch: int
+    queries: int
+    seen: int
+    most: int
+    width: int
+    shared: int = 1
+
+    @property
+    def product(self) -> Product:
+        """Queries times keys, as many as are seen; a forward has two such products, a backward five."""
+        return Product(self.batch, self.queries, self.seen, self.width)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
     """One launch on a device.
@@ -107,6 +132,7 @@ class Kernel:
         read_bytes: bytes read from device memory.
         written_bytes: bytes written to device memory.
         product: the shape of the matrix product, when it is one.
+        scores: those of fused attention, when it is that.
     """
 
     kind: str
@@ -115,6 +141,7 @@ class Kernel:
     read_bytes: float
     written_bytes: float
     product: Product | None = None
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,19 +8,24 @@ gets the keys and values that it lacks as nebula.graph.rules.context says.
 
 from __future__ import annotations
 
-from nebula.graph.rules.context import EXCHANGES, WHOLE
+from nebula.graph.rules.context import EXCHANGES, WHOLE, Exchange
 from nebula.graph.rules.rule import Call, Names, Rule, Works
-from nebula.graph.values import Product
+from nebula.graph.values import Scores
 
 
-def _product(call: Call) -> Product:
-    """One of the products: [queries, d] x [d, keys] for each row and head, keys as many as a query sees on average.
-
-    Where values are narrower than keys (latent attention), d is the mean of both.
-    """
+def _scores(call: Call) -> Scores:
+    """What each row and head computes; where values are narrower than keys (latent attention), width is the mean."""
     batch, queries, heads, width = call.inputs[0].shape
-    width = (width + call.inputs[2].shape[3]) // 2
-    return Product(batch * heads, queries, _seen(call), width)
+    key_heads = call.inputs[1].shape[2]
+    keys = call.inputs[1].shape[1] * call.integer("context", 1)
+    return Scores(
+        batch * heads,
+        queries,
+        _seen(call),
+        min(call.integer("window", keys), keys) if call.flag("causal") else _seen(call),
+        (width + call.inputs[2].shape[3]) // 2,
+        max(1, heads // max(1, key_heads)),
+    )
 
 
 def _seen(call: Call) -> int:
@@ -33,13 +38,15 @@ def _seen(call: Call) -> int:
 
 
 def _forward(call: Call) -> Works:
-    exchange = EXCHANGES[call.text("exchange")] if call.integer("context", 1) > 1 else WHOLE
-    return exchange.forward(call, 2 * _product(call).flops)
+    return _exchange(call).forward(call, _scores(call))
 
 
 def _backward(call: Call) -> Works:
-    exchange = EXCHANGES[call.text("exchange")] if call.integer("context", 1) > 1 else WHOLE
-    return exchange.backward(call, 5 * _product(call).flops)
+    return _exchange(call).backward(call, _scores(call))
+
+
+def _exchange(call: Call) -> Exchange:
+    return EXCHANGES[call.text("exchange")] if call.integer("context", 1) > 1 else WHOLE
 
 
 def _saved(call: Call) -> Names:

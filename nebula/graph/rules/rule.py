@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from nebula.graph.values import Kernel, Operator, Product, Tensor, Work
+from nebula.graph.values import Kernel, Operator, Product, Scores, Tensor, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,7 @@ class Call:
         writes: Iterable[Tensor] | float,
         flops: float = 0.0,
         product: Product | None = None,
+        scores: Scores | None = None,
         kind: str = "",
     ) -> Kernel:
         """A kernel of this call; `kind` overrides the name, `product` the FLOPs."""
@@ -81,6 +82,7 @@ class Call:
             read_bytes=_bytes(reads),
             written_bytes=_bytes(writes),
             product=product,
+            scores=scores,
         )
 
     @property

@@ -1,0 +1,36 @@
+"""How long element-wise work, norms and softmax take: their passes over memory, or their instructions where those last.
+
+Error functions, exponentials and random numbers cost dozens of instructions, which bound a kernel as soon as memory is
+fast; norms read their rows once for the statistics and once more to apply them.
+"""
+
+from __future__ import annotations
+
+from nebula.cluster.values import DeviceType
+from nebula.cost_model.kernel_parameters import POINTWISE_SHARE
+from nebula.graph.values import Kernel
+
+READS = {"layer_norm": 2.0, "rms_norm": 2.0}
+"""How often kernels read their inputs, where it is more than once: rows in flight exceed registers and cache."""
+
+INSTRUCTIONS = {"dropout": 5.0, "softmax": 2.0}
+"""By how much the instructions of a kind exceed its counted operations: ten rounds of Philox for four random numbers;
+the maximum and the sum of a row across threads."""
+
+CAST_OPERATIONS = 3.0
+"""Per byte of a conversion, which is not vectorised over unequal widths."""
+
+SHARPNESS = 6.0
+"""Exponent of the norm that joins the two bounds."""
+
+
+def pointwise_seconds(kernel: Kernel, device: DeviceType) -> float:
+    """Seconds of a kernel that holds no matrix product, its launch apart."""
+    moved_bytes = kernel.read_bytes * READS.get(kernel.kind, 1.0) + kernel.written_bytes
+    operations = kernel.flops * INSTRUCTIONS.get(kernel.kind, 1.0)
+    if kernel.kind == "cast":
+        operations = CAST_OPERATIONS * moved_bytes
+    moving_s = moved_bytes / (device.memory_bytes_per_s * device.memory_efficiency)
+    working_s = operations / (device.peak("float32") * POINTWISE_SHARE.value)
+    longer, shorter = max(moving_s, working_s), min(moving_s, working_s)
+    return longer * (1.0 + (shorter / longer) ** SHARPNESS) ** (1.0 / SHARPNESS) if longer else 0.0

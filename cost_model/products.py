@@ -1,0 +1,80 @@
+"""How long a matrix product takes on a device whose multiprocessors are known, from its shape.
+
+A product is cut into tiles, tiles run in waves over the multiprocessors, few tiles with a long k are cut along k as
+well (split-K; Osama et al., Stream-K, arXiv 2301.03598); all of it is bounded by power and by memory. Vectorised over
+products, since one layer has many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cluster.values import DeviceType
+from nebula.cost_model.kernel_parameters import FILL_S, LOOP_SHARE, STORE_SHARE
+from nebula.graph.values import Product
+
+Floats = NDArray[np.float64]
+
+TILES = np.array([(256, 128), (128, 256), (128, 128), (64, 256), (64, 128), (128, 64), (64, 64)], dtype=float)
+"""Rows and columns of the tiles that kernel libraries choose among (CUTLASS, cuBLAS)."""
+
+SPLITS = np.array([1, 2, 4, 8, 16], dtype=float)
+"""Into how many parts they cut k."""
+
+STEP_K = 64.0
+"""Granularity of the loop over k."""
+
+PARTIAL_BYTES = 4.0
+"""Of an element of a partial sum, float32."""
+
+SHARPNESS = 10.0
+"""Exponent of the norm that joins the three bounds; a larger one is nearer to their maximum."""
+
+
+def products_seconds(
+    products: Sequence[Product], peaks: Floats, moved_bytes: Floats, device: DeviceType, element_bytes: Floats
+) -> Floats:
+    """Seconds of each product, its launch apart.
+
+    The bounds are the waves of tiles at the speed of a multiprocessor, all FLOPs at the rate that the device sustains
+    (below the former where its power limits it: then a wave that is not full also draws less), and the bytes.
+
+    Args:
+        products: n shapes.
+        peaks: of the dtype of each, FLOP/s [n].
+        moved_bytes: read and written by each [n].
+        device: with multiprocessors.
+        element_bytes: of an element of the result [n].
+    """
+    shapes = np.array(products, dtype=float).reshape(-1, 4)
+    flops = 2.0 * shapes.prod(axis=1)
+    bounds = (
+        tiled_seconds(shapes, peaks, device, element_bytes),
+        flops / (peaks * device.product_efficiency),
+        moved_bytes / (device.memory_bytes_per_s * device.memory_efficiency),
+    )
+    largest = np.maximum(np.maximum.reduce(bounds), 1e-30)
+    joined: Floats = largest * sum((b / largest) ** SHARPNESS for b in bounds) ** (1.0 / SHARPNESS)
+    return joined
+
+
+def tiled_seconds(shapes: Floats, peaks: Floats, device: DeviceType, element_bytes: Floats) -> Floats:
+    """Seconds of the waves of products [n, (batch, m, n, k)] with the tile and the split that are fastest.
+
+    A tile takes its loop over k, the filling of its pipeline, and the part of its writing that does not overlap.
+    """
+    batch, m, n, k = (shapes[:, i, None, None] for i in range(4))
+    rows, columns, splits = TILES[None, :, None, 0], TILES[None, :, None, 1], SPLITS[None, None, :]
+    units = float(device.multiprocessors)
+    waves = np.ceil(batch * np.ceil(m / rows) * np.ceil(n / columns) * splits / units)
+    steps = np.ceil(np.ceil(k / splits) / STEP_K) * STEP_K
+    loop_s = 2.0 * rows * columns * steps * units / (peaks[:, None, None] * LOOP_SHARE.value)
+    written = np.where(splits > 1, PARTIAL_BYTES, element_bytes[:, None, None])
+    bytes_per_s = device.memory_bytes_per_s * device.memory_efficiency
+    store_s = STORE_SHARE.value * rows * columns * written * units / bytes_per_s
+    joined_s = np.where(splits > 1, splits * batch * m * n * PARTIAL_BYTES / bytes_per_s, 0.0)
+    seconds: Floats = (waves * (loop_s + FILL_S.value + store_s) + joined_s).min(axis=(1, 2))
+    return seconds
