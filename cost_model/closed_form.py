@@ -1,7 +1,7 @@
 """When each device of a pipeline has done its last action, for many pipelines at once: what a search asks.
 
-FThenB has a formula, 1F1B is run slot by slot, all other schedules along their wavefronts (wavefront.py). Each jumps over
-the rest of a steady state once it has reached it, so all equal the simulation event by event to rounding.
+FThenB has a formula, 1F1B is run slot by slot, all other schedules along their wavefronts (wavefront.py). Each jumps
+over the rest of a steady state once it has reached it, so all equal the simulation event by event to rounding.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cost_model.wavefront import wavefront
-from nebula.plan.schedule import chain_length, device_of, devices_of, shape_of
+from nebula.plan.schedule import device_of, devices_of, shape_of
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -103,7 +103,10 @@ def _one_f_one_b(
     # stages first, and a stage at each end that nobody waits for, so that a slot is a few strided operations
     forward, backward = np.moveaxis(forward_s, -1, 0), np.moveaxis(backward_s, -1, 0)
     # what comes into a stage was under way for the lag of its sender
-    lags = _stages_first(np.roll(forward_lag_s, 1, -1), forward), _stages_first(np.roll(backward_lag_s, -1, -1), forward)
+    lags = (
+        _stages_first(np.roll(forward_lag_s, 1, -1), forward),
+        _stages_first(np.roll(backward_lag_s, -1, -1), forward),
+    )
     stages, m = len(forward), micro_batches
     free = np.full((stages + 2, *forward.shape[1:]), -np.inf)
     free[1:-1] = 0.0

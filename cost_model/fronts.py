@@ -1,8 +1,8 @@
 """The wavefronts of a schedule: which actions can run at the same time, and what each of them waits for.
 
-A front is the actions of one unit of time, at most one per device, if every action took one unit and messages none. The
-order that this gives holds for any durations. From some front on the fronts repeat, so a step of many micro-batches is an
-opening, one period many times, and a closing.
+A front is the actions of one unit of time, at most one per device, if every action took one unit and messages none.
+The order that this gives holds for any durations. From some front on the fronts repeat, so a step of many micro-batches
+is an opening, one period many times, and a closing.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Fronts:
     """A stretch of fronts; one row for each action, the rows of a front beside each other.
 
     Attributes:
-        steps: of each front its first row, the row after it, and the rows that its actions look at, counted from the
-            first row of the stretch: where what each needs was made, then what each device did before.
+        steps: of each front its first row, the row after it, and the rows that its actions look at: where what each
+            needs was made, then what each device did before. All are counted from the first row of the history.
         needed: [rows] how many rows back what the action needs was made.
         before: [rows] how many rows back the action before it on its device is.
         duration: [rows] which duration it takes: place in KINDS · virtual stages + virtual stage.
@@ -43,8 +43,8 @@ class Fronts:
     """
 
     steps: tuple[tuple[int, int, Ints], ...]
-    needed: tuple[int, ...]
-    before: tuple[int, ...]
+    needed: Ints
+    before: Ints
     duration: Ints
     lag: Ints
 
@@ -88,7 +88,7 @@ def program_of(schedule: str, shape: Shape) -> Program:
 
 
 class _Rows(NamedTuple):
-    """All actions of a step in the order of fronts, one row each; `front` and `device` of each, the rest as in Fronts."""
+    """All actions of a step in the order of fronts, one row each; the last four columns are those of Fronts."""
 
     front: Ints
     device: Ints
@@ -98,7 +98,7 @@ class _Rows(NamedTuple):
     lag: Ints
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def _program(schedule: str, shape: Shape, turn: int) -> Program:
     """The fronts of a step, without a steady state where none of `turn` fronts is found."""
     rows = _rows(schedule, shape)
@@ -112,10 +112,10 @@ def _program(schedule: str, shape: Shape, turn: int) -> Program:
     looked += [back - closing_rows for back in last if back > closing_rows]
     history = max([1, *looked])
     return Program(
-        opening=_fronts(rows, cuts[0], cuts[1]),
-        steady=_fronts(rows, cuts[1], cuts[2]),
+        opening=_fronts(rows, cuts[0], cuts[1], history),
+        steady=_fronts(rows, cuts[1], cuts[2], history),
         periods=periods,
-        closing=_fronts(rows, cuts[3], cuts[4]),
+        closing=_fronts(rows, cuts[3], cuts[4], history),
         history=history,
         waited=np.unique(history - np.array(looked, dtype=np.int64)),
         last=last,
@@ -130,15 +130,16 @@ def _looked(rows: _Rows, start: int, end: int) -> list[int]:
     return found
 
 
-def _fronts(rows: _Rows, start: int, end: int) -> Fronts:
+def _fronts(rows: _Rows, start: int, end: int, history: int) -> Fronts:
     """Some rows, whole fronts, as a stretch of their own."""
     needed, before = rows.needed[start:end], rows.before[start:end]
-    own = np.arange(end - start)
-    edges = [0, *(np.flatnonzero(np.diff(rows.front[start:end])) + 1).tolist(), end - start] if end > start else [0]
+    own = np.arange(history, history + end - start)
+    looked = np.stack([own - needed, own - before])
+    edges = np.flatnonzero(np.diff(rows.front[start:end], prepend=NOTHING, append=NOTHING)).tolist()
     return Fronts(
-        steps=tuple((a, b, np.concatenate([(own - needed)[a:b], (own - before)[a:b]])) for a, b in pairwise(edges)),
-        needed=tuple(needed.tolist()),
-        before=tuple(before.tolist()),
+        steps=tuple((history + a, history + b, looked[:, a:b].ravel()) for a, b in pairwise(edges)),
+        needed=needed,
+        before=before,
         duration=rows.duration[start:end],
         lag=rows.lag[start:end],
     )
@@ -177,39 +178,62 @@ def _rows(schedule: str, shape: Shape) -> _Rows:
     order = np.lexsort((device, front))
     row = np.empty(len(order) + 1, dtype=np.int64)
     row[order], row[NOTHING] = np.arange(len(order)), NOTHING
-    back = [np.arange(len(order)) - row[column[order]] for column in (needed, before)]
-    return _Rows(front[order], device[order], *back, duration[order], lag[order])
+    needed, before = (np.arange(len(order)) - row[column[order]] for column in (needed, before))
+    return _Rows(front[order], device[order], needed, before, duration[order], lag[order])
 
 
 def _run(schedule: str, shape: Shape, lists: Sequence[Sequence[Action]], first: Sequence[int]) -> tuple[Ints, ...]:
     """Of all actions, device by device: which action it needs, the lag between, its duration, and its front."""
-    stages, length = shape.devices * shape.chunks, chain_length(schedule, shape.devices, shape.chunks)
-    stage_of = [[virtual_stage_of(schedule, d, c, shape.devices) for c in range(shape.chunks)] for d in range(shape.devices)]
-    home = {stage: device for device, own in enumerate(stage_of) for stage in own}
-    needed, lag, duration, front = ([NOTHING] * first[-1] for _ in range(4))
-    made: dict[tuple[bool, int, int], tuple[int, int]] = {}
+    stages, m = shape.devices * shape.chunks, shape.micro_batches
+    duration, needs, makes, target, sent = _links(schedule, shape, lists)
+    needed, lag, front = [NOTHING] * first[-1], [2 * stages] * first[-1], [0] * first[-1]
+    made = [NOTHING] * (2 * stages * m)
     done, able = list(first[:-1]), list(range(shape.devices))
     while able:
         device = able.pop()
-        for action in lists[device][done[device] - first[device] :]:
-            index, forward = done[device], action.kind == "F"
-            stage = stage_of[device][action.chunk]
-            needed[index], lag[index] = NOTHING, 2 * stages
-            if action.kind != "W" and not (forward and stage % length == 0):
-                if (forward, stage, action.micro_batch) not in made:
+        last = front[done[device] - 1] if done[device] > first[device] else NOTHING
+        for index in range(done[device], first[device + 1]):
+            if needs[index] != NOTHING:
+                source = made[needs[index]]
+                if source == NOTHING:
                     break
-                needed[index], lag[index] = made[forward, stage, action.micro_batch]
-            duration[index] = KINDS.index(action.kind) * stages + stage
-            device_front = front[index - 1] if index > first[device] else NOTHING
-            front[index] = 1 + max(device_front, front[needed[index]] if needed[index] >= 0 else NOTHING)
+                needed[index], lag[index] = source, sent[source]
+                last = max(last, front[source])
+            front[index] = last = last + 1
             done[device] += 1
-            if forward and (stage + 1) % length == 0:
-                made[False, stage, action.micro_batch] = index, 2 * stages
-            elif forward:
-                made[True, stage + 1, action.micro_batch] = index, stage
-                able.append(home[stage + 1])
-            elif action.kind != "W" and stage % length:
-                made[False, stage - 1, action.micro_batch] = index, stages + stage
-                able.append(home[stage - 1])
+            if makes[index] != NOTHING:
+                made[makes[index]] = index
+                able.append(target[index])
     assert done == list(first[1:]), f"{schedule} waits for itself"
     return tuple(np.array(column) for column in (needed, lag, duration, front))
+
+
+def _links(schedule: str, shape: Shape, lists: Sequence[Sequence[Action]]) -> tuple[list[int], ...]:
+    """Of all actions, device by device: its duration, the message it needs, the one it makes, for whom, with what lag.
+
+    Messages are numbered by who waits for them: (backward, virtual stage, micro-batch).
+    """
+    stages, m, length = shape.devices * shape.chunks, shape.micro_batches, chain_length(schedule, *shape[:3:2])
+    home = {
+        virtual_stage_of(schedule, d, c, shape.devices): d for d in range(shape.devices) for c in range(shape.chunks)
+    }
+    links = []
+    for device, own in enumerate(lists):
+        held = [virtual_stage_of(schedule, device, c, shape.devices) for c in range(shape.chunks)]
+        for kind, micro_batch, chunk in own:
+            stage = held[chunk]
+            forward, first, last = kind == "F", stage % length == 0, (stage + 1) % length == 0
+            makes, target, sent = NOTHING, device, 2 * stages
+            if forward and last:
+                makes = (stages + stage) * m + micro_batch
+            elif forward:
+                makes, target, sent = (stage + 1) * m + micro_batch, home[stage + 1], stage
+            elif kind != "W" and not first:
+                makes, target, sent = (stages + stage - 1) * m + micro_batch, home[stage - 1], stages + stage
+            needs = (
+                NOTHING
+                if kind == "W" or (forward and first)
+                else (stage + (0 if forward else stages)) * m + micro_batch
+            )
+            links.append((KINDS.index(kind) * stages + stage, needs, makes, target, sent))
+    return tuple(list(column) for column in zip(*links, strict=True))

@@ -95,7 +95,9 @@ class Durations:
         if kind == "F":
             return self.forward_s[virtual_stage]
         weight_s = self.weight_s[virtual_stage] if self.weight_s else 0.0
-        return {"B": self.backward_s[virtual_stage], "I": self.backward_s[virtual_stage] - weight_s, "W": weight_s}[kind]
+        return {"B": self.backward_s[virtual_stage], "I": self.backward_s[virtual_stage] - weight_s, "W": weight_s}[
+            kind
+        ]
 
 
 def timeline(durations: Durations, schedule: str, micro_batches: int, chunks: int = 1) -> Timeline:

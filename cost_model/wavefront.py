@@ -1,8 +1,8 @@
 """Any schedule along its wavefronts: all actions that can run at the same time as one step of array arithmetic.
 
-fronts.py says which actions those are; here real durations, whatever they are, flow through that order. Once a period of the steady state moves everything that is still waited for by the same time, all further
-periods do (Baccelli et al., Synchronization and Linearity, 1992, section 3.7: a max-plus eigenvector), so they are
-added at once.
+fronts.py says which actions those are; here real durations, whatever they are, flow through that order. Once a period
+of the steady state moves everything that is still waited for by the same time, all further periods do (the max-plus
+eigenvector is reached: Baccelli et al., Synchronization and Linearity, 1992, chapter 3), so they are added at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ CASES = 256
 
 SETTLED = 0.2
 """The part of the cases that must have reached their steady state before they are taken from those that run on."""
-
 
 
 def wavefront(
@@ -83,7 +82,7 @@ def _one(program: Program, work: Floats, late: Floats) -> list[float]:
 
 def _append(times: list[float], fronts: Fronts, work: Floats, late: Floats) -> None:
     """Runs fronts behind the times that there are."""
-    rows = zip(fronts.needed, fronts.before, work[fronts.duration].tolist(), strict=True)
+    rows = zip(fronts.needed.tolist(), fronts.before.tolist(), work[fronts.duration].tolist(), strict=True)
     if not late.any():
         for needed, before, cost_s in rows:
             ready_s, free_s = times[-needed], times[-before]
@@ -120,16 +119,15 @@ def _steady(program: Program, window: Floats, work: Floats, late: Floats) -> Flo
 
 def _run(fronts: Fronts, window: Floats, work: Floats, late: Floats) -> Floats:
     """[history + rows, cases]: what came before, and the end of each action."""
-    history = len(window)
-    times = np.empty((history + len(fronts.duration), window.shape[1]))
+    history, cases = window.shape
+    times = np.empty((history + len(fronts.duration), cases))
     times[:history] = window
     costs = work.take(fronts.duration, 0)
     lags = late.take(fronts.lag, 0) if late.any() else None
-    for start, end, reads in fronts.steps:
-        count = end - start
-        found = times.take(reads + history, 0)
+    for start, end, looked in fronts.steps:
+        ready, free = times.take(looked, 0).reshape(2, end - start, cases)
         if lags is not None:
-            found[:count] += lags[start:end]
-        ready = np.maximum(found[:count], found[count:], out=found[:count])
-        np.add(ready, costs[start:end], out=times[start + history : end + history])
+            ready += lags[start - history : end - history]
+        np.maximum(ready, free, out=ready)
+        np.add(ready, costs[start - history : end - history], out=times[start:end])
     return times

@@ -13,8 +13,8 @@ from typing import NamedTuple
 class Action(NamedTuple):
     """One unit of a device's work on one of its chunks.
 
-    `F` is a forward, `B` a whole backward; zero-bubble schedules split a backward into `I`, the gradients of the inputs,
-    which the stage before waits for, and `W`, those of the weights, which nobody waits for.
+    `F` is a forward, `B` a whole backward; zero-bubble schedules split a backward into `I`, the gradients of the
+    inputs, which the stage before waits for, and `W`, those of the weights, which nobody waits for.
     """
 
     kind: str
@@ -46,7 +46,7 @@ def f_then_b(shape: Shape, device: int) -> Iterator[Action]:
 
 
 def one_f_one_b(shape: Shape, device: int) -> Iterator[Action]:
-    """PipeDream-Flush (Narayanan et al., arXiv 2006.09503, figure 3): warm up, alternate, drain.
+    """PipeDream-Flush (Narayanan et al., arXiv 2006.09503, section 3.2): warm up, alternate, drain.
 
     Device d of p runs min(p - 1 - d, m) forwards first.
 
@@ -86,7 +86,7 @@ def _alternate(forwards: list[Action], backwards: list[Action], warm: int) -> It
 
 
 def zero_bubble_h1(shape: Shape, device: int) -> Iterator[Action]:
-    """ZB-H1 (Qi et al., arXiv 2401.10241, section 2.1, figure 2): 1F1B whose last weight gradients fill the drain.
+    """ZB-H1 (Qi et al., arXiv 2401.10241, section 2.1): 1F1B whose last weight gradients fill the drain.
 
     Device d does the weight gradients of a micro-batch d micro-batches after its input gradients, so that every device
     holds the activations of p micro-batches, as the first one does under 1F1B.
@@ -108,7 +108,7 @@ def zero_bubble_h1(shape: Shape, device: int) -> Iterator[Action]:
 
 
 def zero_bubble_v(shape: Shape, device: int) -> Iterator[Action]:
-    """ZB-V (Qi et al., arXiv 2401.10241, section 6; V-ZB of arXiv 2405.15362, section 3.3): up chunk 0, down chunk 1.
+    """ZB-V (Qi et al., arXiv 2401.10241, section 6; V-ZB of Qi et al., arXiv 2405.15362): up chunk 0, down chunk 1.
 
     First and last stage lie on device 0, weight gradients fill the waits, and at most 2 p chunks of activations are
     held, as much as the p stages that device 0 holds under 1F1B. The order is the closed one of PyTorch's

@@ -25,7 +25,7 @@ from nebula.plan.action_orders import (
 )
 
 ENOUGH = 4
-"""Periods of the steady state, and devices, beyond which more micro-batches lengthen an order and change nothing else."""
+"""Periods, and times the devices, after which an order grows with its micro-batches by periods of its steady state."""
 
 
 def round_robin(chunk: int, place: int, devices: int) -> int:
@@ -139,15 +139,15 @@ def check_chunks(schedule: str, devices: int, chunks: int) -> None:
         wanted = f"{least}" if least == most else f"{least} or more"
         instead = "interleaved or fewer stages" if most == 1 else "1f1b" if chunks == 1 else "interleaved"
         raise BadInput(
-            f"schedule {schedule}: {devices} devices × {chunks} chunks = {devices * chunks} virtual stages, but it has "
-            f"{wanted} chunks per device; make it {wanted} × {devices} virtual stages or take {instead}"
+            f"schedule {schedule}: {devices} devices × chunks {chunks} = {devices * chunks} virtual stages, but a "
+            f"device holds {wanted} of them; make it {wanted} × {devices} virtual stages or take {instead}"
         )
-    if devices < 1 or (known.even and devices % 2):
+    if devices < 1:
+        raise BadInput(f"schedule {schedule}: {devices} devices; a pipeline has at least 1")
+    if known.even and devices % 2:
         raise BadInput(
             f"schedule {schedule}: device d holds stages d and {devices} - 1 - d, which {devices} devices cannot pair; "
             "take an even number of devices"
-            if devices >= 1
-            else f"schedule {schedule}: {devices} devices; a pipeline has at least 1"
         )
 
 

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of cost model and planner hold."""
+"""The examples in the docstrings of cost model, planner and schedules hold."""
 
 import doctest
 import importlib
@@ -8,6 +8,7 @@ import pytest
 MODULES = (
     *("cost_model.compute", "cost_model.memory", "cost_model.sharding"),
     *("planner.space", "planner.stages"),
+    *("plan.schedule", "plan.action_orders"),
 )
 
 
