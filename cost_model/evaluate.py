@@ -18,12 +18,13 @@ from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.border import receive_seconds, send_seconds
 from nebula.cost_model.chain import ChainCost, Chains
+from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.confidence import interval, provenance
 from nebula.cost_model.groups import Groups, stage_groups
 from nebula.cost_model.memory import in_flight, stage_memory
 from nebula.cost_model.sharding import bucket_bytes, pass_costs, sync_seconds, update_seconds
-from nebula.cost_model.simulate import Durations, Event, Timeline, last_backward_s, timeline
+from nebula.cost_model.simulate import Durations, Event, Timeline, timeline
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Stage, StageMemory, StepParts

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from nebula.cost_model.communication import Amount
 from nebula.errors import BadInput
 from nebula.plan.job import OPTIMIZERS
+from nebula.plan.schedule import in_flight as in_flight
 from nebula.plan.values import Job, Sharding, StageMemory
 
 MOMENTS = {"adamw": 2, "sgd": 0}
@@ -33,16 +34,6 @@ def state_bytes_per_parameter(job: Job) -> int:
     if job.optimizer not in MOMENTS:
         raise BadInput(f"job.optimizer {job.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
     return 4 * MOMENTS[job.optimizer] + (0 if job.precision == "fp32" else MASTER_BYTES)
-
-
-def in_flight(schedule: str, stages: int, stage: int, micro_batches: int) -> int:
-    """Most micro-batches whose forward is done and whose backward is not, on one stage.
-
-    Example:
-        >>> [in_flight("1f1b", 4, s, 8) for s in range(4)]
-        [4, 3, 2, 1]
-    """
-    return micro_batches if schedule == "fthenb" else min(stages - stage, micro_batches)
 
 
 def stage_memory(

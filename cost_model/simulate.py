@@ -1,34 +1,41 @@
-"""When each micro-batch runs on each stage: event by event for any schedule, and in closed form for search.
+"""When each micro-batch runs on each device of a pipeline, event by event, for any schedule of the schedule language.
 
-A stage is a device stream: it does its actions in the order of the schedule, a send occupies it, and an action waits
-until its input has arrived. How long an action takes is the caller's knowledge.
+A device does its actions in the order of the schedule, and an action waits until its input has arrived. How long an
+action takes is the caller's knowledge; closed_form.py gives the ends alone, for many pipelines at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from itertools import groupby
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nebula.plan.schedule import Action, actions
+from nebula.plan.action_orders import Action
+from nebula.plan.schedule import actions, chain_length, device_of, devices_of, virtual_stage_of
 
 
 class Event(NamedTuple):
-    """Something a stage does: `F`, `B`, `send`, `sync` (gradients) or `update`; micro_batch is -1 for the last two."""
+    """Something a device of the pipeline does.
+
+    Attributes:
+        stage: the place of the device in the pipeline.
+        kind: `F`, `B`, `I`, `W` (as of Action), `send`, `sync` (gradients) or `update`.
+        micro_batch: -1 for the last two.
+        chunk: which of the device's virtual stages.
+    """
 
     stage: int
     kind: str
     micro_batch: int
     start_s: float
     end_s: float
+    chunk: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """What every stage does in one step, in the order of the stages, then of time."""
+    """What every device does in one step, in the order of the devices, then of time."""
 
     events: tuple[Event, ...]
 
@@ -46,160 +53,120 @@ class Timeline:
         return tuple(e for e in self.events if e.stage == stage)
 
 
+class Sends(Enum):
+    """What a message keeps busy."""
+
+    OCCUPY = "the sender: its stream is busy until the message has left"
+    BESIDE = "nobody: it travels beside the compute of both sides"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Durations:
-    """Seconds of each action, one entry per stage.
+    """Seconds of each action, one entry per virtual stage, numbered as `device_of` has them.
 
     Attributes:
         forward_s: compute (and communication inside the stage) of one forward.
-        backward_s: the same of one backward.
-        send_forward_s: what sending the outputs to the next stage occupies of the sender's stream; 0 for the last.
-        send_backward_s: what sending gradients to the stage before occupies; 0 for the first.
-        transit_s: time a message is under way after the sender is free again, 0 where a send blocks until arrival.
+        backward_s: the same of one whole backward, recomputation included.
+        send_forward_s: sending the outputs to the next stage; 0 for the last, and where the next one is on the device.
+        send_backward_s: sending gradients to the stage before; 0 for the first, and where that one is on the device.
+        weight_s: the part of backward_s that `W` does, the rest being `I`; empty: `W` takes no time.
+        transit_s: time a message is under way to another device beside that, 0 where a send blocks until arrival.
+        sends: whether sending occupies the sender.
     """
 
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
     send_forward_s: tuple[float, ...]
     send_backward_s: tuple[float, ...]
+    weight_s: tuple[float, ...] = ()
     transit_s: float = 0.0
+    sends: Sends = Sends.OCCUPY
+
+    def __post_init__(self) -> None:
+        assert all(w <= b for w, b in zip(self.weight_s, self.backward_s, strict=False)), "W is a part of the backward"
 
     @property
     def stages(self) -> int:
-        """Number of stages."""
+        """Number of virtual stages."""
         return len(self.forward_s)
 
+    def action_s(self, kind: str, virtual_stage: int) -> float:
+        """Seconds of an action on a virtual stage, without sending."""
+        if kind == "F":
+            return self.forward_s[virtual_stage]
+        weight_s = self.weight_s[virtual_stage] if self.weight_s else 0.0
+        return {"B": self.backward_s[virtual_stage], "I": self.backward_s[virtual_stage] - weight_s, "W": weight_s}[
+            kind
+        ]
 
-def timeline(durations: Durations, schedule: str, micro_batches: int) -> Timeline:
-    """Every event of one step's forwards and backwards, by simulation of the named schedule."""
-    lists = actions(schedule, durations.stages, micro_batches)
-    arrival: dict[tuple[int, Action], float] = {(0, Action("F", i)): 0.0 for i in range(micro_batches)}
-    events: list[list[Event]] = [[] for _ in lists]
-    free_s, done = [0.0] * len(lists), [0] * len(lists)
-    able = list(range(len(lists)))
+
+def timeline(durations: Durations, schedule: str, micro_batches: int, chunks: int = 1) -> Timeline:
+    """Every event of one step's forwards and backwards, by simulation of the named schedule.
+
+    Raises:
+        BadInput: there is no such schedule, or not for these numbers.
+    """
+    devices = devices_of(schedule, durations.stages, chunks)
+    lists = actions(schedule, devices, micro_batches, chunks)
+    run = _Run(durations, schedule, devices, chunks)
+    done, able = [0] * devices, list(range(devices))
     while able:
-        stage = able.pop()
-        while done[stage] < len(lists[stage]) and (stage, action := lists[stage][done[stage]]) in arrival:
-            start_s = max(free_s[stage], arrival[stage, action])
-            free_s[stage] = _run(durations, stage, action, start_s, arrival, events[stage])
-            done[stage] += 1
-            neighbour = stage + 1 if action.kind == "F" else stage - 1
-            if 0 <= neighbour < len(lists):
-                able.append(neighbour)
-    assert all(d == len(a) for d, a in zip(done, lists, strict=True)), "the schedule waits for itself"
-    return Timeline(events=tuple(e for stage_events in events for e in stage_events))
+        device = able.pop()
+        while done[device] < len(lists[device]) and run.can(device, lists[device][done[device]]):
+            able.append(run.do(device, lists[device][done[device]]))
+            done[device] += 1
+    assert all(d == len(a) for d, a in zip(done, lists, strict=True)), f"{schedule} waits for itself"
+    return Timeline(events=tuple(e for own in run.events for e in own))
 
 
-def _run(
-    durations: Durations,
-    stage: int,
-    action: Action,
-    start_s: float,
-    arrival: dict[tuple[int, Action], float],
-    events: list[Event],
-) -> float:
-    """Runs one action and its send; returns when the stage is free again."""
-    forward = action.kind == "F"
-    compute_s = (durations.forward_s if forward else durations.backward_s)[stage]
-    send_s = (durations.send_forward_s if forward else durations.send_backward_s)[stage]
-    end_s = start_s + compute_s
-    events.append(Event(stage, action.kind, action.micro_batch, start_s, end_s))
-    target = stage + 1 if forward else stage - 1
-    if forward and target == durations.stages:
-        arrival[stage, Action("B", action.micro_batch)] = end_s
-        return end_s
-    if target < 0:
-        return end_s
-    if send_s:
-        events.append(Event(stage, "send", action.micro_batch, end_s, end_s + send_s))
-    arrival[target, action] = end_s + send_s + durations.transit_s
-    return end_s + send_s
+class _Run:
+    """The state of a simulation: when each device is free and which messages have arrived when."""
 
+    def __init__(self, durations: Durations, schedule: str, devices: int, chunks: int) -> None:
+        self.durations = durations
+        self.events: list[list[Event]] = [[] for _ in range(devices)]
+        self._free_s = [0.0] * devices
+        self._arrival_s: dict[tuple[bool, int, int], float] = {}
+        self._length = chain_length(schedule, devices, chunks)
+        self._device = [device_of(schedule, v, devices, chunks) for v in range(durations.stages)]
+        self._stage = [[virtual_stage_of(schedule, d, c, devices) for c in range(chunks)] for d in range(devices)]
 
-def last_backward_s(
-    forward_s: NDArray[np.float64],
-    backward_s: NDArray[np.float64],
-    micro_batches: int,
-    schedule: str = "1f1b",
-    transit_s: float = 0.0,
-) -> NDArray[np.float64]:
-    """When each stage has done its last action, without building events; equal to `timeline` to rounding.
+    def can(self, device: int, action: Action) -> bool:
+        """Whether what an action needs is there."""
+        return self._ready_s(device, action) is not None
 
-    Args:
-        forward_s: [..., stages], sends included; leading axes are independent cases.
-        backward_s: likewise.
-        micro_batches: of one step.
-        schedule: `1f1b` or `fthenb`.
-        transit_s: as in Durations.
+    def _ready_s(self, device: int, action: Action) -> float | None:
+        stage = self._stage[device][action.chunk]
+        if action.kind == "W" or (action.kind == "F" and stage % self._length == 0):
+            return 0.0
+        return self._arrival_s.get((action.kind == "F", stage, action.micro_batch))
 
-    Returns:
-        [..., stages].
-    """
-    if schedule == "fthenb":
-        return _f_then_b(forward_s, backward_s, micro_batches, transit_s)
-    assert schedule == "1f1b", schedule
-    return _one_f_one_b(forward_s, backward_s, micro_batches, transit_s)
+    def do(self, device: int, action: Action) -> int:
+        """Runs an action and its send; returns the device that may go on because of it."""
+        ready_s, stage = self._ready_s(device, action), self._stage[device][action.chunk]
+        assert ready_s is not None
+        start_s = max(self._free_s[device], ready_s)
+        end_s = start_s + self.durations.action_s(action.kind, stage)
+        self.events[device].append(Event(device, action.kind, action.micro_batch, start_s, end_s, action.chunk))
+        self._free_s[device] = end_s
+        return device if action.kind == "W" else self._send(device, stage, action, end_s)
 
-
-def _f_then_b(
-    forward_s: NDArray[np.float64], backward_s: NDArray[np.float64], micro_batches: int, transit_s: float
-) -> NDArray[np.float64]:
-    """Both phases are flow shops of equal jobs: the last job ends after all stages once and the slowest m - 1 times."""
-    stages = forward_s.shape[-1]
-    turn_s = forward_s.sum(-1) + (micro_batches - 1) * forward_s.max(-1) + (stages - 1) * transit_s
-    from_last = backward_s[..., ::-1]
-    waits = np.arange(stages) * transit_s
-    tail_s = from_last.cumsum(-1) + (micro_batches - 1) * np.maximum.accumulate(from_last, -1) + waits
-    ends_s: NDArray[np.float64] = turn_s[..., None] + tail_s[..., ::-1]
-    return ends_s
-
-
-def _one_f_one_b(
-    forward_s: NDArray[np.float64], backward_s: NDArray[np.float64], micro_batches: int, transit_s: float
-) -> NDArray[np.float64]:
-    """1F1B slot by slot: in slot t, stage s runs F of (t - s)/2 or B of (t - 2p + 1 + s)/2, whichever is whole.
-
-    The slots respect every dependency, and all that a slot needs of the past is when each stage became free: its
-    neighbour finished the very micro-batch it waits for in the slot before. Once a pair of slots moves every stage by
-    the same time, all further ones do (the max-plus eigenvector is reached), so the rest of the steady state is added
-    at once.
-    """
-    # stages first, and a stage at each end that nobody waits for, so that a slot is a few strided operations
-    forward, backward = np.moveaxis(forward_s, -1, 0), np.moveaxis(backward_s, -1, 0)
-    stages, m = len(forward), micro_batches
-    free = np.full((stages + 2, *forward.shape[1:]), -np.inf)
-    free[1:-1] = 0.0
-    slot, last, steady_end = 0, 2 * (m + stages - 1), 2 * m
-    while slot < last:
-        before = free[1:-1].copy()
-        for t in (slot, slot + 1):
-            _slot(free, forward, backward, t, m, transit_s)
-        steady, slot = 2 * stages <= slot - 2 and slot + 2 <= steady_end, slot + 2
-        if steady:
-            moved = free[1:-1] - before
-            if np.all(np.abs(moved - moved[:1]) <= 1e-12 * free[1]):
-                jumps = (steady_end - slot) // 2
-                free[1:-1] += jumps * moved[:1]
-                slot += 2 * jumps
-    return np.moveaxis(free[1:-1], 0, -1)
-
-
-def _slot(
-    free: NDArray[np.float64],
-    forward: NDArray[np.float64],
-    backward: NDArray[np.float64],
-    t: int,
-    m: int,
-    transit_s: float,
-) -> None:
-    """Moves `free` on by slot t: [stages + 2, ...] when each stage is free, arrays of durations stages first."""
-    last = len(forward) - 1
-    f, b = t - 2 * (m - 1), 2 * last + 1 - t
-    first_f, end_f = (f if f > 0 else t % 2), min(t, last) + 1
-    first_b, end_b = (b if b > 0 else (t + 1) % 2), min(b + 2 * (m - 1), last) + 1
-    ran = free[first_f + 1 : end_f + 1 : 2], free[first_b + 1 : end_b + 1 : 2]
-    sent = free[first_f:end_f:2] + transit_s, free[first_b + 2 : end_b + 2 : 2] + transit_s
-    ended_f = np.maximum(ran[0], sent[0]) + forward[first_f:end_f:2]
-    ended_b = np.maximum(ran[1], sent[1]) + backward[first_b:end_b:2]
-    ran[0][...] = ended_f
-    ran[1][...] = ended_b
+    def _send(self, device: int, stage: int, action: Action, end_s: float) -> int:
+        """Sends what an action made to the stage that waits for it; returns that stage's device."""
+        forward = action.kind == "F"
+        if forward and (stage + 1) % self._length == 0:
+            self._arrival_s[False, stage, action.micro_batch] = end_s
+            return device
+        if not forward and stage % self._length == 0:
+            return device
+        target, costs_s = (
+            (stage + 1, self.durations.send_forward_s) if forward else (stage - 1, self.durations.send_backward_s)
+        )
+        sent_s = end_s + costs_s[stage]
+        if sent_s > end_s:
+            self.events[device].append(Event(device, "send", action.micro_batch, end_s, sent_s, action.chunk))
+        if self.durations.sends is Sends.OCCUPY:
+            self._free_s[device] = sent_s
+        transit_s = self.durations.transit_s if self._device[target] != device else 0.0
+        self._arrival_s[forward, target, action.micro_batch] = sent_s + transit_s
+        return self._device[target]

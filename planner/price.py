@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from nebula.cluster.topology import Level, nic_share
 from nebula.cluster.values import Cluster, Link
+from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.groups import Groups, uniform_groups
 from nebula.cost_model.memory import fixed_bytes
-from nebula.cost_model.simulate import last_backward_s
 from nebula.graph.values import DistributedGraph, Kernel
 from nebula.plan.values import Job, Sharding
 from nebula.planner.pool import Pool

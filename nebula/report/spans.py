@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from nebula.cost_model.simulate import Event
 
-WORDS = {"F": "forward", "B": "backward", "send": "send", "sync": "gradient synchronisation", "update": "update"}
+WORDS = {
+    "F": "forward",
+    "B": "backward",
+    "I": "backward of the inputs",
+    "W": "backward of the weights",
+    "send": "send",
+    "sync": "gradient synchronisation",
+    "update": "update",
+}
 COMMUNICATION = ("send", "sync")
 
 
@@ -19,7 +27,7 @@ class Span(NamedTuple):
 
     Attributes:
         thread: `compute` or `communication`.
-        kind: as the simulator has it (`F`, `B`, `send`, `sync`, `update`); WORDS has the words for people.
+        kind: as the simulator has it (`F`, `B`, `I`, `W`, `send`, `sync`, `update`); WORDS has the words for people.
         micro_batch: -1 where the work belongs to none.
     """
 

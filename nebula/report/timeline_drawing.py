@@ -16,7 +16,7 @@ from nebula.units import format_seconds
 SPAN = WIDTH - LEFT - 20
 LEAST_PX = 2.5
 MOST_BLOCKS = 3000
-CLASSES = {"F": "forward", "B": "backward", "update": "update"}
+CLASSES = {"F": "forward", "B": "backward", "I": "backward", "W": "backward", "update": "update"}
 
 
 def _height(lanes: int) -> float:

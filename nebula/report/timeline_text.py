@@ -14,7 +14,7 @@ from nebula.units import format_seconds
 
 COLUMNS = 84
 MOST_STAGES = 64
-SIGNS = {"F": "F", "B": "B", "update": "u"}
+SIGNS = {"F": "F", "B": "B", "I": "B", "W": "B", "update": "u"}
 STYLES = {"F": "blue", "B": "yellow", "u": "green", "s": "magenta"}
 
 

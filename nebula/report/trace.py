@@ -80,8 +80,8 @@ def _one_replica(findings: Findings) -> list[Span]:
 
 def _flows(spans: Sequence[Span], first: int, category: str) -> Iterator[Event]:
     """Arrows along the passes of each micro-batch: forward through the stages, then backward."""
-    passes = [s for s in spans if s.kind in ("F", "B") and s.micro_batch >= 0]
-    passes.sort(key=lambda s: (s.micro_batch, s.start_s, s.kind == "B"))
+    passes = [s for s in spans if s.kind in ("F", "B", "I") and s.micro_batch >= 0]
+    passes.sort(key=lambda s: (s.micro_batch, s.start_s, s.kind != "F"))
     for micro_batch, group in groupby(passes, key=lambda s: s.micro_batch):
         chain = list(group)
         if len({s.lane for s in chain}) < 2:

@@ -142,7 +142,7 @@ def spans(stages: int, micro_batches: int, unit_s: float, *, stretch: float = 1.
     while any(lists):
         for stage, left in enumerate(lists):
             while left:
-                kind, index = left[0]
+                kind, index, _ = left[0]
                 before = (kind, stage - 1 if kind == "F" else stage + 1, index)
                 if 0 <= before[1] < stages and before not in end:
                     break

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of cost model and planner hold."""
+"""The examples in the docstrings of cost model, planner and schedules hold."""
 
 import doctest
 import importlib
@@ -9,6 +9,7 @@ MODULES = (
     *("cost_model.compute", "cost_model.memory", "cost_model.sharding"),
     *("cost_model.goodput", "cost_model.repair", "plan.conditions"),
     *("planner.space", "planner.stages"),
+    *("plan.schedule", "plan.action_orders"),
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nebula.cost_model.simulate import last_backward_s
+from nebula.cost_model.closed_form import last_backward_s
 from nebula.planner.stages import Cost, deal, every_deal, every_run, geometric_bound, moved, stage_bound
 
 seconds = st.floats(0.01, 10.0)

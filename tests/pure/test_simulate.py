@@ -1,15 +1,14 @@
-"""Schedules: a pipeline drawn by hand, the formulas of the field, and closed form against simulation event by event."""
+"""Simulation event by event: pipelines drawn by hand, and the bubbles that the papers give in formulas."""
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from schedule_samples import timed
 
-from nebula.cost_model.simulate import Durations, last_backward_s, timeline
+from nebula.cost_model.simulate import Durations, Sends, timeline
 from nebula.plan.schedule import actions
-
-CLOSE = 1e-9
-"""Largest relative difference between closed form and simulation, for rounding alone."""
 
 
 def durations(forward, backward, *, sends=0.0, returns=0.0, transit=0.0) -> Durations:
@@ -73,47 +72,85 @@ def test_every_action_of_a_schedule_happens_once_and_in_order():
         assert [(e.kind, e.micro_batch) for e in found.of(stage)] == [(a.kind, a.micro_batch) for a in expected]
 
 
-positive = st.floats(1e-3, 1e3) | st.sampled_from([1.0, 2.0, 0.5])
+def test_weights_wait_for_nobody_by_hand():
+    found = timeline(replace(durations([1, 1], [2, 2]), weight_s=(1, 1)), "zb-h1", 2)
+    assert times(found, 0) == [
+        ("F", 0, 0, 1),
+        ("F", 1, 1, 2),
+        ("I", 0, 3, 4),
+        ("W", 0, 4, 5),
+        ("I", 1, 5, 6),
+        ("W", 1, 6, 7),
+    ]
+    assert [e[0] for e in times(found, 1)] == ["F", "I", "F", "I", "W", "W"]
+    assert found.end_s == 7
 
 
-@st.composite
-def cases(draw):
-    stages = draw(st.integers(1, 6))
-    several = st.lists(positive, min_size=stages, max_size=stages)
-    found = Durations(
-        forward_s=tuple(draw(several)),
-        backward_s=tuple(draw(several)),
-        send_forward_s=(*draw(several)[1:], 0.0),
-        send_backward_s=(0.0, *draw(several)[1:]),
-        transit_s=draw(st.sampled_from([0.0, 0.3])),
+def test_a_message_beside_compute_occupies_nobody():
+    found = timeline(replace(durations([1, 1], [1, 1], sends=0.5), sends=Sends.BESIDE), "1f1b", 2)
+    assert times(found, 0)[:4] == [("F", 0, 0, 1), ("send", 0, 1, 1.5), ("F", 1, 1, 2), ("send", 1, 2, 2.5)]
+    assert times(found, 1)[0] == ("F", 0, 1.5, 2.5)
+
+
+def test_stages_on_one_device_hand_over_at_once():
+    found = timeline(durations([1, 1], [1, 1], transit=5.0), "zb-v", 1, 2)
+    assert [(e.chunk, e.start_s) for e in found.of(0) if e.kind == "F"] == [(0, 0), (1, 1)]
+
+
+def end_s(schedule, devices, micro_batches, chunks=1, forward=1.0, backward=2.0, weights=1.0):
+    stages = devices * chunks
+    equal = durations([forward] * stages, [backward] * stages)
+    return timeline(replace(equal, weight_s=(weights,) * stages), schedule, micro_batches, chunks).end_s
+
+
+@pytest.mark.parametrize(
+    ("devices", "micro_batches", "chunks"), [(2, 4, 2), (4, 8, 3), (4, 10, 2), (4, 13, 2), (3, 3, 4)]
+)
+def test_interleaving_has_a_bubble_of_p_minus_1_over_mv(devices, micro_batches, chunks):
+    """Narayanan et al., SC 2021, section 2.2.2."""
+    ideal = 3.0 * micro_batches * chunks
+    bubble = end_s("interleaved", devices, micro_batches, chunks) / ideal - 1
+    assert bubble == pytest.approx((devices - 1) / (micro_batches * chunks))
+
+
+@pytest.mark.parametrize(("backward", "weights"), [(2.0, 1.0), (2.2, 0.9), (1.8, 0.8)])
+def test_zb_h1_has_the_published_bubble(backward, weights):
+    """(p - 1) (T_F + T_B - T_W) with T_B the gradients of the inputs alone: arXiv 2401.10241, section 2.3, table 2."""
+    end = end_s("zb-h1", 4, 16, 1, 1.0, backward, weights)
+    assert end == pytest.approx(16 * (1 + backward) + 3 * (1 + backward - 2 * weights))
+    assert end < end_s("1f1b", 4, 16, 1, 1.0, backward, weights)
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8, 12])
+def test_dualpipe_waits_less_than_half_as_long(devices):
+    """At most (p/2 - 1) (F&B + B - 3 W): arXiv 2412.19437, table 2, where pairs hand over when both are done.
+
+    With F = I = W, as the forward of a pair hands over at once here, (p/2 - 1) (F + B - 2 W).
+    """
+    for micro_batches in (2 * devices, 4 * devices):
+        bubble = end_s("dualpipe", devices, micro_batches, 2) - micro_batches * 3
+        assert bubble == pytest.approx((devices / 2 - 1) * (1 + 2 - 2 * 1))
+        unlike = end_s("dualpipe", devices, micro_batches, 2, 1.0, 2.2, 0.9) - micro_batches * 3.2
+        assert unlike <= (devices / 2 - 1) * (3.2 + 2.2 - 3 * 0.9) + 1e-9
+        assert unlike < (end_s("1f1b", devices, micro_batches, 1, 1.0, 2.2) - micro_batches * 3.2) / 2
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_zb_v_waits_only_for_its_first_and_last_micro_batch(devices):
+    """Equal F, I and W: without bubbles but for the p - 1 forwards until the last device has work (section 6)."""
+    end = end_s("zb-v", devices, 4 * devices, 2)
+    assert end - 3 * 2 * 4 * devices == pytest.approx(devices - 1)
+
+
+@given(timed(), st.floats(0, 3))
+def test_more_communication_is_never_faster(case, factor):
+    found, asked = case
+    slower = replace(
+        found,
+        send_forward_s=tuple((1 + factor) * s for s in found.send_forward_s),
+        send_backward_s=tuple((1 + factor) * s for s in found.send_backward_s),
+        transit_s=(1 + factor) * found.transit_s,
     )
-    return found, draw(st.integers(1, 30)), draw(st.sampled_from(["1f1b", "fthenb"]))
-
-
-@given(cases())
-def test_the_closed_form_equals_the_simulation(case):
-    found, micro_batches, schedule = case
-    simulated = timeline(found, schedule, micro_batches)
-    ends = [max(e.end_s for e in simulated.of(s)) for s in range(found.stages)]
-    forward = np.add(found.forward_s, found.send_forward_s)
-    backward = np.add(found.backward_s, found.send_backward_s)
-    closed = last_backward_s(forward, backward, micro_batches, schedule, found.transit_s)
-    assert closed == pytest.approx(ends, rel=CLOSE)
-
-
-def test_many_cases_at_once_equal_one_at_a_time():
-    rng = np.random.default_rng(0)
-    forward, backward = rng.random((7, 5)), rng.random((7, 5))
-    together = last_backward_s(forward, backward, 40)
-    alone = [last_backward_s(f, b, 40) for f, b in zip(forward, backward, strict=True)]
-    assert together == pytest.approx(np.array(alone))
-
-
-@given(cases(), st.integers(0, 5), st.floats(0, 10))
-def test_a_slower_stage_never_shortens_the_step(case, which, more):
-    found, micro_batches, schedule = case
-    forward, backward = np.array(found.forward_s), np.array(found.backward_s)
-    slower = forward.copy()
-    slower[which % len(slower)] += more
-    before = last_backward_s(forward, backward, micro_batches, schedule).max()
-    assert last_backward_s(slower, backward, micro_batches, schedule).max() >= before * (1 - 1e-12)
+    assert timeline(slower, *asked).end_s >= timeline(found, *asked).end_s * (1 - 1e-12)
+    beside = timeline(replace(found, sends=Sends.BESIDE), *asked).end_s
+    assert timeline(replace(found, sends=Sends.OCCUPY), *asked).end_s >= beside * (1 - 1e-12)

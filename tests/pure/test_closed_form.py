@@ -1,0 +1,101 @@
+"""The fast path against the simulation event by event, for every schedule, and its own laws."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from schedule_samples import pipelines, timed
+
+from nebula.cost_model.closed_form import last_backward_s
+from nebula.cost_model.fronts import program_of
+from nebula.cost_model.simulate import Durations, Sends, timeline
+from nebula.plan.schedule import SCHEDULES, shape_of
+
+CLOSE = 1e-9
+"""Largest relative difference between fast path and simulation, for rounding alone."""
+
+
+def fast(found, schedule, micro_batches, chunks, cases=1):
+    occupied = found.sends is Sends.OCCUPY
+    forward, backward, sent, returned, weights = (
+        np.tile(row, (cases, 1))
+        for row in (found.forward_s, found.backward_s, found.send_forward_s, found.send_backward_s, found.weight_s)
+    )
+    if occupied:
+        forward, backward, beside = forward + sent, backward + returned, ()
+    else:
+        beside = sent, returned
+    return last_backward_s(forward, backward, micro_batches, schedule, chunks, weights, found.transit_s, *beside)
+
+
+@given(timed(), st.sampled_from([1, 30]))
+def test_the_fast_path_equals_the_simulation(case, cases):
+    """To 1e-9 of the time; the largest difference in 6,000 such cases was 6e-15."""
+    found, asked = case
+    lanes = timeline(found, *asked).by_stage()
+    compute = [[e.end_s for e in own if e.kind != "send" or found.sends is Sends.OCCUPY] for own in lanes]
+    ends = np.array([max(own) for own in compute])
+    assert fast(found, *asked, cases) == pytest.approx(np.tile(ends, (cases, 1)), rel=CLOSE)
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_long_steps_equal_the_simulation_whether_they_settle_or_not(schedule):
+    """256 micro-batches, so that almost all of the steady state is repeated; to 1e-9 of the time."""
+    rng = np.random.default_rng(1)
+    least = SCHEDULES[schedule].chunks[0]
+    for spread in (0.0, 0.02):
+        base = 1 + spread * rng.random(4 * least)
+        zeros = tuple(np.zeros(4 * least))
+        found = timed_by(base, zeros)
+        lanes = timeline(found, schedule, 256, least).by_stage()
+        ends = [own[-1].end_s for own in lanes]
+        assert fast(found, schedule, 256, least)[0] == pytest.approx(ends, rel=CLOSE)
+
+
+def timed_by(base, zeros):
+    return Durations(
+        forward_s=tuple(base),
+        backward_s=tuple(2 * base),
+        send_forward_s=zeros,
+        send_backward_s=zeros,
+        weight_s=tuple(base),
+    )
+
+
+@given(pipelines(most_devices=8, most_micro_batches=30), st.integers(1, 40))
+def test_the_cost_of_a_long_step_does_not_grow_with_its_micro_batches(pipeline, more):
+    """The fronts worked out for m + 24·more micro-batches are as many for all large m."""
+    name, devices, micro_batches, chunks = pipeline
+    shape = shape_of(name, devices, micro_batches, chunks)
+    if name == "fthenb":
+        return
+    far = shape._replace(micro_batches=600 * shape.group + micro_batches % shape.group)
+    program = program_of(name, far)
+    farther = program_of(name, far._replace(micro_batches=far.micro_batches + 24 * more * shape.group))
+    assert program.periods
+    assert len(program.opening.needed) == len(farther.opening.needed)
+    assert farther.periods > program.periods
+
+
+def test_many_cases_at_once_equal_one_at_a_time():
+    rng = np.random.default_rng(0)
+    for schedule, chunks in (("1f1b", 1), ("fthenb", 1), ("interleaved", 3), ("dualpipe", 2)):
+        forward, backward = rng.random((2, 30, 6 * chunks))
+        weights = backward * rng.random((30, 1))
+        forward[::3], backward[::3] = 1.0, 2.0
+        together = last_backward_s(forward, backward, 40, schedule, chunks, weights)
+        each = zip(forward, backward, weights, strict=True)
+        alone = [last_backward_s(f, b, 40, schedule, chunks, w) for f, b, w in each]
+        assert together == pytest.approx(np.array(alone))
+        nested = last_backward_s(*(a.reshape(5, 6, -1) for a in (forward, backward)), 40, schedule, chunks)
+        assert nested.shape == (5, 6, 6)
+
+
+@given(timed(sends=[Sends.OCCUPY]), st.integers(0, 23), st.floats(0, 10))
+def test_a_slower_stage_never_shortens_the_step(case, which, more):
+    found, (schedule, micro_batches, chunks) = case
+    forward, backward = np.array(found.forward_s), np.array(found.backward_s)
+    slower = forward.copy()
+    slower[which % len(slower)] += more
+    before = last_backward_s(forward, backward, micro_batches, schedule, chunks).max()
+    assert last_backward_s(slower, backward, micro_batches, schedule, chunks).max() >= before * (1 - 1e-12)
