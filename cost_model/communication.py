@@ -119,6 +119,13 @@ def send(levels: Levels) -> AlphaBeta:
     return AlphaBeta(levels[-1].link.latency_s, 1.0 / levels[-1].link.bytes_per_s)
 
 
+def ring_exchange(levels: Levels) -> AlphaBeta:
+    """Each rank hands a buffer on until all have seen it: p - 1 messages at the pace of the slowest link."""
+    passes = ranks_of(levels) - 1
+    latency_s = max(level.link.latency_s for level in levels)
+    return AlphaBeta(passes * latency_s, passes / min(level.link.bytes_per_s for level in levels))
+
+
 FORMULAS: dict[str, Callable[[Levels], AlphaBeta]] = {
     "all_reduce": all_reduce,
     "all_gather": reduce_scatter,
@@ -126,6 +133,7 @@ FORMULAS: dict[str, Callable[[Levels], AlphaBeta]] = {
     "all_to_all": all_to_all,
     "broadcast": broadcast,
     "send": send,
+    "ring_exchange": ring_exchange,
 }
 
 
@@ -211,6 +219,10 @@ class Fabric:
     def _asked(self, devices: NDArray[np.int64]) -> Levels:
         levels = Levels(group_links(self.cluster, [int(d) for d in devices]))
         return one_ring(levels, len(devices)) if self._flat else levels
+
+    def node_of(self, devices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The node of each device."""
+        return self._node[devices]
 
     def same_node(self, groups: NDArray[np.int64]) -> bool:
         """Whether the devices along the last axis are on one node each time."""

@@ -23,6 +23,7 @@ DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
     "fp8": "float8_e4m3fn",
+    "fp4": "float4_e2m1fn",
     "int8": "int8",
 }
 """Precisions as files write them, and the dtype that they mean."""

@@ -23,10 +23,12 @@ DTYPE_BYTES = {
     "float16": 2,
     "int16": 2,
     "float8_e4m3fn": 1,
+    "float4_e2m1fn": 1,
     "int8": 1,
     "uint8": 1,
     "bool": 1,
 }
+"""Bytes of an element; two of 4 bits share one, which counts for one of them: products are all that computes in them."""
 
 
 class Role(str, enum.Enum):

@@ -1,0 +1,161 @@
+"""What a forward and a backward of one layer take on one rank under an execution: kernels, host and collectives.
+
+Kernels are those of the layer's local block, fused as the stack does; collectives stay by axis, so that the caller
+says where their groups lie. Recomputation is a pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nebula.cluster.values import DeviceType
+from nebula.cost_model.compute import kernels_seconds, sequence_seconds
+from nebula.cost_model.fusion import fused
+from nebula.cost_model.layer import attention_cores
+from nebula.cost_model.runs.execution import Execution
+from nebula.graph.values import DTYPE_BYTES, Block, Collective, Kernel, Operator, Role, Work
+
+WEIGHTED = ("matmul", "grouped_matmul")
+"""Kinds whose second input may be a weight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One direction of a layer.
+
+    Attributes:
+        kernels_s: device time of all kernels, or the host's for launching them where that is more.
+        products_s: of these, matrix products with weights, behind which collectives of the tensor group may hide.
+        weight_products_s: of these, products that give gradients of weights.
+        attention_s: fused attention, behind which a ring may pass keys and values.
+        wires: collectives in order.
+    """
+
+    kernels_s: float
+    products_s: float
+    weight_products_s: float
+    attention_s: float
+    wires: tuple[Collective, ...]
+
+
+NOTHING = Pass(kernels_s=0.0, products_s=0.0, weight_products_s=0.0, attention_s=0.0, wires=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """A layer's forward, backward and what the backward computes again."""
+
+    forward: Pass
+    backward: Pass
+    again: Pass
+
+
+def layer_passes(block: Block, device: DeviceType, execution: Execution) -> Passes:
+    """The passes of a local block.
+
+    Args:
+        block: as one rank computes it.
+        device: what runs it.
+        execution: how.
+    """
+    done = fused(block, execution.compiled) if execution.fused_pointwise else block
+    price = _Price(done, device, execution)
+    repeated = computed_again(done, execution)
+    return Passes(
+        forward=price.of(done.operators, lambda op: op.forward),
+        backward=price.of(tuple(reversed(done.operators)), lambda op: op.backward),
+        again=price.of(repeated, lambda op: op.forward) if repeated else NOTHING,
+    )
+
+
+def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:
+    """The operators that the backward of a layer runs again; of several layers only one may do so.
+
+    `products` keeps every second product with a weight, fused attention and what collectives returned (the
+    per-operator policy of torchtitan); `core` is the attention between the projections.
+    """
+    what = execution.recompute.what
+    tensors = block.by_name
+    if what == "none" or not any(tensors[n].needs_gradient for n in block.inputs):
+        return ()
+    if what == "layer":
+        return block.operators
+    if what == "core":
+        fused_cores = tuple(op for op in block.operators if op.kind == "attention")
+        return attention_cores(block) or fused_cores
+    products = [op for op in block.operators if op.kind in WEIGHTED and op.forward]
+    kept = {op.name for op in products[::2]}
+    return tuple(
+        op
+        for op in block.operators
+        if op.name not in kept and op.kind != "attention" and not any(isinstance(w, Collective) for w in op.forward)
+    )
+
+
+class _Price:
+    """Prices the operators of one block."""
+
+    def __init__(self, block: Block, device: DeviceType, execution: Execution) -> None:
+        self.device, self.execution = device, execution
+        self._weights = {t.name for t in block.tensors if t.role is Role.PARAMETER}
+        self._tensors = block.by_name
+        # libraries for narrow products leave the projection to the vocabulary in 16 bits
+        self._narrow = not any(op.kind == "cross_entropy" for op in block.operators)
+
+    def of(self, operators: Sequence[Operator], direction: Callable[[Operator], Iterable[Work]]) -> Pass:
+        """One direction of those operators."""
+        kernels: list[Kernel] = []
+        tags: list[str] = []
+        wires: list[Collective] = []
+        for op in operators:
+            weighted = self._is_weighted(op)
+            for work in direction(op):
+                if isinstance(work, Collective):
+                    wires.append(work)
+                    continue
+                for kernel, tag in self._as_run(op, work, weighted):
+                    kernels.append(kernel)
+                    tags.append(tag)
+        if not kernels:
+            return replace(NOTHING, wires=tuple(wires))
+        seconds = kernels_seconds(kernels, self.device, max(1, self.execution.attention))
+        host_s = 0.0 if self.execution.compiled else self.execution.host_kernel_s
+        tag_of = np.array(tags)
+        return Pass(
+            kernels_s=sequence_seconds(seconds, host_s),
+            products_s=float(seconds[(tag_of == "product") | (tag_of == "weight")].sum()),
+            weight_products_s=float(seconds[tag_of == "weight"].sum()),
+            attention_s=float(seconds[tag_of == "attention"].sum()),
+            wires=tuple(wires),
+        )
+
+    def _is_weighted(self, op: Operator) -> bool:
+        return op.kind in WEIGHTED and len(op.inputs) > 1 and op.inputs[1] in self._weights
+
+    def _as_run(self, op: Operator, kernel: Kernel, weighted: bool) -> Iterable[tuple[Kernel, str]]:
+        """The kernel in the dtype that the stack computes in, with what makes its operands narrow before it."""
+        if kernel.kind.startswith("attention"):
+            yield kernel, "attention"
+            return
+        if not weighted or kernel.product is None:
+            yield kernel, "other"
+            return
+        rows = self._tensors[op.inputs[0]]
+        weight_gradient = kernel.kind.endswith("_grad") and kernel.product.m != rows.size // rows.shape[-1]
+        tag = "weight" if weight_gradient else "product"
+        dtype = self.execution.product_dtype
+        if not self._narrow or dtype == kernel.dtype or dtype in ("bfloat16", "float16", "float32"):
+            yield kernel, tag
+            return
+        share = DTYPE_BYTES.get(dtype, 0.5) / DTYPE_BYTES[kernel.dtype]
+        if not weight_gradient:
+            # the activation (or the gradient that comes in) is read and written narrow in both layouts
+            entering = self._tensors[op.outputs[0]] if kernel.kind.endswith("_grad") else rows
+            size = float(entering.bytes)
+            yield Kernel(
+                kind="cast", dtype=kernel.dtype, flops=0.0, read_bytes=size, written_bytes=2 * size * share
+            ), "other"
+        yield replace(kernel, dtype=dtype, read_bytes=kernel.read_bytes * share), tag

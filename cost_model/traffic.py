@@ -1,0 +1,128 @@
+"""Which ranks of a stage talk along which axis, and what their collectives take on the links between them.
+
+A replica's ranks are context times tensor, tensor fastest; experts are dealt over the ranks of a stage in their order,
+the width of an expert over neighbours. Where groups of one axis lie unlike, the slowest counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cost_model.communication import AlphaBeta, Fabric, Levels, collective, ranks_of, ring_exchange
+from nebula.cost_model.groups import PROBE_BYTES
+from nebula.cost_model.step_parameters import StepParameters
+from nebula.graph.values import Collective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """Where the ranks along each axis of a stage meet.
+
+    Attributes:
+        tensor, context, expert, expert_tensor: as the axes of collectives.
+        shard: ranks that share one set of optimizer states.
+        outer: ranks that hold the same share of it.
+        expert_shard: ranks that hold the same share of the same experts.
+        pair: this stage and the next; empty for the last.
+    """
+
+    tensor: Levels = Levels()
+    context: Levels = Levels()
+    expert: Levels = Levels()
+    expert_tensor: Levels = Levels()
+    shard: Levels = Levels()
+    outer: Levels = Levels()
+    expert_shard: Levels = Levels()
+    pair: Levels = Levels()
+
+    def of(self, axis: str) -> Levels:
+        """The levels of a collective's axis."""
+        found: Levels = getattr(self, axis)
+        return found
+
+
+def stage_axes(
+    grid: NDArray[np.int64], *, shard: int, expert: int, expert_tensor: int, behind: NDArray[np.int64] | None, fabric: Fabric
+) -> Axes:
+    """The axes of one stage.
+
+    Args:
+        grid: [data, context, tensor] global device indices.
+        shard: replicas over which optimizer states are cut; the ranks of a context group share in it.
+        expert: ranks over which experts are dealt.
+        expert_tensor: ranks over which the width of an expert is cut.
+        behind: the grid of the next stage.
+        fabric: of the cluster.
+    """
+    data, context, tensor = grid.shape
+    replicas = grid.reshape(data // shard, shard * context, tensor)
+    dealt = grid.reshape(-1, expert, expert_tensor) if grid.size % (expert * expert_tensor) == 0 else grid.reshape(1, -1, 1)
+    pairs = np.zeros((0, 2), dtype=np.int64)
+    if behind is not None:
+        count = min(grid.size, behind.size)
+        pairs = np.stack([grid.reshape(-1)[:count], behind.reshape(-1)[:count]], axis=1)
+    return Axes(
+        tensor=_slowest(grid.reshape(-1, tensor), fabric),
+        context=_slowest(grid.transpose(0, 2, 1).reshape(-1, context), fabric),
+        expert=_slowest(dealt.transpose(0, 2, 1).reshape(-1, dealt.shape[1]), fabric),
+        expert_tensor=_slowest(dealt.reshape(-1, dealt.shape[2]), fabric),
+        shard=_slowest(replicas.transpose(0, 2, 1).reshape(-1, shard * context), fabric),
+        outer=_slowest(replicas.transpose(1, 2, 0).reshape(-1, data // shard), fabric),
+        expert_shard=_slowest(dealt.transpose(1, 2, 0).reshape(-1, dealt.shape[0]), fabric),
+        pair=_slowest(pairs, fabric) if len(pairs) else Levels(),
+    )
+
+
+def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> Levels:
+    levels, _ = fabric.distinct(groups)
+    return max(levels, key=lambda group: collective("all_reduce", group).seconds(PROBE_BYTES))
+
+
+def wire(kind: str, levels: Levels, parameters: StepParameters) -> AlphaBeta:
+    """The cost of a collective with what links attain in place of what they have."""
+    if not levels:
+        return AlphaBeta(0.0, 0.0)
+    attained = attained_levels(levels, parameters)
+    ideal = ring_exchange(attained) if kind == "ring_exchange" else collective(kind, attained)
+    return AlphaBeta(ideal.fixed_s + parameters.start_s, ideal.per_byte_s)
+
+
+_ATTAINED: dict[tuple[Levels, StepParameters], Levels] = {}
+
+
+def attained_levels(levels: Levels, parameters: StepParameters) -> Levels:
+    """The levels with the rates that collectives attain."""
+    key = (levels, parameters)
+    if key not in _ATTAINED:
+        from dataclasses import replace
+
+        _ATTAINED[key] = Levels(
+            replace(
+                level,
+                link=replace(
+                    level.link,
+                    bytes_per_s=level.link.bytes_per_s
+                    * (parameters.intra_share if level.name == "node" else parameters.nic_share),
+                ),
+            )
+            for level in levels
+        )
+    return _ATTAINED[key]
+
+
+def seconds_by_axis(wires: Iterable[Collective], axes: Axes, parameters: StepParameters) -> Mapping[str, float]:
+    """Seconds of collectives one after the other, by axis."""
+    total: dict[str, float] = {}
+    for c in wires:
+        cost = wire(c.kind, axes.of(c.axis), parameters)
+        total[c.axis] = total.get(c.axis, 0.0) + cost.seconds(c.bytes)
+    return total
+
+
+def group_size(levels: Levels) -> int:
+    """Ranks of a group."""
+    return ranks_of(levels)
