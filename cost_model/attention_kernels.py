@@ -12,9 +12,8 @@ from nebula.cost_model.kernel_parameters import (
     ATTENTION_SHARE,
     BACKWARD_SHARE,
     BACKWARD_SOFTMAX,
-    BACKWARD_STARTUP_KEYS,
+    BACKWARD_STARTUP,
     STARTUP_KEYS,
-    TAIL,
 )
 from nebula.graph.values import Scores
 
@@ -22,8 +21,7 @@ BLOCK = 128
 """Queries of one block."""
 
 FIRST_SHARE = 0.5
-"""What the first generation reaches of the second, which halved the time (FlashAttention-2, arXiv 2307.08691, figure
-4: on an A100 about 110 against 220 TFLOP/s)."""
+"""What the first generation reaches of the second, which halved its time (FlashAttention-2, arXiv 2307.08691)."""
 
 WIDTH_STEP = 32
 """Heads are padded to a multiple of it."""
@@ -45,10 +43,10 @@ def attention_seconds(scores: Scores, peak: float, device: DeviceType, generatio
     units = float(device.multiprocessors)
     blocks = scores.batch * -(-scores.queries // BLOCK)
     causal = scores.most > scores.seen
-    startup = BACKWARD_STARTUP_KEYS.value if backward else STARTUP_KEYS.value
+    startup = STARTUP_KEYS.value * (BACKWARD_STARTUP.value if backward else 1.0)
     mean = scores.seen + (BLOCK / 2 if causal else 0.0) + startup
-    tail = TAIL.value * scores.most if causal else 0.0
-    keys = max(blocks / units * mean + tail, scores.most + startup)
+    # under a causal mask the last block may be one of the longest
+    keys = max(blocks / units * mean + (scores.most if causal else 0), scores.most + startup)
     rows = min(BLOCK, scores.queries)
     tiled_s = keys * rows * units * _score_seconds(scores.width, peak, device, generation, backward=backward)
     flops = FLOPS_PER_SCORE[backward] * scores.batch * scores.queries * scores.seen * scores.width

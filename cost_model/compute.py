@@ -16,7 +16,7 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.attention_kernels import attention_seconds
 from nebula.cost_model.communication import Amount
 from nebula.cost_model.pointwise import pointwise_seconds
-from nebula.cost_model.products import products_seconds
+from nebula.cost_model.products import products_seconds, sustained_share
 from nebula.graph.values import DTYPE_BYTES, Kernel, Work
 
 Floats = NDArray[np.float64]
@@ -70,8 +70,9 @@ def kernels_seconds(kernels: Sequence[Kernel], device: DeviceType, attention: in
 def _products(kernels: Sequence[Kernel], moved_bytes: Floats, device: DeviceType) -> Floats:
     shapes = [k.product for k in kernels if k.product is not None]
     peaks = np.array([device.peak(k.dtype) for k in kernels], dtype=float)
+    sustained = np.array([sustained_share(k.dtype, device) for k in kernels], dtype=float)
     element_bytes = np.array([DTYPE_BYTES[k.dtype] for k in kernels], dtype=float)
-    return products_seconds(shapes, peaks, moved_bytes, device, element_bytes)
+    return products_seconds(shapes, peaks, sustained, moved_bytes, device, element_bytes)
 
 
 def _other_seconds(kernel: Kernel, device: DeviceType, attention: int) -> float:
@@ -107,8 +108,8 @@ def sequence_seconds(kernel_s: Floats, host_kernel_s: float) -> float:
     never waits for the device, and what it was ahead on long kernels is there for the short ones.
 
     Example:
-        >>> sequence_seconds(np.array([1e-6, 1e-6, 10e-6]), 5e-6)
-        1.5e-05
+        >>> sequence_seconds(np.array([1.0, 1.0, 10.0]), 5.0)
+        15.0
     """
     return max(float(kernel_s.sum()), len(kernel_s) * host_kernel_s)
 

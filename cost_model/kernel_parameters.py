@@ -1,7 +1,7 @@
-"""The numbers of the kernel models that no data sheet prints: fitted once, to measurements of an H200 and an H100.
+"""The numbers of the kernel models that no data sheet prints, fitted to measurements of an H200 and tried on an H100.
 
 They hold for every device that states its multiprocessors; what differs between device types (peaks, bandwidth,
-attained shares, launch) stands in the catalogue. measurements/ holds the script and the raw figures.
+sustained shares, launch) stands in the catalogue. measurements/ holds the script and the raw figures.
 """
 
 from __future__ import annotations
@@ -19,41 +19,54 @@ class Parameter(NamedTuple):
 
 
 LOOP_SHARE = Parameter(
-    0.82, "of peak", (0.7, 0.95), "rate of one multiprocessor inside the loop over k while power does not limit"
+    0.84, "of peak", (0.7, 0.95), "rate of a multiprocessor in a product's loop over k, power permitting"
 )
-FILL_S = Parameter(0.26e-6, "s", (0.05e-6, 1e-6), "filling and draining the pipeline of one tile of a matrix product")
-STORE_SHARE = Parameter(
-    0.67, "of the writing", (0.2, 1.5), "writing a tile that does not overlap with the loop of the next"
+THROTTLE_S = Parameter(
+    12e-3, "s", (2e-3, 0.1), "of work that a rested device does beyond its sustained rate before its power limit acts"
 )
-ATTENTION_SHARE = Parameter(0.93, "of peak", (0.8, 1.0), "rate of the products of fused attention, the softmax apart")
+HALF_ENERGY = Parameter(
+    1.06, "of bfloat16", (1.0, 1.2), "energy of a multiplication in float16, by which a device at its power limit slows"
+)
+ATTENTION_SHARE = Parameter(0.94, "of peak", (0.8, 1.0), "rate of the products of fused attention, the softmax apart")
 BACKWARD_SHARE = Parameter(
-    0.88, "of that", (0.7, 1.0), "rate of those of its backward, whose operands come from shared memory more often"
+    0.9, "of that", (0.7, 1.0), "rate of those of its backward, whose operands come from shared memory more often"
 )
 BACKWARD_SOFTMAX = Parameter(
-    2.36, "exponentials", (1.5, 4.0), "pointwise work on a score in the backward, the forward's being one exponential"
+    2.44, "exponentials", (1.5, 4.0), "pointwise work on a score in the backward; the forward's is one exponential"
 )
 STARTUP_KEYS = Parameter(
-    130.0, "keys", (50.0, 300.0), "what a block of queries costs beyond the keys that it sees: loads, rescaling, output"
+    118.0, "keys", (50.0, 300.0), "what a block of queries costs beyond the keys that it sees: loads, rescaling, output"
 )
-BACKWARD_STARTUP_KEYS = Parameter(
-    460.0, "keys", (200.0, 800.0), "the same of the backward, with the passes before and behind it over the rows"
-)
-TAIL = Parameter(
-    0.79, "of the longest block", (0.3, 1.0), "how long devices wait for the last block under a causal mask"
+BACKWARD_STARTUP = Parameter(
+    4.0, "of the forward's", (2.0, 6.0), "the same in the backward: outputs times gradients first, three gradients last"
 )
 POINTWISE_SHARE = Parameter(
-    0.1, "of peak", (0.05, 0.3), "counted operations of element-wise work: an instruction each, special ones several"
+    0.1,
+    "of peak",
+    (0.05, 0.3),
+    "rate of counted operations of element-wise work, of which each is several instructions",
+)
+DROPOUT_INSTRUCTIONS = Parameter(
+    5.5, "of counted", (3.0, 10.0), "instructions of dropout: ten rounds of Philox for four random numbers"
+)
+SOFTMAX_INSTRUCTIONS = Parameter(
+    2.2, "of counted", (1.0, 4.0), "instructions of a softmax: the maximum and the sum of a row across threads"
+)
+CAST_OPERATIONS = Parameter(
+    3.0, "per byte", (1.0, 6.0), "operations of a conversion, which is not vectorised over unequal widths"
 )
 
 PARAMETERS: dict[str, Parameter] = {
     "LOOP_SHARE": LOOP_SHARE,
-    "FILL_S": FILL_S,
-    "STORE_SHARE": STORE_SHARE,
+    "THROTTLE_S": THROTTLE_S,
+    "HALF_ENERGY": HALF_ENERGY,
     "ATTENTION_SHARE": ATTENTION_SHARE,
     "BACKWARD_SHARE": BACKWARD_SHARE,
     "BACKWARD_SOFTMAX": BACKWARD_SOFTMAX,
     "STARTUP_KEYS": STARTUP_KEYS,
-    "BACKWARD_STARTUP_KEYS": BACKWARD_STARTUP_KEYS,
-    "TAIL": TAIL,
+    "BACKWARD_STARTUP": BACKWARD_STARTUP,
     "POINTWISE_SHARE": POINTWISE_SHARE,
+    "DROPOUT_INSTRUCTIONS": DROPOUT_INSTRUCTIONS,
+    "SOFTMAX_INSTRUCTIONS": SOFTMAX_INSTRUCTIONS,
+    "CAST_OPERATIONS": CAST_OPERATIONS,
 }

@@ -7,18 +7,19 @@ fast; norms read their rows once for the statistics and once more to apply them.
 from __future__ import annotations
 
 from nebula.cluster.values import DeviceType
-from nebula.cost_model.kernel_parameters import POINTWISE_SHARE
+from nebula.cost_model.kernel_parameters import (
+    CAST_OPERATIONS,
+    DROPOUT_INSTRUCTIONS,
+    POINTWISE_SHARE,
+    SOFTMAX_INSTRUCTIONS,
+)
 from nebula.graph.values import Kernel
 
 READS = {"layer_norm": 2.0, "rms_norm": 2.0}
 """How often kernels read their inputs, where it is more than once: rows in flight exceed registers and cache."""
 
-INSTRUCTIONS = {"dropout": 5.0, "softmax": 2.0}
-"""By how much the instructions of a kind exceed its counted operations: ten rounds of Philox for four random numbers;
-the maximum and the sum of a row across threads."""
-
-CAST_OPERATIONS = 3.0
-"""Per byte of a conversion, which is not vectorised over unequal widths."""
+INSTRUCTIONS = {"dropout": DROPOUT_INSTRUCTIONS.value, "softmax": SOFTMAX_INSTRUCTIONS.value}
+"""By how much the instructions of a kind exceed its counted operations."""
 
 SHARPNESS = 6.0
 """Exponent of the norm that joins the two bounds."""
@@ -29,7 +30,7 @@ def pointwise_seconds(kernel: Kernel, device: DeviceType) -> float:
     moved_bytes = kernel.read_bytes * READS.get(kernel.kind, 1.0) + kernel.written_bytes
     operations = kernel.flops * INSTRUCTIONS.get(kernel.kind, 1.0)
     if kernel.kind == "cast":
-        operations = CAST_OPERATIONS * moved_bytes
+        operations = CAST_OPERATIONS.value * moved_bytes
     moving_s = moved_bytes / (device.memory_bytes_per_s * device.memory_efficiency)
     working_s = operations / (device.peak("float32") * POINTWISE_SHARE.value)
     longer, shorter = max(moving_s, working_s), min(moving_s, working_s)

@@ -8,12 +8,13 @@ products, since one layer has many.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
-from nebula.cost_model.kernel_parameters import FILL_S, LOOP_SHARE, STORE_SHARE
+from nebula.cost_model.kernel_parameters import HALF_ENERGY, LOOP_SHARE, THROTTLE_S
 from nebula.graph.values import Product
 
 Floats = NDArray[np.float64]
@@ -35,7 +36,12 @@ SHARPNESS = 10.0
 
 
 def products_seconds(
-    products: Sequence[Product], peaks: Floats, moved_bytes: Floats, device: DeviceType, element_bytes: Floats
+    products: Sequence[Product],
+    peaks: Floats,
+    sustained: Floats,
+    moved_bytes: Floats,
+    device: DeviceType,
+    element_bytes: Floats,
 ) -> Floats:
     """Seconds of each product, its launch apart.
 
@@ -45,6 +51,7 @@ def products_seconds(
     Args:
         products: n shapes.
         peaks: of the dtype of each, FLOP/s [n].
+        sustained: share of it that the device sustains [n].
         moved_bytes: read and written by each [n].
         device: with multiprocessors.
         element_bytes: of an element of the result [n].
@@ -53,7 +60,7 @@ def products_seconds(
     flops = 2.0 * shapes.prod(axis=1)
     bounds = (
         tiled_seconds(shapes, peaks, device, element_bytes),
-        flops / (peaks * device.product_efficiency),
+        flops / (peaks * sustained),
         moved_bytes / (device.memory_bytes_per_s * device.memory_efficiency),
     )
     largest = np.maximum(np.maximum.reduce(bounds), 1e-30)
@@ -64,7 +71,7 @@ def products_seconds(
 def tiled_seconds(shapes: Floats, peaks: Floats, device: DeviceType, element_bytes: Floats) -> Floats:
     """Seconds of the waves of products [n, (batch, m, n, k)] with the tile and the split that are fastest.
 
-    A tile takes its loop over k, the filling of its pipeline, and the part of its writing that does not overlap.
+    A tile takes its loop over k and its writing, with which the filling of the pipeline for the next one overlaps.
     """
     batch, m, n, k = (shapes[:, i, None, None] for i in range(4))
     rows, columns, splits = TILES[None, :, None, 0], TILES[None, :, None, 1], SPLITS[None, None, :]
@@ -74,7 +81,27 @@ def tiled_seconds(shapes: Floats, peaks: Floats, device: DeviceType, element_byt
     loop_s = 2.0 * rows * columns * steps * units / (peaks[:, None, None] * LOOP_SHARE.value)
     written = np.where(splits > 1, PARTIAL_BYTES, element_bytes[:, None, None])
     bytes_per_s = device.memory_bytes_per_s * device.memory_efficiency
-    store_s = STORE_SHARE.value * rows * columns * written * units / bytes_per_s
+    store_s = rows * columns * written * units / bytes_per_s
     joined_s = np.where(splits > 1, splits * batch * m * n * PARTIAL_BYTES / bytes_per_s, 0.0)
-    seconds: Floats = (waves * (loop_s + FILL_S.value + store_s) + joined_s).min(axis=(1, 2))
+    seconds: Floats = (waves * (loop_s + store_s) + joined_s).min(axis=(1, 2))
     return seconds
+
+
+def sustained_share(dtype: str, device: DeviceType) -> float:
+    """Share of the peak that large products of a dtype sustain: float16 has longer mantissas than bfloat16 has.
+
+    Multipliers draw power with the square of their width, and a device that is limited by power slows down. One that
+    knows no bfloat16 states what it attains in float16.
+    """
+    other = dtype == "float16" and "bfloat16" in device.peak_flops
+    return device.product_efficiency / (HALF_ENERGY.value if other else 1.0)
+
+
+def rested(device: DeviceType, busy_s: float) -> DeviceType:
+    """The device as it is over a stretch of `busy_s` seconds that begins rested, as short measurements do.
+
+    A power limit holds on average: over a time T the sustained rate r allows r (T + THROTTLE_S) of work. A training
+    step lasts, and sees the sustained rate alone.
+    """
+    share = min(1.0, device.product_efficiency * (1.0 + THROTTLE_S.value / busy_s))
+    return replace(device, product_efficiency=max(share, device.product_efficiency))
