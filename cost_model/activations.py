@@ -16,16 +16,22 @@ from nebula.graph.values import DTYPE_BYTES, Block, Collective, Operator, Role, 
 
 PRODUCTS = ("matmul", "grouped_matmul")
 FLOAT_BYTES = DTYPE_BYTES["float32"]
+MADE_AGAIN = ("all_gather", "contiguous")
+"""Kinds whose output is no memory of its own between forward and backward: it is gathered or copied once more."""
+
 NORMS = ("layer_norm", "rms_norm")
 
 FLOAT_COPIES = {"composed": (3, 4), "kernel": (2, 2), "in place": (0, 0)}
-"""Float32 tensors as large as the logits that a loss holds at once, by how it is computed (Execution.loss): over a whole
-vocabulary, and over one that tensor ranks share.
+"""Float32 tensors as large as the logits that a loss holds at once, by how it is computed (Execution.loss): over a
+whole vocabulary, and over one that tensor ranks share.
 
 Composed of operators: the log-softmax, the gradient that the negative log-likelihood writes, the log-softmax's own, and
 over a cut vocabulary an exponential (PyTorch's loss_parallel). One kernel: the converted logits and the softmax, which
 becomes the gradient. In place: none.
 """
+
+NORMALISED = "/normalised"
+"""Suffix of a norm's input: what a norm in pieces keeps beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +144,12 @@ class _View:
         return name.endswith(NORMALISED) or self.tensors[name].role in (Role.INPUT, Role.ACTIVATION)
 
     def _owner(self, name: str) -> str:
-        """The tensor whose memory is kept: of a view the whole, of what was gathered the own part."""
+        """The tensor whose memory is kept: of a view the whole, of what is made again what it is made of."""
         while name in self.tensors:
             maker = self.makers.get(name)
             if self.tensors[name].alias_of:
                 name = self.tensors[name].alias_of
-            elif maker is not None and maker.kind == "all_gather":
+            elif maker is not None and maker.kind in MADE_AGAIN:
                 name = maker.inputs[0]
             else:
                 break
@@ -174,6 +180,3 @@ class _View:
         near = [self.tensors[n] for n in (*op.inputs, *op.outputs)]
         wanted = [t for t in near if t.needs_gradient and t.role is not Role.PARAMETER and t.name not in self.logits]
         return float(sum(t.bytes for t in wanted))
-
-
-NORMALISED = "/normalised"

@@ -17,15 +17,15 @@ from nebula.cost_model.runs.execution import Execution
 from nebula.graph.values import DTYPE_BYTES, Block
 from nebula.plan.values import Sharding, StageMemory
 
-FRAGMENTATION = 0.30
+FRAGMENTATION = 0.32
 """Of what is allocated tensor by tensor (weights, gradients, activations), what the allocator holds beside it; what
 lies there for a moment only is served from it. Fitted; plausible between 0 and 0.5."""
 
-CONTEXT_BYTES = 0.9 * 2**30
-"""Of a process on a device: driver, kernels and the libraries' workspace. Fitted; 0.4 to 1.6 GiB."""
+CONTEXT_BYTES = 0.7 * 2**30
+"""Of a process on a device: driver, kernels and the libraries' workspace. Fitted; plausible 0.4 to 1.6 GiB."""
 
 COMMUNICATOR_BYTES = 0.4 * 2**30
-"""Of the buffers of one communicator, outside of the allocator. Fitted; 0.1 to 1 GiB."""
+"""Of the buffers of one communicator, outside of the allocator. Fitted; plausible 0.1 to 1 GiB."""
 
 STEP = "optimizer step"
 """The moment when activations are gone and the update works."""
@@ -40,6 +40,15 @@ class Counted(enum.Enum):
     ALLOCATED = "allocated"
     RESERVED = "reserved"
     PROCESS = "process"
+
+
+INTERVALS = {
+    Counted.ALLOCATED: (0.92, 1.09),
+    Counted.RESERVED: (0.88, 1.13),
+    Counted.PROCESS: (0.88, 1.13),
+}
+"""Of a peak, within which nine in ten measured ones lie: what is allocated follows from the operators, what is reserved
+from an allocator's history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +119,18 @@ class Peak:
     Attributes:
         memory: by what holds it.
         moment: `loss`, `last backward`, `optimizer step` or `gather`.
+        counted: what of it a measurement would count.
     """
 
     memory: StageMemory
     moment: str
+    counted: Counted = Counted.ALLOCATED
+
+    @property
+    def interval_bytes(self) -> tuple[float, float]:
+        """Low and high end of what may be measured."""
+        low, high = INTERVALS[self.counted]
+        return low * self.bytes, high * self.bytes
 
     @property
     def bytes(self) -> float:
@@ -127,15 +144,21 @@ class Peak:
         return max(fields, key=lambda f: float(getattr(self.memory, f))).removesuffix("_bytes")
 
 
-def layer_load(block: Block, activations: Activations) -> LayerLoad:
-    """What a local block brings."""
+def layer_load(block: Block, activations: Activations, expert_parts: int = 1) -> LayerLoad:
+    """What a local block brings.
+
+    Args:
+        block: as one rank computes it.
+        activations: of it.
+        expert_parts: ranks over which each expert of the block is cut, where the block holds whole ones.
+    """
     experts = {op.inputs[1] for op in block.operators if op.kind == "grouped_matmul"}
     factors = {name for op in block.operators if op.kind in PRODUCTS for name in op.inputs}
     return LayerLoad(
         elements=float(sum(t.size for t in block.parameters if t.name not in experts)),
-        expert_elements=float(sum(t.size for t in block.parameters if t.name in experts)),
+        expert_elements=sum(t.size for t in block.parameters if t.name in experts) / expert_parts,
         weights=tuple(
-            (t.name, t.shape, t.bytes / (t.shape[0] if t.name in experts else 1.0))
+            (t.name, t.shape, t.bytes / (t.shape[0] * expert_parts if t.name in experts else 1.0))
             for t in block.parameters
             if t.name in factors
         ),
@@ -152,7 +175,7 @@ def rank_peak(chunks: Sequence[Chunk], setting: Setting) -> Peak:
     if setting.counted is Counted.ALLOCATED:
         return Peak(memory=moments[name], moment=name)
     busiest = max((m for n, m in moments.items() if n != STEP), key=lambda m: m.total_bytes)
-    return Peak(memory=_reserved(busiest, own, setting), moment=name)
+    return Peak(memory=_reserved(busiest, own, setting), moment=name, counted=setting.counted)
 
 
 def _held(chunks: Sequence[Chunk], setting: Setting) -> Held:
@@ -202,7 +225,10 @@ def _buffers(chunks: Sequence[Chunk], setting: Setting, own: Held) -> float:
         # the layer at work and the one that is fetched ahead
         return 2.0 * width * widest
     if stage == 2:
-        return float((setting.sharding.degree - 1) * OWNER_ELEMENTS * width)
+        others = sum(layer.elements for chunk in chunks for layer in chunk.layers) * (
+            1.0 - 1.0 / setting.sharding.degree
+        )
+        return width * min(others, float((setting.sharding.degree - 1) * OWNER_ELEMENTS))
     if stage == 0 and setting.replicas > 1 and not has_own_sums(setting.execution):
         # sums of their own are reduced where they lie, others are copied into buckets
         return own.gradients

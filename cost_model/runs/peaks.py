@@ -1,7 +1,6 @@
 """The peak of memory of a measured run, as its measurement counts it.
 
-Ranks of a context group share the sequence: where no local block for that is handed in, the block of the whole sequence
-counts in equal parts.
+Ranks of a context group share the sequence: blocks of the whole sequence count in equal parts.
 """
 
 from __future__ import annotations
@@ -48,50 +47,50 @@ def counted_of(row: Row) -> Counted:
     return said or field
 
 
-def peaks(case: Case, block_of: BlockOf | None = None, parts: int = 0) -> tuple[Peak, ...]:
+def peaks(case: Case, block_of: BlockOf, *, parts: int = 1, expert_parts: int = 1) -> tuple[Peak, ...]:
     """The peak of one rank of each stage of ranks.
 
     Args:
         case: the run.
-        block_of: local blocks for the micro-batch of the plan; left out: cut over tensor and expert ranks here.
-        parts: ranks that share the sequence of such a block; 0: the context group.
+        block_of: local blocks for the micro-batch of the plan, by index of the graph's blocks.
+        parts: ranks of a context group, where the blocks hold the whole sequence.
+        expert_parts: ranks over which an expert is cut, where the blocks hold whole ones.
+    """
+    execution, every = case.execution, case.execution.recompute.every
+
+    def load(block: Block, *, again: bool) -> LayerLoad:
+        return layer_load(block, activations(block, execution, again=again, parts=parts), expert_parts)
+
+    blocks = [block_of(index) for index in range(len(case.graph.blocks))]
+    computed_again = [load(block, again=True) for block in blocks]
+    others = [load(block, again=False) for block in blocks] if every > 1 else computed_again
+    loads = [(others if place % every else computed_again)[i] for place, i in enumerate(case.graph.layers)]
+    ranks = len(case.plan.stages) // case.row.vpp
+    setting = _setting(case)
+    return tuple(rank_peak(_chunks(case, loads, stage, ranks), setting) for stage in range(ranks))
+
+
+def peak(case: Case, chains: Chains | None = None) -> Peak:
+    """The peak of the rank that holds most; the run is one of whole steps.
+
+    Args:
+        case: the run.
+        chains: of its graph, with blocks that were cut before.
 
     Raises:
         BadInput: a degree does not divide what it must cut.
     """
-    row, execution = case.row, case.execution
-    block_of = block_of or _local(case)
-    parts = parts or row.cp
-    blocks = [block_of(index) for index in range(len(case.graph.blocks))]
-    again, others = (
-        [layer_load(b, activations(b, execution, again=a, parts=parts)) for b in blocks] for a in (True, False)
-    )
-    every = execution.recompute.every
-    loads = [(again if place % every == 0 else others)[i] for place, i in enumerate(case.graph.layers)]
-    setting = _setting(case, blocks)
-    ranks = len(case.plan.stages) // row.vpp if row.is_step else 1
-    return tuple(rank_peak(_chunks(case, loads, stage, ranks), setting) for stage in range(ranks))
-
-
-def peak(case: Case) -> Peak:
-    """The peak of the rank that holds most."""
-    return max(peaks(case), key=lambda p: p.bytes)
-
-
-def _local(case: Case) -> BlockOf:
-    """Blocks cut over the tensor and the expert group."""
-    row, chains = case.row, Chains(case.graph)
-    tensor = row.tp if row.kind != "layer_shard" else 1
-    expert = row.ep if row.kind != "layer_shard" else 1
+    row, chains = case.row, chains or Chains(case.graph)
 
     def block(index: int) -> Block:
-        cut = chains.block(index, row.micro_batch, tensor, case.plan.sequence_parallel)
-        return expert_parallel(cut, expert)
+        cut = chains.block(index, row.micro_batch, row.tp, case.plan.sequence_parallel)
+        return expert_parallel(cut, row.ep)
 
-    return block
+    found = peaks(case, block, parts=row.cp, expert_parts=row.etp)
+    return max(found, key=lambda one: one.bytes)
 
 
-def _setting(case: Case, blocks: list[Block]) -> Setting:
+def _setting(case: Case) -> Setting:
     row = case.row
     stage = sharding_of(row.zero, 2).stage
     planned = case.plan.stages[0].sharding

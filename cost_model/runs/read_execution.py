@@ -68,7 +68,9 @@ class _Reader:
         more = row.execution.model_extra or {}
         stack = " ".join(f"{k} {v}" for k, v in more.items())
         table = str(row.source.get("table", ""))
-        self.text = " ; ".join((table, row.overlap, row.notes, row.assumptions, row.recompute, row.optimizer, stack)).lower()
+        self.text = " ; ".join(
+            (table, row.overlap, row.notes, row.assumptions, row.recompute, row.optimizer, stack)
+        ).lower()
         self.assumed: set[str] = set()
 
     def says(self, pattern: str) -> bool:
@@ -161,8 +163,8 @@ class _Reader:
     def _loss(self) -> str:
         if self.says(r"_cef\b|cross[- ]entropy(?:[- ]loss)?[- ]fusion|fused cross|liger|cut cross"):
             return "in place"
-        if re.search(r"fsdp", self.row.zero.lower()):
-            # what wraps any PyTorch model leaves it its own loss, a log-softmax and a negative log-likelihood
+        if self.says(r"fsdp2|\beager loss"):
+            # PyTorch's own sharding of any model leaves it its own loss, a log-softmax and a negative log-likelihood
             return "composed"
         return str(self.otherwise("loss"))
 
