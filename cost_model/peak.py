@@ -188,11 +188,7 @@ def _held(chunks: Sequence[Chunk], setting: Setting) -> Held:
 
 def _base(chunks: Sequence[Chunk], setting: Setting, own: Held) -> StageMemory:
     """What lies there in every moment between the first forward and the update."""
-    kept = sum(
-        layer.activations.kept * (1 if layer.activations.logits else chunk.flight)
-        for chunk in chunks
-        for layer in chunk.layers
-    )
+    kept = sum(chunk.flight * layer.activations.kept for chunk in chunks for layer in chunk.layers)
     sent = sum(chunk.flight * chunk.layers[-1].output_bytes for chunk in chunks if chunk.sends)
     return StageMemory(
         weights_bytes=own.weights,
@@ -206,9 +202,9 @@ def _base(chunks: Sequence[Chunk], setting: Setting, own: Held) -> StageMemory:
 
 
 def _weight_gradients(chunks: Sequence[Chunk], setting: Setting) -> float:
-    """Gradients of weights on their way to the sums: where sums have another dtype one of each shape, else the largest.
+    """Gradients of weights on their way to the sums: where sums have another dtype one of each kind, else the largest.
 
-    Transformer Engine keeps one for each shape of weights, Megatron-LM makes one for each call.
+    Layers that are alike share it: Transformer Engine keeps one for each shape of weights.
     """
     each: Mapping[tuple[str, tuple[int, ...]], float] = {
         (name, shape): size for chunk in chunks for layer in chunk.layers for name, shape, size in layer.weights
@@ -225,10 +221,9 @@ def _buffers(chunks: Sequence[Chunk], setting: Setting, own: Held) -> float:
         # the layer at work and the one that is fetched ahead
         return 2.0 * width * widest
     if stage == 2:
-        others = sum(layer.elements for chunk in chunks for layer in chunk.layers) * (
-            1.0 - 1.0 / setting.sharding.degree
-        )
-        return width * min(others, float((setting.sharding.degree - 1) * OWNER_ELEMENTS))
+        owners = setting.sharding.degree
+        elements = sum(layer.elements for chunk in chunks for layer in chunk.layers)
+        return width * (owners - 1) * min(elements / owners, float(OWNER_ELEMENTS))
     if stage == 0 and setting.replicas > 1 and not has_own_sums(setting.execution):
         # sums of their own are reduced where they lie, others are copied into buckets
         return own.gradients
@@ -238,7 +233,7 @@ def _buffers(chunks: Sequence[Chunk], setting: Setting, own: Held) -> float:
 def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held) -> dict[str, StageMemory]:
     base = _base(chunks, setting, own)
     layers = [layer.activations for chunk in chunks for layer in chunk.layers]
-    loss = next((a for a in layers if a.logits), None)
+    losses = [(c.flight, layer.activations) for c in chunks for layer in c.layers if layer.activations.logits]
     passing = max((a.restored + a.passing for a in layers if not a.logits), default=0.0)
     early = base
     if setting.counted is Counted.ALLOCATED and setting.micro_batches == 1 and not has_own_sums(setting.execution):
@@ -249,8 +244,8 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held) -> dict[str, 
         "last backward": replace(early, workspace_bytes=workspace + passing),
         STEP: replace(base, activations_bytes=0.0, workspace_bytes=own.update, buffers_bytes=0.0),
     }
-    if loss is not None:
-        moments["loss"] = replace(early, workspace_bytes=workspace + loss.passing, logits_bytes=loss.logits)
+    for flight, loss in losses:
+        moments["loss"] = replace(early, workspace_bytes=workspace + loss.passing, logits_bytes=flight * loss.logits)
     if setting.sharding.stage == 3:
         # what was gathered in one piece is copied into the tensors of the layer
         moments["gather"] = replace(early, workspace_bytes=base.buffers_bytes / 2.0)

@@ -33,7 +33,7 @@ def execution_of(row: Row) -> Execution:
         **reader.launches(),
         **reader.dtypes(),
         **reader.optimizer(),
-        "recompute": recompute_of(f"{row.recompute}, per-op" if reader.says("selective ac") else row.recompute),
+        "recompute": reader.recompute(),
         "timed": reader.says(r"wall_clock_breakdown true|blocking timers"),
     }
     fields["dropout"] = reader.dropout(fields["attention"])
@@ -159,6 +159,11 @@ class _Reader:
             "float_logits": float_logits,
             "loss": self._loss(),
         }
+
+    def recompute(self) -> Recompute:
+        """As the row says; `selective` of a text on selective activation checkpointing (AC) is by operator."""
+        found = recompute_of(self.row.recompute)
+        return Recompute(what="products") if found.what == "core" and self.says(r"selective ac\b") else found
 
     def _loss(self) -> str:
         if self.says(r"_cef\b|cross[- ]entropy(?:[- ]loss)?[- ]fusion|fused cross|liger|cut cross"):
