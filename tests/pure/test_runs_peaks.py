@@ -64,7 +64,7 @@ def test_a_run_whose_time_has_no_price_still_has_its_peak(changes) -> None:
 
 
 def test_published_peaks_lie_within_their_interval() -> None:
-    """Of the rows of this folder with a measured peak; the one of a model with ALiBi lies above (docs/cost-model.md)."""
+    """Of the rows of this folder with a measured peak; that of a model with ALiBi lies above (docs/cost-model.md)."""
     outside = []
     for one in published():
         found = case_of(one, described_run)
