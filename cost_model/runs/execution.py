@@ -19,6 +19,11 @@ GRANULARITIES = ("none", "core", "products", "layer")
 second matrix product and attention (torchtitan's per-operator policy); whole layers."""
 
 
+LOSSES = ("composed", "kernel", "in place")
+"""A log-softmax and a negative log-likelihood that each write their own gradient; one kernel, whose softmax becomes the
+gradient; one that writes the gradient over the logits."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hidden:
     """Which collectives run while the device computes: of the tensor group, of data parallelism, between stages, of
@@ -69,11 +74,15 @@ class Execution:
         product_dtype: of the products of linear layers.
         gather_dtype: of parameters that sharding gathers.
         accumulation_dtype: in which gradients of micro-batches are added.
+        separate_sums: whether the sums lie beside the gradients of all parameters; otherwise each gradient is added as
+            soon as it is there.
         reduction_dtype: in which gradients are reduced between replicas.
         master_dtype: of the copy of the weights that the optimizer updates; empty: it updates the weights themselves.
         moments_dtype: of the optimizer's states.
         moments: numbers it keeps for each weight beside the master copy: 2 for Adam, 1 for momentum, 0 for SGD.
         float_logits: whether the loss works on float32 logits.
+        loss: how it is computed, one of LOSSES.
+        fused_norm: whether a norm is one kernel; in pieces it keeps float32 copies.
         dropout: probability.
         recompute: what the backward computes again.
         timed: whether the host waits for the device to time each section of a step.
@@ -89,11 +98,14 @@ class Execution:
     product_dtype: str = "bfloat16"
     gather_dtype: str = "bfloat16"
     accumulation_dtype: str = "float32"
+    separate_sums: bool = False
     reduction_dtype: str = "float32"
     master_dtype: str = "float32"
     moments_dtype: str = "float32"
     moments: int = 2
     float_logits: bool = True
+    loss: str = "kernel"
+    fused_norm: bool = True
     dropout: float = 0.0
     recompute: Recompute = Recompute()
     timed: bool = False
@@ -119,6 +131,8 @@ DEFAULTS: dict[str, tuple[Any, str]] = {
     "compiled": (False, "kernels are launched one by one"),
     "fused_pointwise": (True, "stacks for training fuse bias, activation, mask and norm"),
     "float_logits": (True, "losses are taken in float32"),
+    "loss": ("kernel", "stacks for training have a kernel for the loss over a vocabulary"),
+    "fused_norm": (True, "stacks for training have a kernel for norms"),
     "master_dtype": ("float32", "mixed precision keeps a float32 copy (Micikevicius et al., arXiv 1710.03740)"),
     "moments_dtype": ("float32", "Adam's states are float32"),
     "moments": (2, "language models are trained with Adam"),

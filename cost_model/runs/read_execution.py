@@ -33,7 +33,7 @@ def execution_of(row: Row) -> Execution:
         **reader.launches(),
         **reader.dtypes(),
         **reader.optimizer(),
-        "recompute": recompute_of(row.recompute),
+        "recompute": reader.recompute(),
         "timed": reader.says(r"wall_clock_breakdown true|blocking timers"),
     }
     fields["dropout"] = reader.dropout(fields["attention"])
@@ -67,7 +67,10 @@ class _Reader:
         self.row = row
         more = row.execution.model_extra or {}
         stack = " ".join(f"{k} {v}" for k, v in more.items())
-        self.text = " ; ".join((row.overlap, row.notes, row.assumptions, row.recompute, row.optimizer, stack)).lower()
+        table = str(row.source.get("table", ""))
+        self.text = " ; ".join(
+            (table, row.overlap, row.notes, row.assumptions, row.recompute, row.optimizer, stack)
+        ).lower()
         self.assumed: set[str] = set()
 
     def says(self, pattern: str) -> bool:
@@ -119,7 +122,17 @@ class _Reader:
             self.assumed.add("fused_pointwise")
         cost = re.search(r"(?:kernel|launch)[^;]{0,20}?([0-9.]+\s*(?:us|ns|ms))", self.text)
         host_s = parse_seconds(cost[1]) if cost else self.otherwise("host_kernel_s")
-        return {"host_kernel_s": host_s, "compiled": compiled, "fused_pointwise": not separate}
+        return {
+            "host_kernel_s": host_s,
+            "compiled": compiled,
+            "fused_pointwise": not separate,
+            "fused_norm": not separate and self._fused_norm(),
+        }
+
+    def _fused_norm(self) -> bool:
+        """As the text says; one that names other fused kernels and not the norm has none for it."""
+        named = self.says(r"fused (?:rope|softmax|attention)") and not self.says(r"fused[^;]{0,20}norm")
+        return False if named else bool(self.otherwise("fused_norm"))
 
     def dtypes(self) -> dict[str, Any]:
         """Of activations, products, gathers, accumulation, reduction and logits."""
@@ -140,9 +153,25 @@ class _Reader:
             "product_dtype": products,
             "gather_dtype": gathered,
             "accumulation_dtype": accumulation,
+            # who says that it adds in float32 has gradients in another dtype, and adds them after the backward
+            "separate_sums": accumulation != compute and self.says(r"accumulates? gradients in fp32"),
             "reduction_dtype": reduction,
             "float_logits": float_logits,
+            "loss": self._loss(),
         }
+
+    def recompute(self) -> Recompute:
+        """As the row says; `selective` of a text on selective activation checkpointing (AC) is by operator."""
+        found = recompute_of(self.row.recompute)
+        return Recompute(what="products") if found.what == "core" and self.says(r"selective ac\b") else found
+
+    def _loss(self) -> str:
+        if self.says(r"_cef\b|cross[- ]entropy(?:[- ]loss)?[- ]fusion|fused cross|liger|cut cross"):
+            return "in place"
+        if self.says(r"fsdp2|\beager loss"):
+            # PyTorch's own sharding of any model leaves it its own loss, a log-softmax and a negative log-likelihood
+            return "composed"
+        return str(self.otherwise("loss"))
 
     def _accumulation(self, compute: str) -> str:
         if compute == "float32":

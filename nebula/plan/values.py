@@ -95,7 +95,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageMemory:
-    """Peak bytes on one rank of a stage, by what holds them."""
+    """Peak bytes on one rank of a stage, by what holds them.
+
+    Attributes:
+        workspace_bytes: what a backward needs beside what was kept.
+        logits_bytes: tensors of the loss, where they are not part of the workspace.
+        buffers_bytes: what communication holds, where it is not part of the gradients or the workspace.
+        fragmentation_bytes: reserved by the allocator and not used.
+        context_bytes: of the device's driver, libraries and communicators, outside of the allocator.
+    """
 
     weights_bytes: float
     gradients_bytes: float
@@ -103,6 +111,10 @@ class StageMemory:
     activations_bytes: float
     workspace_bytes: float
     limit_bytes: float
+    logits_bytes: float = 0.0
+    buffers_bytes: float = 0.0
+    fragmentation_bytes: float = 0.0
+    context_bytes: float = 0.0
 
     @property
     def total_bytes(self) -> float:
@@ -113,6 +125,10 @@ class StageMemory:
             + self.optimizer_bytes
             + self.activations_bytes
             + self.workspace_bytes
+            + self.logits_bytes
+            + self.buffers_bytes
+            + self.fragmentation_bytes
+            + self.context_bytes
         )
 
 

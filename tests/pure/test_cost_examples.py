@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 MODULES = (
-    *("cost_model.compute", "cost_model.memory", "cost_model.sharding"),
+    *("cost_model.compute", "cost_model.memory", "cost_model.held", "cost_model.sharding"),
     *("cost_model.goodput", "cost_model.repair", "plan.conditions"),
     *("planner.space", "planner.stages"),
     *("plan.schedule", "plan.action_orders"),

@@ -123,3 +123,37 @@ def test_the_name_of_a_stack_changes_nothing() -> None:
     for one in published():
         renamed = one.model_copy(update={"execution": one.execution.model_copy(update={"stack": "brand-new"})})
         assert execution_of(renamed) == execution_of(one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "loss"),
+    [
+        ({"source": {"table": "llama_tp1_mbc4_cef"}}, "in place"),
+        ({"notes": "cross-entropy-loss-fusion"}, "in place"),
+        ({"overlap": "FSDP2 prefetch; eager"}, "composed"),
+        ({"overlap": "FSDP prefetch"}, "kernel"),
+    ],
+)
+def test_how_the_loss_is_computed(changes, loss: str) -> None:
+    assert read(**changes).loss == loss
+
+
+def test_a_text_that_names_fused_kernels_and_no_norm_has_norms_in_pieces() -> None:
+    assert not read(overlap="flash attention, fused rope").fused_norm
+    assert read(overlap="fused rope, fused rms norm").fused_norm
+    assert read().fused_norm
+
+
+def test_sums_lie_beside_gradients_where_a_text_says_that_they_have_another_dtype() -> None:
+    text = "bf16 rows after 02-28 accumulate gradients in fp32"
+    late, early = (read(notes=text, precision="bf16", date=date) for date in ("02-28", "02-17"))
+    assert late.separate_sums
+    assert not early.separate_sums
+    assert not read(precision="bf16").separate_sums
+
+
+def test_selective_activation_checkpointing_keeps_every_second_product() -> None:
+    text = "selective AC from the toml"
+    assert read(recompute="selective", assumptions=text).recompute == Recompute(what="products")
+    assert read(recompute="selective").recompute == Recompute(what="core")
+    assert read(recompute="full", assumptions=text).recompute == Recompute(what="layer")

@@ -50,7 +50,7 @@ def test_no_rows_have_no_errors() -> None:
 
 def test_a_row_measured_as_predicted_has_no_error() -> None:
     (first,) = validate([row()], described_run).scored
-    exact = {"step_time_s": first.predicted.time_s, "peak_mem_gib": first.predicted.peak_bytes / 2**30}
+    exact = {"step_time_s": first.predicted.time_s, "peak_alloc_gib": first.predicted.peak_bytes / 2**30}
     (second,) = validate([row(measured=exact)], described_run).scored
     assert (second.time_pct, second.memory_pct) == (pytest.approx(0.0, abs=1e-9), pytest.approx(0.0, abs=1e-9))
     (slow,) = validate([row(measured={"step_time_s": 2 * first.predicted.time_s})], described_run).scored

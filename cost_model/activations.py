@@ -1,0 +1,182 @@
+"""What one layer keeps from forward to backward under an execution, and what its backward needs beside that.
+
+Read from the operators of a local block: what each keeps (Korthikanti et al. 2022, arXiv 2205.05198, equations 1 to 4,
+come out of the operators of a GPT layer), less what is gathered or computed again. A gathered tensor is kept as the
+rank's own part and gathered once more (section 4.2.2 there). The loss is apart, because its tensors live for a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from nebula.cost_model.layer import attention_cores
+from nebula.cost_model.runs.execution import Execution
+from nebula.graph.values import DTYPE_BYTES, Block, Collective, Operator, Role, Tensor
+
+PRODUCTS = ("matmul", "grouped_matmul")
+FLOAT_BYTES = DTYPE_BYTES["float32"]
+MADE_AGAIN = ("all_gather", "contiguous")
+"""Kinds whose output is no memory of its own between forward and backward: it is gathered or copied once more."""
+
+NORMS = ("layer_norm", "rms_norm")
+
+FLOAT_COPIES = {"composed": (3, 4), "kernel": (2, 2), "in place": (0, 0)}
+"""Float32 tensors as large as the logits that a loss holds at once, by how it is computed (Execution.loss): over a
+whole vocabulary, and over one that tensor ranks share.
+
+Composed of operators: the log-softmax, the gradient that the negative log-likelihood writes, the log-softmax's own, and
+over a cut vocabulary an exponential (PyTorch's loss_parallel). One kernel: the converted logits and the softmax, which
+becomes the gradient. In place: none.
+"""
+
+NORMALISED = "/normalised"
+"""Suffix of a norm's input: what a norm in pieces keeps beside it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activations:
+    """Bytes of one micro-batch in one layer on one rank.
+
+    Attributes:
+        kept: lie there from the forward to the backward.
+        restored: come back when the layer's backward computes its forward again.
+        passing: gradients of tensors that lie there together while the backward passes one operator.
+        logits: of the loss, from its forward to the gradient of the projection; 0 in other layers.
+    """
+
+    kept: float
+    restored: float = 0.0
+    passing: float = 0.0
+    logits: float = 0.0
+
+
+def activations(block: Block, execution: Execution, *, again: bool = True, parts: int = 1) -> Activations:
+    """What a local block keeps.
+
+    Args:
+        block: a layer as one rank computes it.
+        execution: what is fused, and what is computed again.
+        again: whether this layer is one of those that are computed again, where whole layers are.
+        parts: ranks of a context group that share the sequence, where the block holds all of it.
+    """
+    view = _View(block, execution)
+    whole = view.memories(view.saved(block.operators))
+    kept = view.memories(view.kept(again)) if not view.loss else whole
+    size = view.size
+    return Activations(
+        kept=(size(kept) + view.exchanged(kept, parts)) / parts,
+        restored=size(whole - kept) / parts,
+        passing=max((view.passing(op) for op in block.operators), default=0.0) / parts,
+        logits=view.logits_bytes / parts,
+    )
+
+
+class _View:
+    """One block under one execution."""
+
+    def __init__(self, block: Block, execution: Execution) -> None:
+        self.block, self.execution = block, execution
+        self.tensors: Mapping[str, Tensor] = block.by_name
+        self.makers = {name: op for op in block.operators for name in op.outputs}
+        self.loss = next((op for op in block.operators if op.kind == "cross_entropy"), None)
+        self.logits = self._logits()
+
+    def _logits(self) -> frozenset[str]:
+        """Tensors of the loss: as large as what it reads, from the projection to its softmax."""
+        if self.loss is None:
+            return frozenset()
+        size = self.tensors[self.loss.inputs[0]].size
+        return frozenset(t.name for t in self.block.tensors if t.role is Role.ACTIVATION and t.size == size)
+
+    @property
+    def logits_bytes(self) -> float:
+        """All tensors of the loss that lie there at once."""
+        if self.loss is None:
+            return 0.0
+        logits = self.tensors[self.loss.inputs[0]]
+        width = DTYPE_BYTES[self.execution.compute_dtype]
+        cut = any(isinstance(work, Collective) for work in self.loss.forward)
+        copies = FLOAT_COPIES[self.execution.loss][cut]
+        wide = FLOAT_BYTES if self.execution.float_logits else width
+        # logits that are float32 already need no converted copy
+        return float(logits.size * (width + wide * (copies - (width == FLOAT_BYTES and copies > 0))))
+
+    def saved(self, operators: Iterable[Operator]) -> set[str]:
+        """Names that operators save for their gradients."""
+        return {name for op in operators for name in self._saved(op)}
+
+    def _saved(self, op: Operator) -> tuple[str, ...]:
+        if op.kind not in NORMS or self.execution.fused_norm:
+            return op.saved
+        # in pieces it keeps its input in float32, to square it, and the normalised value, to scale it
+        return (*op.saved, op.inputs[0] + NORMALISED)
+
+    def kept(self, again: bool) -> set[str]:
+        """Names that lie there between forward and backward under what is computed again."""
+        what = self.execution.recompute.what
+        operators = self.block.operators
+        if not any(self.tensors[n].needs_gradient for n in self.block.inputs):
+            return self.saved(operators)
+        if what == "layer" and again:
+            return set(self.block.inputs)
+        if what == "products":
+            return set(self.block.inputs) | self._every_second_product()
+        core = {op.name for op in attention_cores(self.block)} if what == "core" else set()
+        repeated = [op for op in operators if op.name in core]
+        made = {name for op in repeated for name in op.outputs}
+        read = {name for op in repeated for name in op.inputs if name not in made}
+        return self.saved(op for op in operators if op.name not in core) | read
+
+    def _every_second_product(self) -> set[str]:
+        """Outputs of the first, third, ... product with a weight, and of fused attention."""
+        weights = {t.name for t in self.block.parameters}
+        products = [op for op in self.block.operators if op.kind in PRODUCTS and weights & set(op.inputs)]
+        fused = [op for op in self.block.operators if op.kind == "attention"]
+        return {op.outputs[0] for op in products[::2]} | {name for op in fused for name in op.outputs}
+
+    def memories(self, names: Iterable[str]) -> frozenset[str]:
+        """The memories behind names, without parameters, buffers and the tensors of the loss."""
+        owners = {self._owner(name) for name in names}
+        return frozenset(n for n in owners if n not in self.logits and self._is_activation(n))
+
+    def _is_activation(self, name: str) -> bool:
+        return name.endswith(NORMALISED) or self.tensors[name].role in (Role.INPUT, Role.ACTIVATION)
+
+    def _owner(self, name: str) -> str:
+        """The tensor whose memory is kept: of a view the whole, of what is made again what it is made of."""
+        while name in self.tensors:
+            maker = self.makers.get(name)
+            if self.tensors[name].alias_of:
+                name = self.tensors[name].alias_of
+            elif maker is not None and maker.kind in MADE_AGAIN:
+                name = maker.inputs[0]
+            else:
+                break
+        return name
+
+    def size(self, names: Iterable[str]) -> float:
+        """Bytes of memories."""
+        return float(sum(self._bytes(name) for name in names))
+
+    def _bytes(self, name: str) -> int:
+        if not name.endswith(NORMALISED):
+            return self.tensors[name].bytes
+        normalised = self.tensors[name.removesuffix(NORMALISED)]
+        return normalised.bytes + normalised.size * FLOAT_BYTES
+
+    def exchanged(self, kept: frozenset[str], parts: int) -> float:
+        """What attention over a shared sequence keeps of its output on the other side of the exchange of heads.
+
+        DeepSpeed-Ulysses, arXiv 2309.14509, section 3.1.
+        """
+        outputs = {op.outputs[0] for op in self.block.operators if op.kind == "attention"}
+        return self.size(outputs & kept) if parts > 1 else 0.0
+
+    def passing(self, op: Operator) -> float:
+        """Gradients of tensors, weights apart, that lie there while the backward of one operator runs."""
+        if not op.backward:
+            return 0.0
+        near = [self.tensors[n] for n in (*op.inputs, *op.outputs)]
+        wanted = [t for t in near if t.needs_gradient and t.role is not Role.PARAMETER and t.name not in self.logits]
+        return float(sum(t.bytes for t in wanted))
