@@ -200,6 +200,7 @@ def _region_kernels(block: Block, members: list[Operator]) -> tuple[list[Kernel]
     wanted = [n for n in entering if tensors[n].needs_gradient]
     if not wanted:
         return [forward], []
+    gradient_flops = sum(k.flops for m in members for k in _kernels(m.backward) if k.kind != "add" or m.kind == "add")
     through = _passed_through(tensors, members, wanted)
     kept = [n for n in dict.fromkeys(n for m in members for n in m.saved)]
     read = [n for n in kept if n in leaving or n in entering]
@@ -208,7 +209,7 @@ def _region_kernels(block: Block, members: list[Operator]) -> tuple[list[Kernel]
         read = list(dict.fromkeys((*read, *(n for n in entering if tensors[n].role is not Role.PARAMETER))))
     gradients = [n for n in leaving if tensors[n].needs_gradient and n not in random]
     backward = _kernel(
-        tensors, members, [*read, *gradients], [n for n in wanted if n not in through], 2 * flops, "_grad"
+        tensors, members, [*read, *gradients], [n for n in wanted if n not in through], gradient_flops, "_grad"
     )
     sums = [w for m in members for w in _kernels(m.backward) if w.kind == "add" and m.kind != "add"]
     return [forward], [backward, *sums]
@@ -231,7 +232,7 @@ def _kernel(
     flops: float,
     suffix: str,
 ) -> Kernel:
-    kind = next((m.kind for m in members if m.kind == "softmax"), members[-1].kind)
+    kind = f"fused_{members[-1].kind}"
     dtype = tensors[members[-1].outputs[0]].dtype
     return Kernel(
         kind=f"{kind}{suffix}",

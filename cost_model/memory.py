@@ -36,30 +36,6 @@ def state_bytes_per_parameter(job: Job) -> int:
     return 4 * MOMENTS[job.optimizer] + (0 if job.precision == "fp32" else MASTER_BYTES)
 
 
-def chunks_in_flight(schedule: str, stages: int, stage: int, chunks: int, micro_batches: int) -> tuple[int, ...]:
-    """For each chunk of a stage's layers the most micro-batches in flight, where they are interleaved.
-
-    A stage of p does 2 (p - 1 - stage) + (chunks - 1) p + 1 forwards before its first backward, p of a chunk and then p
-    of the next (Narayanan et al., SC 2021, section 2.2).
-
-    Args:
-        schedule: of one chunk; with more than one it is the interleaved one.
-        stages: p, of ranks.
-        stage: from 0.
-        chunks: that each stage holds.
-        micro_batches: of one step.
-
-    Example:
-        >>> chunks_in_flight("1f1b", 4, 0, 1, 8), chunks_in_flight("interleaved", 4, 0, 2, 8)
-        ((4,), (7, 4))
-    """
-    if chunks == 1 or schedule == "fthenb":
-        return (in_flight(schedule, stages, stage, micro_batches),) * chunks
-    most = min(micro_batches * chunks, 2 * (stages - 1 - stage) + (chunks - 1) * stages + 1)
-    rounds, left = divmod(most, stages * chunks)
-    return tuple(rounds * stages + max(0, min(stages, left - chunk * stages)) for chunk in range(chunks))
-
-
 def stage_memory(
     *,
     parameters_bytes: float,

@@ -6,7 +6,7 @@ fast; norms read their rows once for the statistics and once more to apply them.
 
 from __future__ import annotations
 
-from nebula.cluster.values import DeviceType
+from nebula.cluster.values import FLOPS_PER_EXPONENTIAL, DeviceType
 from nebula.cost_model.kernel_parameters import (
     CAST_OPERATIONS,
     DROPOUT_INSTRUCTIONS,
@@ -32,6 +32,6 @@ def pointwise_seconds(kernel: Kernel, device: DeviceType) -> float:
     if kernel.kind == "cast":
         operations = CAST_OPERATIONS.value * moved_bytes
     moving_s = moved_bytes / (device.memory_bytes_per_s * device.memory_efficiency)
-    working_s = operations / (device.peak("float32") * POINTWISE_SHARE.value)
+    working_s = operations / (FLOPS_PER_EXPONENTIAL * device.exponentials * POINTWISE_SHARE.value)
     longer, shorter = max(moving_s, working_s), min(moving_s, working_s)
     return longer * (1.0 + (shorter / longer) ** SHARPNESS) ** (1.0 / SHARPNESS) if longer else 0.0

@@ -234,8 +234,8 @@ def sharding_of(text: str, data: int) -> Sharding:
 
 def _schedule(row: Row) -> str:
     text = f"{row.overlap} {row.notes}".lower()
-    if re.search(r"dualpipe|zero[- ]bubble|\bzb", text):
-        return "zero-bubble"
+    if re.search(r"dualpipe|zero[- ]bubble|\bzb", text) and row.pp > 1:
+        return "zb-v" if row.vpp == 2 else "zb-h1" if row.vpp == 1 else "interleaved"
     if row.vpp > 1:
         return "interleaved"
     return "fthenb" if "gpipe" in text else "1f1b"

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from nebula.cost_model.activations import activations
 from nebula.cost_model.chain import Chains
-from nebula.cost_model.memory import chunks_in_flight
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, Peak, Setting, layer_load, rank_peak
 from nebula.cost_model.runs.case import Case, sharding_of
 from nebula.cost_model.runs.schema import Row
 from nebula.graph.experts import expert_parallel
 from nebula.graph.values import Block
+from nebula.plan.schedule import alive
 from nebula.plan.values import Sharding
 
 BlockOf = Callable[[int], Block]
@@ -114,7 +114,7 @@ def _setting(case: Case) -> Setting:
 def _chunks(case: Case, loads: list[LayerLoad], stage: int, ranks: int) -> tuple[Chunk, ...]:
     plan = case.plan
     own = range(stage, len(plan.stages), ranks)
-    flights = chunks_in_flight(plan.schedule, ranks, stage, len(own), plan.micro_batches)
+    flights = alive(plan.schedule, ranks, stage, plan.micro_batches, len(own))
     return tuple(
         Chunk(
             layers=tuple(loads[slice(*plan.stages[index].layers)]),

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from nebula.cost_model.activations import Activations
 from nebula.cost_model.held import held
-from nebula.cost_model.memory import chunks_in_flight, in_flight
 from nebula.cost_model.peak import (
     COMMUNICATOR_BYTES,
     CONTEXT_BYTES,
@@ -79,27 +78,6 @@ def test_what_is_held_falls_with_the_sharding_stage(degree: int, sums: str, mast
     execution = Execution(accumulation_dtype=sums, master_dtype=master, moments=moments)
     totals = [sum(held_bytes(execution, Sharding(stage=s, degree=degree if s else 1))) for s in range(4)]
     assert all(more <= less + 1e-9 for less, more in pairwise(totals))
-
-
-@pytest.mark.parametrize(
-    ("stages", "stage", "chunks", "micro_batches", "flights"),
-    [(4, 0, 2, 8, (7, 4)), (4, 3, 2, 8, (4, 1)), (2, 0, 3, 4, (3, 2, 2)), (4, 0, 2, 4, (4, 4)), (1, 0, 1, 8, (1,))],
-)
-def test_interleaved_chunks_in_flight(stages, stage, chunks, micro_batches, flights) -> None:
-    assert chunks_in_flight("interleaved", stages, stage, chunks, micro_batches) == flights
-
-
-@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 5), st.data())
-def test_flights_are_at_most_the_micro_batches_and_fall_towards_the_last_stage(p, chunks, rounds, data) -> None:
-    m = p * rounds
-    stage = data.draw(st.integers(0, p - 1))
-    flights = chunks_in_flight("interleaved", p, stage, chunks, m)
-    assert len(flights) == chunks
-    assert m >= flights[0] >= flights[-1] >= 1
-    if stage:
-        assert sum(flights) <= sum(chunks_in_flight("interleaved", p, stage - 1, chunks, m))
-    if chunks == 1:
-        assert flights == (in_flight("1f1b", p, stage, m),)
 
 
 def test_moments_by_hand() -> None:
