@@ -102,11 +102,11 @@ def _one_f_one_b(
     """
     # stages first, and a stage at each end that nobody waits for, so that a slot is a few strided operations
     forward, backward = np.moveaxis(forward_s, -1, 0), np.moveaxis(backward_s, -1, 0)
-    # what comes into a stage was under way for the lag of its sender
-    lags = (
-        _stages_first(np.roll(forward_lag_s, 1, -1), forward),
-        _stages_first(np.roll(backward_lag_s, -1, -1), forward),
-    )
+    lags = None
+    if forward_lag_s.any() or backward_lag_s.any():
+        # what comes into a stage was under way for the lag of its sender
+        into_s = np.roll(forward_lag_s, 1, -1), np.roll(backward_lag_s, -1, -1)
+        lags = _stages_first(into_s[0], forward), _stages_first(into_s[1], forward)
     stages, m = len(forward), micro_batches
     free = np.full((stages + 2, *forward.shape[1:]), -np.inf)
     free[1:-1] = 0.0
@@ -131,16 +131,20 @@ def _stages_first(lag_s: Floats, like: Floats) -> Floats:
     return first.reshape(len(first), *[1] * (like.ndim - first.ndim), *first.shape[1:])
 
 
-def _slot(free: Floats, forward: Floats, backward: Floats, t: int, m: int, lags: tuple[Floats, Floats]) -> None:
-    """Moves `free` on by slot t: [stages + 2, ...] when each stage is free, arrays of durations stages first."""
+def _slot(free: Floats, forward: Floats, backward: Floats, t: int, m: int, lags: tuple[Floats, Floats] | None) -> None:
+    """Moves `free` on by slot t: [stages + 2, ...] when each stage is free, arrays of durations stages first.
+
+    `lags` is what messages into each stage take, forward and backward; None spares the sums where they take nothing.
+    """
     last = len(forward) - 1
     f, b = t - 2 * (m - 1), 2 * last + 1 - t
     first_f, end_f = (f if f > 0 else t % 2), min(t, last) + 1
     first_b, end_b = (b if b > 0 else (t + 1) % 2), min(b + 2 * (m - 1), last) + 1
-    fs, bs = slice(first_f, end_f, 2), slice(first_b, end_b, 2)
-    ran = free[first_f + 1 : end_f + 1 : 2], free[first_b + 1 : end_b + 1 : 2]
-    sent = free[fs] + lags[0][fs], free[first_b + 2 : end_b + 2 : 2] + lags[1][bs]
-    ended_f = np.maximum(ran[0], sent[0]) + forward[fs]
-    ended_b = np.maximum(ran[1], sent[1]) + backward[bs]
-    ran[0][...] = ended_f
-    ran[1][...] = ended_b
+    ran_f, ran_b = free[first_f + 1 : end_f + 1 : 2], free[first_b + 1 : end_b + 1 : 2]
+    sent_f, sent_b = free[first_f:end_f:2], free[first_b + 2 : end_b + 2 : 2]
+    if lags is not None:
+        sent_f, sent_b = sent_f + lags[0][first_f:end_f:2], sent_b + lags[1][first_b:end_b:2]
+    ended_f = np.maximum(ran_f, sent_f) + forward[first_f:end_f:2]
+    ended_b = np.maximum(ran_b, sent_b) + backward[first_b:end_b:2]
+    ran_f[...] = ended_f
+    ran_b[...] = ended_b
