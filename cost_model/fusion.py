@@ -35,6 +35,12 @@ def fused(block: Block, compiled: bool) -> Block:
     return _regions(_siblings(block), compiled)
 
 
+def separate(block: Block) -> Block:
+    """The block with a kernel for each operator as eager frameworks launch them: a bias is added by its product, the
+    gradient of a residual sum is handed on, and copies that a view needs are the library's own."""
+    return replace(block, operators=tuple(replace(op, **_alone(block, op)) for op in block.operators))
+
+
 def _siblings(block: Block) -> Block:
     """Products of one activation with several weights as one with the weights side by side (query, key and value)."""
     tensors = block.by_name

@@ -13,7 +13,7 @@ import numpy as np
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.compute import kernels_seconds, sequence_seconds
-from nebula.cost_model.fusion import fused
+from nebula.cost_model.fusion import fused, separate
 from nebula.cost_model.layer import attention_cores
 from nebula.cost_model.runs.execution import Execution
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Kernel, Operator, Role, Work
@@ -61,7 +61,7 @@ def layer_passes(block: Block, device: DeviceType, execution: Execution) -> Pass
         device: what runs it.
         execution: how.
     """
-    done = fused(block, execution.compiled) if execution.fused_pointwise else block
+    done = fused(block, execution.compiled) if execution.fused_pointwise else separate(block)
     price = _Price(done, device, execution)
     repeated = computed_again(done, execution)
     return Passes(
@@ -93,6 +93,20 @@ def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:
         for op in block.operators
         if op.name not in kept and op.kind != "attention" and not any(isinstance(w, Collective) for w in op.forward)
     )
+
+
+NORMS = ("layer_norm", "rms_norm", "fused_layer_norm", "fused_rms_norm")
+
+
+def _in_pieces(kernel: Kernel) -> Iterable[tuple[Kernel, str]]:
+    """A norm of pointwise operators in float32: converted, squared, averaged, scaled, converted back, times its weight.
+
+    Each piece reads and writes as many elements, in 4 bytes where the kernel has 2.
+    """
+    moved = kernel.read_bytes + kernel.written_bytes
+    piece = replace(kernel, kind="scale", flops=0.0, read_bytes=moved, written_bytes=moved / 2)
+    for _ in range(5):
+        yield piece, "other"
 
 
 class _Price:
@@ -139,6 +153,9 @@ class _Price:
         """The kernel in the dtype that the stack computes in, with what makes its operands narrow before it."""
         if kernel.kind.startswith("attention"):
             yield kernel, "attention"
+            return
+        if kernel.kind.startswith(NORMS) and not self.execution.fused_norm:
+            yield from _in_pieces(kernel)
             return
         if not weighted or kernel.product is None:
             yield kernel, "other"

@@ -40,6 +40,12 @@ class StepParameters:
     nic_share: float = _parameter(
         0.8, "of the card", 0.4, 0.95, "rate that a collective attains through network cards"
     )
+    pcie_share: float = _parameter(
+        0.35, "of the link", 0.15, 0.8, "rate that a collective attains over PCIe, through the host's memory"
+    )
+    ethernet_share: float = _parameter(
+        0.5, "of the card", 0.2, 0.9, "rate that a collective attains over Ethernet without RDMA"
+    )
     start_s: float = _parameter(
         15e-6, "s", 5e-6, 60e-6, "from the launch of a collective to its first byte, beside the latencies of its links"
     )
@@ -50,7 +56,7 @@ class StepParameters:
         0.7, "of it", 0.3, 1.0, "part of a tensor group's collective that a stack hides behind the product beside it"
     )
     jitter: float = _parameter(
-        0.01, "per doubling", 0.0, 0.05, "what the slowest of the nodes that wait for each other adds, per doubling"
+        0.003, "per doubling", 0.0, 0.05, "what the slowest of the nodes that wait for each other adds, per doubling"
     )
     step_host_s: float = _parameter(
         5e-3, "s", 0.0, 0.1, "of a step that the host spends alone: data, schedule of the optimizer, logs"

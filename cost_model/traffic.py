@@ -7,11 +7,14 @@ the width of an expert over neighbours. Where groups of one axis lie unlike, the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nebula.cluster.topology import Level
+from nebula.cluster.values import Link
 from nebula.cost_model.communication import AlphaBeta, Fabric, Levels, collective, ranks_of, ring_exchange
 from nebula.cost_model.groups import PROBE_BYTES
 from nebula.cost_model.step_parameters import StepParameters
@@ -91,27 +94,20 @@ def wire(kind: str, levels: Levels, parameters: StepParameters) -> AlphaBeta:
     return AlphaBeta(ideal.fixed_s + parameters.start_s, ideal.per_byte_s)
 
 
-_ATTAINED: dict[tuple[Levels, StepParameters], Levels] = {}
-
-
+@lru_cache(maxsize=65536)
 def attained_levels(levels: Levels, parameters: StepParameters) -> Levels:
     """The levels with the rates that collectives attain."""
-    key = (levels, parameters)
-    if key not in _ATTAINED:
-        from dataclasses import replace
+    return Levels(replace(level, link=_attained(level, parameters)) for level in levels)
 
-        _ATTAINED[key] = Levels(
-            replace(
-                level,
-                link=replace(
-                    level.link,
-                    bytes_per_s=level.link.bytes_per_s
-                    * (parameters.intra_share if level.name == "node" else parameters.nic_share),
-                ),
-            )
-            for level in levels
-        )
-    return _ATTAINED[key]
+
+def _attained(level: Level, parameters: StepParameters) -> Link:
+    inside = level.name == "node"
+    share = parameters.intra_share if inside else parameters.nic_share
+    if inside and level.link.kind == "pcie":
+        share = parameters.pcie_share
+    if not inside and level.link.kind == "ethernet":
+        share = parameters.ethernet_share
+    return replace(level.link, bytes_per_s=level.link.bytes_per_s * share)
 
 
 def seconds_by_axis(wires: Iterable[Collective], axes: Axes, parameters: StepParameters) -> Mapping[str, float]:

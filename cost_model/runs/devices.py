@@ -44,6 +44,20 @@ USUAL_NIC_BYTES_PER_S = (
 )
 """Per device: the network of NVIDIA's reference nodes (DGX A100, H100, B200, NVL72), and of Atlas 900."""
 
+FIRST_YEARS = (
+    ("V100", 2017.5),
+    ("T4", 2018.7),
+    ("A100", 2020.4),
+    ("H100", 2022.8),
+    ("H800", 2023.2),
+    ("H200", 2024.0),
+    ("B200", 2024.9),
+    ("GB", 2024.9),
+    ("Ascend-910B", 2023.0),
+    ("Ascend-910", 2019.7),
+)
+"""When a device could first be had, by the beginning of its name: software of an undated source is as old."""
+
 PLAIN_INTRA_BYTES_PER_S = 31.5e9
 PLAIN_NIC_BYTES_PER_S = 12.5e9
 
@@ -87,6 +101,12 @@ def usual_intra(device: DeviceType) -> float:
 def usual_nic(device: DeviceType) -> float:
     """Network bytes per second and direction of one device."""
     return next((r for n, r in USUAL_NIC_BYTES_PER_S if device.name.startswith(n)), PLAIN_NIC_BYTES_PER_S)
+
+
+def first_year(text: str) -> float:
+    """When the device that a text names could first be had; 2020 where it is not known."""
+    name = find_device(text).device.name
+    return next((year for n, year in FIRST_YEARS if name.startswith(n)), 2020.0)
 
 
 def _letters(text: str) -> str:

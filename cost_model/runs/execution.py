@@ -125,9 +125,8 @@ class Execution:
 
 DEFAULTS: dict[str, tuple[Any, str]] = {
     "attention": (0, "scores are written where no fused kernel is named"),
-    "generation": (2, "FlashAttention-2 where fused attention has no generation"),
     "hidden": (Hidden(), "nothing overlaps where no overlap is named"),
-    "host_kernel_s": (5e-6, "a launch from Python takes about 5 us"),
+    "host_kernel_s": (30e-6, "an operator called from Python, its gradient and its launch take 20 to 50 us"),
     "compiled": (False, "kernels are launched one by one"),
     "fused_pointwise": (True, "stacks for training fuse bias, activation, mask and norm"),
     "float_logits": (True, "losses are taken in float32"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from nebula.cost_model.runs.devices import first_year
 from nebula.cost_model.runs.execution import Execution, Hidden, Recompute, default
 from nebula.cost_model.runs.schema import Row
 from nebula.units import parse_seconds
@@ -91,8 +92,14 @@ class _Reader:
         if "unfused" in given or ("no flash" in self.text and not given):
             return 0
         if (given and re.search(r"fused|flash|sdpa|xformers|cudnn", given)) or self.says(r"\bflash\b"):
-            return int(self.otherwise("attention", "generation"))
+            self.assumed.add("attention")
+            return self._generation()
         return int(self.otherwise("attention"))
+
+    def _generation(self) -> int:
+        """That of the year of the source; without one, of the device's first year. A share of a layer is timed today."""
+        year = 9999.0 if self.row.kind == "layer_shard" else year_of(self.row) or first_year(self.row.device)
+        return max((g for g, since in GENERATION_YEARS if year >= since), default=1)
 
     def hidden(self) -> Hidden:
         """From the row's booleans; where they are absent, from the text."""
@@ -117,7 +124,7 @@ class _Reader:
         compiled = self.says(r"torch\.compile|compiled|cuda graphs?|full_iteration|jax|xla")
         if not compiled and not self.says(r"\beager\b"):
             self.assumed.add("compiled")
-        separate = self.says(r"no (?:kernel )?fusion|separate kernels|unfused kernels")
+        separate = self._separate(compiled)
         if not separate and not compiled and not self.says(r"fused (?:kernels|norm|rope|softmax)"):
             self.assumed.add("fused_pointwise")
         cost = re.search(r"(?:kernel|launch)[^;]{0,20}?([0-9.]+\s*(?:us|ns|ms))", self.text)
@@ -126,13 +133,26 @@ class _Reader:
             "host_kernel_s": host_s,
             "compiled": compiled,
             "fused_pointwise": not separate,
-            "fused_norm": not separate and self._fused_norm(),
+            "fused_norm": self._fused_norm(),
         }
+
+    def _separate(self, compiled: bool) -> bool:
+        """Whether pointwise operators are kernels of their own.
+
+        As the text says; what shards any PyTorch model leaves it the kernels of its operators, and who names some
+        fused kernels has no others.
+        """
+        if compiled:
+            return False
+        said = self.says(r"no (?:kernel )?fusion|separate kernels|unfused kernels|\beager\b")
+        return said or self._names_few() or "fsdp" in self.row.zero.lower() or self.row.kind == "layer_shard"
+
+    def _names_few(self) -> bool:
+        return self.says(r"fused (?:rope|softmax|attention)") and not self.says(r"fused[^;]{0,20}norm")
 
     def _fused_norm(self) -> bool:
         """As the text says; one that names other fused kernels and not the norm has none for it."""
-        named = self.says(r"fused (?:rope|softmax|attention)") and not self.says(r"fused[^;]{0,20}norm")
-        return False if named else bool(self.otherwise("fused_norm"))
+        return False if self._names_few() else bool(self.otherwise("fused_norm"))
 
     def dtypes(self) -> dict[str, Any]:
         """Of activations, products, gathers, accumulation, reduction and logits."""
@@ -209,6 +229,28 @@ class _Reader:
             return float(printed[1])
         scores = attention == 0 and not self.row.gated_mlp
         return float(self.otherwise("dropout", "dropout with scores" if scores else "dropout fused"))
+
+
+def year_of(row: Row) -> float:
+    """The year that a row's texts tell (2024.5 is July), 0 when none does.
+
+    Example:
+        A path `llama3_h100_202412.md` means December 2024, a version `v24.11` November 2024.
+    """
+    text = " ".join(str(v) for k, v in row.source.items() if k != "table") + f" {row.source.get('table', '')} {row.id}"
+    full = re.search(r"(?<![0-9])(20[12][0-9])[-_/ ]?(0[1-9]|1[0-2]|[a-z]{3})?", f"{text} {row.date}".lower())
+    if full:
+        month = MONTHS.index(full[2]) if full[2] in MONTHS else int(full[2]) - 1 if (full[2] or "").isdigit() else 0
+        return int(full[1]) + month / 12
+    version = re.search(r"(?<![0-9.])v?(2[0-9])\.(0[1-9]|1[0-2])(?![0-9])", text)
+    return 2000 + int(version[1]) + (int(version[2]) - 1) / 12 if version else 0.0
+
+
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+GENERATION_YEARS = ((2, 2023.5), (3, 2024.5))
+"""Since when stacks have a generation of fused attention: FlashAttention-2 was published in July 2023, FlashAttention-3
+and its like in cuDNN 9 in the summer of 2024."""
 
 
 def _dtype(precision: str) -> str:
