@@ -82,7 +82,8 @@ def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:
     if what == "none" or not any(tensors[n].needs_gradient for n in block.inputs):
         return ()
     if what == "layer":
-        return block.operators
+        # layers are what is checkpointed: the loss is done once
+        return () if any(op.kind == "cross_entropy" for op in block.operators) else block.operators
     if what == "core":
         fused_cores = tuple(op for op in block.operators if op.kind == "attention")
         return attention_cores(block) or fused_cores

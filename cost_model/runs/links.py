@@ -73,7 +73,9 @@ def intra_link(text: str, usual_bytes_per_s: float, where: str) -> Reading:
     kind = _kind(text)
     usual = known or usual_bytes_per_s
     printed = next(iter(amounts(text)), None)
-    if printed is None:
+    attained = printed is not None and known and re.search(r"effective|measured|bus ?bw", text, re.I)
+    if printed is None or attained:
+        # what somebody attained is no property of the link, when its name tells that
         return Reading(
             link=Link(kind=kind, bytes_per_s=usual, latency_s=INTRA_LATENCY_S), origin="name" if known else "assumed"
         )

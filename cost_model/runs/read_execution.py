@@ -13,6 +13,8 @@ from nebula.cost_model.runs.execution import Execution, Hidden, Recompute, defau
 from nebula.cost_model.runs.schema import Row
 from nebula.units import parse_seconds
 
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
 PRODUCT_DTYPES = (
     (r"nvfp4|mxfp4|fp4", "float4_e2m1fn"),
     (r"mxfp8|fp8|float8|e4m3", "float8_e4m3fn"),
@@ -97,7 +99,12 @@ class _Reader:
         return int(self.otherwise("attention"))
 
     def _generation(self) -> int:
-        """That of the year of the source; without one, of the device's first year. A share of a layer is timed today."""
+        """That of the year of the source; without one, of the device's first year. A share of a layer is timed today.
+
+        PyTorch's own attention, which its compiler and its sharding work with, stayed with the second.
+        """
+        if self.says(r"torch\.compile|fsdp2"):
+            return 2
         year = 9999.0 if self.row.kind == "layer_shard" else year_of(self.row) or first_year(self.row.device)
         return max((g for g, since in GENERATION_YEARS if year >= since), default=1)
 
@@ -237,16 +244,17 @@ def year_of(row: Row) -> float:
     Example:
         A path `llama3_h100_202412.md` means December 2024, a version `v24.11` November 2024.
     """
-    text = " ".join(str(v) for k, v in row.source.items() if k != "table") + f" {row.source.get('table', '')} {row.id}"
-    full = re.search(r"(?<![0-9])(20[12][0-9])[-_/ ]?(0[1-9]|1[0-2]|[a-z]{3})?", f"{text} {row.date}".lower())
-    if full:
-        month = MONTHS.index(full[2]) if full[2] in MONTHS else int(full[2]) - 1 if (full[2] or "").isdigit() else 0
-        return int(full[1]) + month / 12
+    text = " ".join((*(str(v) for v in row.source.values()), row.id, row.date)).lower()
+    dated = re.search(rf"(?<![0-9])(20[12][0-9])[-_/ ]?({'|'.join(MONTHS)}|0[1-9]|1[0-2])", text)
+    if dated:
+        month = MONTHS.index(dated[2]) if dated[2] in MONTHS else int(dated[2]) - 1
+        return int(dated[1]) + month / 12
+    named = re.search(rf"({'|'.join(MONTHS)})[a-z]* (20[12][0-9])", text)
+    if named:
+        return int(named[2]) + MONTHS.index(named[1]) / 12
     version = re.search(r"(?<![0-9.])v?(2[0-9])\.(0[1-9]|1[0-2])(?![0-9])", text)
     return 2000 + int(version[1]) + (int(version[2]) - 1) / 12 if version else 0.0
 
-
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 GENERATION_YEARS = ((2, 2023.5), (3, 2024.5))
 """Since when stacks have a generation of fused attention: FlashAttention-2 was published in July 2023, FlashAttention-3
