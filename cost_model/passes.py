@@ -140,7 +140,7 @@ class _Price:
         host_s = 0.0 if self.execution.compiled else self.execution.host_kernel_s
         tag_of = np.array(tags)
         return Pass(
-            kernels_s=sequence_seconds(seconds, host_s),
+            kernels_s=max(sequence_seconds(seconds, host_s), (len(kernels) + len(wires)) * host_s),
             products_s=float(seconds[(tag_of == "product") | (tag_of == "weight")].sum()),
             weight_products_s=float(seconds[tag_of == "weight"].sum()),
             attention_s=float(seconds[tag_of == "attention"].sum()),

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.closed_form import last_backward_s
-from nebula.cost_model.communication import Fabric, Levels
+from nebula.cost_model.communication import Fabric, Levels, ranks_of
 from nebula.cost_model.compute import moving_seconds
 from nebula.cost_model.passes import Pass, Passes, layer_passes
 from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
-from nebula.cost_model.traffic import Axes, seconds_by_axis, stage_axes, wire
+from nebula.cost_model.traffic import Axes, attained, seconds_by_axis, stage_axes, wire
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import local_block
 from nebula.graph.rows import with_rows
@@ -103,7 +103,7 @@ class StepPricing:
         self, graph: DistributedGraph, cluster: Cluster, execution: Execution, parameters: StepParameters = DEFAULT
     ) -> None:
         self.graph, self.cluster, self.execution, self.parameters = graph, cluster, execution, parameters
-        self.fabric = Fabric(cluster)
+        self.fabric = Fabric(attained(cluster, parameters))
         self._blocks: dict[tuple[int, ...], Block] = {}
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
 
@@ -211,7 +211,7 @@ class StepPricing:
             context_s=forward[2] + backward[2],
             expert_s=forward[3] + backward[3],
             sharded_s=forward[4] + backward[4],
-            send_s=self._send(loads[-1][0] if False else self.load(layers[-1], degrees, device), axes),
+            send_s=self._send(self.load(layers[-1], degrees, device), axes, sequence=plan.sequence_parallel),
             sync_s=sharing.sync_seconds(loads, f_s, b_s),
             update_s=slow * sharing.update_seconds(loads),
         )
@@ -275,8 +275,17 @@ class StepPricing:
         """What communication adds to kernels that run meanwhile: what is longer, and what both delay one another."""
         return max(0.0, wire_s - work_s) + self.parameters.contention * min(work_s, wire_s)
 
-    def _send(self, last: LayerLoad, axes: Axes) -> float:
-        return wire("send", axes.pair, self.parameters).seconds(last.border_bytes) if axes.pair else 0.0
+    def _send(self, last: LayerLoad, axes: Axes, *, sequence: bool) -> float:
+        """Handing a layer's output to the next stage.
+
+        Tensor ranks that hold the same send a part each and gather the parts behind the border (Narayanan et al., SC
+        2021, section 4.1); with sequence parallelism each has its own part.
+        """
+        if not axes.pair:
+            return 0.0
+        parts = 1 if sequence else ranks_of(axes.tensor)
+        send_s = wire("send", axes.pair, self.parameters).seconds(last.border_bytes / parts)
+        return send_s + (wire("all_gather", axes.tensor, self.parameters).seconds(last.border_bytes) if parts > 1 else 0.0)
 
 
 class _Sharing:

@@ -43,8 +43,8 @@ class StepParameters:
     pcie_share: float = _parameter(
         0.35, "of the link", 0.15, 0.8, "rate that a collective attains over PCIe, through the host's memory"
     )
-    ethernet_share: float = _parameter(
-        0.5, "of the card", 0.2, 0.9, "rate that a collective attains over Ethernet without RDMA"
+    tcp_bytes_per_s: float = _parameter(
+        2e9, "B/s", 1e9, 6e9, "what a node attains over Ethernet without RDMA, where its cards have more"
     )
     start_s: float = _parameter(
         15e-6, "s", 5e-6, 60e-6, "from the launch of a collective to its first byte, beside the latencies of its links"

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.topology import Level
-from nebula.cluster.values import Link
+from nebula.cluster.values import Cluster, NodeGroup
 from nebula.cost_model.communication import AlphaBeta, Fabric, Levels, collective, ranks_of, ring_exchange
 from nebula.cost_model.groups import PROBE_BYTES
 from nebula.cost_model.step_parameters import StepParameters
@@ -86,28 +84,30 @@ def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> Levels:
 
 
 def wire(kind: str, levels: Levels, parameters: StepParameters) -> AlphaBeta:
-    """The cost of a collective with what links attain in place of what they have."""
+    """The cost of a collective, its launch included."""
     if not levels:
         return AlphaBeta(0.0, 0.0)
-    attained = attained_levels(levels, parameters)
-    ideal = ring_exchange(attained) if kind == "ring_exchange" else collective(kind, attained)
-    return AlphaBeta(ideal.fixed_s + parameters.start_s, ideal.per_byte_s)
+    cost = collective(kind, levels)
+    return AlphaBeta(cost.fixed_s + parameters.start_s, cost.per_byte_s)
 
 
-@lru_cache(maxsize=65536)
-def attained_levels(levels: Levels, parameters: StepParameters) -> Levels:
-    """The levels with the rates that collectives attain."""
-    return Levels(replace(level, link=_attained(level, parameters)) for level in levels)
+def attained(cluster: Cluster, parameters: StepParameters) -> Cluster:
+    """The cluster with the rates that collectives attain on its links; emulated ones attain what they have."""
+    if any(g.device.emulated for g in cluster.groups):
+        return cluster
+    return replace(cluster, groups=tuple(_attained(group, parameters) for group in cluster.groups))
 
 
-def _attained(level: Level, parameters: StepParameters) -> Link:
-    inside = level.name == "node"
-    share = parameters.intra_share if inside else parameters.nic_share
-    if inside and level.link.kind == "pcie":
-        share = parameters.pcie_share
-    if not inside and level.link.kind == "ethernet":
-        share = parameters.ethernet_share
-    return replace(level.link, bytes_per_s=level.link.bytes_per_s * share)
+def _attained(group: NodeGroup, parameters: StepParameters) -> NodeGroup:
+    share = {"pcie": parameters.pcie_share}.get(group.intra.kind, parameters.intra_share)
+    nic_bytes_per_s = group.nic.bytes_per_s * parameters.nic_share
+    if group.nic.kind == "ethernet":
+        nic_bytes_per_s = min(nic_bytes_per_s, parameters.tcp_bytes_per_s / group.nic_count)
+    return replace(
+        group,
+        intra=replace(group.intra, bytes_per_s=group.intra.bytes_per_s * share),
+        nic=replace(group.nic, bytes_per_s=nic_bytes_per_s),
+    )
 
 
 def seconds_by_axis(wires: Iterable[Collective], axes: Axes, parameters: StepParameters) -> Mapping[str, float]:
