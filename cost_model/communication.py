@@ -77,16 +77,19 @@ def one_ring(levels: Levels, ranks: int) -> Levels:
 
 
 def reduce_scatter(levels: Levels) -> AlphaBeta:
-    """Level by level from the node outward, a ring at each; what remains to be scattered shrinks on the way.
+    """Rings through all ranks, one for each network card of a node, each with its part of the buffer.
 
-    A ring of p ranks takes p - 1 rounds of n/p bytes (Patarasuk and Yuan, JPDC 69(2), 2009), so one level costs
-    (p - 1)(alpha + n/(p b)); several are the hierarchical algorithm of BlueConnect (Cho et al., SysML 2019).
+    A ring of p ranks takes p - 1 rounds of n/p bytes (Patarasuk and Yuan, JPDC 69(2), 2009). Rings side by side pass
+    the links of a node and its cards at once, so that the narrowest level is what is waited for: what a level lets
+    through is the share of one device times the devices below it. Rounds are pipelined over the levels, whose
+    latencies add up as in the hierarchical algorithm of BlueConnect (Cho et al., SysML 2019).
     """
-    fixed_s, per_byte_s, left = 0.0, 0.0, 1.0
+    fixed_s, per_byte_s, below = 0.0, 0.0, 1
+    ranks = ranks_of(levels)
     for level in levels:
-        rounds, left = level.members - 1, left / level.members
-        fixed_s += rounds * level.link.latency_s
-        per_byte_s += rounds * left / level.link.bytes_per_s
+        fixed_s += (level.members - 1) * level.link.latency_s
+        per_byte_s = max(per_byte_s, (ranks - 1) / ranks / (level.link.bytes_per_s * below))
+        below *= level.members
     return AlphaBeta(fixed_s, per_byte_s)
 
 
@@ -97,13 +100,13 @@ def all_reduce(levels: Levels) -> AlphaBeta:
 
 
 def all_to_all(levels: Levels) -> AlphaBeta:
-    """Each rank sends n/p bytes to each other one; what leaves through a level takes that level's rate."""
+    """Each rank sends n/p bytes to each other one, through all levels at once; the narrowest is waited for."""
     total, below = ranks_of(levels), 1
     fixed_s, per_byte_s = 0.0, 0.0
     for level in levels:
         peers = below * (level.members - 1)
         fixed_s += peers * level.link.latency_s
-        per_byte_s += peers / total / level.link.bytes_per_s
+        per_byte_s = max(per_byte_s, peers / total / level.link.bytes_per_s)
         below *= level.members
     return AlphaBeta(fixed_s, per_byte_s)
 

@@ -63,7 +63,8 @@ class StageTimes:
         again_s: kernels run again.
         tensor_s: exposed communication of the tensor group, in both; likewise context, expert and sharded.
         send_s: to the next stage, and as much back.
-        sync_s: exposed data communication around the passes of a step.
+        reduce_s: gradients over replicas once a step; 0 where every micro-batch does it.
+        gather_s: updated parameters over replicas.
         update_s: the optimizer.
     """
 
@@ -77,7 +78,8 @@ class StageTimes:
     expert_s: float
     sharded_s: float
     send_s: float
-    sync_s: float
+    reduce_s: float
+    gather_s: float
     update_s: float
 
 
@@ -122,16 +124,29 @@ class StepPricing:
         )
         home = np.array([homes.index(stage.ranks) for stage in plan.stages])
         ends = self._ends(plan, stages, chunks)
-        tail = np.zeros(len(homes))
-        update = np.zeros(len(homes))
-        for place, times in zip(home, stages, strict=True):
-            tail[place] += times.sync_s
-            update[place] += times.update_s
+        held = [[times for times, at in zip(stages, home, strict=True) if at == place] for place in range(len(homes))]
+        turns = min(len(homes), plan.micro_batches)
+        tail = np.array([self._sync_seconds(own, turns) for own in held])
+        update = np.array([sum(times.update_s for times in own) for own in held])
         passes_s = float(ends.max())
         nodes = max(1, len(np.unique(self.fabric.node_of(devices))))
         waiting = 1.0 + self.parameters.jitter * math.log2(nodes)
         step_s = waiting * float((ends + tail).max()) + float(update.max()) + self.parameters.step_host_s
         return StepTimes(step_s=step_s, passes_s=passes_s, stages=stages)
+
+    def _sync_seconds(self, own: Sequence[StageTimes], turns: int) -> float:
+        """Data communication around the passes of the virtual stages of a device, as far as they do not hide it.
+
+        Gradients leave while the last micro-batch runs backward, parameters come while the first runs forward. Of
+        several virtual stages all but the one at the end of the step have the time of `turns` micro-batches, which
+        interleaving runs through one before it comes to the next.
+        """
+        reduce_s, gather_s = sum(t.reduce_s for t in own), sum(t.gather_s for t in own)
+        if not self.execution.hidden.data:
+            return reduce_s + gather_s
+        passes = (turns * (len(own) - 1) + 1) / len(own)
+        backward_s, forward_s = (passes * sum(getattr(t, f) for t in own) for f in ("backward_s", "forward_s"))
+        return self.beside(backward_s, reduce_s) + self.beside(forward_s, gather_s)
 
     def _ends(self, plan: Plan, stages: Sequence[StageTimes], chunks: int) -> Floats:
         forward, backward = (np.array([getattr(s, f) for s in stages]) for f in ("forward_s", "backward_s"))
@@ -201,6 +216,7 @@ class StepPricing:
         adds_s = slow * sharing.adds_seconds(loads)
         backward[0] += adds_s
         f_s, b_s = sum(forward), sum(backward) + again_s
+        reduce_s, gather_s = sharing.sync_seconds(loads)
         return StageTimes(
             forward_s=f_s,
             backward_s=b_s,
@@ -212,7 +228,8 @@ class StepPricing:
             expert_s=forward[3] + backward[3],
             sharded_s=forward[4] + backward[4],
             send_s=self._send(self.load(layers[-1], degrees, device), axes, sequence=plan.sequence_parallel),
-            sync_s=sharing.sync_seconds(loads, f_s, b_s),
+            reduce_s=reduce_s,
+            gather_s=gather_s,
             update_s=slow * sharing.update_seconds(loads),
         )
 
@@ -336,26 +353,20 @@ class _Sharing:
         width = 2 * DTYPE_BYTES[self.execution.accumulation_dtype] + DTYPE_BYTES[self.execution.compute_dtype]
         return moving_seconds((dense + experts) * width, 0.0, self.device) * (m - 1) / m
 
-    def sync_seconds(self, loads: Sequence[tuple[LayerLoad, int]], forward_s: float, backward_s: float) -> float:
-        """Data communication of a step outside of its passes, or what they do not hide of it."""
+    def sync_seconds(self, loads: Sequence[tuple[LayerLoad, int]]) -> tuple[float, float]:
+        """Gradients reduced and parameters gathered once a step, whatever hides them."""
         if self.level == 3:
-            return 0.0
+            return 0.0, 0.0
         dense, experts = self._elements(loads)
         shard, outer, expert = self.axes.shard, self.axes.outer, self.axes.expert_shard
         if self.level == 0:
-            whole = self._levels_of_all()
-            reduce_s = self._wire("all_reduce", whole, dense * self.reduce_bytes)
-            reduce_s += self._wire("all_reduce", expert, experts * self.reduce_bytes)
-            gather_s = 0.0
-        else:
-            reduce_s = self._wire("reduce_scatter", shard, dense * self.reduce_bytes)
-            reduce_s += self._wire("all_reduce", outer, dense * self.reduce_bytes / self._degree)
-            reduce_s += self._wire("reduce_scatter", expert, experts * self.reduce_bytes)
-            gather_s = self._wire("all_gather", shard, dense * self.gather_bytes)
-            gather_s += self._wire("all_gather", expert, experts * self.gather_bytes)
-        if not self.execution.hidden.data:
-            return reduce_s + gather_s
-        return self.pricing.beside(backward_s, reduce_s) + self.pricing.beside(forward_s, gather_s)
+            reduce_s = self._wire("all_reduce", self._levels_of_all(), dense * self.reduce_bytes)
+            return reduce_s + self._wire("all_reduce", expert, experts * self.reduce_bytes), 0.0
+        reduce_s = self._wire("reduce_scatter", shard, dense * self.reduce_bytes)
+        reduce_s += self._wire("all_reduce", outer, dense * self.reduce_bytes / self._degree)
+        reduce_s += self._wire("reduce_scatter", expert, experts * self.reduce_bytes)
+        gather_s = self._wire("all_gather", shard, dense * self.gather_bytes)
+        return reduce_s, gather_s + self._wire("all_gather", expert, experts * self.gather_bytes)
 
     def _levels_of_all(self) -> Levels:
         """Where all replicas meet: sharding groups of one replica leave them in `outer`, context ranks in `shard`."""

@@ -36,12 +36,11 @@ def test_eight_megabytes_among_four_ranks_of_a_node(kind, seconds):
     assert collective(kind, NODE).seconds(8e6) == pytest.approx(seconds)
 
 
-def test_over_two_nodes_a_quarter_crosses_the_slow_level():
-    scatter = 3 * (1e-5 + 2e6 / 1e9) + 1 * (1e-4 + 1e6 / 1e8)
+def test_over_two_nodes_rings_pass_both_levels_at_once():
+    """Each device's card has 1e8 B/s and four devices share the way out, so that the node's links have 1e9 and 4e8."""
+    scatter = 3 * 1e-5 + 1e-4 + 7 / 8 * 8e6 / 4e8
     assert collective("all_reduce", TWO_NODES).seconds(8e6) == pytest.approx(2 * scatter)
-    assert collective("all_to_all", TWO_NODES).seconds(8e6) == pytest.approx(
-        3 * (1e-5 + 1e6 / 1e9) + 4 * (1e-4 + 1e6 / 1e8)
-    )
+    assert collective("all_to_all", TWO_NODES).seconds(8e6) == pytest.approx(3e-5 + 4e-4 + 4 / 8 * 8e6 / 1e8)
     assert collective("send", TWO_NODES).seconds(8e6) == pytest.approx(1e-4 + 8e6 / 1e8)
 
 
