@@ -147,6 +147,21 @@ class _Price:
             wires=tuple(wires),
         )
 
+    def _loss_passes(self, op: Operator, kernel: Kernel) -> float:
+        """How often the logits are passed, over the once read and once written of a single kernel.
+
+        Over a cut vocabulary (Shoeybi et al., arXiv 1909.08053, section 3) a maximum, a difference, an exponential, a
+        sum and a quotient are kernels between two reductions: 8 passes, and 4 backward. A log-softmax with a negative
+        log-likelihood writes the gradient twice.
+        """
+        backward = kernel.kind.endswith("_grad")
+        if self.execution.compiled or self.execution.loss == "in place":
+            return 1.0
+        if self.execution.loss == "composed":
+            return 2.0 if backward else 1.0
+        cut = any(isinstance(w, Collective) for w in op.forward)
+        return (2.0 if backward else 4.0) if cut else 1.0
+
     def _is_weighted(self, op: Operator) -> bool:
         return op.kind in WEIGHTED and len(op.inputs) > 1 and op.inputs[1] in self._weights
 
@@ -157,6 +172,13 @@ class _Price:
             return
         if kernel.kind.startswith(NORMS) and not self.execution.fused_norm:
             yield from _in_pieces(kernel)
+            return
+        if kernel.kind.startswith("cross_entropy"):
+            passes = self._loss_passes(op, kernel)
+            yield (
+                replace(kernel, read_bytes=kernel.read_bytes * passes, written_bytes=kernel.written_bytes * passes),
+                "other",
+            )
             return
         if not weighted or kernel.product is None:
             yield kernel, "other"
