@@ -12,7 +12,7 @@ from paddle import distributed
 from nebula.profiling.measurements import Message
 from nebula.profiling.timing import Effort, medians
 
-SIZES = tuple(2**power for power in range(12, 26, 2)) + (2**25,)
+SIZES = (*(2**power for power in range(12, 26, 2)), 2**25)
 """Bytes of the larger buffer on a rank: 4 KiB to 32 MiB, the size at which fleet closes a bucket of gradients."""
 
 KINDS = ("all_reduce", "broadcast", "all_gather")
@@ -24,9 +24,7 @@ def messages(seconds: Callable[[], float], effort: Effort) -> tuple[Message, ...
     ranks = distributed.get_world_size()
     if ranks < 2:
         return ()
-    rows = [
-        Message(kind=kind, ranks=ranks, size_bytes=float(size), seconds=0.0) for size in SIZES for kind in KINDS
-    ]
+    rows = [Message(kind=kind, ranks=ranks, size_bytes=float(size), seconds=0.0) for size in SIZES for kind in KINDS]
     took = medians([_case(row) for row in rows], seconds, effort, agree)
     return tuple(replace(row, seconds=s) for row, s in zip(rows, took, strict=True))
 

@@ -13,6 +13,15 @@ from nebula.plan.plain import decode, encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alike:
+    """`count` matrix products of one size each."""
+
+    flops: float
+    moved_bytes: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
     """A matrix product [batch, m, k] x [k, n], or [batch, k, n] on the right where `batched`.
 
@@ -34,6 +43,11 @@ class Product:
     moved_bytes: float
     kernels: int
     seconds: float
+
+    @property
+    def alike(self) -> Alike:
+        """One execution as products of one size."""
+        return Alike(flops=self.flops / self.kernels, moved_bytes=self.moved_bytes / self.kernels, count=self.kernels)
 
     @property
     def name(self) -> str:
@@ -64,14 +78,13 @@ class Reference:
     """One training step (forward, loss, backward, AdamW) of a small language model, and what the cost model counts.
 
     Attributes:
-        product_flops: of all matrix products, `products` kernels.
+        products: the matrix products, those of one size together.
         moved_bytes: of all other kernels and the update.
         kernels: all that are launched.
     """
 
     name: str
-    product_flops: float
-    products: int
+    products: tuple[Alike, ...]
     moved_bytes: float
     kernels: float
     seconds: float
@@ -100,7 +113,8 @@ class Measurements:
         kernel_s: fixed cost of one kernel in forward and backward passes.
         copy_bytes_per_s: of the largest plain copy, read and written.
         processes: how many measured at the same time.
-        clock: `wall` or `virtual`.
+        threads: of each process.
+        clock: of kernels and steps: `cpu` (the process's own time, which other load leaves alone), `wall` or `virtual`.
     """
 
     kernel_s: float

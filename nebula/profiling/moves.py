@@ -6,7 +6,7 @@ What a kernel moves is counted as the graph's rules and the cost of an update co
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import paddle
@@ -100,7 +100,11 @@ def sizes(bytes_per_s: float, effort: Effort, memory_bytes: float) -> tuple[int,
     At least three, unless they would not fit the device.
     """
     found, size = [SMALLEST_BYTES], 4 * SMALLEST_BYTES
-    while size <= LARGEST_BYTES and 64 * size <= memory_bytes and (len(found) < 3 or 4 * size < bytes_per_s * effort.largest_s / 8):
+    while (
+        size <= LARGEST_BYTES
+        and 64 * size <= memory_bytes
+        and (len(found) < 3 or 4 * size < bytes_per_s * effort.largest_s / 8)
+    ):
         found.append(size)
         size *= 4
     return tuple(found)

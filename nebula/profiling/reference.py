@@ -6,6 +6,7 @@ attains is told by steps: of models that differ in width, length and rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from nebula.cost_model.sharding import update_seconds
 from nebula.graph.capture import capture
 from nebula.graph.values import DistributedGraph, Kernel
 from nebula.plan.values import Job, Sharding
-from nebula.profiling.measurements import Reference
+from nebula.profiling.measurements import Alike, Reference
 
 VOCABULARY = 4096
 BLOCKS = 2
@@ -117,13 +118,13 @@ def counts(graph: DistributedGraph, name: str) -> Reference:
         if isinstance(work, Kernel)
     ]
     products = [k for k in kernels if product_seconds(k, UNIT)]
+    alike = Counter((float(k.flops), float(k.read_bytes + k.written_bytes)) for k in products)
     moved = sum(k.read_bytes + k.written_bytes for k in kernels if not product_seconds(k, UNIT))
     parameters = [t for index in graph.layers for t in graph.blocks[index].parameters if t.needs_gradient]
     update = (sum(float(t.size) for t in parameters), float(len(parameters)))
     return Reference(
         name=name,
-        product_flops=float(sum(k.flops for k in products)),
-        products=len(products),
+        products=tuple(Alike(flops=f, moved_bytes=b, count=n) for (f, b), n in alike.items()),
         moved_bytes=moved + _update(update, UNIT),
         kernels=len(kernels) + _update(update, replace(UNIT, memory_bytes_per_s=1e30, kernel_s=1.0)),
         seconds=0.0,
@@ -162,4 +163,3 @@ def _step(size: Size) -> Callable[[int], None]:
             optimizer.clear_grad(set_to_zero=False)
 
     return step
-

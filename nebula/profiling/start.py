@@ -1,4 +1,4 @@
-"""Starts a profile: one process for each device of a node, as a job would run there, and collects what they measured."""
+"""Starts a profile: one process for each device of a node, as in a job, and collects what they measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 """Precisions that a job can have; the first that a device has is fitted with its steps."""
 
 
-def measure(cluster: Cluster, group: NodeGroup, folder: Path, *, quick: bool, out: TextIO | None = None) -> Measurements:
+def measure(
+    cluster: Cluster, group: NodeGroup, folder: Path, *, quick: bool, out: TextIO | None = None
+) -> Measurements:
     """What the devices of one node of a group do, all of them busy.
 
     Args:

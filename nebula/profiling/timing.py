@@ -21,17 +21,19 @@ class Effort:
         rounds: samples of each case.
         sample_s: a sample repeats a case until about this long.
         largest_s: cases are made about this long at most.
+        budget_s: of all samples of one call; on a slow or busy machine fewer rounds are made, FEWEST_ROUNDS at least.
     """
 
     rounds: int
     sample_s: float
     largest_s: float
+    budget_s: float
 
 
-FULL = Effort(rounds=9, sample_s=4e-3, largest_s=0.03)
-QUICK = Effort(rounds=3, sample_s=2e-3, largest_s=0.008)
+FULL = Effort(rounds=9, sample_s=4e-3, largest_s=0.03, budget_s=15.0)
+QUICK = Effort(rounds=3, sample_s=2e-3, largest_s=0.008, budget_s=4.0)
 
-MOST_REPEATS = 1000
+MOST_REPEATS, FEWEST_ROUNDS = 1000, 3
 
 
 def alone(numbers: list[int]) -> list[int]:
@@ -56,7 +58,9 @@ def medians(
 
     for case in cases:
         case(2)  # caches, threads and the allocator
-    once = [took(case, 1) for case in cases]
-    repeats = agree([min(MOST_REPEATS, max(1, math.ceil(effort.sample_s / max(s, 1e-9)))) for s in once])
-    rounds = [[took(case, n) for case, n in zip(cases, repeats, strict=True)] for _ in range(effort.rounds)]
-    return [statistics.median(samples) for samples in zip(*rounds, strict=True)]
+    once = [max(1e-9, took(case, 1)) for case in cases]
+    repeats = [min(MOST_REPEATS, max(1, math.ceil(effort.sample_s / s))) for s in once]
+    round_s = sum(s * n for s, n in zip(once, repeats, strict=True))
+    rounds, *repeats = agree([max(FEWEST_ROUNDS, min(effort.rounds, int(effort.budget_s / round_s))), *repeats])
+    samples = [[took(case, n) for case, n in zip(cases, repeats, strict=True)] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*samples, strict=True)]
