@@ -29,6 +29,9 @@ HUBER = 1.345
 FITTED_COLLECTIVE = "all_reduce"
 """The others are predicted from its figures, and how far off that is stands in the file."""
 
+RIDGES = (0.0, 5.0, 20.0, 80.0)
+"""FLOPs to the byte at which the roofline may bend, as first guesses; 0: arithmetic bounds every product."""
+
 ROOFLINE_TURNS = 20
 """Turns of the search for the side of the roofline that each product is on; a few are enough."""
 
@@ -187,11 +190,14 @@ def fit_device(
     ]
     # steps are what the figures are for: together they count as much as all products
     importance = [1.0] * len(products) + [len(products) / len(references)] * len(references)
-    costs = Costs(per_flop_s=1.0, per_product_s=0.0, per_byte_s=0.0)  # at first arithmetic bounds all products
-    for _ in range(ROOFLINE_TURNS):
-        before, costs = costs, _costs(rows, costs, kernel_s, importance)
-        if costs == before:
-            break
+    guesses = [Costs(per_flop_s=1.0, per_product_s=0.0, per_byte_s=ridge) for ridge in RIDGES]
+    settled = [found for guess in guesses for found in _settled(rows, guess, kernel_s, importance)]
+    if not settled:
+        raise BadInput(
+            "a device: the times do not tell products from memory traffic, as on a machine that does other work; "
+            "profile again when it is idle"
+        )
+    costs = min(settled, key=lambda found: _off(rows, found, kernel_s, importance))
     predicted = [predicted_s(row, costs, kernel_s) for row in rows]
     measured, names, first = [r.seconds for r in rows], [r.name for r in rows], len(products)
     product_fit = ProductFit(
@@ -201,6 +207,27 @@ def fit_device(
     )
     steps = residuals(names[first:], predicted[first:], measured[first:])
     return product_fit, MemoryFit(bytes_per_s=1.0 / costs.per_byte_s, residuals=steps)
+
+
+def _settled(rows: Sequence[Row], costs: Costs, kernel_s: float, importance: Sequence[float]) -> list[Costs]:
+    """The figures under which each product is on the side of the roofline that they were fitted with, from a guess.
+
+    None where a guess leaves too little on one side to tell its figures.
+    """
+    for _ in range(ROOFLINE_TURNS):
+        try:
+            before, costs = costs, _costs(rows, costs, kernel_s, importance)
+        except BadInput:
+            return []
+        if costs == before:
+            break
+    return [costs] if costs.per_flop_s > 0 and costs.per_byte_s > 0 else []
+
+
+def _off(rows: Sequence[Row], costs: Costs, kernel_s: float, importance: Sequence[float]) -> float:
+    """The sum of the relative errors."""
+    errors = (abs(predicted_s(row, costs, kernel_s) / row.seconds - 1.0) for row in rows)
+    return sum(count * error for count, error in zip(importance, errors, strict=True))
 
 
 def _costs(rows: Sequence[Row], sides: Costs, kernel_s: float, importance: Sequence[float]) -> Costs:
@@ -213,11 +240,6 @@ def _costs(rows: Sequence[Row], sides: Costs, kernel_s: float, importance: Seque
         seconds.append(row.seconds - row.kernels * kernel_s)
     bottom = [0.1 * row.seconds for row in rows]  # a launch measured too dear leaves no row without time
     found = robust(columns, np.maximum(seconds, bottom), "a device", importance)
-    if not (found[0] > 0 and found[2] > 0):
-        raise BadInput(
-            "a device: the times do not tell products from memory traffic, as on a machine that does other work; "
-            "profile again when it is idle"
-        )
     return Costs(per_flop_s=float(found[0]), per_product_s=float(found[1]), per_byte_s=float(found[2]))
 
 

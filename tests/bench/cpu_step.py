@@ -26,7 +26,7 @@ from nebula.profiling.result import fitted
 from nebula.profiling.start import measure
 from tests.bench.rows import Row
 
-ROUNDS, STEPS, ROWS = 3, 12, 8
+ROUNDS, STEPS, ROWS = 2, 12, 8
 PROMISED_PCT = 15.0
 SCRIPT = Path(__file__).with_name("small_ernie.py")
 
