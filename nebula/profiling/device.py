@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from nebula.profiling.measurements import Move, Product, Reference
-from nebula.profiling.moves import copy_rate, kernel_seconds, moves, sizes
+from nebula.profiling.moves import copy_rate, moves, sizes
 from nebula.profiling.products import products, scale_of
-from nebula.profiling.reference import references
+from nebula.profiling.reference import kernel_seconds, references
 from nebula.profiling.timing import Effort, medians
 
 Row = TypeVar("Row", Product, Move, Reference)
@@ -37,7 +37,7 @@ def measure(
         memory_bytes: of the device; cases stay well below.
         device: in Paddle's words.
     """
-    kernel_s = kernel_seconds(seconds, effort)
+    kernel_s = kernel_seconds(seconds, effort, device)
     rate = copy_rate(seconds, effort, memory_bytes)
     scale = scale_of(dtypes[0], seconds, effort, memory_bytes)
     move_rows, move_cases = moves(sizes(rate, effort, memory_bytes))

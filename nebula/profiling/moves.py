@@ -1,4 +1,4 @@
-"""Measures what memory bounds, and the fixed cost of a kernel, through Paddle: forward, gradients and an update.
+"""Measures what memory bounds through Paddle: kernels forward, their gradients and an update.
 
 What a kernel moves is counted as the graph's rules and the cost of an update count it.
 """
@@ -18,25 +18,6 @@ from nebula.profiling.rotation import Rotation, Tensors, gradient, random
 from nebula.profiling.timing import Effort, medians
 
 Seconds = Callable[[], float]
-
-CHAIN = 100
-"""Kernels forward, and as many backward, in the chain whose time tells the fixed cost of one."""
-
-
-def kernel_seconds(seconds: Seconds, effort: Effort) -> float:
-    """Fixed cost of one kernel: a chain of scales of a few numbers, forward and backward, by their count."""
-    x = random((16,), "float32")
-
-    def chain(repeats: int) -> None:
-        for _ in range(repeats):
-            y = x
-            for _ in range(CHAIN):
-                y = paddle.scale(y, 1.0001)
-            y.sum().backward()
-            x.clear_grad()
-
-    return medians([chain], seconds, effort)[0] / (2 * CHAIN)
-
 
 WIDTH, LENGTH, VOCABULARY = 512, 128, 4096
 """Last dims of what norms and activations, softmax, and cross-entropy work on."""

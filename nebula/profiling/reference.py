@@ -23,8 +23,8 @@ from nebula.graph.capture import capture
 from nebula.graph.values import DistributedGraph, Kernel
 from nebula.plan.values import Job, Sharding
 from nebula.profiling.measurements import Alike, Reference
+from nebula.profiling.timing import Effort, medians
 
-VOCABULARY = 4096
 BLOCKS = 2
 
 
@@ -36,11 +36,16 @@ class Size:
     heads: int
     length: int
     rows: int
+    vocabulary: int = 4096
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{BLOCKS} blocks of width {self.hidden}, {self.rows} rows of {self.length} tokens"
+
+
+TINY = Size(hidden=16, heads=2, length=8, rows=1, vocabulary=64)
+"""A model whose step is nothing but launches."""
 
 
 def sizes(scale: int) -> tuple[Size, ...]:
@@ -81,8 +86,8 @@ class Block(nn.Layer):
 
 def chain(size: Size) -> list[nn.Layer]:
     """Embedding, blocks, projection to the vocabulary."""
-    head = nn.Sequential(nn.LayerNorm(size.hidden), nn.Linear(size.hidden, VOCABULARY, bias_attr=False))
-    return [nn.Embedding(VOCABULARY, size.hidden), *(Block(size) for _ in range(BLOCKS)), head]
+    head = nn.Sequential(nn.LayerNorm(size.hidden), nn.Linear(size.hidden, size.vocabulary, bias_attr=False))
+    return [nn.Embedding(size.vocabulary, size.hidden), *(Block(size) for _ in range(BLOCKS)), head]
 
 
 def loss(outputs: Any, labels: Any) -> Any:
@@ -95,6 +100,13 @@ def references(scale: int, device: str) -> tuple[list[Reference], list[Callable[
     rows = [counted(size) for size in sizes(scale)]
     paddle.set_device(device)
     return rows, [_step(size) for size in sizes(scale)]
+
+
+def kernel_seconds(seconds: Callable[[], float], effort: Effort, device: str) -> float:
+    """Fixed cost of one kernel in a training step, with what Paddle and Python do around it: TINY's, by the count."""
+    kernels = counted(TINY).kernels
+    paddle.set_device(device)
+    return medians([_step(TINY)], seconds, effort)[0] / kernels
 
 
 def counted(size: Size) -> Reference:
@@ -154,7 +166,7 @@ def _step(size: Size) -> Callable[[int], None]:
     model = nn.Sequential(*chain(size))
     clip = nn.ClipGradByGlobalNorm(1.0)
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters(), grad_clip=clip)
-    ids = paddle.randint(0, VOCABULARY, [size.rows, size.length])
+    ids = paddle.randint(0, size.vocabulary, [size.rows, size.length])
 
     def step(repeats: int) -> None:
         for _ in range(repeats):
