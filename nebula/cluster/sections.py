@@ -118,7 +118,7 @@ class ClusterSection(Section):
     """A cluster file."""
 
     name: Called = Field(description="a name for people")
-    calibration: Name | list[Name] = Field([], description="calibration.yaml, which `nebula profile` writes")
     devices: dict[Called, DeviceSection] = {}
     nodes: list[NodeSection] = Field(description="[{name: fast, count: 8, device: A100-80GB-SXM, ...}]")
     network: NetworkSection = NetworkSection()
+    calibration: Name | list[Name] = Field([], description="calibration.yaml, which `nebula profile` writes")

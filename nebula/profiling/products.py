@@ -23,7 +23,7 @@ def shapes(scale: int) -> Iterator[tuple[int, int, int, int, bool]]:
         for hidden in (128, 256, 512):
             for k, n in ((hidden, hidden), (hidden, 4 * hidden), (4 * hidden, hidden)):
                 yield 1, tokens * scale, k * scale, n * scale, False
-    for batch, length in ((16, 64), (64, 64), (16, 128)):
+    for batch, length in ((16, 48), (64, 96), (16, 128)):
         yield batch * scale, length * scale, 64, length * scale, True
         yield batch * scale, length * scale, length * scale, 64, True
 
