@@ -1,7 +1,8 @@
 """The small ERNIE on this machine's CPU: its step time as predicted after a profile, beside what it takes.
 
-Each round profiles quickly and then trains, one process and data parallel on two, so that both see the same machine;
-the figures are medians over the rounds, the ratio is that of the rounds' own. Other load slows the steps and not the prediction: it is printed.
+Each round profiles quickly and then trains, one process and data parallel on two, so that both see the same machine.
+Figures are medians over the rounds, the ratio is that of the rounds' own. Other load slows steps and not predictions:
+it is printed, with what a step took of its own core.
 """
 
 from __future__ import annotations
