@@ -24,7 +24,7 @@ def profile(
         str, typer.Option("--group", metavar="NAME", help="The node group; default: the first.")
     ] = "",
     output: Output = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few samples: coarser, in a third of the time.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples: coarser, in half of the time.")] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:

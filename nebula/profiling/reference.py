@@ -36,12 +36,12 @@ class Size:
     heads: int
     length: int
     rows: int
-    vocabulary: int = 4096
+    vocabulary: int
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{BLOCKS} blocks of width {self.hidden}, {self.rows} rows of {self.length} tokens"
+        return f"{BLOCKS} blocks of width {self.hidden}, {self.rows} rows of {self.length} tokens of {self.vocabulary}"
 
 
 TINY = Size(hidden=16, heads=2, length=8, rows=1, vocabulary=64)
@@ -49,12 +49,15 @@ TINY = Size(hidden=16, heads=2, length=8, rows=1, vocabulary=64)
 
 
 def sizes(scale: int) -> tuple[Size, ...]:
-    """Four models; a faster device gets wider ones."""
+    """Four models, two with a vocabulary that makes logits the largest tensor; a faster device gets wider ones.
+
+    Where a tensor is larger than an allocator keeps for the next one (32 MiB in glibc), each step meets fresh pages.
+    """
     return (
-        Size(hidden=128 * scale, heads=2 * scale, length=64, rows=16 * scale),
-        Size(hidden=192 * scale, heads=4 * scale, length=96, rows=8 * scale),
-        Size(hidden=384 * scale, heads=6 * scale, length=128, rows=4 * scale),
-        Size(hidden=320 * scale, heads=4 * scale, length=48, rows=16 * scale),
+        Size(hidden=128 * scale, heads=2 * scale, length=64, rows=16 * scale, vocabulary=16384),
+        Size(hidden=192 * scale, heads=4 * scale, length=96, rows=8 * scale, vocabulary=12288),
+        Size(hidden=384 * scale, heads=6 * scale, length=128, rows=4 * scale, vocabulary=4096),
+        Size(hidden=320 * scale, heads=4 * scale, length=48, rows=16 * scale, vocabulary=4096),
     )
 
 
