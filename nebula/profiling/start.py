@@ -14,11 +14,16 @@ from nebula.plan.files import save_plan
 from nebula.plan.layout import uniform_stages
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Sharding
 from nebula.profiling.measurements import Measurements, of_plain, together
+from nebula.units import format_bytes
 
 SCRIPT = Path(__file__).parent / "entry" / "measure.py"
 
 DTYPES = ("float32", "bfloat16", "float16")
 """Precisions that a job can have; the first that a device has is fitted with its steps."""
+
+
+LEAST_BYTES = 2.0**31
+"""Of a device: what products, the largest tensors and the steps hold at the same time."""
 
 
 def measure(
@@ -31,9 +36,14 @@ def measure(
         quick: few samples.
 
     Raises:
-        BadInput: every node of the group is excluded.
+        BadInput: the device has too little memory, or every node of the group is excluded.
         RunFailed: a process failed.
     """
+    if group.device.memory_bytes < LEAST_BYTES:
+        raise BadInput(
+            f"{group.device.name} has {format_bytes(group.device.memory_bytes)}; a profile needs devices of at least "
+            f"{format_bytes(LEAST_BYTES)}"
+        )
     plan = busy_node(cluster, group)
     save_plan(plan, folder / "plan.json", overwrite=True)
     dtypes = [d for d in DTYPES if d in group.device.peak_flops and (group.device.kind != "cpu" or d == "float32")]

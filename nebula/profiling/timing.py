@@ -61,6 +61,7 @@ def medians(
     once = [max(1e-9, took(case, 1)) for case in cases]
     repeats = [min(MOST_REPEATS, max(1, math.ceil(effort.sample_s / s))) for s in once]
     round_s = sum(s * n for s, n in zip(once, repeats, strict=True))
-    rounds, *repeats = agree([max(FEWEST_ROUNDS, min(effort.rounds, int(effort.budget_s / round_s))), *repeats])
+    affordable = max(FEWEST_ROUNDS, int(effort.budget_s / round_s))
+    rounds, *repeats = agree([min(effort.rounds, affordable), *repeats])
     samples = [[took(case, n) for case, n in zip(cases, repeats, strict=True)] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*samples, strict=True)]

@@ -47,3 +47,11 @@ def test_profile_calibrates_a_cluster_that_plans(tmp_path):
     answer = json.loads(run("plan", tmp_path / "run.yaml", "--json"))
     provenance = dict(map(tuple, answer["plan"]["prediction"]["provenance"]))
     assert set(provenance.values()) == {"measured"}
+
+
+def test_a_device_without_room_is_refused_before_anything_starts(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CLUSTER.replace("2GiB", "256MiB"))
+    result = CliRunner().invoke(app, ["profile", "--cluster", str(path)])
+    assert result.exit_code == 2
+    assert "core has 256 MiB; a profile needs devices of at least 2 GiB" in result.output
