@@ -1,4 +1,4 @@
-"""A profile of emulated devices comes back with the figures that the cluster file gave them: the whole way, no noise."""
+"""Emulated devices are profiled the whole way: the figures that the cluster file gave them come back."""
 
 import pytest
 from typer.testing import CliRunner
