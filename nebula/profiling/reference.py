@@ -51,7 +51,7 @@ TINY = Size(hidden=16, heads=2, length=8, rows=1, vocabulary=64)
 def sizes(scale: int) -> tuple[Size, ...]:
     """Four models, two with a vocabulary that makes logits the largest tensor; a faster device gets wider ones.
 
-    Where a tensor is larger than an allocator keeps for the next one (32 MiB in glibc), each step meets fresh pages.
+    An allocator may give large tensors fresh pages in every step, which small ones do not show.
     """
     return (
         Size(hidden=128 * scale, heads=2 * scale, length=64, rows=16 * scale, vocabulary=16384),
