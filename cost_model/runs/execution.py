@@ -66,7 +66,8 @@ class Execution:
     Attributes:
         attention: 0 when scores are written to memory, else the generation of the fused kernel (FUSED_GENERATIONS).
         hidden: collectives behind compute.
-        host_kernel_s: what the host takes to launch one kernel; the device waits where kernels are shorter.
+        host_kernel_s: what the host takes to launch one kernel of a forward; the device waits where kernels are
+            shorter.
         compiled: whether a compiler or captured graphs launch whole regions, so that the host's cost vanishes.
         fused_pointwise: whether neighbouring pointwise operators (bias and activation, scale and mask and softmax,
             dropout and addition, the passes of a norm) are one kernel each.
@@ -126,7 +127,8 @@ class Execution:
 DEFAULTS: dict[str, tuple[Any, str]] = {
     "attention": (0, "scores are written where no fused kernel is named"),
     "hidden": (Hidden(), "nothing overlaps where no overlap is named"),
-    "host_kernel_s": (30e-6, "an operator called from Python, its gradient and its launch take 20 to 50 us"),
+    "host_kernel_s": (20e-6, "an operator called from Python took 20 us on the hosts of an H100"),
+    "host_kernel_s before 2022": (32e-6, "and 32 us on hosts of devices that are older"),
     "compiled": (False, "kernels are launched one by one"),
     "fused_pointwise": (True, "stacks for training fuse bias, activation, mask and norm"),
     "float_logits": (True, "losses are taken in float32"),

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from nebula import __version__
-from nebula.cli import checking, cluster, demo, deploying, doctor, planning, reporting, running, validating
+from nebula.cli import checking, cluster, demo, deploying, doctor, planning, profiling, reporting, running, validating
 from nebula.cli.console import forgive_encodings, log
 from nebula.errors import NebulaError, Suspicious
 
@@ -85,6 +85,7 @@ app.command()(checking.check)
 app.command()(planning.simulate)
 app.command()(reporting.report)
 app.command()(validating.validate)
+app.command()(profiling.profile)
 app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})(running.launch)
 app.command()(running.train)
 app.add_typer(deploying.app, name="deploy")

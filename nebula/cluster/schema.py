@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from nebula import marked_yaml
-from nebula.cluster import catalogue, paddle_json, suspicion
+from nebula.cluster import calibration, catalogue, paddle_json, suspicion
 from nebula.cluster.checks import check
 from nebula.cluster.dump import dump_cluster
 from nebula.cluster.sections import NO_LINK, ClusterSection, DeviceSection, NodeSection, TierSection
@@ -51,6 +51,8 @@ def load_cluster(source: Path | str | Mapping[str, Any] | Document) -> Cluster:
         wan=Link(kind="wan", bytes_per_s=wan.bandwidth, latency_s=wan.rtt / 2) if wan else None,
         origin=(("file", document.source),),
     )
+    named = [section.calibration] if isinstance(section.calibration, str) else section.calibration
+    cluster = calibration.apply(document, named, cluster)
     suspicion.warn(document, cluster)
     return cluster
 

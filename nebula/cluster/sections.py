@@ -124,3 +124,4 @@ class ClusterSection(Section):
     devices: dict[Called, DeviceSection] = {}
     nodes: list[NodeSection] = Field(description="[{name: fast, count: 8, device: A100-80GB-SXM, ...}]")
     network: NetworkSection = NetworkSection()
+    calibration: Name | list[Name] = Field([], description="calibration.yaml, which `nebula profile` writes")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nebula.cluster.identity import cluster_hash
+from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.errors import BadInput
 from nebula.launch.command import (
@@ -87,7 +88,7 @@ def launch(
     settings = environment(
         os.environ if env is None else env,
         str(Path(plan_path).resolve()),
-        ranks=plan.world_size,
+        ranks=_sharers(plan, cluster, types),
         cores=os.cpu_count() or 1,
     )
     if cluster is not None and is_emulated(types):
@@ -103,6 +104,17 @@ def _types_on(cluster: Cluster, plan: Plan) -> tuple[DeviceType, ...]:
     if answer.engine is None:
         raise BadInput(f"the plan cannot run on {cluster.name}: {'; '.join(answer.missing)}")
     return types
+
+
+def _sharers(plan: Plan, cluster: Cluster | None, types: Sequence[DeviceType]) -> int:
+    """How many share the host's cores: the ranks, or as many as a node has devices where the devices are its cores.
+
+    So a plan that leaves devices of a CPU idle leaves their cores idle, as its prediction says.
+    """
+    if cluster is None or is_emulated(types) or types[0].kind != "cpu":
+        return plan.world_size
+    first = cluster.groups[cluster.address(device_index(cluster, plan.ranks[0].node, plan.ranks[0].device)).group]
+    return max(plan.world_size, first.devices_per_node)
 
 
 def _emulated(cluster: Cluster, plan: Plan, folder: Path) -> dict[str, str]:

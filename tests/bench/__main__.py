@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-BENCHMARKS = ("start_up", "titan")
+BENCHMARKS = ("start_up", "titan", "cpu_step")
 
 
 def main() -> int:

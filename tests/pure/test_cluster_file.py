@@ -75,7 +75,7 @@ def test_the_caret_stands_under_the_key():
     [
         ("name: x\nnodes: []\n", "a cluster without devices"),
         ("name: x\n", "the key 'nodes' is missing"),
-        ("", "this must be a mapping with the keys name, devices, nodes, network, not nothing"),
+        ("", "this must be a mapping with the keys name, devices, nodes, network, calibration, not nothing"),
         ("- a\n", "must be a mapping"),
     ],
 )
