@@ -55,7 +55,7 @@ def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: E
 
 
 def beyond_fleet(plan: Plan) -> bool:
-    """Whether fleet's prices do not cover a plan: several stages on one device, another schedule, context or experts."""
+    """Whether fleet has no price for a plan: several stages on one device, another schedule, context or experts."""
     several = len({stage.ranks for stage in plan.stages}) < len(plan.stages)
     inner = any(stage.context > 1 or stage.expert > 1 for stage in plan.stages)
     return several or inner or plan.schedule not in ("1f1b", "fthenb")
