@@ -303,7 +303,7 @@ class StepPricing:
             total_s = tensor_s + early_s
             tensor_s = total_s - self.parameters.pipelined_share * min(total_s, part.products_s)
         else:
-            tensor_s += self.beside(part.weight_products_s, early_s)
+            tensor_s += self.beside(part.weight_products_s, early_s) if hidden.gradients else early_s
         context_s = seconds.get("context", 0.0)
         if any(w.kind == "ring_exchange" for w in part.wires):
             context_s = self.beside(part.attention_s, context_s)

@@ -35,7 +35,7 @@ class StepParameters:
     """One set of values; `meanings` says what each is."""
 
     intra_share: float = _parameter(
-        0.62, "of the link", 0.5, 0.95, "rate that a collective attains on links inside a node"
+        0.72, "of the link", 0.5, 0.95, "rate that a collective attains on links inside a node"
     )
     nic_share: float = _parameter(0.7, "of the card", 0.4, 0.95, "rate that a collective attains through network cards")
     pcie_share: float = _parameter(

@@ -124,7 +124,7 @@ class _Reader:
             name: bool(flag) if (flag := getattr(given, name)) is not None else self.says(pattern)
             for name, pattern in patterns.items()
         }
-        return Hidden(**values)
+        return Hidden(**values, gradients=self.says(r"(?:all-?reduce|reduction)[^;]*\b(?:wgrad|weight[- ]grad)"))
 
     def launches(self) -> dict[str, Any]:
         """Who launches kernels, and how many."""
