@@ -235,7 +235,12 @@ class Fabric:
 
     def slowest(self, devices: NDArray[np.int64]) -> float:
         """By what factor the slowest of the devices is slower than its type says."""
-        return float(self._slowness[devices].max())
+        return self.slowness(devices[None])[0]
+
+    def slowness(self, stages: NDArray[np.int64]) -> list[float]:
+        """The same for each row of [stages, devices]."""
+        factors: list[float] = self._slowness[stages].max(axis=1).tolist()
+        return factors
 
     def total(self, devices: NDArray[np.int64], value: Callable[[DeviceType], float]) -> float:
         """The sum of a figure of the device types over the devices."""
