@@ -6,7 +6,7 @@ question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ Ints = NDArray[np.int64]
 
 SINGLE = tuple(name for name, known in SCHEDULES.items() if known.chunks == (1, 1))
 """Schedules with one virtual stage on each device."""
+
+COLUMNS = ("data", "tensor", "rows", "sharding", "degree", "recompute", "schedule")
+"""Fields of Candidates with one number each."""
 
 
 class Way(NamedTuple):
@@ -70,6 +73,21 @@ class Candidates:
     schedule: Ints
     boundaries: Ints
 
+    @staticmethod
+    def of(parts: Sequence[tuple[Way, Sequence[Sequence[int]]]]) -> Candidates:
+        """The candidates that run in those ways, each with [number, pipeline + 1] boundaries."""
+        counts = [len(bounds) for _, bounds in parts]
+        widest = max(way.pipeline for way, _ in parts)
+        values = [(w.data, w.tensor, w.rows, w.sharding.stage, w.sharding.degree) for w, _ in parts]
+        names = [(RECOMPUTE.index(w.recompute), SINGLE.index(w.schedule)) for w, _ in parts]
+        columns = np.repeat(np.hstack([values, names]), counts, axis=0).T.copy()
+        boundaries = [np.pad(bounds, ((0, 0), (0, widest - w.pipeline)), mode="edge") for w, bounds in parts]
+        return Candidates(**dict(zip(COLUMNS, columns, strict=True)), boundaries=np.concatenate(boundaries))
+
+    def __getitem__(self, which: Ints) -> Candidates:
+        """The candidates of those indices."""
+        return Candidates(**{name: getattr(self, name)[which] for name in (*COLUMNS, "boundaries")})
+
     def __len__(self) -> int:
         return len(self.boundaries)
 
@@ -92,7 +110,7 @@ class Candidates:
         """
         inner, pipeline = np.diff(self.boundaries, axis=1), self.pipeline
         held = (self.boundaries[:, 0] == 0) & (self.boundaries[:, -1] == layers)
-        held &= (inner[:, :] >= (np.arange(inner.shape[1]) < pipeline[:, None])).all(axis=1)
+        held &= (inner >= (np.arange(inner.shape[1]) < pipeline[:, None])).all(axis=1)
         self._refuse(held, f"boundaries {{boundaries}} do not rise from 0 to the {layers} layers of the model")
         ranks = self.data * self.tensor * pipeline
         wanted = f"data {{data}} · tensor {{tensor}} · stages of {{boundaries}} are more than {devices} ranks"
@@ -107,7 +125,7 @@ class Candidates:
     def _refuse(self, fine: NDArray[np.bool_], sentence: str) -> None:
         if not fine.all():
             index = int(fine.argmin())
-            shown = {name: getattr(self, name)[index].tolist() for name in self.__slots__}
+            shown = {name: getattr(self, name)[index].tolist() for name in (*COLUMNS, "boundaries")}
             raise BadInput(f"candidate {index}: {sentence.format(**shown)}")
 
     def by_way(self) -> Iterator[tuple[Way, Ints]]:

@@ -7,9 +7,7 @@ what they share; `evaluate` is the same for a single plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +18,13 @@ from nebula.cost_model.chain import Chains
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Fabric, Levels
 from nebula.cost_model.confidence import interval, provenance
-from nebula.cost_model.groups import Groups, stage_groups
-from nebula.cost_model.memory import in_flight, stage_memory
+from nebula.cost_model.groups import stage_groups
 from nebula.cost_model.simulate import Durations, Event, Timeline, timeline
-from nebula.cost_model.spans import Spans, Sums
+from nebula.cost_model.spans import Spans
+from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
-from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Sharding, Stage, StageMemory, StepParts
+from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Stage, StepParts
 
 PRECISION_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -43,45 +41,6 @@ def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Predictio
 def predicted_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Timeline:
     """Every forward, backward, send, synchronization and update of one predicted step, stage by stage."""
     return Pricing(graph, cluster, plan.job).timeline(plan)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageCost:
-    """What one stage does, in seconds.
-
-    Attributes:
-        compute_s: kernels of one forward and one backward, sums of gradients included.
-        recompute_s: kernels run again in one backward.
-        tensor_s: communication of the tensor group in one forward and one backward.
-        sharded_s: communication that sharding adds to one forward and one backward.
-        forward_s: one forward, all of the above and receiving included.
-        backward_s: one backward, likewise.
-        received_s: receiving, in one forward.
-        returned_s: receiving gradients, in one backward.
-        send_forward_s: sending on.
-        send_backward_s: sending back.
-        sync_s: data communication of one step after the last backward.
-        update_s: the optimizer.
-    """
-
-    compute_s: float
-    recompute_s: float
-    tensor_s: float
-    sharded_s: float
-    forward_s: float
-    backward_s: float
-    received_s: float
-    returned_s: float
-    send_forward_s: float
-    send_backward_s: float
-    sync_s: float
-    update_s: float
-    memory: StageMemory
-
-    @property
-    def pass_s(self) -> float:
-        """One forward and one backward without borders."""
-        return self.compute_s + self.recompute_s + self.tensor_s + self.sharded_s
 
 
 class Pricing:
@@ -181,13 +140,21 @@ class Pricing:
         self._check(plan)
         by_stage: list[list[StageCost]] = [[] for _ in plan.stages]
         for way, stages in self._ways(plan, devices).items():
-            for index, cost in zip(stages, self._alike(plan, way, stages), strict=True):
+            spans = self.spans(
+                rows=way.rows,
+                tensor=way.tensor,
+                levels=way.groups.tensor,
+                sequence=plan.sequence_parallel,
+                device=self._types[way.device],
+                policy=way.recompute,
+            )
+            for index, cost in zip(stages, alike_costs(plan, spans, way, stages), strict=True):
                 by_stage[index].append(cost)
-        return tuple(_worst(costs, plan.micro_batches) for costs in by_stage)
+        return tuple(worst(costs, plan.micro_batches) for costs in by_stage)
 
-    def _ways(self, plan: Plan, devices: NDArray[np.int64]) -> dict[_Way, list[int]]:
+    def _ways(self, plan: Plan, devices: NDArray[np.int64]) -> dict[StageWay, list[int]]:
         """The stages by the ways in which their replicas run."""
-        ways: dict[_Way, list[int]] = {}
+        ways: dict[StageWay, list[int]] = {}
         for index, (stage, groups) in enumerate(
             zip(plan.stages, stage_groups(plan, devices, self.fabric), strict=True)
         ):
@@ -197,72 +164,9 @@ class Pricing:
                 rows, tensor = replica.micro_batch_rows, len(replica.ranks)
                 for device in types:
                     self._types[device.name] = device
-                    way = _Way(rows, tensor, stage.recompute, stage.sharding, groups, slow, device.name)
+                    way = StageWay(rows, tensor, stage.recompute, stage.sharding, groups, slow, device.name)
                     ways.setdefault(way, []).append(index)
         return ways
-
-    def _alike(self, plan: Plan, way: _Way, stages: Sequence[int]) -> list[StageCost]:
-        """The costs of stages that run in one way."""
-        groups, slow, device = way.groups, way.slow, self._types[way.device]
-        spans = self.spans(
-            rows=way.rows,
-            tensor=way.tensor,
-            levels=groups.tensor,
-            sequence=plan.sequence_parallel,
-            device=device,
-            policy=way.recompute,
-        )
-        layers = np.array([plan.stages[index].layers for index in stages])
-        sums = spans.of(layers[:, 0], layers[:, 1])
-        more = spans.added(sums, plan.micro_batches, way.sharding, groups)
-        forward_s = slow * (sums.forward_s + more.forward_kernels_s)
-        backward_s = slow * (sums.backward_s + more.backward_kernels_s)
-        recompute_s = slow * sums.recompute_s
-        (received_s, back_s), (sent_s, returned_s) = spans.entry(groups), spans.exit(groups)
-        received_s, returned_s = received_s[sums.first], returned_s[sums.end]
-        wired_s = sums.forward_wire_s + more.forward_wire_s, sums.backward_wire_s + more.backward_wire_s
-        columns = {
-            "compute_s": forward_s + backward_s,
-            "recompute_s": recompute_s,
-            "tensor_s": sums.forward_wire_s + sums.backward_wire_s,
-            "sharded_s": more.forward_wire_s + more.backward_wire_s,
-            "forward_s": forward_s + wired_s[0] + received_s,
-            "backward_s": backward_s + recompute_s + wired_s[1] + returned_s,
-            "received_s": received_s,
-            "returned_s": returned_s,
-            "send_forward_s": sent_s[sums.end],
-            "send_backward_s": back_s[sums.first],
-            "sync_s": spans.sync(sums, way.sharding, groups),
-            "update_s": spans.update(sums, way.sharding, slow),
-        }
-        memory = self._memory(plan, way, stages, spans, sums)
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [
-            StageCost(**dict(zip(columns, row, strict=True)), memory=held)
-            for row, held in zip(rows, memory, strict=True)
-        ]
-
-    def _memory(self, plan: Plan, way: _Way, stages: Sequence[int], spans: Spans, sums: Sums) -> list[StageMemory]:
-        """What a rank of each of those stages holds."""
-        columns = (
-            sums.parameters_bytes,
-            sums.elements,
-            sums.widest_bytes,
-            sums.kept_bytes,
-            sums.working_bytes,
-            spans.buffers_bytes(sums, way.groups),
-        )
-        names = ("parameters_bytes", "elements", "widest_bytes", "kept_bytes", "working_bytes", "border_bytes")
-        return [
-            stage_memory(
-                **dict(zip(names, row, strict=True)),
-                sharding=way.sharding,
-                in_flight=in_flight(plan.schedule, len(plan.stages), index, plan.micro_batches),
-                job=self.job,
-                limit_bytes=spans.device.memory_bytes * self.job.memory_fraction,
-            )
-            for index, row in zip(stages, zip(*(column.tolist() for column in columns), strict=True), strict=True)
-        ]
 
     @cached_property
     def _flops_per_row(self) -> float:
@@ -272,27 +176,6 @@ class Pricing:
     def _peak_flops(self, devices: NDArray[np.int64]) -> float:
         dtype = PRECISION_DTYPE[self.job.precision]
         return self.fabric.total(devices, lambda device: device.peak(dtype))
-
-
-class _Way(NamedTuple):
-    """How a replica of a stage runs: stages that run alike are priced together."""
-
-    rows: int
-    tensor: int
-    recompute: str
-    sharding: Sharding
-    groups: Groups
-    slow: float
-    device: str
-
-
-def _worst(costs: Sequence[StageCost], micro_batches: int) -> StageCost:
-    """The cost of a stage whose replicas cost those."""
-    if len(costs) == 1:
-        return costs[0]
-    slowest = max(costs, key=lambda c: micro_batches * c.pass_s + c.update_s)
-    fullest = max((c.memory for c in costs), key=lambda m: m.total_bytes / m.limit_bytes)
-    return replace(slowest, memory=fullest)
 
 
 def _steps(costs: Sequence[StageCost], micro_batches: int, schedule: str) -> tuple[float, float]:

@@ -49,3 +49,56 @@ def place(devices: NDArray[np.int64], *, data: int, tensor: int, pipeline: int, 
     grid = devices[: data * tensor * pipeline].reshape(-1, pipeline, degree, tensor)
     by_stage = grid.transpose(1, 0, 2, 3).reshape(pipeline, data, tensor)
     return Placed.of(uniform_groups(by_stage, degree, fabric), fabric.slowness(by_stage.reshape(pipeline, -1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The stages of a split by where they are: what is inside of a stage, and at its two ends.
+
+    Attributes:
+        kinds: groups and slowness of stages that differ in more than their borders.
+        stages: for each stage the index of its kind.
+        entry: what lies before each stage.
+        exit: what lies behind it.
+    """
+
+    kinds: tuple[tuple[Groups, float], ...]
+    stages: tuple[int, ...]
+    entry: Ends
+    exit: Ends
+
+    @staticmethod
+    def of(placed: Placed) -> Places:
+        """The same placement, borders apart."""
+        each = [placed.kinds[kind] for kind in placed.stages]
+        kinds, stages = _distinct([(g.tensor, g.shard, g.outer, slow) for g, slow in each])
+        entries, entry = _distinct([(g.tensor, g.before) for g, _ in each])
+        exits, leave = _distinct([(g.tensor, g.behind) for g, _ in each])
+        return Places(
+            kinds=tuple(each[i] for i in kinds),
+            stages=stages,
+            entry=Ends(kinds=tuple(each[i][0] for i in entries), stages=entry, entering=True),
+            exit=Ends(kinds=tuple(each[i][0] for i in exits), stages=leave, entering=False),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """One end of all stages.
+
+    Attributes:
+        kinds: groups that differ in the border there or in the tensor group that gathers what comes in.
+        stages: for each stage the index of its kind.
+        entering: whether it is the end at which forwards come in.
+    """
+
+    kinds: tuple[Groups, ...]
+    stages: tuple[int, ...]
+    entering: bool
+
+
+def _distinct(keys: Sequence[object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where each different key occurs first, and for each key which of them it is."""
+    index: dict[object, int] = {}
+    which = tuple(index.setdefault(key, len(index)) for key in keys)
+    return tuple(which.index(kind) for kind in range(len(index))), which
