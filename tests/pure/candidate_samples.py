@@ -38,9 +38,13 @@ def random_boundaries(rng: random.Random, layers: int, pipeline: int) -> tuple[i
 
 def random_candidates(rng: random.Random, ways: int, each: int, layers: int, devices: int, job: Job, **more):
     """So many ways, each with so many boundaries."""
-    drawn = [random_way(rng, layers, devices, job, **more) for _ in range(ways)]
-    parts = [(way, [random_boundaries(rng, layers, way.pipeline) for _ in range(each)]) for way in drawn]
-    return Candidates.of(parts)[rng.sample(range(ways * each), ways * each)]
+    return dealt(rng, [random_way(rng, layers, devices, job, **more) for _ in range(ways)], each, layers)
+
+
+def dealt(rng: random.Random, ways: list[Way], each: int, layers: int) -> Candidates:
+    """Those ways, each with so many boundaries, in any order."""
+    parts = [(way, [random_boundaries(rng, layers, way.pipeline) for _ in range(each)]) for way in ways]
+    return Candidates.of(parts)[rng.sample(range(len(ways) * each), len(ways) * each)]
 
 
 def plans(candidates: Candidates, cluster: Cluster, job: Job) -> dict[int, Plan]:
