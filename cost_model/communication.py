@@ -231,6 +231,8 @@ class Fabric:
 
     def device_types(self, devices: NDArray[np.int64]) -> list[DeviceType]:
         """The device types among those devices, each once."""
+        if len(self.cluster.groups) == 1:
+            return [self.cluster.groups[0].device] if devices.size else []
         return [self.cluster.groups[int(g)].device for g in np.unique(self._group[devices])]
 
     def slowest(self, devices: NDArray[np.int64]) -> float:

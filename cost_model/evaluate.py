@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,16 @@ from nebula.cost_model.chain import Chains
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Fabric, Levels
 from nebula.cost_model.confidence import interval, provenance
-from nebula.cost_model.groups import stage_groups
+from nebula.cost_model.groups import Groups, replica_devices, stage_groups
 from nebula.cost_model.simulate import Durations, Event, Timeline, timeline
 from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Stage, StepParts
+
+KEPT_PLACEMENTS = 256
+"""Placements that a Pricing remembers: a few tens of kilobytes each, where ranks are thousands."""
 
 PRECISION_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -50,6 +54,7 @@ class Pricing:
         self.graph, self.cluster, self.job = graph, cluster, job
         self.chains, self.fabric = Chains(graph), Fabric(cluster)
         self._device: dict[RankPlace, int] = {}
+        self._placed: dict[tuple[object, ...], list[_Place]] = {}
         self._types: dict[str, DeviceType] = {}
         self._spans: dict[tuple[object, ...], Spans] = {}
 
@@ -119,11 +124,12 @@ class Pricing:
 
     def devices(self, plan: Plan) -> NDArray[np.int64]:
         """The global device index of every rank."""
-        known = self._device
-        if not known.keys() >= set(plan.ranks):
+        try:
+            return np.fromiter(map(self._device.__getitem__, plan.ranks), np.int64, len(plan.ranks))
+        except KeyError:
             for place in plan.ranks:
-                known.setdefault(place, device_index(self.cluster, place.node, place.device))
-        return np.fromiter(map(known.__getitem__, plan.ranks), np.int64, len(plan.ranks))
+                self._device[place] = device_index(self.cluster, place.node, place.device)
+            return self.devices(plan)
 
     def _check(self, plan: Plan) -> None:
         layers = len(self.graph.layers)
@@ -155,11 +161,9 @@ class Pricing:
     def _ways(self, plan: Plan, devices: NDArray[np.int64]) -> dict[StageWay, list[int]]:
         """The stages by the ways in which their replicas run."""
         ways: dict[StageWay, list[int]] = {}
-        for index, (stage, groups) in enumerate(
-            zip(plan.stages, stage_groups(plan, devices, self.fabric), strict=True)
+        for index, (stage, (groups, slow, types)) in enumerate(
+            zip(plan.stages, self._placement(plan, devices), strict=True)
         ):
-            held = devices[list(stage.ranks)]
-            slow, types = self.fabric.slowest(held), self.fabric.device_types(held)
             for replica in _unlike(stage):
                 rows, tensor = replica.micro_batch_rows, len(replica.ranks)
                 for device in types:
@@ -167,6 +171,20 @@ class Pricing:
                     way = StageWay(rows, tensor, stage.recompute, stage.sharding, groups, slow, device.name)
                     ways.setdefault(way, []).append(index)
         return ways
+
+    def _placement(self, plan: Plan, devices: NDArray[np.int64]) -> list[_Place]:
+        """Where each stage is; plans that differ in their layers alone are placed once."""
+        held = [replica_devices(stage, devices) for stage in plan.stages]
+        degrees = tuple(stage.sharding.degree for stage in plan.stages)
+        key = (degrees, tuple(grid.shape for grid in held), np.concatenate(held, axis=None).tobytes())
+        if key not in self._placed:
+            if len(self._placed) >= KEPT_PLACEMENTS:
+                self._placed.clear()
+            self._placed[key] = [
+                _Place(groups, self.fabric.slowest(grid.ravel()), self.fabric.device_types(grid))
+                for groups, grid in zip(stage_groups(held, degrees, self.fabric), held, strict=True)
+            ]
+        return self._placed[key]
 
     @cached_property
     def _flops_per_row(self) -> float:
@@ -176,6 +194,14 @@ class Pricing:
     def _peak_flops(self, devices: NDArray[np.int64]) -> float:
         dtype = PRECISION_DTYPE[self.job.precision]
         return self.fabric.total(devices, lambda device: device.peak(dtype))
+
+
+class _Place(NamedTuple):
+    """Where a stage is: whom its ranks meet, by what factor the slowest is slower, and of which types they are."""
+
+    groups: Groups
+    slow: float
+    types: list[DeviceType]
 
 
 def _steps(costs: Sequence[StageCost], micro_batches: int, schedule: str) -> tuple[float, float]:

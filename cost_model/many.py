@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +19,13 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.candidates import Candidates, Ints, Way
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.memory import in_flights
 from nebula.cost_model.one_f_one_b import one_f_one_b_seconds
 from nebula.cost_model.placed import Places, place
 from nebula.cost_model.spans import Floats
 from nebula.cost_model.tables import Tables
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
-from nebula.plan.schedule import in_flight
 from nebula.plan.values import Job
 
 TOGETHER = 1 << 15
@@ -121,7 +120,7 @@ class Many:
         """Forward, backward, tail and memory of stages [stages, candidates] that run in one way."""
         places, known = self._places(way), self._tables
         table, runs = known.table(way, places, micro_batches, runs)
-        flying = _in_flight(way.schedule, way.pipeline, micro_batches)[:, None]
+        flying = in_flights(way.schedule, way.pipeline, micro_batches)[:, None]
         forward_s, backward_s = table.forward_s.take(runs), table.backward_s.take(runs)
         if way.pipeline > 1:
             for end, ends in ((places.entry, bounds[:-1]), (places.exit, bounds[1:])):
@@ -184,13 +183,3 @@ def _batches(candidates: Candidates) -> Iterator[tuple[tuple[int, str], list[tup
             room -= len(piece)
     if pieces:
         yield kind, pieces
-
-
-@lru_cache(maxsize=4096)
-def _in_flight(schedule: str, stages: int, micro_batches: int) -> NDArray[np.int64]:
-    """[stages] micro-batches whose activations a stage holds together."""
-    if schedule == "1f1b":
-        # what nebula.plan.schedule counts along the order of 1F1B
-        flying: NDArray[np.int64] = np.minimum(np.arange(stages, 0, -1), micro_batches)
-        return flying
-    return np.array([in_flight(schedule, stages, stage, micro_batches) for stage in range(stages)])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nebula.cost_model.groups import Groups
-from nebula.cost_model.memory import in_flight, stage_memory
+from nebula.cost_model.memory import in_flights, stage_memory
 from nebula.cost_model.spans import Spans, Sums
 from nebula.plan.values import Plan, Sharding, StageMemory
 
@@ -108,12 +108,13 @@ def _memory(plan: Plan, spans: Spans, way: StageWay, stages: Sequence[int], sums
         sums.working_bytes,
         spans.buffers_bytes(sums, way.groups),
     )
+    flying = in_flights(plan.schedule, len(plan.stages), plan.micro_batches)
     names = ("parameters_bytes", "elements", "widest_bytes", "kept_bytes", "working_bytes", "border_bytes")
     return [
         stage_memory(
             **dict(zip(names, row, strict=True)),
             sharding=way.sharding,
-            in_flight=in_flight(plan.schedule, len(plan.stages), index, plan.micro_batches),
+            in_flight=int(flying[index]),
             job=spans.job,
             limit_bytes=spans.device.memory_bytes * spans.job.memory_fraction,
         )

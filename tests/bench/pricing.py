@@ -2,8 +2,8 @@
 
 The mix of candidates is what a search asks: splits at random over every degree, micro-batch, sharding and recompute
 policy that the cluster has room for (pipelines of 1 to as many stages as layers), each with `EACH` uneven boundaries at
-random. Rates are wall seconds on one core for further boundaries of splits that a batch before has seen, as a search
-asks for them; the first batch makes chains and placements, and has a row of its own.
+random. Rates are for further boundaries of splits that a batch before has seen, as a search asks for them; the first
+batch makes chains, placements and tables, and has a row of its own. Times are those that this process has a core for.
 """
 
 from __future__ import annotations
@@ -79,6 +79,6 @@ def _together(name: str, subject: Subject) -> list[Row]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
