@@ -188,11 +188,12 @@ class StepPricing:
             behind=grids[index + 1] if index + 1 < len(grids) and not alone else None,
             fabric=self.fabric,
         )
-        held = grid.reshape(-1)
-        slow = self.fabric.slowest(held)
+        rows_of = np.array([replica.micro_batch_rows for replica in stage.replicas])
         each = [
-            self._times(plan, stage, rows, device, axes, slow, expert_tensor)
-            for rows in sorted({r.micro_batch_rows for r in stage.replicas})
+            self._times(plan, stage, rows, device, axes, self.fabric.slowest(held), expert_tensor)
+            # whoever is slower may have fewer rows
+            for rows in sorted(set(rows_of.tolist()))
+            for held in (grid[rows_of == rows].reshape(-1),)
             for device in self.fabric.device_types(held)
         ]
         return max(each, key=lambda t: t.forward_s + t.backward_s)
