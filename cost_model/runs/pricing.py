@@ -10,7 +10,7 @@ from nebula.cost_model.step import StepPricing
 from nebula.graph.rows import with_rows
 from nebula.graph.values import Block, DistributedGraph
 
-MOST_GRAPHS = 64
+MOST_GRAPHS = 256
 """Graphs whose blocks are kept; beyond that all are forgotten, so that memory stays the same for any number of rows."""
 
 BlockKey = tuple[int, ...]

@@ -114,10 +114,11 @@ def unit_mistakes(predicted: Predicted) -> Iterator[str]:
     device_bytes = max(group.device.memory_bytes for group in case.cluster.groups)
     if case.measured.peak_bytes > 1.1 * device_bytes:
         name = next(field for field, _ in PEAKS if getattr(case.row.measured, field))
-        held = format_bytes(case.measured.peak_bytes)
-        yield f"{where}: measured.{name}: {held} is more than the {format_bytes(device_bytes)} of the device; which unit?"
+        held, has = format_bytes(case.measured.peak_bytes), format_bytes(device_bytes)
+        yield f"{where}: measured.{name}: {held} is more than the {has} of the device; which unit is it in?"
     printed = next(iter(amounts(case.row.inter)), None)
-    if printed and not printed.bits and max(g.nic.bytes_per_s for g in case.cluster.groups) > FASTEST_NIC_BYTES_PER_S:
+    fastest = max(group.nic.bytes_per_s for group in case.cluster.groups)
+    if printed and not printed.bits and fastest > FASTEST_NIC_BYTES_PER_S:
         rate = format_rate(printed.bytes_per_s)
         yield (
             f"{where}: inter: no network card has {rate}; b is bits and B is bytes: did you mean "
