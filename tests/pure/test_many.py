@@ -22,11 +22,11 @@ from tests.pure.candidate_samples import plans, random_candidates
 from tests.pure.cost_samples import chain, cluster, device
 
 CLOSE = 1e-12
-"""Largest relative difference from evaluate, for rounding alone; 7e-16 of the time in 3,000 candidates."""
+"""Largest relative difference from evaluate, for rounding alone; 6e-16 of the time in 3,060 random candidates."""
 
 
 def test_the_closed_form_of_1f1b_equals_its_slots():
-    """Unequal stages, tails that end the step, fewer micro-batches than stages; 2e-15 apart at most in 20,000 cases."""
+    """Unequal stages, tails that end the step, fewer micro-batches than stages; 2e-15 apart at most in 50,000 cases."""
     rng = np.random.default_rng(0)
     for cases in (1, 70):
         for _ in range(60):
@@ -59,7 +59,7 @@ def test_candidates_cost_what_evaluate_says(seed, layers, ill, per_node):
     """All shardings, policies, schedules and uneven boundaries, over nodes that tensor groups do not always fit."""
     rng = random.Random(seed)
     where = cluster(nodes=24 // per_node, per_node=per_node, slow=((1, 1.7),) if ill else ())
-    where = replace(where, groups=(replace(where.groups[0], device=device(memory_bytes=4e6)),))
+    where = replace(where, groups=(replace(where.groups[0], device=device(memory_bytes=1.5e5)),))
     graph = chain(layers, hidden=16, tokens=8, wide=(0, layers // 2))
     many = Many(Pricing(graph, where, JOB))
     assert_equals_evaluate(many, random_candidates(rng, 6, 3, layers, 24, JOB))
