@@ -114,6 +114,7 @@ def test_what_is_no_plan_is_refused_with_its_number_and_numbers():
         r"candidate 1: boundaries \[0, 4, 3\] do not rise from 0 to the 4 layers", boundaries=[[0, 1, 4], [0, 4, 3]]
     )
     refused(r"candidate 0: .* are more than 8 ranks", data=[12, 2])
+    refused(r"candidate 1: degree 0 is less than 1", degree=[1, 0])
     refused(r"candidate 1: data 2 × rows 5 do not divide the global batch of 24", rows=[1, 5])
     refused(r"candidate 1: sharding degree 3 does not divide data 2", degree=[1, 3])
     refused(r"candidate 0: sharding 4 is none of 0 to 3", sharding=[4, 0])
