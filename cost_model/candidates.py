@@ -112,6 +112,8 @@ class Candidates:
         held = (self.boundaries[:, 0] == 0) & (self.boundaries[:, -1] == layers)
         held &= (inner >= (np.arange(inner.shape[1]) < pipeline[:, None])).all(axis=1)
         self._refuse(held, f"boundaries {{boundaries}} do not rise from 0 to the {layers} layers of the model")
+        for name in ("data", "tensor", "rows", "degree"):
+            self._refuse(getattr(self, name) >= 1, f"{name} {{{name}}} is less than 1")
         ranks = self.data * self.tensor * pipeline
         wanted = f"data {{data}} · tensor {{tensor}} · stages of {{boundaries}} are more than {devices} ranks"
         self._refuse(ranks <= devices, wanted)
