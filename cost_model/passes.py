@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nebula.cluster.values import DeviceType
-from nebula.cost_model.compute import kernels_seconds, sequence_seconds
+from nebula.cost_model.compute import kernels_seconds
 from nebula.cost_model.fusion import fused, separate
 from nebula.cost_model.layer import attention_cores
 from nebula.cost_model.runs.execution import Execution
@@ -146,12 +146,16 @@ class _Price:
         host_s = 0.0 if self.execution.compiled else host * self.execution.host_kernel_s
         tag_of = np.array(tags)
         return Pass(
-            kernels_s=max(sequence_seconds(seconds, host_s), (len(kernels) + len(wires)) * host_s),
+            kernels_s=max(float(seconds.sum()), (self._calls(kernels) + len(wires)) * host_s),
             products_s=float(seconds[(tag_of == "product") | (tag_of == "weight")].sum()),
             weight_products_s=float(seconds[tag_of == "weight"].sum()),
             attention_s=float(seconds[tag_of == "attention"].sum()),
             wires=tuple(wires),
         )
+
+    def _calls(self, kernels: Sequence[Kernel]) -> int:
+        """What the host launches one by one: copies of views are made inside the operators that need them."""
+        return sum(kernel.kind != "contiguous" for kernel in kernels)
 
     def _loss_passes(self, op: Operator, kernel: Kernel) -> float:
         """How often the logits are passed, over the once read and once written of a single kernel.
@@ -201,7 +205,8 @@ class _Price:
             # the activation (or the gradient that comes in) is read and written narrow in both layouts
             entering = self._tensors[op.outputs[0]] if kernel.kind.endswith("_grad") else rows
             size = float(entering.bytes)
-            yield Kernel(
-                kind="cast", dtype=kernel.dtype, flops=0.0, read_bytes=size, written_bytes=2 * size * share
-            ), "other"
+            yield (
+                Kernel(kind="cast", dtype=kernel.dtype, flops=0.0, read_bytes=size, written_bytes=2 * size * share),
+                "other",
+            )
         yield replace(kernel, dtype=dtype, read_bytes=kernel.read_bytes * share), tag

@@ -134,6 +134,16 @@ class StepPricing:
         step_s = waiting * float((ends + tail).max()) + float(update.max()) + self.parameters.step_host_s
         return StepTimes(step_s=step_s, passes_s=passes_s, stages=stages)
 
+    def layer(self, plan: Plan) -> StageTimes:
+        """What the layers of a plan of one stage take, each forward and backward once, apart from any step."""
+        devices = np.array([device_index(self.cluster, p.node, p.device) for p in plan.ranks])
+        return self._stage(plan, 0, [_grid(plan.stages[0], devices)], 1, alone=True)
+
+    def degrees(self, plan: Plan, expert_tensor: int = 1) -> tuple[int, ...]:
+        """The degrees that `block` takes, of a plan whose stages are alike."""
+        stage = plan.stages[0]
+        return _degrees(plan, stage, stage.replicas[0].micro_batch_rows, expert_tensor)
+
     def _sync_seconds(self, own: Sequence[StageTimes], turns: int) -> float:
         """Data communication around the passes of the virtual stages of a device, as far as they do not hide it.
 
@@ -183,14 +193,7 @@ class StepPricing:
     def _times(
         self, plan: Plan, stage: Stage, rows: int, device: DeviceType, axes: Axes, slow: float, expert_tensor: int
     ) -> StageTimes:
-        degrees = (
-            rows,
-            len(stage.replicas[0].ranks) // stage.context,
-            int(plan.sequence_parallel),
-            stage.context,
-            stage.expert,
-            expert_tensor,
-        )
+        degrees = _degrees(plan, stage, rows, expert_tensor)
         layers = self.graph.layers[slice(*stage.layers)]
         loads = [(self.load(i, degrees, device), count) for i, count in Counter(layers).items()]
         sharing = _Sharing(self, plan, stage, axes, device)
@@ -208,9 +211,13 @@ class StepPricing:
                 sharing.beside(slow * p.forward.kernels_s, gathered_s),
                 sharing.beside(slow * (p.backward.kernels_s + p.again.kernels_s / every), gathered_s + reduced_s),
             )
-            forward = [x + count * y for x, y in zip(forward, (slow * p.forward.kernels_s, *f, sharded[0]), strict=True)]
+            forward = [
+                x + count * y for x, y in zip(forward, (slow * p.forward.kernels_s, *f, sharded[0]), strict=True)
+            ]
             b = tuple(x + y / every for x, y in zip(b, a, strict=True))
-            backward = [x + count * y for x, y in zip(backward, (slow * p.backward.kernels_s, *b, sharded[1]), strict=True)]
+            backward = [
+                x + count * y for x, y in zip(backward, (slow * p.backward.kernels_s, *b, sharded[1]), strict=True)
+            ]
             again_s += count * slow * p.again.kernels_s / every
             weight_s += count * slow * p.backward.weight_products_s
         adds_s = slow * sharing.adds_seconds(loads)
@@ -302,7 +309,9 @@ class StepPricing:
             return 0.0
         parts = 1 if sequence else ranks_of(axes.tensor)
         send_s = wire("send", axes.pair, self.parameters).seconds(last.border_bytes / parts)
-        return send_s + (wire("all_gather", axes.tensor, self.parameters).seconds(last.border_bytes) if parts > 1 else 0.0)
+        return send_s + (
+            wire("all_gather", axes.tensor, self.parameters).seconds(last.border_bytes) if parts > 1 else 0.0
+        )
 
 
 class _Sharing:
@@ -395,6 +404,11 @@ def _more(level: object, members: int) -> object:
     from dataclasses import replace
 
     return replace(level, members=level.members * members)  # type: ignore[type-var, attr-defined]
+
+
+def _degrees(plan: Plan, stage: Stage, rows: int, expert_tensor: int) -> tuple[int, ...]:
+    tensor = len(stage.replicas[0].ranks) // stage.context
+    return (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, expert_tensor)
 
 
 def _grid(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -35,28 +35,26 @@ class StepParameters:
     """One set of values; `meanings` says what each is."""
 
     intra_share: float = _parameter(
-        0.75, "of the link", 0.5, 0.95, "rate that a collective attains on links inside a node"
+        0.62, "of the link", 0.5, 0.95, "rate that a collective attains on links inside a node"
     )
-    nic_share: float = _parameter(
-        0.8, "of the card", 0.4, 0.95, "rate that a collective attains through network cards"
-    )
+    nic_share: float = _parameter(0.7, "of the card", 0.4, 0.95, "rate that a collective attains through network cards")
     pcie_share: float = _parameter(
-        0.35, "of the link", 0.15, 0.8, "rate that a collective attains over PCIe, through the host's memory"
+        0.22, "of the link", 0.15, 0.8, "rate that a collective attains over PCIe, through the host's memory"
     )
     tcp_bytes_per_s: float = _parameter(
-        2e9, "B/s", 1e9, 6e9, "what a node attains over Ethernet without RDMA, where its cards have more"
+        2.3e9, "B/s", 1e9, 6e9, "what a node attains over Ethernet without RDMA, where its cards have more"
     )
     start_s: float = _parameter(
-        15e-6, "s", 5e-6, 60e-6, "from the launch of a collective to its first byte, beside the latencies of its links"
+        16e-6, "s", 5e-6, 60e-6, "from the launch of a collective to its first byte, beside the latencies of its links"
     )
     contention: float = _parameter(
-        0.15, "of the shorter", 0.0, 0.5, "by how much kernels and collectives that run at once delay one another"
+        0.17, "of the shorter", 0.0, 0.5, "by how much kernels and collectives that run at once delay one another"
     )
     pipelined_share: float = _parameter(
-        0.7, "of it", 0.3, 1.0, "part of a tensor group's collective that a stack hides behind the product beside it"
+        0.83, "of it", 0.3, 1.0, "part of a tensor group's collective that a stack hides behind the product beside it"
     )
     jitter: float = _parameter(
-        0.003, "per doubling", 0.0, 0.05, "what the slowest of the nodes that wait for each other adds, per doubling"
+        0.0028, "per doubling", 0.0, 0.05, "what the slowest of the nodes that wait for each other adds, per doubling"
     )
     step_host_s: float = _parameter(
         5e-3, "s", 0.0, 0.1, "of a step that the host spends alone: data, schedule of the optimizer, logs"

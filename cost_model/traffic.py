@@ -47,7 +47,13 @@ class Axes:
 
 
 def stage_axes(
-    grid: NDArray[np.int64], *, shard: int, expert: int, expert_tensor: int, behind: NDArray[np.int64] | None, fabric: Fabric
+    grid: NDArray[np.int64],
+    *,
+    shard: int,
+    expert: int,
+    expert_tensor: int,
+    behind: NDArray[np.int64] | None,
+    fabric: Fabric,
 ) -> Axes:
     """The axes of one stage.
 
@@ -61,7 +67,9 @@ def stage_axes(
     """
     data, context, tensor = grid.shape
     replicas = grid.reshape(data // shard, shard * context, tensor)
-    dealt = grid.reshape(-1, expert, expert_tensor) if grid.size % (expert * expert_tensor) == 0 else grid.reshape(1, -1, 1)
+    dealt = (
+        grid.reshape(-1, expert, expert_tensor) if grid.size % (expert * expert_tensor) == 0 else grid.reshape(1, -1, 1)
+    )
     pairs = np.zeros((0, 2), dtype=np.int64)
     if behind is not None:
         count = min(grid.size, behind.size)

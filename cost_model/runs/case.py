@@ -17,7 +17,8 @@ from nebula.cost_model.runs.partition import Boundaries, boundaries
 from nebula.cost_model.runs.read_execution import execution_of
 from nebula.cost_model.runs.schema import Row
 from nebula.errors import BadInput
-from nebula.graph.partition import tensor_parallel
+from nebula.graph.local_block import local_block
+from nebula.graph.rows import block_with_rows
 from nebula.graph.values import Block, Collective, DistributedGraph, Operator
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Sharding, Stage
 
@@ -244,10 +245,20 @@ def _schedule(row: Row) -> str:
 def _one_layer(row: Row, graph: DistributedGraph) -> DistributedGraph:
     """A graph of the last layer of the chain alone; of one rank's share without its collectives for `layer_shard`."""
     block = graph.block_of(len(graph.layers) - 2)
+    rows = graph.rows
     if row.kind == "layer_shard":
-        local = tensor_parallel(block, row.tp, graph.splits, sequence=row.sequence_parallel)
+        # a block that was cut keeps its rows
+        rows = row.micro_batch
+        local = local_block(
+            block_with_rows(block, rows),
+            tensor=row.tp,
+            splits=graph.splits,
+            sequence=row.sequence_parallel,
+            expert=row.ep,
+            expert_tensor=row.etp,
+        )
         block = without_collectives(local)
-    return replace(graph, blocks=(block,), layers=(0,), layer_names=(graph.layer_names[-2],))
+    return replace(graph, rows=rows, blocks=(block,), layers=(0,), layer_names=(graph.layer_names[-2],))
 
 
 def without_collectives(block: Block) -> Block:

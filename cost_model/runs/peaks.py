@@ -1,6 +1,6 @@
 """The peak of memory of a measured run, as its measurement counts it.
 
-Ranks of a context group share the sequence: blocks of the whole sequence count in equal parts.
+Blocks are local ones: what ranks of tensor, context and expert groups hold of a layer.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import re
 from collections.abc import Callable
 
 from nebula.cost_model.activations import activations
-from nebula.cost_model.chain import Chains
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, Peak, Setting, layer_load, rank_peak
 from nebula.cost_model.runs.case import Case, sharding_of
 from nebula.cost_model.runs.schema import Row
-from nebula.graph.experts import expert_parallel
 from nebula.graph.values import Block
 from nebula.plan.schedule import alive
 from nebula.plan.values import Sharding
@@ -47,19 +45,17 @@ def counted_of(row: Row) -> Counted:
     return said or field
 
 
-def peaks(case: Case, block_of: BlockOf, *, parts: int = 1, expert_parts: int = 1) -> tuple[Peak, ...]:
+def peaks(case: Case, block_of: BlockOf) -> tuple[Peak, ...]:
     """The peak of one rank of each stage of ranks.
 
     Args:
         case: the run.
         block_of: local blocks for the micro-batch of the plan, by index of the graph's blocks.
-        parts: ranks of a context group, where the blocks hold the whole sequence.
-        expert_parts: ranks over which an expert is cut, where the blocks hold whole ones.
     """
     execution, every = case.execution, case.execution.recompute.every
 
     def load(block: Block, *, again: bool) -> LayerLoad:
-        return layer_load(block, activations(block, execution, again=again, parts=parts), expert_parts)
+        return layer_load(block, activations(block, execution, again=again))
 
     blocks = [block_of(index) for index in range(len(case.graph.blocks))]
     computed_again = [load(block, again=True) for block in blocks]
@@ -68,26 +64,6 @@ def peaks(case: Case, block_of: BlockOf, *, parts: int = 1, expert_parts: int = 
     ranks = len(case.plan.stages) // case.row.vpp
     setting = _setting(case)
     return tuple(rank_peak(_chunks(case, loads, stage, ranks), setting) for stage in range(ranks))
-
-
-def peak(case: Case, chains: Chains | None = None) -> Peak:
-    """The peak of the rank that holds most; the run is one of whole steps.
-
-    Args:
-        case: the run.
-        chains: of its graph, with blocks that were cut before.
-
-    Raises:
-        BadInput: a degree does not divide what it must cut.
-    """
-    row, chains = case.row, chains or Chains(case.graph)
-
-    def block(index: int) -> Block:
-        cut = chains.block(index, row.micro_batch, row.tp, case.plan.sequence_parallel)
-        return expert_parallel(cut, row.ep)
-
-    found = peaks(case, block, parts=row.cp, expert_parts=row.etp)
-    return max(found, key=lambda one: one.bytes)
 
 
 def _setting(case: Case) -> Setting:

@@ -1,19 +1,29 @@
 """What the cost model says of a case: the time that was measured, and the peak of memory.
 
-A case that the cost model cannot take is refused with its sentence; nothing is guessed in its place. A step whose time
-has no price yet and whose memory was measured still has its peak.
+A case that the cost model cannot take is refused with its sentence; nothing is guessed in its place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from nebula.cost_model.evaluate import Pricing
+from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.peak import Peak
+from nebula.cost_model.products import rested
 from nebula.cost_model.runs.case import Case, Refused
-from nebula.cost_model.runs.peaks import peak
+from nebula.cost_model.runs.peaks import peaks
+from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
+from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.errors import BadInput
-from nebula.plan.schedule import SCHEDULES
+
+REPEATS = 20
+"""How often a layer that is timed alone is run in a row, where a source does not say: a device that was idle before
+does the first milliseconds beyond its sustained rate."""
+
+
+TOGETHER = 0.925
+"""Sustained rate of a device while its whole node trains, over that of one device alone: an H100 sustained 0.72 of its
+peak alone, the catalogue's figure is that of training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,48 +31,61 @@ class Predicted:
     """A prediction beside its case.
 
     Attributes:
-        time_s: of what the case measured: a step, a layer's forward and backward, or one of the two; 0 where it has no
-            price yet.
+        time_s: of what the case measured: a step, a layer's forward and backward, or one of the two.
         peak_bytes: of the rank that holds most.
         peak: the same by what holds it; None where a layer alone was measured.
-        unpriced: why there is no time.
+        step: where the time of a step goes; None where a layer alone was measured.
     """
 
     case: Case
     time_s: float
     peak_bytes: float
     peak: Peak | None = None
-    unpriced: str = ""
+    step: StepTimes | None = None
 
 
-def predict(case: Case) -> Predicted | Refused:
+def predict(case: Case, parameters: StepParameters = DEFAULT) -> Predicted | Refused:
     """The prediction of a case, or why there is none."""
     try:
-        return _predicted(case)
+        return predicted(case, StepPricing(case.graph, case.cluster, case.execution, parameters))
     except BadInput as error:
-        if case.row.is_step and case.measured.peak_bytes:
-            return _memory_alone(case, str(error))
         return Refused(row=case.row, reason=str(error))
 
 
-def _predicted(case: Case) -> Predicted:
-    if case.plan.schedule not in SCHEDULES:
-        raise BadInput(f"the schedule {case.plan.schedule!r} has no price yet")
-    pricing = Pricing(case.graph, case.cluster, case.plan.job)
-    if case.row.is_step:
-        time_s = pricing.predict(case.plan).step_time_s
-        found = peak(case, pricing.chains)
-        return Predicted(case=case, time_s=time_s, peak_bytes=found.bytes, peak=found)
-    cost = pricing.stage_costs(case.plan)[0]
+def predicted(case: Case, pricing: StepPricing) -> Predicted:
+    """The prediction of a case with a pricing that may have its blocks already.
+
+    Raises:
+        BadInput: the plan does not fit the graph, or its schedule these numbers.
+    """
+    if not case.row.is_step:
+        return Predicted(case=case, time_s=_layer_seconds(case, pricing), peak_bytes=0.0)
+    step = pricing.step(case.plan, case.expert_tensor)
+    found = max(
+        peaks(case, lambda index: pricing.block(index, pricing.degrees(case.plan, case.expert_tensor))),
+        key=lambda one: one.bytes,
+    )
+    return Predicted(case=case, time_s=step.step_s, peak_bytes=found.bytes, peak=found, step=step)
+
+
+def _layer_seconds(case: Case, pricing: StepPricing) -> float:
+    """Of a layer timed alone, again and again, on devices that rested before."""
+    sustained = _measured_part(case, pricing.layer(case.plan))
+    quick = StepPricing(case.graph, _rested(case.cluster, REPEATS * sustained), case.execution, pricing.parameters)
+    return _measured_part(case, quick.layer(case.plan))
+
+
+def _measured_part(case: Case, layer: StageTimes) -> float:
     measured = case.measured
-    both = measured.layer_s not in (measured.forward_s, measured.backward_s)
-    time_s = cost.forward_s + cost.backward_s if both else cost.forward_s if measured.forward_s else cost.backward_s
-    return Predicted(case=case, time_s=time_s, peak_bytes=cost.memory.total_bytes)
+    if measured.layer_s not in (measured.forward_s, measured.backward_s):
+        return layer.forward_s + layer.backward_s
+    return layer.forward_s if measured.forward_s else layer.backward_s
 
 
-def _memory_alone(case: Case, unpriced: str) -> Predicted | Refused:
-    try:
-        found = peak(case)
-    except BadInput as error:
-        return Refused(row=case.row, reason=str(error))
-    return Predicted(case=case, time_s=0.0, peak_bytes=found.bytes, peak=found, unpriced=unpriced)
+def _rested(cluster: Cluster, busy_s: float) -> Cluster:
+    groups = tuple(replace(g, device=_alone(g.device, busy_s)) if g.device.shaped else g for g in cluster.groups)
+    return replace(cluster, groups=groups)
+
+
+def _alone(device: DeviceType, busy_s: float) -> DeviceType:
+    return rested(replace(device, product_efficiency=min(1.0, device.product_efficiency / TOGETHER)), busy_s)

@@ -177,8 +177,8 @@ def _scored(predicted: Predicted) -> Scored:
     measured = predicted.case.measured
     return Scored(
         predicted=predicted,
-        time_pct=None if predicted.unpriced else _percent(predicted.time_s, measured.time_s),
-        memory_pct=_percent(predicted.peak_bytes, measured.peak_bytes),
+        time_pct=_percent(predicted.time_s, measured.time_s),
+        memory_pct=_percent(predicted.peak_bytes, measured.peak_bytes if predicted.peak_bytes else 0.0),
     )
 
 
@@ -205,8 +205,8 @@ def _row_document(scored: Scored) -> dict[str, Any]:
     return {
         "id": row.id,
         "kind": row.kind,
-        "predicted": None if predicted.unpriced else predicted.time_s,
-        "measured": None if predicted.unpriced else measured.time_s or None,
+        "predicted": predicted.time_s,
+        "measured": measured.time_s or None,
         "error_pct": scored.time_pct,
         "memory": memory,
         **groups,
