@@ -46,7 +46,9 @@ def attention_seconds(scores: Scores, peak: float, device: DeviceType, generatio
     startup = STARTUP_KEYS.value * (BACKWARD_STARTUP.value if backward else 1.0)
     mean = scores.seen + (BLOCK / 2 if causal else 0.0) + startup
     # under a causal mask the last block may be one of the longest
-    keys = max(blocks / units * mean + (scores.most if causal else 0), scores.most + startup)
+    whole = max(blocks / units, 1.0) * (scores.most + startup)
+    # a mask never makes more work, however its blocks fall on the multiprocessors
+    keys = min(whole, max(blocks / units * mean + (scores.most if causal else 0), scores.most + startup))
     rows = min(BLOCK, scores.queries)
     tiled_s = keys * rows * units * _score_seconds(scores.width, peak, device, generation, backward=backward)
     flops = FLOPS_PER_SCORE[backward] * scores.batch * scores.queries * scores.seen * scores.width

@@ -225,7 +225,8 @@ class Fabric:
 
     def node_of(self, devices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The node of each device."""
-        return self._node[devices]
+        nodes: NDArray[np.int64] = self._node[devices]
+        return nodes
 
     def same_node(self, groups: NDArray[np.int64]) -> bool:
         """Whether the devices along the last axis are on one node each time."""

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from nebula.graph.values import Block, Kernel, Operator, Product, Role, Tensor, Work
 
 POINTWISE = frozenset(
-    ("add", "subtract", "multiply", "divide", "scale", "gelu", "relu", "square", "silu", "swiglu", "sigmoid", "tanh")
-    + ("dropout", "cast", "where", "maximum", "minimum")
+    {
+        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "scale", "square", "cast", "where", "dropout"),
+        *("gelu", "relu", "silu", "swiglu", "sigmoid", "tanh"),
+    }
 )
 """Kinds that a hand-written or generated kernel does while it has the elements at hand."""
 
@@ -38,7 +40,7 @@ def fused(block: Block, compiled: bool) -> Block:
 def separate(block: Block) -> Block:
     """The block with a kernel for each operator as eager frameworks launch them: a bias is added by its product, the
     gradient of a residual sum is handed on, and copies that a view needs are the library's own."""
-    return replace(block, operators=tuple(replace(op, **_alone(block, op)) for op in block.operators))
+    return replace(block, operators=tuple(_alone(block, op) for op in block.operators))
 
 
 def _siblings(block: Block) -> Block:
@@ -56,12 +58,12 @@ def _siblings(block: Block) -> Block:
             out.append(op)
         else:
             first = op is alike[0]
-            out.append(replace(op, **_joined(tensors, alike)) if first else replace(op, forward=(), backward=()))
+            out.append(_joined(tensors, alike) if first else replace(op, forward=(), backward=()))
     return replace(block, operators=tuple(out))
 
 
-def _joined(tensors: Mapping[str, Tensor], alike: list[Operator]) -> dict[str, tuple[Work, ...]]:
-    """Forward and backward of several products of one input: columns add up, the input is read once."""
+def _joined(tensors: Mapping[str, Tensor], alike: list[Operator]) -> Operator:
+    """The first of several products of one input: columns add up, the input is read once."""
     x_bytes = float(tensors[alike[0].inputs[0]].bytes)
     forward = [_kernels(op.forward)[0] for op in alike]
     columns = sum(k.product.n for k in forward if k.product)
@@ -75,7 +77,7 @@ def _joined(tensors: Mapping[str, Tensor], alike: list[Operator]) -> dict[str, t
         product=one.product._replace(n=columns),
     )
     backward = [_kernels(op.backward) for op in alike]
-    return {"forward": (wide,), "backward": tuple(_gradients(backward, one.product, columns, x_bytes))}
+    return replace(alike[0], forward=(wide,), backward=tuple(_gradients(backward, one.product, columns, x_bytes)))
 
 
 def _gradients(backward: list[list[Kernel]], one: Product, columns: int, x_bytes: float) -> Iterable[Kernel]:
@@ -152,7 +154,7 @@ def _regions(block: Block, compiled: bool) -> Block:
 
 
 def _joining(op: Operator, depth: int, makers: list[_Region]) -> _Region:
-    """The region that an operator belongs to: an open one of its depth that makes an input; a mask made for it joins."""
+    """The region of an operator: an open one of its depth that makes an input; a mask that was made for it joins."""
     near = [r for r in makers if not r.closed and r.depth == depth and not r.masks]
     region = near[0] if near else _Region(depth, [])
     for other in makers:
@@ -166,26 +168,25 @@ def _launching(block: Block, op: Operator, region: _Region | None) -> Operator:
     """The operator with its region's kernels when it is the last of it, without any when it is not."""
     if region is None:
         return op
-    collectives = {
-        way: tuple(w for w in getattr(op, way) if not isinstance(w, Kernel)) for way in ("forward", "backward")
-    }
+    sent, returned = (tuple(w for w in work if not isinstance(w, Kernel)) for work in (op.forward, op.backward))
     if not region.members or op is not region.members[-1] or region.masks:
-        return replace(op, **collectives)
+        return replace(op, forward=sent, backward=returned)
     if len(region.members) == 1:
-        return replace(op, **_alone(block, op))
+        return _alone(block, op)
     forward, backward = _region_kernels(block, region.members)
-    return replace(op, forward=(*collectives["forward"], *forward), backward=(*backward, *collectives["backward"]))
+    return replace(op, forward=(*sent, *forward), backward=(*backward, *returned))
 
 
-def _alone(block: Block, op: Operator) -> dict[str, tuple[Work, ...]]:
+def _alone(block: Block, op: Operator) -> Operator:
     """A sum by itself: a bias is added as the product writes, a residual's gradient is that of the sum."""
     if op.kind != "add" or len(op.inputs) != 2:
-        return {}
+        return op
     other = block.tensor(op.inputs[1])
     if other.role is Role.PARAMETER:
-        return {"forward": ()}
-    same = other.shape == block.tensor(op.inputs[0]).shape
-    return {"backward": tuple(w for w in op.backward if w.kind != "add_grad")} if same else {}
+        return replace(op, forward=())
+    if other.shape != block.tensor(op.inputs[0]).shape:
+        return op
+    return replace(op, backward=tuple(w for w in op.backward if not isinstance(w, Kernel) or w.kind != "add_grad"))
 
 
 def _region_kernels(block: Block, members: list[Operator]) -> tuple[list[Kernel], list[Kernel]]:
@@ -208,7 +209,7 @@ def _region_kernels(block: Block, members: list[Operator]) -> tuple[list[Kernel]
         return [forward], []
     gradient_flops = sum(k.flops for m in members for k in _kernels(m.backward) if k.kind != "add" or m.kind == "add")
     through = _passed_through(tensors, members, wanted)
-    kept = [n for n in dict.fromkeys(n for m in members for n in m.saved)]
+    kept = list(dict.fromkeys(n for m in members for n in m.saved))
     read = [n for n in kept if n in leaving or n in entering]
     if len(read) < len(kept):
         # what was not kept is worked out again from what came in

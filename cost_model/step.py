@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,36 +19,19 @@ from numpy.typing import NDArray
 from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.closed_form import last_backward_s
-from nebula.cost_model.communication import Fabric, Levels, ranks_of
-from nebula.cost_model.compute import moving_seconds
-from nebula.cost_model.passes import Pass, Passes, layer_passes
+from nebula.cost_model.communication import Fabric, ranks_of
+from nebula.cost_model.passes import Pass, layer_passes
+from nebula.cost_model.replicas import LayerLoad, Replicas
 from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.cost_model.traffic import Axes, attained, seconds_by_axis, stage_axes, wire
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import local_block
 from nebula.graph.rows import with_rows
-from nebula.graph.values import DTYPE_BYTES, Block, Collective, DistributedGraph
+from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.values import Plan, Stage
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerLoad:
-    """What a layer adds to a stage, for one micro-batch.
-
-    Attributes:
-        passes: its kernels and collectives.
-        elements: trainable elements on one rank that all replicas hold.
-        expert_elements: those of experts.
-        border_bytes: what goes on to the next layer.
-    """
-
-    passes: Passes
-    elements: float
-    expert_elements: float
-    border_bytes: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +64,21 @@ class StageTimes:
     reduce_s: float
     gather_s: float
     update_s: float
+
+
+class PassTimes(NamedTuple):
+    """One direction of a layer or stage: kernels, and what is exposed of communication along each axis."""
+
+    kernels_s: float
+    tensor_s: float
+    context_s: float
+    expert_s: float
+    sharded_s: float
+
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        return sum(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,49 +194,60 @@ class StepPricing:
         degrees = _degrees(plan, stage, rows, expert_tensor)
         layers = self.graph.layers[slice(*stage.layers)]
         loads = [(self.load(i, degrees, device), count) for i, count in Counter(layers).items()]
-        sharing = _Sharing(self, plan, stage, axes, device)
-        forward = [0.0, 0.0, 0.0, 0.0, 0.0]
-        backward = [0.0, 0.0, 0.0, 0.0, 0.0]
-        again_s = weight_s = 0.0
+        replicas = Replicas(
+            stage=stage,
+            micro_batches=plan.micro_batches,
+            axes=axes,
+            device=device,
+            execution=self.execution,
+            parameters=self.parameters,
+        )
+        both = [self._layer(load, replicas, slow) for load, _ in loads]
+        counts = [count for _, count in loads]
+        forward, backward = (_total([layer[way] for layer in both], counts) for way in (0, 1))
+        adds_s = slow * replicas.adds_seconds(loads)
         every = self.execution.recompute.every
-        for load, count in loads:
-            p = load.passes
-            gathered_s, reduced_s = sharing.layer_seconds(load)
-            f = self._exposed(p.forward, axes, forward=True)
-            a = self._exposed(p.again, axes, forward=True)
-            b = self._exposed(p.backward, axes, forward=False)
-            sharded = (
-                sharing.beside(slow * p.forward.kernels_s, gathered_s),
-                sharing.beside(slow * (p.backward.kernels_s + p.again.kernels_s / every), gathered_s + reduced_s),
-            )
-            forward = [
-                x + count * y for x, y in zip(forward, (slow * p.forward.kernels_s, *f, sharded[0]), strict=True)
-            ]
-            b = tuple(x + y / every for x, y in zip(b, a, strict=True))
-            backward = [
-                x + count * y for x, y in zip(backward, (slow * p.backward.kernels_s, *b, sharded[1]), strict=True)
-            ]
-            again_s += count * slow * p.again.kernels_s / every
-            weight_s += count * slow * p.backward.weight_products_s
-        adds_s = slow * sharing.adds_seconds(loads)
-        backward[0] += adds_s
-        f_s, b_s = sum(forward), sum(backward) + again_s
-        reduce_s, gather_s = sharing.sync_seconds(loads)
+        again_s = slow * sum(n * load.passes.again.kernels_s for load, n in loads) / every
+        reduce_s, gather_s = replicas.sync_seconds(loads)
         return StageTimes(
-            forward_s=f_s,
-            backward_s=b_s,
-            weight_s=weight_s,
-            compute_s=(forward[0], backward[0]),
+            forward_s=forward.total_s,
+            backward_s=backward.total_s + adds_s + again_s,
+            weight_s=slow * sum(n * load.passes.backward.weight_products_s for load, n in loads),
+            compute_s=(forward.kernels_s, backward.kernels_s + adds_s),
             again_s=again_s,
-            tensor_s=forward[1] + backward[1],
-            context_s=forward[2] + backward[2],
-            expert_s=forward[3] + backward[3],
-            sharded_s=forward[4] + backward[4],
+            tensor_s=forward.tensor_s + backward.tensor_s,
+            context_s=forward.context_s + backward.context_s,
+            expert_s=forward.expert_s + backward.expert_s,
+            sharded_s=forward.sharded_s + backward.sharded_s,
             send_s=self._send(self.load(layers[-1], degrees, device), axes, sequence=plan.sequence_parallel),
             reduce_s=reduce_s,
             gather_s=gather_s,
-            update_s=slow * sharing.update_seconds(loads),
+            update_s=slow * replicas.update_seconds(loads),
         )
+
+    def _layer(self, load: LayerLoad, replicas: Replicas, slow: float) -> tuple[PassTimes, PassTimes]:
+        """One layer's forward and backward; what is run again counts with its communication, not its kernels."""
+        passes, every = load.passes, self.execution.recompute.every
+        gather_s, reduce_s = replicas.layer_seconds(load)
+        tensor_s, context_s, expert_s = (
+            own + more / every
+            for own, more in zip(
+                self._exposed(passes.backward, replicas.axes, forward=False),
+                self._exposed(passes.again, replicas.axes, forward=True),
+                strict=True,
+            )
+        )
+        forward_s, backward_s = slow * passes.forward.kernels_s, slow * passes.backward.kernels_s
+        busy_s = backward_s + slow * passes.again.kernels_s / every
+        forward = self._exposed(passes.forward, replicas.axes, forward=True)
+        return (
+            PassTimes(forward_s, *forward, self._behind_data(forward_s, gather_s)),
+            PassTimes(backward_s, tensor_s, context_s, expert_s, self._behind_data(busy_s, gather_s + reduce_s)),
+        )
+
+    def _behind_data(self, work_s: float, wire_s: float) -> float:
+        """What traffic of sharded parameters adds to kernels."""
+        return self.beside(work_s, wire_s) if self.execution.hidden.data else wire_s
 
     def load(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> LayerLoad:
         """A layer of that block under degrees (rows, tensor, sequence, context, expert, expert_tensor)."""
@@ -314,98 +323,6 @@ class StepPricing:
         )
 
 
-class _Sharing:
-    """What replicas of a stage share: gradients, optimizer states and parameters."""
-
-    def __init__(self, pricing: StepPricing, plan: Plan, stage: Stage, axes: Axes, device: DeviceType) -> None:
-        self.pricing, self.plan, self.stage, self.axes, self.device = pricing, plan, stage, axes, device
-        self.execution, self.parameters = pricing.execution, pricing.parameters
-        e = self.execution
-        self.gather_bytes = DTYPE_BYTES.get(e.gather_dtype, 1)
-        self.reduce_bytes = DTYPE_BYTES[e.reduction_dtype]
-        self.level = stage.sharding.stage
-
-    def beside(self, work_s: float, wire_s: float) -> float:
-        """Sharded parameters' communication, as far as it is not hidden."""
-        return self.pricing.beside(work_s, wire_s) if self.execution.hidden.data else wire_s
-
-    def _wire(self, kind: str, levels: Levels, size_bytes: float) -> float:
-        return wire(kind, levels, self.parameters).seconds(size_bytes) if size_bytes else 0.0
-
-    def layer_seconds(self, load: LayerLoad) -> tuple[float, float]:
-        """Gathering a layer's parameters, and reducing its gradients, in every micro-batch: under stage 3."""
-        if self.level < 3:
-            return 0.0, 0.0
-        gather_s = self._wire("all_gather", self.axes.shard, load.elements * self.gather_bytes)
-        gather_s += self._wire("all_gather", self.axes.expert_shard, load.expert_elements * self.gather_bytes)
-        reduce_s = self._wire("reduce_scatter", self.axes.shard, load.elements * self.reduce_bytes)
-        reduce_s += self._wire("reduce_scatter", self.axes.expert_shard, load.expert_elements * self.reduce_bytes)
-        reduce_s += self._wire("all_reduce", self.axes.outer, load.elements * self.reduce_bytes / self._degree)
-        return gather_s, reduce_s
-
-    @cached_property
-    def _degree(self) -> int:
-        return self.stage.sharding.degree * self.stage.context
-
-    def _elements(self, loads: Sequence[tuple[LayerLoad, int]]) -> tuple[float, float]:
-        return (
-            sum(n * load.elements for load, n in loads),
-            sum(n * load.expert_elements for load, n in loads),
-        )
-
-    def adds_seconds(self, loads: Sequence[tuple[LayerLoad, int]]) -> float:
-        """Adding a micro-batch's gradients to the sums of those before."""
-        m = self.plan.micro_batches
-        if m == 1 or self.level == 3:
-            return 0.0
-        dense, experts = self._elements(loads)
-        width = 2 * DTYPE_BYTES[self.execution.accumulation_dtype] + DTYPE_BYTES[self.execution.compute_dtype]
-        return moving_seconds((dense + experts) * width, 0.0, self.device) * (m - 1) / m
-
-    def sync_seconds(self, loads: Sequence[tuple[LayerLoad, int]]) -> tuple[float, float]:
-        """Gradients reduced and parameters gathered once a step, whatever hides them."""
-        if self.level == 3:
-            return 0.0, 0.0
-        dense, experts = self._elements(loads)
-        shard, outer, expert = self.axes.shard, self.axes.outer, self.axes.expert_shard
-        if self.level == 0:
-            reduce_s = self._wire("all_reduce", self._levels_of_all(), dense * self.reduce_bytes)
-            return reduce_s + self._wire("all_reduce", expert, experts * self.reduce_bytes), 0.0
-        reduce_s = self._wire("reduce_scatter", shard, dense * self.reduce_bytes)
-        reduce_s += self._wire("all_reduce", outer, dense * self.reduce_bytes / self._degree)
-        reduce_s += self._wire("reduce_scatter", expert, experts * self.reduce_bytes)
-        gather_s = self._wire("all_gather", shard, dense * self.gather_bytes)
-        return reduce_s, gather_s + self._wire("all_gather", expert, experts * self.gather_bytes)
-
-    def _levels_of_all(self) -> Levels:
-        """Where all replicas meet: sharding groups of one replica leave them in `outer`, context ranks in `shard`."""
-        levels = [*self.axes.shard, *self.axes.outer]
-        merged: dict[str, object] = {}
-        for level in levels:
-            known = merged.get(level.name)
-            merged[level.name] = level if known is None else _more(known, level.members)
-        return Levels(merged.values())  # type: ignore[arg-type]
-
-    def update_seconds(self, loads: Sequence[tuple[LayerLoad, int]]) -> float:
-        """The clip of the global norm and the optimizer's update of what a rank owns."""
-        e = self.execution
-        dense, experts = self._elements(loads)
-        owned = dense / self._degree if self.level else dense
-        owned += experts
-        grad, moment = DTYPE_BYTES[e.accumulation_dtype], DTYPE_BYTES[e.moments_dtype]
-        weight = DTYPE_BYTES[e.compute_dtype]
-        master = DTYPE_BYTES[e.master_dtype] if e.master_dtype else 0
-        # norm: read; clip: read and written; update: gradient, states both ways, weights written
-        width = grad + 2 * grad + grad + 2 * moment * e.moments + (2 * master + weight if master else 2 * weight)
-        return moving_seconds(owned * width, 0.0, self.device)
-
-
-def _more(level: object, members: int) -> object:
-    from dataclasses import replace
-
-    return replace(level, members=level.members * members)  # type: ignore[type-var, attr-defined]
-
-
 def _degrees(plan: Plan, stage: Stage, rows: int, expert_tensor: int) -> tuple[int, ...]:
     tensor = len(stage.replicas[0].ranks) // stage.context
     return (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, expert_tensor)
@@ -418,4 +335,6 @@ def _grid(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
     return grid
 
 
-__all__ = ["Collective", "StepPricing", "StepTimes"]
+def _total(layers: Sequence[PassTimes], counts: Sequence[int]) -> PassTimes:
+    """Layers one after the other, each as often as it is there."""
+    return PassTimes(*(sum(n * s for n, s in zip(counts, field, strict=True)) for field in zip(*layers, strict=True)))

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import Cluster, NodeGroup
-from nebula.cost_model.communication import AlphaBeta, Fabric, Levels, collective, ranks_of, ring_exchange
-from nebula.cost_model.groups import PROBE_BYTES
+from nebula.cost_model.communication import AlphaBeta, Fabric, Levels, collective
+from nebula.cost_model.groups import ALONE, PROBE_BYTES
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.graph.values import Collective
 
@@ -31,14 +31,14 @@ class Axes:
         pair: this stage and the next; empty for the last.
     """
 
-    tensor: Levels = Levels()
-    context: Levels = Levels()
-    expert: Levels = Levels()
-    expert_tensor: Levels = Levels()
-    shard: Levels = Levels()
-    outer: Levels = Levels()
-    expert_shard: Levels = Levels()
-    pair: Levels = Levels()
+    tensor: Levels = ALONE
+    context: Levels = ALONE
+    expert: Levels = ALONE
+    expert_tensor: Levels = ALONE
+    shard: Levels = ALONE
+    outer: Levels = ALONE
+    expert_shard: Levels = ALONE
+    pair: Levels = ALONE
 
     def of(self, axis: str) -> Levels:
         """The levels of a collective's axis."""
@@ -125,8 +125,3 @@ def seconds_by_axis(wires: Iterable[Collective], axes: Axes, parameters: StepPar
         cost = wire(c.kind, axes.of(c.axis), parameters)
         total[c.axis] = total.get(c.axis, 0.0) + cost.seconds(c.bytes)
     return total
-
-
-def group_size(levels: Levels) -> int:
-    """Ranks of a group."""
-    return ranks_of(levels)

@@ -254,6 +254,9 @@ def _syntax(error: yaml.YAMLError, text: str, source: str) -> BadInput:
     line = min(place.line, len(lines) - 1)
     mark = Mark(source, line + 1, place.column if line == place.line else 0, 1, lines[line])
     indent = mark.text[: len(mark.text) - len(mark.text.lstrip())]
+    if "nesting depth" in problem:
+        # PyYAML 6.0.4 has a limit of its own, which it meets while it scans, before any event
+        return _fault(mark, f"nested deeper than {MOST_LEVELS} levels; nothing here is")
     remedy = "indent with spaces, not tabs" if "\t" in indent else "look for a missing bracket, quote or indent"
     return _fault(mark, f"not YAML: {problem}; {remedy}")
 

@@ -1,6 +1,7 @@
 """Measures collectives between the CUDA devices of one host, and what products lose while a collective runs beside.
 
-Needs PyTorch with CUDA and NCCL. Usage: python3 measure_nccl.py OUT.json [overlap]   (collectives, or what products lose beside them)
+Needs PyTorch with CUDA and NCCL. Usage: python3 measure_nccl.py OUT.json [overlap]; with `overlap` it measures what
+products lose beside collectives, else the collectives.
 Each row: the collective, ranks, bytes of the larger buffer on one rank, seconds (median of rounds, the slowest rank's
 where they differ, since all wait for it).
 """

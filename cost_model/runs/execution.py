@@ -92,7 +92,7 @@ class Execution:
 
     attention: int = 0
     hidden: Hidden = Hidden()
-    host_kernel_s: float = 5e-6
+    host_kernel_s: float = 28e-6
     compiled: bool = False
     fused_pointwise: bool = True
     compute_dtype: str = "bfloat16"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nebula.cluster.values import Cluster, DeviceType
+from nebula.cluster.values import Cluster
 from nebula.cost_model.peak import Peak
-from nebula.cost_model.products import rested
+from nebula.cost_model.products import alone, rested
 from nebula.cost_model.runs.case import Case, Refused
 from nebula.cost_model.runs.peaks import peaks
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
@@ -19,11 +19,6 @@ from nebula.errors import BadInput
 REPEATS = 20
 """How often a layer that is timed alone is run in a row, where a source does not say: a device that was idle before
 does the first milliseconds beyond its sustained rate."""
-
-
-TOGETHER = 0.925
-"""Sustained rate of a device while its whole node trains, over that of one device alone: an H100 sustained 0.72 of its
-peak alone, the catalogue's figure is that of training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +78,7 @@ def _measured_part(case: Case, layer: StageTimes) -> float:
 
 
 def _rested(cluster: Cluster, busy_s: float) -> Cluster:
-    groups = tuple(replace(g, device=_alone(g.device, busy_s)) if g.device.shaped else g for g in cluster.groups)
+    groups = tuple(
+        replace(g, device=rested(alone(g.device), busy_s)) if g.device.shaped else g for g in cluster.groups
+    )
     return replace(cluster, groups=groups)
-
-
-def _alone(device: DeviceType, busy_s: float) -> DeviceType:
-    return rested(replace(device, product_efficiency=min(1.0, device.product_efficiency / TOGETHER)), busy_s)

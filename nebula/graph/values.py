@@ -28,7 +28,7 @@ DTYPE_BYTES = {
     "uint8": 1,
     "bool": 1,
 }
-"""Bytes of an element; two of 4 bits share one, which counts for one of them: products are all that computes in them."""
+"""Bytes of an element; one of 4 bits, in which products alone compute, counts as a whole byte."""
 
 
 class Role(str, enum.Enum):

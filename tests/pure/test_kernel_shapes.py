@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nebula.cluster.catalogue import device_type
 from nebula.cost_model.compute import compute_seconds, kernel_seconds, kernels_seconds, sequence_seconds
 from nebula.cost_model.kernel_parameters import HALF_ENERGY, PARAMETERS, THROTTLE_S
-from nebula.cost_model.products import rested
+from nebula.cost_model.products import alone, rested
 from nebula.graph.values import Kernel, Product, Scores
 from tests.pure.cost_samples import device
 
@@ -176,7 +176,7 @@ def test_products_take_what_was_measured(name, kind):
     """Rows above 20 us: below, the host that launched them bound them."""
     long = [r for r in rows(name, "product") if r["dtype"] == "bfloat16" and r["s"] > 20e-6]
     kernels = [product(1, r["m"], r["n"], r["k"]) for r in long]
-    error = kernels_seconds(kernels, device_type(kind)) / [r["s"] for r in long] - 1
+    error = kernels_seconds(kernels, alone(device_type(kind))) / [r["s"] for r in long] - 1
     assert np.median(abs(error)) < 0.05
     assert np.percentile(abs(error), 90) < 0.15
     assert abs(np.median(error)) < 0.02
@@ -190,7 +190,7 @@ def test_attention_takes_what_was_measured(name, kind, kernel, generation):
         for back in (False, True) if r["kernel"] == kernel and "backward_s" in r else ():
             one = attention(r["batch"] * r["heads"], r["seq"], r["head_dim"], causal=r["causal"], backward=back)
             measured_s = r["backward_s" if back else "forward_s"]
-            error.append(kernel_seconds(one, device_type(kind), generation) / measured_s - 1)
+            error.append(kernel_seconds(one, alone(device_type(kind)), generation) / measured_s - 1)
     assert np.median(np.abs(error)) < 0.06
     assert np.percentile(np.abs(error), 90) < 0.15
     assert abs(np.median(error)) < 0.04

@@ -29,17 +29,33 @@ def test_what_nothing_is_said_of_is_assumed_and_noted() -> None:
 @pytest.mark.parametrize(
     ("attention", "notes", "generation", "assumed"),
     [
-        ("fused", "", 2, True),
+        ("fused", "", 1, True),
+        ("fused", "measured in Nov 2023", 1, True),
         ("fused", "FlashAttention-3", 3, False),
         ("flash v1", "", 1, False),
         ("unfused", "", 0, False),
-        ("", "flash attention; fused rope", 2, True),
+        ("", "flash attention; fused rope", 1, True),
+        ("fused", "FSDP2 prefetch", 2, True),
         ("", "", 0, True),
     ],
 )
 def test_attention(attention: str, notes: str, generation: int, assumed: bool) -> None:
     found = read(execution={"attention": attention}, notes=notes)
     assert (found.attention, "attention" in found.assumed) == (generation, assumed)
+
+
+@pytest.mark.parametrize(
+    ("source", "device", "generation"),
+    [
+        ({"path": "benchmarks/llama_202311.md"}, "A100-80GB-SXM", 2),
+        ({"rev": "v24.11.1"}, "H100-80GB-SXM", 3),
+        ({"table": "8 devices, Nov 2022"}, "A100-80GB-SXM", 1),
+        ({}, "H100-80GB-SXM", 1),
+        ({}, "B200", 3),
+    ],
+)
+def test_software_without_a_date_is_as_old_as_its_device(source: dict, device: str, generation: int) -> None:
+    assert read(execution={"attention": "fused"}, source=source, device=device).attention == generation
 
 
 def test_overlap_is_as_printed_and_else_as_the_text_says() -> None:

@@ -31,7 +31,7 @@ def test_examples_hold(module) -> None:
     [
         ("NVLink3", 300),
         ("NVLink3 600GB/s (NVSwitch)", 300),
-        ("NVLink3 (repo config 150 GB/s effective)", 150),
+        ("NVLink3 (repo config 150 GB/s effective)", 300),
         ("NVLink 300GB/s", 300),
         ("NVLink, 300 GB/s per direction", 300),
         ("NVLink4 900GB/s (NVSwitch)", 450),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nebula.cost_model.peak import Counted
+from nebula.cost_model.peak import Counted, Peak
 from nebula.cost_model.runs.case import Case, case_of
-from nebula.cost_model.runs.peaks import counted_of, peak
+from nebula.cost_model.runs.peaks import counted_of
 from nebula.cost_model.runs.predict import Predicted, predict
 from nebula.models.decoders_measured import described_run
 from tests.pure.runs_samples import case, published, row
@@ -25,6 +25,13 @@ from tests.pure.runs_samples import case, published, row
 )
 def test_what_a_measurement_counts_is_in_its_name_or_its_text(measured, notes, counted) -> None:
     assert counted_of(row(measured=measured, notes=notes)) is counted
+
+
+def peak(one: Case) -> Peak:
+    found = predict(one)
+    assert isinstance(found, Predicted)
+    assert found.peak is not None
+    return found.peak
 
 
 def bytes_of(**changes) -> float:

@@ -1,0 +1,143 @@
+"""What replicas of a stage share under an execution: gradients, optimizer states, parameters; and the update.
+
+Shares are equal slices, reduced and gathered by rings, as in ZeRO (Rajbhandari et al., SC 2020, section 5) and in
+Megatron's distributed optimizer; fleet, which deals whole tensors to owners, has sharding.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from nebula.cluster.topology import Level
+from nebula.cluster.values import DeviceType
+from nebula.cost_model.communication import Levels
+from nebula.cost_model.compute import moving_seconds
+from nebula.cost_model.passes import Passes
+from nebula.cost_model.runs.execution import Execution
+from nebula.cost_model.step_parameters import StepParameters
+from nebula.cost_model.traffic import Axes, wire
+from nebula.graph.values import DTYPE_BYTES
+from nebula.plan.values import Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerLoad:
+    """What a layer adds to a stage, for one micro-batch.
+
+    Attributes:
+        passes: its kernels and collectives.
+        elements: trainable elements on one rank that all replicas hold.
+        expert_elements: those of experts.
+        border_bytes: what goes on to the next layer.
+    """
+
+    passes: Passes
+    elements: float
+    expert_elements: float
+    border_bytes: float
+
+
+Counted = Sequence[tuple[LayerLoad, int]]
+"""Layers of a stage that differ, each with how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicas:
+    """The replicas of one stage.
+
+    Attributes:
+        stage: its sharding and context.
+        micro_batches: of one step.
+        axes: where its ranks meet.
+        device: what runs it.
+        execution: how.
+        parameters: of the step model.
+    """
+
+    stage: Stage
+    micro_batches: int
+    axes: Axes
+    device: DeviceType
+    execution: Execution
+    parameters: StepParameters
+
+    def layer_seconds(self, load: LayerLoad) -> tuple[float, float]:
+        """Gathering a layer's parameters, and reducing its gradients, in every micro-batch: under stage 3."""
+        if self.stage.sharding.stage < 3:
+            return 0.0, 0.0
+        shard, expert = self.axes.shard, self.axes.expert_shard
+        gather_s = self._wire("all_gather", shard, load.elements * self._gather_bytes)
+        gather_s += self._wire("all_gather", expert, load.expert_elements * self._gather_bytes)
+        reduce_s = self._wire("reduce_scatter", shard, load.elements * self._reduce_bytes)
+        reduce_s += self._wire("reduce_scatter", expert, load.expert_elements * self._reduce_bytes)
+        reduce_s += self._wire("all_reduce", self.axes.outer, load.elements * self._reduce_bytes / self._degree)
+        return gather_s, reduce_s
+
+    def adds_seconds(self, loads: Counted) -> float:
+        """Adding a micro-batch's gradients to the sums of those before, on average over the micro-batches of a step."""
+        if self.micro_batches == 1 or self.stage.sharding.stage == 3:
+            return 0.0
+        width = 2 * DTYPE_BYTES[self.execution.accumulation_dtype] + DTYPE_BYTES[self.execution.compute_dtype]
+        added = sum(_elements(loads)) * (self.micro_batches - 1) / self.micro_batches
+        return moving_seconds(added * width, 0.0, self.device)
+
+    def sync_seconds(self, loads: Counted) -> tuple[float, float]:
+        """Gradients reduced and parameters gathered once a step, whatever hides them."""
+        dense, experts = _elements(loads)
+        shard, outer, expert = self.axes.shard, self.axes.outer, self.axes.expert_shard
+        if self.stage.sharding.stage == 3:
+            return 0.0, 0.0
+        if self.stage.sharding.stage == 0:
+            reduce_s = self._wire("all_reduce", _joined(shard, outer), dense * self._reduce_bytes)
+            return reduce_s + self._wire("all_reduce", expert, experts * self._reduce_bytes), 0.0
+        reduce_s = self._wire("reduce_scatter", shard, dense * self._reduce_bytes)
+        reduce_s += self._wire("all_reduce", outer, dense * self._reduce_bytes / self._degree)
+        reduce_s += self._wire("reduce_scatter", expert, experts * self._reduce_bytes)
+        gather_s = self._wire("all_gather", shard, dense * self._gather_bytes)
+        return reduce_s, gather_s + self._wire("all_gather", expert, experts * self._gather_bytes)
+
+    def update_seconds(self, loads: Counted) -> float:
+        """The clip of the global norm and the optimizer's update of what a rank owns.
+
+        Gradients are read for the norm, read and written by the clip and read again; states are read and written, and
+        so is the master copy, from which the weights are written.
+        """
+        e = self.execution
+        dense, experts = _elements(loads)
+        owned = (dense / self._degree if self.stage.sharding.stage else dense) + experts
+        gradient, weight = DTYPE_BYTES[e.accumulation_dtype], DTYPE_BYTES[e.compute_dtype]
+        copy = 2 * DTYPE_BYTES[e.master_dtype] + weight if e.master_dtype else 2 * weight
+        width = 4 * gradient + 2 * DTYPE_BYTES[e.moments_dtype] * e.moments + copy
+        return moving_seconds(owned * width, 0.0, self.device)
+
+    def _wire(self, kind: str, levels: Levels, size_bytes: float) -> float:
+        return wire(kind, levels, self.parameters).seconds(size_bytes) if size_bytes else 0.0
+
+    @cached_property
+    def _degree(self) -> int:
+        """Ranks over which states are cut: those of a context group share in it."""
+        return self.stage.sharding.degree * self.stage.context
+
+    @property
+    def _gather_bytes(self) -> int:
+        return DTYPE_BYTES[self.execution.gather_dtype]
+
+    @property
+    def _reduce_bytes(self) -> int:
+        return DTYPE_BYTES[self.execution.reduction_dtype]
+
+
+def _elements(loads: Counted) -> tuple[float, float]:
+    """Elements that all replicas hold, and those of experts."""
+    return sum(n * load.elements for load, n in loads), sum(n * load.expert_elements for load, n in loads)
+
+
+def _joined(inner: Levels, outer: Levels) -> Levels:
+    """Where the ranks of both groups meet together."""
+    merged: dict[str, Level] = {}
+    for level in (*inner, *outer):
+        known = merged.get(level.name)
+        merged[level.name] = replace(level, members=level.members * (known.members if known else 1))
+    return Levels(merged.values())
