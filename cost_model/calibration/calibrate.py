@@ -22,6 +22,11 @@ from nebula.cost_model.runs.score import Errors, errors_of
 from nebula.errors import BadInput
 
 
+EXPECTED = 0.05
+"""Spread of a good model's errors, by which it is judged what rows determine: with few rows the residuals of a fit do
+not tell it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
     """One parameter that was fitted.
@@ -141,17 +146,16 @@ def _determined(problem: Problem, begin: Start, *, strict: bool) -> tuple[list[i
     Of several that cannot be told apart the one that takes the largest part stays as it is, until the rest is told.
     """
     taken, kept = list(range(len(problem.parameters))), []
-    # the errors of a good model, whatever they are at a point that nothing was fitted to
-    noise = 0.1
     while taken:
         some = [problem.parameters[i] for i in taken]
-        found = undetermined(some, begin.slopes[:, taken], problem.weights, noise)
+        found = undetermined(some, begin.slopes[:, taken], problem.weights, EXPECTED)
         if not found:
             break
         if strict:
             raise BadInput(f"the rows do not determine what is to be fitted: {found[0].sentence}")
         kept.append(found[0])
-        taken.remove(problem.parameters.index(found[0].parameters[0]))
+        gone = found[0].parameters if not found[0].rows else found[0].parameters[:1]
+        taken = [i for i in taken if problem.parameters[i] not in gone]
     return taken, kept
 
 

@@ -23,7 +23,8 @@ class Undetermined:
     """Parameters that rows do not determine.
 
     Attributes:
-        parameters: one that no row tells, or several that the rows do not tell apart.
+        parameters: those that no row depends on; or one that rows say too little of; or several that the rows do not
+            tell apart, the one that is told least first.
         rows: how many rows any of them moves.
     """
 
@@ -36,7 +37,7 @@ class Undetermined:
         names = [p.name for p in self.parameters]
         help_ = "; ".join(dict.fromkeys(remedy(p) for p in self.parameters))
         if not self.rows:
-            return f"no row depends on {' or '.join(names)}; add {help_}"
+            return f"no row depends on {', '.join(names)}; add {help_}"
         rows = "the one row that depends" if self.rows == 1 else f"the {self.rows} rows that depend"
         if len(names) == 1:
             return f"{rows} on {names[0]} say less than its plausible range; add {help_}"
@@ -60,12 +61,12 @@ def undetermined(parameters: Sequence[Parameter], slopes: Floats, weights: Float
     moved = (slopes != 0.0) & (weights[:, None] > 0.0)
     found = []
     unmoved = ~moved.any(axis=0)
-    for index in np.flatnonzero(unmoved):
-        found.append(Undetermined(parameters=(parameters[index],), rows=0))
+    if unmoved.any():
+        found.append(Undetermined(parameters=tuple(parameters[i] for i in np.flatnonzero(unmoved)), rows=0))
     for value, direction in sorted(zip(values, directions, strict=True), key=lambda pair: pair[0]):
         part = (direction**2 > SHARE) & ~unmoved
         if value < 1.0 and part.any():
-            hit = np.flatnonzero(part)
+            hit = sorted(np.flatnonzero(part).tolist(), key=lambda i, d=direction: -(d[i] ** 2))
             rows = int(moved[:, hit].any(axis=1).sum())
             found.append(Undetermined(parameters=tuple(parameters[i] for i in hit), rows=rows))
     return found

@@ -22,7 +22,7 @@ ITERATIONS = 12
 LONGEST = 0.5
 """Step of one iteration, in halves of a range."""
 
-CLOSE = 2e-3
+CLOSE = 1e-2
 """A step that is shorter ends the search."""
 
 

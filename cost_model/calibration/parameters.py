@@ -1,6 +1,7 @@
 """The numbers that measured runs can refit: those of the step model, what a host takes, and what a device sustains.
 
-A number is fitted on a scale on which its plausible range is symmetric: logarithms where it is positive, else plain.
+A number is fitted on a scale on whose middle lies what is assumed of it: logarithms, or square roots where its plausible
+range begins at 0.
 Types of one chip at one power (memory sizes of an A100) share one efficiency.
 """
 
@@ -58,7 +59,7 @@ class Parameter:
         return (self._on(self.high) - self._on(self.low)) / 2.0
 
     def _on(self, value: float) -> float:
-        return math.log(value) if self.low > 0 else value
+        return math.log(value) if self.low > 0 else math.sqrt(value)
 
     def scaled(self, value: float) -> float:
         """A value in halves of the range from what is assumed."""
@@ -73,7 +74,18 @@ class Parameter:
             (2.828, 4.0, 0.5)
         """
         on = self._on(self.prior) + scaled * self.half
-        return min(max(math.exp(on) if self.low > 0 else on, self.low), self.high)
+        value = math.exp(on) if self.low > 0 else max(on, 0.0) ** 2
+        return min(max(value, self.low), self.high)
+
+
+def middle(low: float, high: float) -> float:
+    """The middle of a range on the fitted scale.
+
+    Example:
+        >>> middle(1.0, 4.0), middle(0.0, 4.0)
+        (2.0, 1.0)
+    """
+    return math.sqrt(low * high) if low > 0 else high / 4.0
 
 
 HELP = {
@@ -110,7 +122,7 @@ def _step() -> Iterable[Parameter]:
             name=name,
             group="step",
             value=getattr(DEFAULT, name),
-            prior=math.sqrt(low * high) if low > 0 else (low + high) / 2.0,
+            prior=middle(low, high),
             low=low,
             high=high,
             unit=meaning.unit,
@@ -131,7 +143,7 @@ def _host() -> Iterable[Parameter]:
             name=name,
             group="host",
             value=value,
-            prior=math.sqrt(low * high),
+            prior=middle(low, high),
             low=low,
             high=high,
             unit="s",
@@ -184,6 +196,8 @@ def chosen(asked: Sequence[str], known: Sequence[Parameter]) -> tuple[Parameter,
     found: dict[str, Parameter] = {}
     for name in asked:
         hits = [p for p in known if name in (p.name, p.group) or name in (f"{t}{EFFICIENCY}" for t in p.types)]
+        if name == "devices" and not hits:
+            raise BadInput("no run was on a device whose efficiency is unknown: emulated ones state theirs")
         if not hits:
             raise BadInput(f"no parameter {name!r}; {closest(name, (*GROUPS, *(p.name for p in known)))}")
         found |= {p.name: p for p in hits}

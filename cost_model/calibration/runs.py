@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nebula.cluster.values import Cluster
 from nebula.cost_model.calibration.parameters import HOST, Parameter, host_features, step_parameters
+from nebula.cost_model.communication import Fabric, Pattern
 from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.runs.case import Case
 from nebula.cost_model.runs.execution import DEFAULTS, Execution
@@ -62,6 +66,7 @@ class Run(Protocol):
 
 
 Layers = dict[tuple[object, ...], LayerLoad]
+Places = dict[tuple[tuple[int, ...], bytes], tuple[list[Pattern], NDArray[np.int64]]]
 
 
 class Kept:
@@ -70,10 +75,15 @@ class Kept:
     def __init__(self) -> None:
         self._graphs: dict[int, tuple[DistributedGraph, dict[tuple[int, ...], Block]]] = {}
         self._layers: dict[tuple[object, ...], OrderedDict[tuple[float, ...], Layers]] = {}
+        self._places: dict[str, Places] = {}
 
     def blocks(self, graph: DistributedGraph) -> dict[tuple[int, ...], Block]:
         """Those of a graph."""
         return self._graphs.setdefault(id(graph), (graph, {}))[1]
+
+    def places(self, case: Case) -> Places:
+        """How the groups of a case lie."""
+        return self._places.setdefault(case.id, {})
 
     def layers(self, case: Case, changed: tuple[float, ...]) -> Layers:
         """Those of a case whose host and devices have these numbers."""
@@ -86,12 +96,27 @@ class Kept:
         return found
 
 
+class KeptFabric(Fabric):
+    """A Fabric that knows from earlier ones how groups lie: only the rates of links are new."""
+
+    def __init__(self, cluster: Cluster, places: Places) -> None:
+        super().__init__(cluster)
+        self._places = places
+
+    def _patterns(self, groups: NDArray[np.int64]) -> tuple[list[Pattern], NDArray[np.int64]]:
+        key = (groups.shape, groups.tobytes())
+        if key not in self._places:
+            self._places[key] = super()._patterns(groups)
+        return self._places[key]
+
+
 class KeptPricing(StepPricing):
     """A StepPricing that starts with the blocks and layers of earlier ones."""
 
     def __init__(self, case: Case, kept: Kept, changed: tuple[float, ...], values: Mapping[str, float]) -> None:
         cluster = with_shares(case.cluster, values)
         super().__init__(case.graph, cluster, with_host(case.execution, values), step_parameters(values))
+        self.fabric = KeptFabric(self.fabric.cluster, kept.places(case))
         self._blocks = kept.blocks(case.graph)
         self._loads = kept.layers(case, changed)
 
