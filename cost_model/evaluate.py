@@ -21,8 +21,10 @@ from nebula.cost_model.chain import ChainCost, Chains
 from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.confidence import interval, provenance
+from nebula.cost_model.executed import paddle_execution, predict_executed
 from nebula.cost_model.groups import Groups, stage_groups
 from nebula.cost_model.memory import in_flight, stage_memory
+from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.sharding import bucket_bytes, pass_costs, sync_seconds, update_seconds
 from nebula.cost_model.simulate import Durations, Event, Timeline, timeline
 from nebula.errors import BadInput
@@ -32,13 +34,31 @@ from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Stage,
 PRECISION_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Prediction:
+def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: Execution | None = None) -> Prediction:
     """Predicts one training step of a plan.
+
+    Args:
+        graph: the model.
+        cluster: what it is trained on.
+        plan: how.
+        execution: what the software does; None: fleet's way, and for plans that fleet cannot run (virtual stages,
+            context and expert parallelism) what PaddlePaddle does elsewhere.
 
     Raises:
         BadInput: the plan does not fit the graph or the cluster.
     """
+    if execution is not None:
+        return predict_executed(graph, cluster, plan, execution)
+    if beyond_fleet(plan):
+        return predict_executed(graph, cluster, plan, paddle_execution(plan.job))
     return Pricing(graph, cluster, plan.job).predict(plan)
+
+
+def beyond_fleet(plan: Plan) -> bool:
+    """Whether fleet has no price for a plan: several stages on one device, another schedule, context or experts."""
+    several = len({stage.ranks for stage in plan.stages}) < len(plan.stages)
+    inner = any(stage.context > 1 or stage.expert > 1 for stage in plan.stages)
+    return several or inner or plan.schedule not in ("1f1b", "fthenb")
 
 
 def predicted_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Timeline:

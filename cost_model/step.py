@@ -107,13 +107,18 @@ class StepPricing:
         self._blocks: dict[tuple[int, ...], Block] = {}
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
 
-    def step(self, plan: Plan, expert_tensor: int = 1) -> StepTimes:
+    def step(self, plan: Plan, expert_tensor: int = 1, *, borders: float = 1.0) -> StepTimes:
         """What one step of a plan takes.
+
+        Args:
+            plan: stages of equal ranks are virtual stages of one device.
+            expert_tensor: ranks over which the width of an expert is cut.
+            borders: what messages between stages take, as a multiple of what they do.
 
         Raises:
             BadInput: the plan does not fit the graph, or its schedule these numbers.
         """
-        devices = np.array([device_index(self.cluster, p.node, p.device) for p in plan.ranks])
+        devices = self.devices(plan)
         homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
         chunks = len(plan.stages) // len(homes)
         grids = [_grid(stage, devices) for stage in plan.stages]
@@ -121,10 +126,10 @@ class StepPricing:
             self._stage(plan, i, grids, expert_tensor, alone=len(homes) == 1) for i in range(len(plan.stages))
         )
         home = np.array([homes.index(stage.ranks) for stage in plan.stages])
-        ends = self._ends(plan, stages, chunks)
+        ends = self._ends(plan, stages, chunks, borders)
         held = [[times for times, at in zip(stages, home, strict=True) if at == place] for place in range(len(homes))]
         turns = min(len(homes), plan.micro_batches)
-        tail = np.array([self._sync_seconds(own, turns) for own in held])
+        tail = np.array([self.sync_seconds(own, turns) for own in held])
         update = np.array([sum(times.update_s for times in own) for own in held])
         passes_s = float(ends.max())
         nodes = max(1, len(np.unique(self.fabric.node_of(devices))))
@@ -134,15 +139,18 @@ class StepPricing:
 
     def layer(self, plan: Plan) -> StageTimes:
         """What the layers of a plan of one stage take, each forward and backward once, apart from any step."""
-        devices = np.array([device_index(self.cluster, p.node, p.device) for p in plan.ranks])
-        return self._stage(plan, 0, [_grid(plan.stages[0], devices)], 1, alone=True)
+        return self._stage(plan, 0, [_grid(plan.stages[0], self.devices(plan))], 1, alone=True)
+
+    def devices(self, plan: Plan) -> NDArray[np.int64]:
+        """The global device index of every rank."""
+        return np.array([device_index(self.cluster, p.node, p.device) for p in plan.ranks])
 
     def degrees(self, plan: Plan, expert_tensor: int = 1) -> tuple[int, ...]:
         """The degrees that `block` takes, of a plan whose stages are alike."""
         stage = plan.stages[0]
         return _degrees(plan, stage, stage.replicas[0].micro_batch_rows, expert_tensor)
 
-    def _sync_seconds(self, own: Sequence[StageTimes], turns: int) -> float:
+    def sync_seconds(self, own: Sequence[StageTimes], turns: int) -> float:
         """Data communication around the passes of the virtual stages of a device, as far as they do not hide it.
 
         Gradients leave while the last micro-batch runs backward, parameters come while the first runs forward. Of
@@ -156,9 +164,9 @@ class StepPricing:
         backward_s, forward_s = (passes * sum(getattr(t, f) for t in own) for f in ("backward_s", "forward_s"))
         return self.beside(backward_s, reduce_s) + self.beside(forward_s, gather_s)
 
-    def _ends(self, plan: Plan, stages: Sequence[StageTimes], chunks: int) -> Floats:
+    def _ends(self, plan: Plan, stages: Sequence[StageTimes], chunks: int, borders: float) -> Floats:
         forward, backward = (np.array([getattr(s, f) for s in stages]) for f in ("forward_s", "backward_s"))
-        send = np.array([s.send_s for s in stages])
+        send = borders * np.array([s.send_s for s in stages])
         back = np.roll(send, 1)
         back[0] = 0.0
         weight = np.array([s.weight_s for s in stages])

@@ -78,7 +78,5 @@ def _measured_part(case: Case, layer: StageTimes) -> float:
 
 
 def _rested(cluster: Cluster, busy_s: float) -> Cluster:
-    groups = tuple(
-        replace(g, device=rested(alone(g.device), busy_s)) if g.device.shaped else g for g in cluster.groups
-    )
+    groups = tuple(replace(g, device=rested(alone(g.device), busy_s)) if g.device.shaped else g for g in cluster.groups)
     return replace(cluster, groups=groups)

@@ -1,0 +1,122 @@
+"""The prediction of a plan under any execution: its step by parts that sum to it, memory, range and provenance.
+
+For plans that fleet does not run as evaluate.py prices it: interleaved and zero-bubble schedules, context and expert
+parallelism, or a software stack of which the caller says what it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from nebula.cluster.values import Cluster
+from nebula.cost_model.confidence import interval, provenance
+from nebula.cost_model.peak import Counted
+from nebula.cost_model.plan_peaks import plan_peaks
+from nebula.cost_model.runs.execution import Execution
+from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
+from nebula.cost_model.step_parameters import DEFAULT, StepParameters
+from nebula.graph.values import DistributedGraph
+from nebula.plan.values import Job, Plan, Prediction, StageMemory, StepParts
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def paddle_execution(job: Job) -> Execution:
+    """What PaddlePaddle's eager mode does for a job where nobody says otherwise.
+
+    Gradients are added and reduced in the dtype of the weights, nothing runs beside compute, fused attention is
+    FlashAttention-2, and pointwise operators are kernels of their own.
+    """
+    dtype = DTYPES[job.precision]
+    return Execution(
+        attention=2,
+        fused_pointwise=False,
+        compute_dtype=dtype,
+        product_dtype=dtype,
+        gather_dtype=dtype,
+        accumulation_dtype=dtype,
+        reduction_dtype=dtype,
+        master_dtype="" if job.precision == "fp32" else "float32",
+        moments=2 if job.optimizer == "adamw" else 0,
+        float_logits=False,
+    )
+
+
+def predict_executed(
+    graph: DistributedGraph,
+    cluster: Cluster,
+    plan: Plan,
+    execution: Execution,
+    *,
+    expert_tensor: int = 1,
+    parameters: StepParameters = DEFAULT,
+) -> Prediction:
+    """The prediction of a plan as an execution carries it out.
+
+    Raises:
+        BadInput: the plan does not fit the graph or the cluster, or its schedule these numbers.
+    """
+    pricing = StepPricing(graph, cluster, execution, parameters)
+    step = pricing.step(plan, expert_tensor)
+    devices = pricing.devices(plan)
+    types = pricing.fabric.device_types(devices)
+    rows = plan.micro_batches * sum(r.micro_batch_rows for r in plan.stages[0].replicas)
+    flops = rows * (graph.forward_flops + graph.backward_flops) / graph.rows
+    peak_flops = pricing.fabric.total(devices, lambda device: device.peak(execution.compute_dtype))
+    return Prediction(
+        step_time_s=step.step_s,
+        interval_s=interval(step.step_s, types),
+        tokens_per_s=rows * graph.tokens_per_row / step.step_s,
+        mfu=flops / (peak_flops * step.step_s),
+        parts=step_parts(pricing, plan, step, expert_tensor),
+        memory=_memory(pricing, plan, expert_tensor),
+        provenance=provenance(types),
+    )
+
+
+def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes, expert_tensor: int = 1) -> StepParts:
+    """Where the time of a step goes on its busiest device; what waits, and the host, are bubble."""
+    m = plan.micro_batches
+    homes: dict[tuple[int, ...], list[StageTimes]] = {}
+    for stage, times in zip(plan.stages, step.stages, strict=True):
+        homes.setdefault(stage.ranks, []).append(times)
+    busy = max(homes.values(), key=lambda own: sum(t.forward_s + t.backward_s for t in own))
+    turns = min(len(homes), m)
+    borderless_s = pricing.step(plan, expert_tensor, borders=0.0).step_s if len(plan.stages) > 1 else step.step_s
+    compute_s, again_s, inner_s, sharded_s = (
+        m * sum(values)
+        for values in zip(
+            *((sum(t.compute_s), t.again_s, t.tensor_s + t.context_s + t.expert_s, t.sharded_s) for t in busy),
+            strict=True,
+        )
+    )
+    data_s = sharded_s + pricing.sync_seconds(busy, turns)
+    update_s = sum(t.update_s for t in busy)
+    return StepParts(
+        compute_s=compute_s,
+        recompute_s=again_s,
+        tensor_communication_s=inner_s,
+        pipeline_communication_s=step.step_s - borderless_s,
+        data_communication_s=data_s,
+        bubble_s=borderless_s - compute_s - again_s - inner_s - data_s - update_s,
+        optimizer_s=update_s,
+    )
+
+
+def _memory(pricing: StepPricing, plan: Plan, expert_tensor: int) -> tuple[StageMemory, ...]:
+    """What a process holds on the fullest rank of every stage, against the smallest device that it may be on."""
+    degrees = pricing.degrees(plan, expert_tensor)
+    types = pricing.fabric.device_types(pricing.devices(plan))
+    limit_bytes = plan.job.memory_fraction * float(np.min([device.memory_bytes for device in types]))
+    found = plan_peaks(
+        pricing.graph,
+        plan,
+        pricing.execution,
+        lambda index: pricing.block(index, degrees),
+        counted=Counted.PROCESS,
+        limit_bytes=limit_bytes,
+        expert_tensor=expert_tensor,
+    )
+    return tuple(replace(peak.memory, limit_bytes=limit_bytes) for peak in found)

@@ -1,0 +1,92 @@
+"""The peak of every stage of a plan under an execution, from the local blocks of its layers.
+
+Stages of equal ranks are virtual stages of one device, whose memory they share. What a measurement of memory counts is
+said by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nebula.cost_model.activations import activations
+from nebula.cost_model.peak import Chunk, Counted, LayerLoad, Peak, Setting, layer_load, rank_peak
+from nebula.cost_model.runs.execution import Execution
+from nebula.graph.values import Block, DistributedGraph
+from nebula.plan.schedule import alive
+from nebula.plan.values import Plan, Sharding
+
+BlockOf = Callable[[int], Block]
+"""The block of an index of the graph as one rank computes it."""
+
+
+def plan_peaks(
+    graph: DistributedGraph,
+    plan: Plan,
+    execution: Execution,
+    block_of: BlockOf,
+    *,
+    counted: Counted,
+    limit_bytes: float,
+    tied_elements: float = 0.0,
+    expert_tensor: int = 1,
+) -> tuple[Peak, ...]:
+    """The peak of one rank of each group of ranks.
+
+    Args:
+        graph: of the plan.
+        plan: stages with equal degrees.
+        execution: how it is run.
+        block_of: local blocks for the plan's micro-batch.
+        counted: what is counted.
+        limit_bytes: what may be filled.
+        tied_elements: of a rank's parameters, that the graph has twice.
+        expert_tensor: ranks over which the width of an expert is cut.
+    """
+    every = execution.recompute.every
+    blocks = [block_of(index) for index in range(len(graph.blocks))]
+    again = [_load(block, execution, again=True) for block in blocks]
+    others = [_load(block, execution, again=False) for block in blocks] if every > 1 else again
+    loads = [(others if place % every else again)[i] for place, i in enumerate(graph.layers)]
+    setting = _setting(plan, execution, counted, limit_bytes, tied_elements, expert_tensor)
+    homes = len(dict.fromkeys(stage.ranks for stage in plan.stages))
+    return tuple(rank_peak(_chunks(plan, loads, home, homes), setting) for home in range(homes))
+
+
+def _load(block: Block, execution: Execution, *, again: bool) -> LayerLoad:
+    return layer_load(block, activations(block, execution, again=again))
+
+
+def _setting(
+    plan: Plan, execution: Execution, counted: Counted, limit_bytes: float, tied_elements: float, expert_tensor: int
+) -> Setting:
+    stage = plan.stages[0]
+    context, tensor = stage.context, len(stage.replicas[0].ranks) // stage.context
+    level = stage.sharding.stage
+    replicas = stage.data * context
+    # experts are spread over the ranks that share the sequence, the rows and the tensors
+    same = max(1, replicas * tensor // (stage.expert * expert_tensor))
+    groups = (tensor > 1, context > 1, replicas > 1, len(plan.stages) > 1, stage.expert > 1)
+    return Setting(
+        execution=execution,
+        sharding=Sharding(stage=level, degree=stage.sharding.degree * context if level else 1),
+        expert_sharding=Sharding(stage=level, degree=same if level else 1),
+        replicas=replicas,
+        micro_batches=plan.micro_batches,
+        communicators=sum(groups),
+        counted=counted,
+        tied_elements=tied_elements,
+        limit_bytes=limit_bytes,
+    )
+
+
+def _chunks(plan: Plan, loads: Sequence[LayerLoad], home: int, homes: int) -> tuple[Chunk, ...]:
+    own = range(home, len(plan.stages), homes)
+    flights = alive(plan.schedule, homes, home, plan.micro_batches, len(own))
+    return tuple(
+        Chunk(
+            layers=tuple(loads[slice(*plan.stages[index].layers)]),
+            flight=flight,
+            sends=index + 1 < len(plan.stages),
+        )
+        for index, flight in zip(own, flights, strict=True)
+    )
