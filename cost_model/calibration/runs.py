@@ -7,7 +7,7 @@ calls, and layers as long as neither their device nor their host changes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.runs.case import Case
 from nebula.cost_model.runs.execution import DEFAULTS, Execution
 from nebula.cost_model.runs.predict import predicted
-from nebula.cost_model.step import LayerLoad, StepPricing
+from nebula.cost_model.step import LayerLoad, StageTimes, StepPricing
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.values import Plan
 
@@ -76,6 +76,7 @@ class Kept:
         self._graphs: dict[int, tuple[DistributedGraph, dict[tuple[int, ...], Block]]] = {}
         self._layers: dict[tuple[object, ...], OrderedDict[tuple[float, ...], Layers]] = {}
         self._places: dict[str, Places] = {}
+        self._ranks: dict[str, NDArray[np.int64]] = {}
 
     def blocks(self, graph: DistributedGraph) -> dict[tuple[int, ...], Block]:
         """Those of a graph."""
@@ -84,6 +85,12 @@ class Kept:
     def places(self, case: Case) -> Places:
         """How the groups of a case lie."""
         return self._places.setdefault(case.id, {})
+
+    def ranks(self, case: Case, devices: Callable[[Plan], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """The devices of a case's ranks, asked once."""
+        if case.id not in self._ranks:
+            self._ranks[case.id] = devices(case.plan)
+        return self._ranks[case.id]
 
     def layers(self, case: Case, changed: tuple[float, ...]) -> Layers:
         """Those of a case whose host and devices have these numbers."""
@@ -119,6 +126,26 @@ class KeptPricing(StepPricing):
         self.fabric = KeptFabric(self.fabric.cluster, kept.places(case))
         self._blocks = kept.blocks(case.graph)
         self._loads = kept.layers(case, changed)
+        self._ranks = kept.ranks(case, super().devices)
+        self._stages: dict[tuple[object, ...], StageTimes] = {}
+
+    def devices(self, plan: Plan) -> NDArray[np.int64]:
+        """Those of the case's plan."""
+        return self._ranks
+
+    def _stage(
+        self, plan: Plan, index: int, grids: Sequence[NDArray[np.int64]], expert_tensor: int, *, alone: bool
+    ) -> StageTimes:
+        """Stages that hold the same on devices that lie the same take the same."""
+        if len(self.cluster.groups) > 1 or self.cluster.tiers or self.cluster.groups[0].slow:
+            return super()._stage(plan, index, grids, expert_tensor, alone=alone)
+        first = int(grids[index].min()) // self.cluster.groups[0].devices_per_node
+        where = [(g - first * self.cluster.groups[0].devices_per_node).tobytes() for g in grids[index : index + 2]]
+        stage = plan.stages[index]
+        key = (self.graph.layers[slice(*stage.layers)], stage.sharding, *where)
+        if key not in self._stages:
+            self._stages[key] = super()._stage(plan, index, grids, expert_tensor, alone=alone)
+        return self._stages[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
