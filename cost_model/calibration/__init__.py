@@ -1,1 +1,1 @@
-"""How well do measured runs determine the model's numbers? Refits them, and predicts every source without its own rows."""
+"""What do measured runs tell of the model's numbers? Refits them, and predicts every source without its own rows."""

@@ -110,7 +110,7 @@ def calibrate(runs: Sequence[Run], wish: Wish | None = None) -> Refit:
         wish: which parameters, and whether to leave sources out.
 
     Raises:
-        BadInput: there are no runs, a parameter does not exist, or one that was asked for is not determined by the rows.
+        BadInput: there are no runs, a parameter does not exist, or the rows do not determine one that was asked for.
     """
     wish = wish or Wish()
     runs = [run for run in runs if run.measured_s > 0]
@@ -127,7 +127,7 @@ def calibrate(runs: Sequence[Run], wish: Wish | None = None) -> Refit:
     every = np.ones(len(runs), dtype=bool)
     before = problem.residuals(problem.present)
     fitted = fit(problem, begin, every, exact=1)
-    left = ()
+    left: tuple[LeftOut, ...] = ()
     if wish.leave_out:
         left = tuple(leave_out(problem, begin, lambda source: wish.tell(f"fitting without {source}")))
     return Refit(
@@ -183,7 +183,5 @@ def _moved(problem: Problem, fitted: Fitted) -> tuple[Moved, ...]:
             rows=count,
             sources=len(set(problem.sources[says[:, i]].tolist())),
         )
-        for i, (p, u, e, count) in enumerate(
-            zip(problem.parameters, fitted.scaled, fitted.errors, counts, strict=True)
-        )
+        for i, (p, u, e, count) in enumerate(zip(problem.parameters, fitted.scaled, fitted.errors, counts, strict=True))
     )

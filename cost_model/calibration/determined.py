@@ -63,10 +63,11 @@ def undetermined(parameters: Sequence[Parameter], slopes: Floats, weights: Float
     unmoved = ~moved.any(axis=0)
     if unmoved.any():
         found.append(Undetermined(parameters=tuple(parameters[i] for i in np.flatnonzero(unmoved)), rows=0))
-    for value, direction in sorted(zip(values, directions, strict=True), key=lambda pair: pair[0]):
-        part = (direction**2 > SHARE) & ~unmoved
+    for value, direction in sorted(zip(values, directions, strict=True), key=lambda pair: float(pair[0])):
+        shares = direction**2
+        part = (shares > SHARE) & ~unmoved
         if value < 1.0 and part.any():
-            hit = sorted(np.flatnonzero(part).tolist(), key=lambda i, d=direction: -(d[i] ** 2))
+            hit = [int(i) for i in np.argsort(-shares) if part[i]]
             rows = int(moved[:, hit].any(axis=1).sum())
             found.append(Undetermined(parameters=tuple(parameters[i] for i in hit), rows=rows))
     return found

@@ -1,8 +1,7 @@
 """The numbers that measured runs can refit: those of the step model, what a host takes, and what a device sustains.
 
-A number is fitted on a scale on whose middle lies what is assumed of it: logarithms, or square roots where its plausible
-range begins at 0.
-Types of one chip at one power (memory sizes of an A100) share one efficiency.
+A number is fitted on a scale on whose middle lies what is assumed of it: logarithms, or square roots where its
+plausible range begins at 0. Types of one chip at one power (memory sizes of an A100) share one efficiency.
 """
 
 from __future__ import annotations
@@ -182,7 +181,7 @@ def usual_share(device: DeviceType) -> float:
     """What is assumed of a device that nobody measured: the median of the catalogue's other chips of its kind."""
     others = [device_type(name) for name in names()]
     kind = [d.product_efficiency for d in others if d.kind == device.kind and chip(d) != chip(device)]
-    return median(kind) if kind else DeviceType.__dataclass_fields__["product_efficiency"].default
+    return median(kind or [d.product_efficiency for d in others])
 
 
 def chosen(asked: Sequence[str], known: Sequence[Parameter]) -> tuple[Parameter, ...]:

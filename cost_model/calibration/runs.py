@@ -21,7 +21,8 @@ from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.runs.case import Case
 from nebula.cost_model.runs.execution import DEFAULTS, Execution
 from nebula.cost_model.runs.predict import predicted
-from nebula.cost_model.step import LayerLoad, StageTimes, StepPricing
+from nebula.cost_model.replicas import LayerLoad
+from nebula.cost_model.step import StageTimes, StepPricing
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.values import Plan
 
@@ -130,7 +131,8 @@ class KeptPricing(StepPricing):
         self._stages: dict[tuple[object, ...], StageTimes] = {}
 
     def devices(self, plan: Plan) -> NDArray[np.int64]:
-        """Those of the case's plan."""
+        """Those of the case's plan, which is the only one."""
+        del plan
         return self._ranks
 
     def _stage(

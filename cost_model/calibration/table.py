@@ -102,5 +102,7 @@ def _said(sources: Iterable[tuple[str, str]]) -> str:
     return dict(sources).get("product_efficiency", "assumed")
 
 
-def _number(part: str, name: str, value: float, unit: str, low: float, high: float, meaning: str, origin: str) -> Number:
+def _number(
+    part: str, name: str, value: float, unit: str, low: float, high: float, meaning: str, origin: str
+) -> Number:
     return Number(part=part, name=name, value=value, unit=unit, low=low, high=high, meaning=meaning, origin=origin)

@@ -146,23 +146,25 @@ def _write(output: Path, refit: Refit, runs: Sequence[Path]) -> None:
 
 
 def _table(*, json: bool) -> None:
-    from rich.table import Table
-
+    """Every parameter of the model, its meaning below it, and what the catalogue's devices attain."""
     from nebula.cli.console import print_json, results
     from nebula.cost_model.calibration.table import LIMIT, efficiencies, numbers
-    from nebula.report.parameter_table import HEADINGS, cells
+    from nebula.report.parameter_table import cells
 
     model, devices = numbers(), efficiencies()
     if json:
         print_json([{field: getattr(n, field) for field in n.__slots__} for n in (*model, *devices)])
         return
+    console = results()
     for title, shown in ((f"{len(model)} parameters, {LIMIT} at most", model), ("efficiencies of devices", devices)):
-        grid = Table(box=None, pad_edge=False, title=title, title_justify="left")
-        for heading in HEADINGS:
-            grid.add_column(heading, overflow="fold")
+        console.print(title)
+        console.print(f"{'':22}{'value':22}{'plausible':22}origin", soft_wrap=True)
         for number in shown:
-            grid.add_row(*cells(number))
-        results().print(grid)
+            name, value, unit, between, meaning, origin = cells(number)
+            console.print(f"{name:22}{f'{value} {unit}':22}{between:22}{origin}", soft_wrap=True)
+            if number.part != "devices":
+                console.print(f"    {meaning}", soft_wrap=True)
+        console.print()
 
 
 def _show(console: Console, refit: Refit, refused: Refusals) -> None:

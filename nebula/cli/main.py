@@ -13,7 +13,19 @@ import typer
 from typer.core import TyperGroup
 
 from nebula import __version__
-from nebula.cli import calibrating, checking, cluster, demo, deploying, doctor, planning, profiling, reporting, running, validating
+from nebula.cli import (
+    calibrating,
+    checking,
+    cluster,
+    demo,
+    deploying,
+    doctor,
+    planning,
+    profiling,
+    reporting,
+    running,
+    validating,
+)
 from nebula.cli.console import forgive_encodings, log
 from nebula.errors import NebulaError, Suspicious
 

@@ -1,10 +1,15 @@
-"""The table of the model's parameters as Markdown for the docs, and as cells for a terminal."""
+"""The table of the model's parameters as Markdown for the docs, and as cells for a terminal.
+
+`python3 -m nebula.report.parameter_table docs/cost-model.md` writes it anew between its marks.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from nebula.cost_model.calibration.table import Number
+from nebula.cost_model.calibration.table import Number, numbers
 from nebula.units import format_bytes, format_rate, format_seconds
 
 HEADINGS = ("parameter", "value", "unit", "plausible", "meaning", "origin")
@@ -36,3 +41,14 @@ def markdown(numbers: Sequence[Number]) -> str:
     rows = [HEADINGS, ("---",) * len(HEADINGS)]
     rows += [(f"`{name}`", *rest) for name, *rest in map(cells, numbers)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def renewed(page: str) -> str:
+    """The page with the present table between its marks."""
+    before, rest = page.split(BEGIN, 1)
+    return f"{before}{BEGIN}\n{markdown(numbers())}{END}{rest.split(END, 1)[1]}"
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
