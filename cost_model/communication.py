@@ -244,11 +244,18 @@ class Fabric:
 
     def device_types(self, devices: NDArray[np.int64]) -> list[DeviceType]:
         """The device types among those devices, each once."""
+        if len(self.cluster.groups) == 1:
+            return [self.cluster.groups[0].device] if devices.size else []
         return [self.cluster.groups[int(g)].device for g in np.unique(self._group[devices])]
 
     def slowest(self, devices: NDArray[np.int64]) -> float:
         """By what factor the slowest of the devices is slower than its type says."""
-        return float(self._slowness[devices].max())
+        return self.slowness(devices[None])[0]
+
+    def slowness(self, stages: NDArray[np.int64]) -> list[float]:
+        """The same for each row of [stages, devices]."""
+        factors: list[float] = self._slowness[stages].max(axis=1).tolist()
+        return factors
 
     def total(self, devices: NDArray[np.int64], value: Callable[[DeviceType], float]) -> float:
         """The sum of a figure of the device types over the devices."""

@@ -16,6 +16,7 @@ from nebula.cost_model.compute import kernels_seconds
 from nebula.cost_model.fusion import fused, separate
 from nebula.cost_model.layer import attention_cores
 from nebula.cost_model.runs.execution import Execution
+from nebula.cost_model.siblings import operand_gradients
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Kernel, Operator, Role, Work
 
 WEIGHTED = ("matmul", "grouped_matmul")
@@ -133,11 +134,12 @@ class _Price:
         wires: list[Collective] = []
         for op in operators:
             weighted = self._is_weighted(op)
+            of_weight = operand_gradients(op, self._tensors)[1] if weighted else None
             for work in direction(op):
                 if isinstance(work, Collective):
                     wires.append(work)
                     continue
-                for kernel, tag in self._as_run(op, work, weighted):
+                for kernel, tag in self._as_run(op, work, weighted, work is of_weight):
                     kernels.append(kernel)
                     tags.append(tag)
         if not kernels:
@@ -175,8 +177,15 @@ class _Price:
     def _is_weighted(self, op: Operator) -> bool:
         return op.kind in WEIGHTED and len(op.inputs) > 1 and op.inputs[1] in self._weights
 
-    def _as_run(self, op: Operator, kernel: Kernel, weighted: bool) -> Iterable[tuple[Kernel, str]]:
-        """The kernel in the dtype that the stack computes in, with what makes its operands narrow before it."""
+    def _as_run(self, op: Operator, kernel: Kernel, weighted: bool, of_weight: bool) -> Iterable[tuple[Kernel, str]]:
+        """The kernel in the dtype that the stack computes in, with what makes its operands narrow before it.
+
+        Args:
+            op: whose kernel it is.
+            kernel: as the block has it.
+            weighted: whether it is a product with a weight or one of its gradients.
+            of_weight: whether it gives the gradient of the weight.
+        """
         if kernel.kind.startswith("attention"):
             yield kernel, "attention"
             return
@@ -193,18 +202,15 @@ class _Price:
         if not weighted or kernel.product is None:
             yield kernel, "other"
             return
-        rows = self._tensors[op.inputs[0]]
-        weight_gradient = kernel.kind.endswith("_grad") and kernel.product.m != rows.size // rows.shape[-1]
-        tag = "weight" if weight_gradient else "product"
+        tag = "weight" if of_weight else "product"
         dtype = self.execution.product_dtype
         if not self._narrow or dtype == kernel.dtype or dtype in ("bfloat16", "float16", "float32"):
             yield kernel, tag
             return
         share = DTYPE_BYTES.get(dtype, 0.5) / DTYPE_BYTES[kernel.dtype]
-        if not weight_gradient:
-            # the activation (or the gradient that comes in) is read and written narrow in both layouts
-            entering = self._tensors[op.outputs[0]] if kernel.kind.endswith("_grad") else rows
-            size = float(entering.bytes)
+        if not of_weight:
+            # the activation, or the gradient that comes in, is read and written narrow in both layouts
+            size = float(kernel.product.batch * kernel.product.m * kernel.product.k * DTYPE_BYTES[kernel.dtype])
             yield (
                 Kernel(kind="cast", dtype=kernel.dtype, flops=0.0, read_bytes=size, written_bytes=2 * size * share),
                 "other",

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from nebula.cluster.topology import Level
 from nebula.cluster.values import DeviceType
-from nebula.cost_model.communication import Levels
+from nebula.cost_model.communication import Levels, ranks_of
 from nebula.cost_model.compute import moving_seconds
 from nebula.cost_model.passes import Passes
 from nebula.cost_model.runs.execution import Execution
@@ -76,11 +76,13 @@ class Replicas:
         return gather_s, reduce_s
 
     def adds_seconds(self, loads: Counted) -> float:
-        """Adding a micro-batch's gradients to the sums of those before, on average over the micro-batches of a step."""
-        if self.micro_batches == 1 or self.stage.sharding.stage == 3:
-            return 0.0
+        """Adding a micro-batch's gradients to the sums of those before, on average over the micro-batches of a step.
+
+        Under stage 3 what is added is reduced already.
+        """
         width = 2 * DTYPE_BYTES[self.execution.accumulation_dtype] + DTYPE_BYTES[self.execution.compute_dtype]
-        added = sum(_elements(loads)) * (self.micro_batches - 1) / self.micro_batches
+        added = sum(self._owned(loads) if self.stage.sharding.stage == 3 else _elements(loads))
+        added *= (self.micro_batches - 1) / self.micro_batches
         return moving_seconds(added * width, 0.0, self.device)
 
     def sync_seconds(self, loads: Counted) -> tuple[float, float]:
@@ -105,8 +107,7 @@ class Replicas:
         so is the master copy, from which the weights are written.
         """
         e = self.execution
-        dense, experts = _elements(loads)
-        owned = (dense / self._degree if self.stage.sharding.stage else dense) + experts
+        owned = sum(self._owned(loads))
         gradient, weight = DTYPE_BYTES[e.accumulation_dtype], DTYPE_BYTES[e.compute_dtype]
         copy = 2 * DTYPE_BYTES[e.master_dtype] + weight if e.master_dtype else 2 * weight
         width = 4 * gradient + 2 * DTYPE_BYTES[e.moments_dtype] * e.moments + copy
@@ -114,6 +115,13 @@ class Replicas:
 
     def _wire(self, kind: str, levels: Levels, size_bytes: float) -> float:
         return wire(kind, levels, self.parameters).seconds(size_bytes) if size_bytes else 0.0
+
+    def _owned(self, loads: Counted) -> tuple[float, float]:
+        """Elements whose states the rank keeps, and those of experts: its share of what others hold as well."""
+        dense, experts = _elements(loads)
+        if not self.stage.sharding.stage:
+            return dense, experts
+        return dense / self._degree, experts / ranks_of(self.axes.expert_shard)
 
     @cached_property
     def _degree(self) -> int:

@@ -26,13 +26,21 @@ gradient; one that writes the gradient over the logits."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hidden:
-    """Which collectives run while the device computes: of the tensor group, of data parallelism, between stages, of
-    experts."""
+    """Which collectives run while the device computes.
+
+    Attributes:
+        tensor: those of the tensor group, in parts beside the products that make or need them.
+        data: those of data parallelism and sharding.
+        pipeline: messages between stages.
+        expert: those of experts.
+        gradients: the tensor group's reductions of a backward, beside the products that give gradients of weights.
+    """
 
     tensor: bool = False
     data: bool = False
     pipeline: bool = False
     expert: bool = False
+    gradients: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

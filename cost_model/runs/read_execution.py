@@ -15,6 +15,12 @@ from nebula.units import parse_seconds
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
+MONTH = (
+    r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec|january|february|march|april|august|september|october"
+    r"|november|december)"
+)
+"""Names of months as texts write them; `decoder` is none."""
+
 PRODUCT_DTYPES = (
     (r"nvfp4|mxfp4|fp4", "float4_e2m1fn"),
     (r"mxfp8|fp8|float8|e4m3", "float8_e4m3fn"),
@@ -124,7 +130,7 @@ class _Reader:
             name: bool(flag) if (flag := getattr(given, name)) is not None else self.says(pattern)
             for name, pattern in patterns.items()
         }
-        return Hidden(**values)
+        return Hidden(**values, gradients=self.says(r"(?:all-?reduce|reduction)[^;]*\b(?:wgrad|weight[- ]grad)"))
 
     def launches(self) -> dict[str, Any]:
         """Who launches kernels, and how many."""
@@ -246,13 +252,13 @@ def year_of(row: Row) -> float:
         A path `llama3_h100_202412.md` means December 2024, a version `v24.11` November 2024.
     """
     text = " ".join((*(str(v) for v in row.source.values()), row.id, row.date)).lower()
-    dated = re.search(rf"(?<![0-9])(20[12][0-9])[-_/ ]?({'|'.join(MONTHS)}|0[1-9]|1[0-2])", text)
+    dated = re.search(rf"(?<![0-9])(20[12][0-9])[-_/ ]?(?:{MONTH}(?![a-z])|(0[1-9]|1[0-2]))", text)
     if dated:
-        month = MONTHS.index(dated[2]) if dated[2] in MONTHS else int(dated[2]) - 1
+        month = MONTHS.index(dated[2][:3]) if dated[2] else int(dated[3]) - 1
         return int(dated[1]) + month / 12
-    named = re.search(rf"({'|'.join(MONTHS)})[a-z]* (20[12][0-9])", text)
+    named = re.search(rf"(?<![a-z]){MONTH}\.?,? (20[12][0-9])(?![0-9])", text)
     if named:
-        return int(named[2]) + MONTHS.index(named[1]) / 12
+        return int(named[2]) + MONTHS.index(named[1][:3]) / 12
     version = re.search(r"(?<![0-9.])v?(2[0-9])\.(0[1-9]|1[0-2])(?![0-9])", text)
     return 2000 + int(version[1]) + (int(version[2]) - 1) / 12 if version else 0.0
 
