@@ -21,7 +21,6 @@ from nebula.cost_model.calibration.runs import Run
 from nebula.cost_model.runs.score import Errors, errors_of
 from nebula.errors import BadInput
 
-
 EXPECTED = 0.05
 """Spread of a good model's errors, by which it is judged what rows determine: with few rows the residuals of a fit do
 not tell it."""

@@ -63,9 +63,7 @@ def test_a_file_of_runs_becomes_a_calibration_that_a_cluster_file_takes(runs, tm
     assert set(document["errors"]) == {"before", "after", "unseen"}
     assert document["errors"]["after"]["median_abs_pct"] < document["errors"]["before"]["median_abs_pct"]
 
-    (tmp_path / "cluster.yaml").write_text(
-        CLUSTER.format("A100-80GB-SXM")
-    )
+    (tmp_path / "cluster.yaml").write_text(CLUSTER.format("A100-80GB-SXM"))
     device = load_cluster(tmp_path / "cluster.yaml").groups[0].device
     assert device.product_efficiency == moved["after"] != moved["before"]
     assert dict(device.sources)["product_efficiency"].startswith("fitted to runs: 2 of 2 sources")
@@ -139,9 +137,7 @@ def test_a_cluster_without_the_fitted_devices_is_told(tmp_path) -> None:
         "source: fitted to runs\ndevices: {H100-80GB-SXM: {product_efficiency: 0.7}}\n"
     )
     cluster = tmp_path / "cluster.yaml"
-    cluster.write_text(
-        CLUSTER.format("T4-16GB")
-    )
+    cluster.write_text(CLUSTER.format("T4-16GB"))
     with pytest.raises(BadInput, match=r"fitted\.yaml was fitted to runs on H100-80GB-SXM"):
         load_cluster(cluster)
 
