@@ -20,6 +20,7 @@ from nebula.cost_model.calibration.problem import SOURCE_ROWS, Problem
 from nebula.cost_model.calibration.runs import Kept, OwnRun, PublishedRun, host_feature
 from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.runs.case import Measurement
+from nebula.cost_model.runs.predict import predict
 from nebula.errors import BadInput
 from tests.pure import cost_samples
 from tests.pure.runs_samples import case
@@ -63,6 +64,29 @@ def taking(run: PublishedRun, step_s: float) -> PublishedRun:
 @cache
 def refit() -> Refit:
     return calibrate(synthetic(), Wish(names=tuple(TRUE), leave_out=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layers": 8, "pp": 4, "vpp": 2, "dp": 1, "tp": 2},
+        {"layers": 5, "pp": 4, "dp": 1, "tp": 2, "global_batch": 6},
+        {"devices": 16, "dp": 4, "zero": "1", "inter": "4x 100 Gb/s"},
+        {"devices": 12, "tp": 1, "dp": 4, "pp": 3, "devices_per_node": 8, "zero": "3"},
+        {"tp": 1, "dp": 4, "ep": 2, "moe": {"experts": 4, "top_k": 2, "moe_ffn": 512}},
+        {"kind": "layer", "measured": {"layer_total_ms": 1.0}},
+        {"kind": "mixed_cluster", "device": "4x V100-16GB + 4x T4-16GB", "precision": "fp16"},
+    ],
+)
+def test_what_is_kept_between_calls_changes_no_prediction(changes) -> None:
+    one = case(**changes)
+    expected = predict(one)
+    run = PublishedRun(case=one, kept=Kept())
+    other = {"nic_share": 0.5, "intra_share": 0.6, HOST: 50e-6, "A100-80GB-SXM.product_efficiency": 0.3}
+    changed = run.seconds(other)
+    assert run.seconds({}) == expected.time_s
+    assert run.seconds(other) == changed != expected.time_s
 
 
 def test_what_made_the_rows_is_found_again() -> None:
