@@ -230,7 +230,7 @@ def sharding_of(text: str, data: int) -> Sharding:
         return Sharding()
     over = re.search(r"over\s+([0-9]+)", lower)
     degree = int(over[1]) if over else data
-    return Sharding(stage=number, degree=degree if data % degree == 0 else data)
+    return Sharding(stage=number, degree=degree if degree and data % degree == 0 else data)
 
 
 def _schedule(row: Row) -> str:
