@@ -347,8 +347,8 @@ def _grid(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
     counts = {len(r.ranks) for r in stage.replicas}
     if len(counts) > 1 or min(counts) % stage.context:
         raise BadInput(
-            f"layers [{stage.layers[0]}, {stage.layers[1]}): replicas of {sorted(counts)} ranks, context {stage.context}: "
-            "all replicas of such a stage need as many ranks, a multiple of the context degree"
+            f"layers [{stage.layers[0]}, {stage.layers[1]}): replicas of {sorted(counts)} ranks, context "
+            f"{stage.context}: all replicas of such a stage need as many ranks, a multiple of the context degree"
         )
     ranks = np.array([r.ranks for r in stage.replicas])
     grid: NDArray[np.int64] = devices[ranks].reshape(len(stage.replicas), stage.context, -1)

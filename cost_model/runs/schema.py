@@ -162,6 +162,8 @@ class Row(Loose):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Row:
+        if self.kind == "layer" and "devices" not in self.model_fields_set:
+            self.devices = self.split
         sentences = (*_missing({name: getattr(self, name) for name in self.model_fields_set}), *_broken(self))
         if sentences:
             raise ValueError("\n".join(sentences))
@@ -171,6 +173,11 @@ class Row(Loose):
     def is_step(self) -> bool:
         """Whether a whole training step was measured, not a layer."""
         return self.kind in ("step", "mixed_cluster")
+
+    @property
+    def split(self) -> int:
+        """Devices that the degrees ask for."""
+        return self.tp * self.pp * self.dp * self.cp
 
     @property
     def batch(self) -> int:
@@ -197,9 +204,10 @@ def _missing(given: Mapping[str, Any]) -> Iterator[str]:
 
 def _broken(row: Row) -> Iterator[str]:
     """Numbers that contradict one another, with their equation."""
-    split = row.tp * row.pp * row.dp * row.cp
-    if row.is_step and split != row.devices:
-        equation = f"tp {row.tp} × pp {row.pp} × dp {row.dp} × cp {row.cp} = {split} ≠ devices {row.devices}"
+    if (row.is_step and row.split != row.devices) or (row.kind == "layer" and row.split > row.devices):
+        compared = "≠" if row.is_step else ">"
+        product = f"tp {row.tp} × pp {row.pp} × dp {row.dp} × cp {row.cp} = {row.split}"
+        equation = f"{product} {compared} devices {row.devices}"
         yield f"the split does not multiply out: {equation}"
     rows = row.micro_batch * row.dp
     if row.is_step and row.batch % rows:
@@ -303,8 +311,16 @@ _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def partition_of(row: Row) -> tuple[int, ...]:
-    """The boundaries of `stage_partition`, a list or a text that looks like one; empty when there is none."""
+    """The boundaries of `stage_partition`, a list or a text that looks like one; empty when there is none.
+
+    Raises:
+        BadInput: something in it is no whole number.
+    """
     given = row.stage_partition
     if given is None:
         return ()
-    return tuple(int(n) for n in (given if isinstance(given, list) else _NUMBERS.findall(str(given))))
+    numbers = [str(n) for n in given] if isinstance(given, list) else _NUMBERS.findall(str(given))
+    wrong = next((n for n in numbers if not re.fullmatch("[0-9]{1,9}", n)), None)
+    if wrong is not None:
+        raise BadInput(f"stage_partition: {shown(wrong)} is not a whole number of layers")
+    return tuple(int(n) for n in numbers)

@@ -113,9 +113,9 @@ class Scored:
     def assumed_hardware(self) -> tuple[str, ...]:
         """What of its devices and links the row does not tell, a device with what stands for it."""
         cluster = self.predicted.case.cluster
-        stand_in = ", ".join(dict.fromkeys(g.device.name for g in cluster.groups))
+        stand_in = " and ".join(dict.fromkeys(g.device.name for g in cluster.groups))
         assumed = (name for name, origin in cluster.origin if origin == "assumed")
-        return tuple(f"{n}: predicted as {stand_in}" if n.startswith("device ") else n for n in assumed)
+        return tuple(f"{n} is not known: predicted as {stand_in}" if n.startswith("device ") else n for n in assumed)
 
 
 GROUPS: dict[str, Callable[[Row], str]] = {
@@ -185,6 +185,9 @@ class Validation:
         }
 
 
+OURS = "an error of Nebula, please report it with this row"
+"""Begins the reason of a row that should have been predicted or refused with a reason of its own."""
+
 Progress = Callable[[int], None]
 """Is told after each row how many are done."""
 
@@ -205,9 +208,8 @@ def validate(rows: Iterable[Row], describe: Describe, progress: Progress = lambd
     for done, row in enumerate(rows, 1):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", Suspicious)
-            case = case_of(row, describe)
+            outcome = _outcome(row, describe, shared)
         suspicious += [Suspicion(id=row.id, sentence=str(w.message)) for w in caught]
-        outcome = _outcome(case, shared) if isinstance(case, Case) else case
         if isinstance(outcome, Refused):
             refused.append(outcome)
         else:
@@ -219,13 +221,26 @@ def validate(rows: Iterable[Row], describe: Describe, progress: Progress = lambd
     return Validation(scored=tuple(scored), refused=tuple(refused), doubts=tuple(found), suspicious=tuple(suspicious))
 
 
-def _outcome(case: Case, shared: SharedBlocks) -> Scored | Refused:
+def _outcome(row: Row, describe: Describe, shared: SharedBlocks) -> Scored | Refused:
+    """A row predicted, or why not. An error of ours is said with its row instead of taking the other rows with it."""
     try:
-        found = predicted(case, shared.pricing(case))
+        case = case_of(row, describe)
+        return case if isinstance(case, Refused) else _scored(case, shared)
     except BadInput as error:
-        return Refused(row=case.row, reason=str(error))
+        return Refused(row=row, reason=str(error))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return Refused(row=row, reason=f"{OURS}: {type(error).__name__}: {error}")
+
+
+def _scored(case: Case, shared: SharedBlocks) -> Scored:
+    """A case with its prediction.
+
+    Raises:
+        BadInput: the plan does not fit the graph, or its numbers come to no time.
+    """
+    found = predicted(case, shared.pricing(case))
     if not (math.isfinite(found.time_s) and math.isfinite(found.peak_bytes) and found.time_s > 0):
-        return Refused(row=case.row, reason=f"its numbers come to {found.time_s:g} s, which is no time")
+        raise BadInput(f"its numbers come to {found.time_s:g} s, which is no time")
     measured = case.measured
     return Scored(
         predicted=found,

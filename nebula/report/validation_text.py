@@ -15,8 +15,8 @@ from rich.text import Text
 from nebula.cost_model.runs.score import GROUPS, Errors, Scored, Validation
 from nebula.units import format_bytes, format_seconds
 
-NAMES, COLUMN = 30, 6
-"""Least columns of the first and of the other columns of tables, so that several stand below each other."""
+NAMES = 28
+"""Least columns of the first column of tables, so that several stand below each other."""
 
 MOST_ID = 48
 """Columns of the names of rows."""
@@ -154,7 +154,7 @@ def _assumed(validation: Validation) -> Iterator[str]:
     if links:
         yield "links: " + ", ".join(f"{name} ({count})" for name, count in links.most_common())
     for name, count in Counter(name for name in hardware if name.startswith("device ")).most_common():
-        yield f"{line(name)}, which is not known, {'1 row' if count == 1 else f'{count} rows'}"
+        yield f"{line(name)}, {'1 row' if count == 1 else f'{count} rows'}"
 
 
 def _doubts(validation: Validation) -> Iterator[str]:
@@ -172,7 +172,7 @@ def suspicions(validation: Validation) -> Iterator[str]:
     for one in validation.suspicious:
         found.setdefault(one.sentence.removeprefix(f"row {one.id!r}: "), []).append(one.id)
     for sentence, ids in found.items():
-        yield f"{_rows(len(ids))}row {line(ids[0])}: {line(sentence)}"
+        yield f"{_rows(len(ids))}row {ids[0]!r}: {line(sentence)}"
 
 
 def _rows(count: int) -> str:
@@ -200,7 +200,7 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column(title, overflow="fold", min_width=NAMES)
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True, min_width=COLUMN)
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

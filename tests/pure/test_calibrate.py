@@ -162,14 +162,14 @@ def test_memory_sizes_of_one_chip_share_an_efficiency() -> None:
     assert slow > fast
 
 
-def test_a_run_of_our_own_tells_the_efficiency_of_its_device() -> None:
+def test_runs_of_our_own_tell_the_efficiency_of_their_device() -> None:
+    """Several, because what is assumed counts against a single run."""
     graph, cluster, plan = cost_samples.chain(hidden=1024), cost_samples.cluster(kind=REAL), cost_samples.plan()
     device = cluster.groups[0].device
     slower = replace(cluster, groups=(replace(cluster.groups[0], device=replace(device, product_efficiency=0.4)),))
-    run = OwnRun(
-        id="run", graph=graph, cluster=cluster, plan=plan, measured_s=evaluate(graph, slower, plan).step_time_s
-    )
-    (moved,) = calibrate([run], Wish(names=("devices",))).moved
+    step_s = evaluate(graph, slower, plan).step_time_s
+    runs = [OwnRun(id=f"run {i}", graph=graph, cluster=cluster, plan=plan, measured_s=step_s) for i in range(8)]
+    (moved,) = calibrate(runs, Wish(names=("devices",))).moved
     assert moved.after == pytest.approx(0.4, rel=0.05)
 
 
