@@ -119,16 +119,17 @@ def calibrate(runs: Sequence[Run], wish: Wish | None = None) -> Refit:
     asked = chosen(wish.names, known)
     wish.tell(f"slopes of {len(runs)} runs by {len(asked)} parameters")
     whole = Problem(runs, asked, known)
-    begin = start(whole)
-    taken, kept = _determined(whole, begin, strict=bool(wish.names))
-    problem, begin = _only(runs, known, whole, begin, taken)
+    unfitted = start(whole)
+    taken, kept = _determined(whole, unfitted, strict=bool(wish.names))
+    problem, begin = _only(runs, known, whole, unfitted, taken)
     wish.tell(f"fitting {len(taken)} parameters")
     every = np.ones(len(runs), dtype=bool)
     before = problem.residuals(problem.present)
     fitted = fit(problem, begin, every, exact=1)
     left: tuple[LeftOut, ...] = ()
     if wish.leave_out:
-        left = tuple(leave_out(problem, begin, lambda source: wish.tell(f"fitting without {source}")))
+        # what no row tells must not keep a value that came from these runs
+        left = tuple(leave_out(whole, unfitted, lambda source: wish.tell(f"fitting without {source}")))
     return Refit(
         runs=tuple(runs),
         moved=_moved(problem, fitted),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nebula.cluster.values import Cluster
 from nebula.cost_model.calibration.parameters import HOST, Parameter, host_features, step_parameters
 from nebula.cost_model.communication import Fabric, Pattern
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.replicas import LayerLoad
 from nebula.cost_model.runs.case import Case
 from nebula.cost_model.runs.execution import DEFAULTS, Execution
@@ -217,8 +217,7 @@ class OwnRun:
 
     def seconds(self, values: Mapping[str, float]) -> float:
         """As `evaluate` has it."""
-        pricing = Pricing(self.graph, with_shares(self.cluster, values), self.plan.job)
-        return pricing.predict(self.plan).step_time_s
+        return evaluate(self.graph, with_shares(self.cluster, values), self.plan).step_time_s
 
 
 def uses(cluster: Cluster, parameter: Parameter) -> bool:
