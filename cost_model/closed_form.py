@@ -1,7 +1,8 @@
 """When each device of a pipeline has done its last action, for many pipelines at once: what a search asks.
 
 FThenB has a formula, 1F1B is run slot by slot, all other schedules along their wavefronts (wavefront.py). Each jumps
-over the rest of a steady state once it has reached it, so all equal the simulation event by event to rounding.
+over the rest of a steady state once it has reached it, so all equal the simulation event by event to rounding. Where
+only the end of the step is asked for, 1F1B has a formula too (one_f_one_b.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from nebula.cost_model.one_f_one_b import one_f_one_b_seconds
 from nebula.cost_model.wavefront import wavefront
 from nebula.plan.schedule import device_of, devices_of, shape_of
 
@@ -62,6 +64,31 @@ def last_backward_s(
     if weight_s is None:
         weight_s = np.zeros_like(backward_s)
     return wavefront(schedule, shape, (forward_s, backward_s, weight_s), (forward_lag_s, backward_lag_s))
+
+
+def step_seconds(
+    forward_s: Floats, backward_s: Floats, tail_s: Floats, micro_batches: int, schedule: str = "1f1b"
+) -> Floats:
+    """When the last device has done its last action and the tail behind it.
+
+    Args:
+        forward_s: [cases, stages] of one micro-batch, sends that occupy the sender included.
+        backward_s: likewise.
+        tail_s: likewise, after a stage's last backward.
+        micro_batches: of one step.
+        schedule: a name of the schedule language, of one virtual stage on each device.
+
+    Returns:
+        [cases].
+
+    Raises:
+        BadInput: there is no such schedule, or not for these numbers.
+    """
+    if schedule == "1f1b":
+        shape_of(schedule, forward_s.shape[1], micro_batches)
+        return one_f_one_b_seconds(forward_s.T, backward_s.T, tail_s.T, np.full(len(forward_s), micro_batches))
+    step_s: Floats = (last_backward_s(forward_s, backward_s, micro_batches, schedule) + tail_s).max(axis=-1)
+    return step_s
 
 
 def _crossing(schedule: str, devices: int, chunks: int, transit_s: float) -> tuple[Floats, Floats]:

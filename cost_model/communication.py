@@ -140,6 +140,10 @@ FORMULAS: dict[str, Callable[[Levels], AlphaBeta]] = {
 }
 
 
+Pattern = tuple[bytes, NDArray[np.int64]]
+"""How a group lies, and the devices of one group that lies so."""
+
+
 class Fabric:
     """The levels of many groups of one cluster, each shape worked out once.
 
@@ -193,13 +197,18 @@ class Fabric:
         """
         if groups.shape[1] == 1:
             return [Levels()], np.zeros(len(groups), dtype=np.int64)
+        patterns, which = self._patterns(groups)
+        return [self._lookup(*pattern) for pattern in patterns], which
+
+    def _patterns(self, groups: NDArray[np.int64]) -> tuple[list[Pattern], NDArray[np.int64]]:
+        """How groups lie: each way once, and which of them each group has; rates of links have no part in it."""
         node, position = self._node[groups], self._position[groups]
         switches = [position // width - position[:, :1] // width for width in self._widths]
         patterns = np.hstack([self._group[groups], node - node[:, :1], *switches])
         # equal patterns have equal sums; unequal ones collide with a chance of about 2**-60
         sums = patterns @ np.random.default_rng(0).integers(1 << 62, size=patterns.shape[1])
         _, first, which = np.unique(sums, return_index=True, return_inverse=True)
-        return [self._lookup(patterns[i].tobytes(), groups[i]) for i in first], which.ravel()
+        return [(patterns[i].tobytes(), groups[i]) for i in first], which.ravel()
 
     def _lookup(self, pattern: bytes, devices: NDArray[np.int64]) -> Levels:
         if pattern not in self._known:
@@ -235,11 +244,18 @@ class Fabric:
 
     def device_types(self, devices: NDArray[np.int64]) -> list[DeviceType]:
         """The device types among those devices, each once."""
+        if len(self.cluster.groups) == 1:
+            return [self.cluster.groups[0].device] if devices.size else []
         return [self.cluster.groups[int(g)].device for g in np.unique(self._group[devices])]
 
     def slowest(self, devices: NDArray[np.int64]) -> float:
         """By what factor the slowest of the devices is slower than its type says."""
-        return float(self._slowness[devices].max())
+        return self.slowness(devices[None])[0]
+
+    def slowness(self, stages: NDArray[np.int64]) -> list[float]:
+        """The same for each row of [stages, devices]."""
+        factors: list[float] = self._slowness[stages].max(axis=1).tolist()
+        return factors
 
     def total(self, devices: NDArray[np.int64], value: Callable[[DeviceType], float]) -> float:
         """The sum of a figure of the device types over the devices."""

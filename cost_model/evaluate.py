@@ -7,7 +7,6 @@ what they share; `evaluate` is the same for a single plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,20 +15,22 @@ from numpy.typing import NDArray
 
 from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
-from nebula.cost_model.border import receive_seconds, send_seconds
-from nebula.cost_model.chain import ChainCost, Chains
-from nebula.cost_model.closed_form import last_backward_s
-from nebula.cost_model.communication import Fabric
+from nebula.cost_model.chain import Chains
+from nebula.cost_model.closed_form import step_seconds
+from nebula.cost_model.communication import Fabric, Levels
 from nebula.cost_model.confidence import interval, provenance
 from nebula.cost_model.executed import paddle_execution, predict_executed
-from nebula.cost_model.groups import Groups, stage_groups
-from nebula.cost_model.memory import in_flight, stage_memory
+from nebula.cost_model.groups import Groups, replica_devices, stage_groups
 from nebula.cost_model.runs.execution import Execution
-from nebula.cost_model.sharding import bucket_bytes, pass_costs, sync_seconds, update_seconds
 from nebula.cost_model.simulate import Durations, Event, Timeline, timeline
+from nebula.cost_model.spans import Spans
+from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
-from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Stage, StageMemory, StepParts
+from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Stage, StepParts
+
+KEPT_PLACEMENTS = 256
+"""Placements that a Pricing remembers: a few tens of kilobytes each, where ranks are thousands."""
 
 PRECISION_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -55,7 +56,7 @@ def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: E
 
 
 def beyond_fleet(plan: Plan) -> bool:
-    """Whether fleet's prices do not cover a plan: several stages on one device, another schedule, context or experts."""
+    """Whether fleet has no price for a plan: several stages on one device, another schedule, context or experts."""
     several = len({stage.ranks for stage in plan.stages}) < len(plan.stages)
     inner = any(stage.context > 1 or stage.expert > 1 for stage in plan.stages)
     return several or inner or plan.schedule not in ("1f1b", "fthenb")
@@ -66,43 +67,6 @@ def predicted_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan) ->
     return Pricing(graph, cluster, plan.job).timeline(plan)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageCost:
-    """What one stage does, in seconds.
-
-    Attributes:
-        compute_s: kernels of one forward and one backward, sums of gradients included.
-        recompute_s: kernels run again in one backward.
-        tensor_s: communication of the tensor group in one forward and one backward.
-        sharded_s: communication that sharding adds to one forward and one backward.
-        forward_s: one forward, all of the above and receiving included.
-        backward_s: one backward, likewise.
-        receive_s: receiving, in one forward and one backward.
-        send_forward_s: sending on.
-        send_backward_s: sending back.
-        sync_s: data communication of one step after the last backward.
-        update_s: the optimizer.
-    """
-
-    compute_s: float
-    recompute_s: float
-    tensor_s: float
-    sharded_s: float
-    forward_s: float
-    backward_s: float
-    receive_s: tuple[float, float]
-    send_forward_s: float
-    send_backward_s: float
-    sync_s: float
-    update_s: float
-    memory: StageMemory
-
-    @property
-    def pass_s(self) -> float:
-        """One forward and one backward without borders."""
-        return self.compute_s + self.recompute_s + self.tensor_s + self.sharded_s
-
-
 class Pricing:
     """Prices plans of one graph on one cluster for one job."""
 
@@ -110,6 +74,9 @@ class Pricing:
         self.graph, self.cluster, self.job = graph, cluster, job
         self.chains, self.fabric = Chains(graph), Fabric(cluster)
         self._device: dict[RankPlace, int] = {}
+        self._placed: dict[tuple[object, ...], list[_Place]] = {}
+        self._types: dict[str, DeviceType] = {}
+        self._spans: dict[tuple[object, ...], Spans] = {}
 
     def predict(self, plan: Plan) -> Prediction:
         """The prediction for a plan.
@@ -117,11 +84,10 @@ class Pricing:
         Raises:
             BadInput: the plan does not fit the graph or the cluster.
         """
-        costs = self.stage_costs(plan)
+        devices = self.devices(plan)
+        costs = self._stage_costs(plan, devices)
         m = plan.micro_batches
-        tail_s = np.array([c.sync_s + c.update_s for c in costs])
-        step_s = float((_ends(costs, m, plan.schedule) + tail_s).max())
-        borderless_s = float((_ends(costs, m, plan.schedule, borders=0.0) + tail_s).max())
+        step_s, borderless_s = _steps(costs, m, plan.schedule)
         busy = max(costs, key=lambda c: m * c.pass_s + c.sync_s + c.update_s)
         parts = StepParts(
             compute_s=m * busy.compute_s,
@@ -132,13 +98,13 @@ class Pricing:
             bubble_s=borderless_s - m * busy.pass_s - busy.sync_s - busy.update_s,
             optimizer_s=busy.update_s,
         )
-        types = self.fabric.device_types(self.devices(plan))
+        types = self.fabric.device_types(devices)
         rows = m * sum(r.micro_batch_rows for r in plan.stages[0].replicas)
         return Prediction(
             step_time_s=step_s,
             interval_s=interval(step_s, types),
             tokens_per_s=rows * self.graph.tokens_per_row / step_s,
-            mfu=self._flops_per_row * rows / (self._peak_flops(plan) * step_s),
+            mfu=self._flops_per_row * rows / (self._peak_flops(devices) * step_s),
             parts=parts,
             memory=tuple(c.memory for c in costs),
             provenance=provenance(types),
@@ -162,17 +128,28 @@ class Pricing:
 
     def stage_costs(self, plan: Plan) -> tuple[StageCost, ...]:
         """The cost of every stage."""
-        self._check(plan)
-        devices = self.devices(plan)
-        groups = stage_groups(plan, devices, self.fabric)
-        return tuple(self._stage(plan, i, devices, groups[i]) for i in range(len(plan.stages)))
+        return self._stage_costs(plan, self.devices(plan))
+
+    def spans(
+        self, *, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str
+    ) -> Spans:
+        """What runs of layers cost one rank; arguments and errors as of Chains.cost."""
+        key = (rows, tensor, levels, sequence, device.name, policy)
+        if key not in self._spans:
+            chain = self.chains.cost(
+                rows=rows, tensor=tensor, levels=levels, sequence=sequence, device=device, policy=policy
+            )
+            self._spans[key] = Spans(chain, device, self.job)
+        return self._spans[key]
 
     def devices(self, plan: Plan) -> NDArray[np.int64]:
         """The global device index of every rank."""
-        for place in plan.ranks:
-            if place not in self._device:
+        try:
+            return np.fromiter(map(self._device.__getitem__, plan.ranks), np.int64, len(plan.ranks))
+        except KeyError:
+            for place in plan.ranks:
                 self._device[place] = device_index(self.cluster, place.node, place.device)
-        return np.array([self._device[place] for place in plan.ranks])
+            return self.devices(plan)
 
     def _check(self, plan: Plan) -> None:
         layers = len(self.graph.layers)
@@ -184,100 +161,78 @@ class Pricing:
             if stage.context > 1 or stage.expert > 1:
                 raise BadInput("context and expert parallelism have no price yet; plan with context=1 and expert=1")
 
-    def _stage(self, plan: Plan, index: int, devices: NDArray[np.int64], groups: Groups) -> StageCost:
-        """The cost of a stage: that of its slowest replica, with the memory of the one nearest to its limit."""
-        stage = plan.stages[index]
-        held = devices[list(stage.ranks)]
-        slow, types = self.fabric.slowest(held), self.fabric.device_types(held)
-        costs = [self._replica(plan, index, r, d, groups, slow) for r in _unlike(stage) for d in types]
-        slowest = max(costs, key=lambda c: plan.micro_batches * c.pass_s + c.update_s)
-        fullest = max((c.memory for c in costs), key=lambda m: m.total_bytes / m.limit_bytes)
-        return replace(slowest, memory=fullest)
+    def _stage_costs(self, plan: Plan, devices: NDArray[np.int64]) -> tuple[StageCost, ...]:
+        """The cost of each stage: that of its slowest replica, with the memory of the one nearest to its limit."""
+        self._check(plan)
+        by_stage: list[list[StageCost]] = [[] for _ in plan.stages]
+        for way, stages in self._ways(plan, devices).items():
+            spans = self.spans(
+                rows=way.rows,
+                tensor=way.tensor,
+                levels=way.groups.tensor,
+                sequence=plan.sequence_parallel,
+                device=self._types[way.device],
+                policy=way.recompute,
+            )
+            for index, cost in zip(stages, alike_costs(plan, spans, way, stages), strict=True):
+                by_stage[index].append(cost)
+        return tuple(worst(costs, plan.micro_batches) for costs in by_stage)
 
-    def _replica(
-        self, plan: Plan, index: int, replica: Replica, device: DeviceType, groups: Groups, slow: float
-    ) -> StageCost:
-        stage = plan.stages[index]
-        chain = self.chains.cost(
-            rows=replica.micro_batch_rows,
-            tensor=len(replica.ranks),
-            levels=groups.tensor,
-            sequence=plan.sequence_parallel,
-            device=device,
-            policy=stage.recompute,
-        )
-        own = slice(*stage.layers)
-        parameters_bytes, tensors = float(chain.parameters_bytes[own].sum()), float(chain.tensors[own].sum())
-        elements = float(chain.elements[own].sum())
-        passes = pass_costs(
-            parameters_bytes,
-            tensors,
-            outputs=(float(chain.module_outputs[own].sum()), float(chain.module_output_bytes[own].sum())),
-            sharding=stage.sharding,
-            shard=groups.shard,
-            micro_batches=plan.micro_batches,
-            device=device,
-        )
-        forward_kernels_s = slow * (float(chain.forward_s[own].sum()) + passes.forward_kernels_s)
-        backward_kernels_s = slow * (float(chain.backward_s[own].sum()) + passes.backward_kernels_s)
-        recompute_s = slow * float(chain.recompute_s[own].sum())
-        forward_wire_s = float(chain.forward_communication_s[own].sum())
-        backward_wire_s = float(chain.backward_communication_s[own].sum())
-        borders = _borders(chain, stage, groups)
-        return StageCost(
-            compute_s=forward_kernels_s + backward_kernels_s,
-            recompute_s=recompute_s,
-            tensor_s=forward_wire_s + backward_wire_s,
-            sharded_s=passes.forward_wire_s + passes.backward_wire_s,
-            forward_s=forward_kernels_s + forward_wire_s + passes.forward_wire_s + borders.receive_s[0],
-            backward_s=backward_kernels_s
-            + recompute_s
-            + backward_wire_s
-            + passes.backward_wire_s
-            + borders.receive_s[1],
-            receive_s=borders.receive_s,
-            send_forward_s=borders.send_s[0],
-            send_backward_s=borders.send_s[1],
-            sync_s=sync_seconds(parameters_bytes, tensors, sharding=stage.sharding, groups=groups, device=device),
-            update_s=slow * update_seconds(elements, tensors, sharding=stage.sharding, job=self.job, device=device),
-            memory=self._memory(plan, index, chain, borders.bytes + bucket_bytes(parameters_bytes, groups), device),
-        )
+    def _ways(self, plan: Plan, devices: NDArray[np.int64]) -> dict[StageWay, list[int]]:
+        """The stages by the ways in which their replicas run."""
+        ways: dict[StageWay, list[int]] = {}
+        for index, (stage, (groups, slow, types)) in enumerate(
+            zip(plan.stages, self._placement(plan, devices), strict=True)
+        ):
+            for replica in _unlike(stage):
+                rows, tensor = replica.micro_batch_rows, len(replica.ranks)
+                for device in types:
+                    self._types[device.name] = device
+                    way = StageWay(rows, tensor, stage.recompute, stage.sharding, groups, slow, device.name)
+                    ways.setdefault(way, []).append(index)
+        return ways
 
-    def _memory(
-        self, plan: Plan, index: int, chain: ChainCost, buffers_bytes: float, device: DeviceType
-    ) -> StageMemory:
-        """What a rank of a stage holds, with so many bytes of buffers at borders and for gradients."""
-        stage = plan.stages[index]
-        own = slice(*stage.layers)
-        return stage_memory(
-            parameters_bytes=float(chain.parameters_bytes[own].sum()),
-            elements=float(chain.elements[own].sum()),
-            widest_bytes=float(chain.parameters_bytes[own].max()),
-            kept_bytes=chain.stage_kept_bytes(*stage.layers),
-            working_bytes=float(chain.working_bytes[own].max()),
-            sharding=stage.sharding,
-            in_flight=in_flight(plan.schedule, len(plan.stages), index, plan.micro_batches),
-            border_bytes=buffers_bytes,
-            job=self.job,
-            limit_bytes=device.memory_bytes * self.job.memory_fraction,
-        )
+    def _placement(self, plan: Plan, devices: NDArray[np.int64]) -> list[_Place]:
+        """Where each stage is; plans that differ in their layers alone are placed once."""
+        held = [replica_devices(stage, devices) for stage in plan.stages]
+        degrees = tuple(stage.sharding.degree for stage in plan.stages)
+        key = (degrees, tuple(grid.shape for grid in held), np.concatenate(held, axis=None).tobytes())
+        if key not in self._placed:
+            if len(self._placed) >= KEPT_PLACEMENTS:
+                self._placed.clear()
+            self._placed[key] = [
+                _Place(groups, self.fabric.slowest(grid.ravel()), self.fabric.device_types(grid))
+                for groups, grid in zip(stage_groups(held, degrees, self.fabric), held, strict=True)
+            ]
+        return self._placed[key]
 
     @cached_property
     def _flops_per_row(self) -> float:
         """Model FLOPs of one row: forward and backward of the serial graph."""
         return (self.graph.forward_flops + self.graph.backward_flops) / self.graph.rows
 
-    def _peak_flops(self, plan: Plan) -> float:
+    def _peak_flops(self, devices: NDArray[np.int64]) -> float:
         dtype = PRECISION_DTYPE[self.job.precision]
-        devices = self.devices(plan)
         return self.fabric.total(devices, lambda device: device.peak(dtype))
 
 
-def _ends(costs: Sequence[StageCost], micro_batches: int, schedule: str, borders: float = 1.0) -> NDArray[np.float64]:
-    """When each stage has done its last backward, with borders costing what they do or, at 0, nothing."""
-    forward = [c.forward_s - c.receive_s[0] + borders * (c.receive_s[0] + c.send_forward_s) for c in costs]
-    backward = [c.backward_s - c.receive_s[1] + borders * (c.receive_s[1] + c.send_backward_s) for c in costs]
-    return last_backward_s(np.array(forward), np.array(backward), micro_batches, schedule)
+class _Place(NamedTuple):
+    """Where a stage is: whom its ranks meet, by what factor the slowest is slower, and of which types they are."""
+
+    groups: Groups
+    slow: float
+    types: list[DeviceType]
+
+
+def _steps(costs: Sequence[StageCost], micro_batches: int, schedule: str) -> tuple[float, float]:
+    """Seconds of the step, and of the same step if borders took no time."""
+    forward_s = [[c.forward_s + c.send_forward_s for c in costs], [c.forward_s - c.received_s for c in costs]]
+    backward_s = [[c.backward_s + c.send_backward_s for c in costs], [c.backward_s - c.returned_s for c in costs]]
+    tail_s = [[c.sync_s + c.update_s for c in costs]] * 2
+    step_s, borderless_s = step_seconds(
+        np.array(forward_s), np.array(backward_s), np.array(tail_s), micro_batches, schedule
+    ).tolist()
+    return step_s, borderless_s
 
 
 def _tail(passes: Sequence[Event], stage: int, cost: StageCost) -> list[Event]:
@@ -286,31 +241,6 @@ def _tail(passes: Sequence[Event], stage: int, cost: StageCost) -> list[Event]:
     synced_s = start_s + cost.sync_s
     sync = [Event(stage, "sync", -1, start_s, synced_s)] if cost.sync_s else []
     return [*sync, Event(stage, "update", -1, synced_s, synced_s + cost.update_s)]
-
-
-class _Borders(NamedTuple):
-    """Seconds (forward, backward) and bytes at both ends of a stage."""
-
-    send_s: tuple[float, float]
-    receive_s: tuple[float, float]
-    bytes: float
-
-
-def _borders(chain: ChainCost, stage: Stage, groups: Groups) -> _Borders:
-    """What a stage pays for its neighbours: sending outputs on and gradients back, receiving both."""
-    first, last = stage.layers[0] - 1, stage.layers[1] - 1
-    f_bytes, b_bytes = chain.forward_border_bytes, chain.backward_border_bytes
-    f_count, b_count = chain.forward_messages, chain.backward_messages
-    tensor, ranks = groups.tensor, groups.tensor_ranks
-    inward = (float(f_bytes[first]), float(f_count[first])) if groups.before else (0.0, 0.0)
-    returned = (float(b_bytes[last]), float(b_count[last])) if groups.behind else (0.0, 0.0)
-    onward = (float(f_bytes[last]), float(f_count[last])) if groups.behind else (0.0, 0.0)
-    back = (float(b_bytes[first]), float(b_count[first])) if groups.before else (0.0, 0.0)
-    return _Borders(
-        send_s=(send_seconds(*onward, groups.behind, ranks), send_seconds(*back, groups.before, ranks)),
-        receive_s=(receive_seconds(*inward, groups.before, tensor), receive_seconds(*returned, groups.behind, tensor)),
-        bytes=inward[0] + returned[0],
-    )
 
 
 def _unlike(stage: Stage) -> list[Replica]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from nebula.cluster.values import Cluster
-from nebula.cost_model.confidence import interval, provenance
+from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.peak import Counted
 from nebula.cost_model.plan_peaks import plan_peaks
 from nebula.cost_model.runs.execution import Execution
@@ -67,7 +67,7 @@ def predict_executed(
     peak_flops = pricing.fabric.total(devices, lambda device: device.peak(execution.compute_dtype))
     return Prediction(
         step_time_s=step.step_s,
-        interval_s=interval(step.step_s, types),
+        interval_s=run_interval(step.step_s, cluster, execution),
         tokens_per_s=rows * graph.tokens_per_row / step.step_s,
         mfu=flops / (peak_flops * step.step_s),
         parts=step_parts(pricing, plan, step, expert_tensor),

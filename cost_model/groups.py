@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cost_model.communication import Fabric, Levels, collective
-from nebula.plan.values import Plan, Stage
+from nebula.plan.values import Stage
 
 PROBE_BYTES = 64e6
 """Size of the message by which the slowest of several unlike groups is told."""
@@ -41,21 +41,20 @@ class Groups:
     before: Levels = ALONE
 
 
-def stage_groups(plan: Plan, devices: NDArray[np.int64], fabric: Fabric) -> tuple[Groups, ...]:
+def stage_groups(held: Sequence[NDArray[np.int64]], degrees: Sequence[int], fabric: Fabric) -> tuple[Groups, ...]:
     """The groups of every stage of a plan.
 
     Args:
-        plan: stages with ranks.
-        devices: global device index of every rank.
+        held: [replicas, tensor] devices of each stage, as of replica_devices.
+        degrees: replicas of a sharding group of each stage.
         fabric: of the cluster.
     """
-    held = [replica_devices(stage, devices) for stage in plan.stages]
-    degrees = [stage.sharding.degree for stage in plan.stages]
     if len({(grid.shape, degree) for grid, degree in zip(held, degrees, strict=True)}) == 1:
         return uniform_groups(np.stack(held), degrees[0], fabric)
     alone = [uniform_groups(grid[None], degree, fabric)[0] for grid, degree in zip(held, degrees, strict=True)]
     borders = [_slowest(border_pairs(a, b)[None], fabric)[0] for a, b in pairwise(held)]
-    return _joined(alone, borders)
+    ends = [ALONE, *borders, ALONE]
+    return tuple(replace(g, before=ends[i], behind=ends[i + 1]) for i, g in enumerate(alone))
 
 
 def uniform_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> tuple[Groups, ...]:
@@ -66,18 +65,15 @@ def uniform_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> tupl
         degree: replicas of a sharding group.
         fabric: of the cluster.
     """
-    within = replica_groups(grid, fabric)
-    across = data_groups(grid, degree, fabric)
-    return tuple(replace(g, shard=s, outer=o) for g, (s, o) in zip(within, across, strict=True))
-
-
-def replica_groups(grid: NDArray[np.int64], fabric: Fabric) -> tuple[Groups, ...]:
-    """The groups of uniform_groups that the data axis has no part in: tensor groups and borders."""
     stages, replicas, tensor = grid.shape
     flat = grid.reshape(stages, replicas * tensor)
-    pairs = np.stack([flat[:-1], flat[1:]], axis=2)
-    borders = _slowest(pairs, fabric) if stages > 1 else []
-    return _joined([Groups(tensor=levels, tensor_ranks=tensor) for levels in _slowest(grid, fabric)], borders)
+    borders = _slowest(np.stack([flat[:-1], flat[1:]], axis=2), fabric) if stages > 1 else []
+    ends = [ALONE, *borders, ALONE]
+    within, across = _slowest(grid, fabric), data_groups(grid, degree, fabric)
+    return tuple(
+        Groups(tensor=levels, tensor_ranks=tensor, shard=shard, outer=outer, before=ends[i], behind=ends[i + 1])
+        for i, (levels, (shard, outer)) in enumerate(zip(within, across, strict=True))
+    )
 
 
 def data_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> list[tuple[Levels, Levels]]:
@@ -94,9 +90,14 @@ def data_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> list[tu
 
 def replica_devices(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
     """[replicas, tensor] devices of a stage; a replica with fewer ranks than the widest repeats its first."""
-    width = max(len(r.ranks) for r in stage.replicas)
-    ranks = [r.ranks + r.ranks[:1] * (width - len(r.ranks)) for r in stage.replicas]
-    grid: NDArray[np.int64] = devices[np.array(ranks)]
+    widths = {len(r.ranks) for r in stage.replicas}
+    width = max(widths)
+    if len(widths) > 1:
+        every = [r.ranks + r.ranks[:1] * (width - len(r.ranks)) for r in stage.replicas]
+    else:
+        every = [r.ranks for r in stage.replicas]
+    ranks = np.fromiter(chain.from_iterable(every), np.int64, width * len(every))
+    grid: NDArray[np.int64] = devices[ranks.reshape(-1, width)]
     return grid
 
 
@@ -113,9 +114,3 @@ def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> list[Levels]:
     seconds = np.array([collective("all_reduce", group).seconds(PROBE_BYTES) for group in levels])
     each = which.reshape(groups.shape[:2])
     return [levels[i] for i in each[np.arange(len(each)), seconds[each].argmax(axis=1)]]
-
-
-def _joined(alone: Sequence[Groups], borders: Sequence[Levels]) -> tuple[Groups, ...]:
-    """The groups of stages with the borders between them."""
-    ends = [ALONE, *borders, ALONE]
-    return tuple(replace(g, before=ends[i], behind=ends[i + 1]) for i, g in enumerate(alone))

@@ -6,7 +6,11 @@ allocator is not predicted.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nebula.cost_model.communication import Amount
 from nebula.errors import BadInput
@@ -72,6 +76,16 @@ def stage_memory(
         workspace_bytes=working_bytes + border_bytes,
         limit_bytes=limit_bytes,
     )
+
+
+@lru_cache(maxsize=4096)
+def in_flights(schedule: str, stages: int, micro_batches: int) -> NDArray[np.int64]:
+    """[stages] micro-batches whose activations a stage holds together."""
+    if schedule == "1f1b":
+        # what nebula.plan.schedule counts along the order of 1F1B
+        flying: NDArray[np.int64] = np.minimum(np.arange(stages, 0, -1), micro_batches)
+        return flying
+    return np.array([in_flight(schedule, stages, stage, micro_batches) for stage in range(stages)])
 
 
 def fixed_bytes(

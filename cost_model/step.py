@@ -25,6 +25,7 @@ from nebula.cost_model.replicas import LayerLoad, Replicas
 from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.cost_model.traffic import Axes, attained, seconds_by_axis, stage_axes, wire
+from nebula.errors import BadInput
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import local_block
 from nebula.graph.rows import with_rows
@@ -304,7 +305,7 @@ class StepPricing:
             total_s = tensor_s + early_s
             tensor_s = total_s - self.parameters.pipelined_share * min(total_s, part.products_s)
         else:
-            tensor_s += self.beside(part.weight_products_s, early_s)
+            tensor_s += self.beside(part.weight_products_s, early_s) if hidden.gradients else early_s
         context_s = seconds.get("context", 0.0)
         if any(w.kind == "ring_exchange" for w in part.wires):
             context_s = self.beside(part.attention_s, context_s)
@@ -338,7 +339,17 @@ def _degrees(plan: Plan, stage: Stage, rows: int, expert_tensor: int) -> tuple[i
 
 
 def _grid(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[data, context, tensor] devices of a stage."""
+    """[data, context, tensor] devices of a stage.
+
+    Raises:
+        BadInput: replicas have other numbers of ranks, or the context degree does not divide them.
+    """
+    counts = {len(r.ranks) for r in stage.replicas}
+    if len(counts) > 1 or min(counts) % stage.context:
+        raise BadInput(
+            f"layers [{stage.layers[0]}, {stage.layers[1]}): replicas of {sorted(counts)} ranks, context "
+            f"{stage.context}: all replicas of such a stage need as many ranks, a multiple of the context degree"
+        )
     ranks = np.array([r.ranks for r in stage.replicas])
     grid: NDArray[np.int64] = devices[ranks].reshape(len(stage.replicas), stage.context, -1)
     return grid

@@ -79,6 +79,30 @@ def validated(document: Document, model: type[M]) -> M:
         raise _explained(document, model, faults) from None
 
 
+def faults(document: Document, model: type[BaseModel]) -> tuple[BadInput, ...]:
+    """Everything that keeps a document from being the model, each in a sentence with its place; empty if nothing does.
+
+    A sentence of a check over the whole mapping stands at its beginning; several are parted by line ends.
+    """
+    try:
+        model.model_validate(document.value)
+    except ValidationError as error:
+        errors = error.errors()
+    else:
+        return ()
+    if not isinstance(document.value, Mapping):
+        return (document.fault((), f"this must be a mapping, not {shown(document.value)}"),)
+    found: dict[str, BadInput] = {}
+    for one in errors:
+        if one["type"] == "value_error" and not one["loc"]:
+            sentences = str(one["ctx"]["error"]).splitlines()
+            found |= {s: document.fault((), s) for s in sentences}
+        else:
+            fault = _explained(document, model, [one, *(e for e in errors if e is not one)])
+            found.setdefault(str(fault), fault)
+    return tuple(found.values())
+
+
 def _explained(document: Document, model: type[BaseModel], errors: Sequence[Any]) -> BadInput:
     """The first error in a sentence; where it is a union's, what each of its branches would take."""
     error = errors[0]

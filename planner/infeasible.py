@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from nebula.errors import BadInput, Infeasible
-from nebula.planner.price import Prices
+from nebula.planner.price import NOWHERE, Prices
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
 from nebula.planner.stages import Cost, deal, every_run
 from nebula.units import format_bytes
@@ -130,7 +130,7 @@ def _leanest_of(
     split = Split(data=data, tensor=tensor, pipeline=1, rows=rows, sharding=sharding, recompute=recompute)
     m, runs = split.micro_batches(prices.job), every_run(spans.layers)
     sums = spans.of(runs.first, runs.end)
-    held = spans.held_bytes(sums, sharding)
+    held = spans.held_bytes(sums, sharding, NOWHERE)
     table = deal(runs, lambda behind, _: Cost(held + sums.kept_bytes * min(behind + 1, m), held), stages)
     needs = [(table.value(p), p) for p in range(1, stages + 1) if limits.allows("pipeline", p)]
     if not needs:

@@ -6,7 +6,7 @@ The same formulas as nebula.cost_model.evaluate, over arrays of runs of layers; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,42 +14,23 @@ from numpy.typing import NDArray
 
 from nebula.cluster.topology import Level, nic_share
 from nebula.cluster.values import Cluster, Link
-from nebula.cost_model.closed_form import last_backward_s
+from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.evaluate import Pricing
-from nebula.cost_model.groups import Groups, uniform_groups
+from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import fixed_bytes
+from nebula.cost_model.placed import Placed, place
+from nebula.cost_model.spans import Costs, Spans, Sums
 from nebula.graph.values import DistributedGraph, Kernel
 from nebula.plan.values import Job, Sharding
 from nebula.planner.pool import Pool
 from nebula.planner.space import Split
-from nebula.planner.spans import Costs, Spans, Sums
 from nebula.planner.stages import Cost, Deals, Runs, deal, every_run, geometric_bound, stage_bound
 
 Floats = NDArray[np.float64]
 NOWHERE = Groups()
 """Groups of one rank each: communication that costs nothing, for bounds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """Where a split's stages are.
-
-    Attributes:
-        kinds: the different kinds of stages: groups, and by what factor the slowest node is slower.
-        stages: for each stage the index of its kind.
-    """
-
-    kinds: tuple[tuple[Groups, float], ...]
-    stages: tuple[int, ...]
-
-    @staticmethod
-    def of(groups: Sequence[Groups], slow: Sequence[float]) -> Placed:
-        """The placement with those groups and factors of each stage."""
-        index: dict[tuple[Groups, float], int] = {}
-        stages = tuple(index.setdefault(kind, len(index)) for kind in zip(groups, slow, strict=True))
-        return Placed(kinds=tuple(index), stages=stages)
 
 
 class Useful(NamedTuple):
@@ -127,9 +108,7 @@ class SplitPrice:
     def step_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
         """The exact step time of each of several boundaries."""
         costs = self._costs(boundaries)
-        ends_s = last_backward_s(costs.forward_s, costs.backward_s, self.micro_batches)
-        step_s: Floats = (ends_s + costs.tail_s).max(axis=1)
-        return step_s
+        return step_seconds(costs.forward_s, costs.backward_s, costs.tail_s, self.micro_batches)
 
     def _costs(self, boundaries: Sequence[Sequence[int]]) -> Costs:
         """Costs of several boundaries, each array [boundaries, stages]."""
@@ -186,7 +165,7 @@ class Prices:
         self.limit_bytes = pool.device.memory_bytes * job.memory_fraction
         self._devices = np.array(pool.devices)
         self._every = every_run(len(graph.layers))
-        self._spans: dict[tuple[int, int, str], Spans] = {}
+        self._levels: dict[int, Levels] = {}
         self._placed: dict[tuple[int, int, int, int], Placed] = {}
         self._useful: dict[tuple[int, int, str, int], tuple[float, Useful]] = {}
 
@@ -196,14 +175,16 @@ class Prices:
         Raises:
             BadInput: the tensor degree does not divide what it has to cut.
         """
-        key = (tensor, rows, recompute)
-        if key not in self._spans:
-            levels = self.pricing.fabric.levels(self.pool.devices[:tensor])
-            chain = self.pricing.chains.cost(
-                rows=rows, tensor=tensor, levels=levels, sequence=False, device=self.pool.device, policy=recompute
-            )
-            self._spans[key] = Spans(chain, self.pool.device, self.job)
-        return self._spans[key]
+        if tensor not in self._levels:
+            self._levels[tensor] = self.pricing.fabric.levels(self.pool.devices[:tensor])
+        return self.pricing.spans(
+            rows=rows,
+            tensor=tensor,
+            levels=self._levels[tensor],
+            sequence=False,
+            device=self.pool.device,
+            policy=recompute,
+        )
 
     def split(self, split: Split) -> SplitPrice:
         """The price of a split with its ranks placed."""
@@ -274,7 +255,7 @@ class Prices:
         The mean over the stages of what does not depend on the deal, one micro-batch in flight; or the fullest layer.
         """
         spans = self._spans_of(split)
-        alone = spans.held_bytes(spans.single, split.sharding) + spans.single.kept_bytes
+        alone = spans.held_bytes(spans.single, split.sharding, NOWHERE) + spans.single.kept_bytes
         shared = fixed_bytes(
             spans.whole.parameters_bytes, spans.whole.elements, 0.0 * spans.whole.elements, split.sharding, self.job
         )
@@ -297,14 +278,17 @@ class Prices:
 
     def _place(self, split: Split) -> Placed:
         """Groups and slowness of each stage, ranks in the order of nebula.plan.layout on the pool's devices."""
-        degree = split.sharding.degree
-        key = (split.data, split.tensor, split.pipeline, degree)
+        key = (split.data, split.tensor, split.pipeline, split.sharding.degree)
         if key not in self._placed:
-            grid = self._devices[: split.ranks].reshape(-1, split.pipeline, degree, split.tensor)
-            by_stage = grid.transpose(1, 0, 2, 3).reshape(split.pipeline, split.data, split.tensor)
-            fabric = self.pricing.fabric
-            slow = [fabric.slowest(stage) for stage in by_stage]
-            self._placed[key] = Placed.of(uniform_groups(by_stage, degree, fabric), slow)
+            data, tensor, pipeline, degree = key
+            self._placed[key] = place(
+                self._devices,
+                data=data,
+                tensor=tensor,
+                pipeline=pipeline,
+                degree=degree,
+                fabric=self.pricing.fabric,
+            )
         return self._placed[key]
 
     def _spans_of(self, split: Split) -> Spans:

@@ -79,12 +79,14 @@ def find_device(text: str) -> Found:
     if product is not None:
         return Found(product, True)
     letters = _letters(bare)
-    alike = [n for n in known if _letters(n).startswith(letters)] if letters else []
+    # a short form has the number of the model, or most of the name
+    telling = len(letters) > 3 or re.search("[a-z].*[0-9]", letters)
+    alike = [n for n in known if _letters(n).startswith(letters)] if telling else []
     # a longer text: the longest name that it begins with
     alike = alike or sorted((n for n in known if letters.startswith(_letters(n))), key=len)[-1:]
     if not alike:
         model, size = _model(bare)
-        alike = [n for n in known if _model(n)[0] == model]
+        alike = [n for n in known if model and _model(n)[0] == model]
         alike.sort(key=lambda n: _model(n)[1] != size)
     if alike:
         return Found(device_type(alike[0]), True)

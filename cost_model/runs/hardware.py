@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from nebula.cluster.sections import NO_LINK
 from nebula.cluster.values import Cluster, DeviceType, NodeGroup
 from nebula.cost_model.runs.amounts import part_for
 from nebula.cost_model.runs.devices import Found, find_device, usual_intra, usual_nic
@@ -103,6 +104,9 @@ def _group(row: Row, part: Part, found: Found, name: str, several: bool) -> tupl
     usual = usual_intra(found.device)
     intra = intra_link(intra_text, usual, f"row {row.id!r}: intra") if per_node > 1 else alone()
     net = nics(inter_text, per_node, usual_nic(found.device)) if several else alone()
+    for field, text, reading in (("intra", intra_text, intra), ("inter", inter_text, net)):
+        if reading.link is not NO_LINK and (reading.count < 1 or reading.link.bytes_per_s <= 0):
+            raise BadInput(f"{field}: {text!r} means a link without any bytes per second")
     group = NodeGroup(
         name=name,
         count=part.devices // per_node,

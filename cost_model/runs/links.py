@@ -80,7 +80,7 @@ def intra_link(text: str, usual_bytes_per_s: float, where: str) -> Reading:
             link=Link(kind=kind, bytes_per_s=usual, latency_s=INTRA_LATENCY_S), origin="name" if known else "assumed"
         )
     total = printed.bytes_per_s * printed.links
-    if printed.bits and BOTH_WAYS.search(text) and total < usual / 2:
+    if printed.bits and total < usual / 2:
         number = f"{total * 8 / 1e9:g}"
         warnings.warn(
             f"{where}: {number} Gb/s is {format_rate(total)}, much less than such a link has; "

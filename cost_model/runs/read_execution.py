@@ -130,7 +130,7 @@ class _Reader:
             name: bool(flag) if (flag := getattr(given, name)) is not None else self.says(pattern)
             for name, pattern in patterns.items()
         }
-        return Hidden(**values)
+        return Hidden(**values, gradients=self.says(r"(?:all-?reduce|reduction)[^;]*\b(?:wgrad|weight[- ]grad)"))
 
     def launches(self) -> dict[str, Any]:
         """Who launches kernels, and how many."""
@@ -141,7 +141,8 @@ class _Reader:
         if not separate and not compiled and not self.says(r"fused (?:kernels|norm|rope|softmax)"):
             self.assumed.add("fused_pointwise")
         cost = re.search(r"(?:kernel|launch)[^;]{0,20}?([0-9.]+\s*(?:us|ns|ms))", self.text)
-        host_s = parse_seconds(cost[1]) if cost else self.otherwise("host_kernel_s")
+        feature = "host_kernel_s before 2022" if first_year(self.row.device) < 2022 else "host_kernel_s"
+        host_s = parse_seconds(cost[1]) if cost else self.otherwise("host_kernel_s", feature)
         return {
             "host_kernel_s": host_s,
             "compiled": compiled,

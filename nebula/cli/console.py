@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from nebula.units import format_seconds
@@ -37,27 +38,52 @@ def log(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-class SearchLine:
-    """Shows on a terminal's stderr how far a search is, ten times a second at most; silent elsewhere."""
+class Line:
+    """A line on a terminal's stderr that says how far something is, ten times a second at most; silent elsewhere."""
 
     def __init__(self) -> None:
         self.shown_s, self.width = 0.0, 0
 
-    def __call__(self, progress: Progress) -> None:
+    def show(self, words: Callable[[], str]) -> None:
         """Replaces the line."""
         now_s = time.monotonic()
         if not sys.stderr.isatty() or now_s - self.shown_s < 0.1:
             return
-        best, bound = format_seconds(progress.best_s), format_seconds(progress.bound_s)
-        words = f"searching: {progress.priced:,} splits priced, best {best}, none below {bound}"
-        sys.stderr.write("\r" + words.ljust(self.width))
+        text = words()
+        sys.stderr.write("\r" + text.ljust(self.width))
         sys.stderr.flush()
-        self.shown_s, self.width = now_s, len(words)
+        self.shown_s, self.width = now_s, len(text)
 
     def clear(self) -> None:
         """Takes the line away."""
         if self.width:
             sys.stderr.write("\r" + " " * self.width + "\r")
+            sys.stderr.flush()
+
+
+class SearchLine(Line):
+    """How far a search is."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Says how many splits are priced."""
+        self.show(lambda: _search_words(progress))
+
+
+class CountLine(Line):
+    """How many of a number of things are done."""
+
+    def __init__(self, doing: str, whole: int, things: str) -> None:
+        super().__init__()
+        self.doing, self.whole, self.things = doing, whole, things
+
+    def __call__(self, done: int) -> None:
+        """Says so."""
+        self.show(lambda: f"{self.doing}: {done:,} of {self.whole:,} {self.things}")
+
+
+def _search_words(progress: Progress) -> str:
+    best, bound = format_seconds(progress.best_s), format_seconds(progress.bound_s)
+    return f"searching: {progress.priced:,} splits priced, best {best}, none below {bound}"
 
 
 def print_json(document: Any) -> None:

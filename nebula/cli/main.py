@@ -13,7 +13,19 @@ import typer
 from typer.core import TyperGroup
 
 from nebula import __version__
-from nebula.cli import checking, cluster, demo, deploying, doctor, planning, profiling, reporting, running, validating
+from nebula.cli import (
+    calibrating,
+    checking,
+    cluster,
+    demo,
+    deploying,
+    doctor,
+    planning,
+    profiling,
+    reporting,
+    running,
+    validating,
+)
 from nebula.cli.console import forgive_encodings, log
 from nebula.errors import NebulaError, Suspicious
 
@@ -86,6 +98,7 @@ app.command()(planning.simulate)
 app.command()(reporting.report)
 app.command()(validating.validate)
 app.command()(profiling.profile)
+app.command()(calibrating.calibrate)
 app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})(running.launch)
 app.command()(running.train)
 app.add_typer(deploying.app, name="deploy")

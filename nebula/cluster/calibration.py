@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field
 
 from nebula import marked_yaml
+from nebula.cluster import fitted
 from nebula.cluster.catalogue import DTYPES, FIELDS
 from nebula.cluster.sections import Dtype, IntraSection, Number, Peak, Rate, Seconds, Share
 from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup
@@ -130,7 +131,11 @@ def apply(document: Document, named: Sequence[str], cluster: Cluster) -> Cluster
                 f"there is no calibration file {path}; a path is relative to the cluster file, and "
                 f"`nebula profile -o {name}` writes one",
             )
-        cluster = calibrated(cluster, load_calibration(path), document, name)
+        content = marked_yaml.read(path)
+        if fitted.is_fitted(content):
+            cluster = fitted.calibrated(cluster, fitted.read_fitted(content), document, name)
+        else:
+            cluster = calibrated(cluster, load_calibration(path), document, name)
     return cluster
 
 

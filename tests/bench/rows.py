@@ -12,17 +12,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A figure: `value` in `unit`, at most `promise` where one was made."""
+    """A figure: `value` in `unit`, at most `promise` where one was made, or at least where more is better."""
 
     name: str
     value: float
     unit: str
     promise: float | None = None
+    more_is_better: bool = False
+
+    @property
+    def missed(self) -> bool:
+        """Whether a promise was not kept."""
+        if self.promise is None:
+            return False
+        return self.value < self.promise if self.more_is_better else self.value > self.promise
 
     def text(self) -> str:
         """One line for people."""
-        promise = "" if self.promise is None else f"promised ≤ {self.promise:g} {self.unit}"
-        verdict = "" if self.promise is None else ("ok" if self.value <= self.promise else "MISSED")
+        sign = "≥" if self.more_is_better else "≤"
+        promise = "" if self.promise is None else f"promised {sign} {self.promise:g} {self.unit}"
+        verdict = "" if self.promise is None else ("MISSED" if self.missed else "ok")
         return f"{self.name:58} {self.value:10.4g} {self.unit:6} {promise:24} {verdict}"
 
 

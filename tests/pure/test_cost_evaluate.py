@@ -248,7 +248,7 @@ def test_stages_that_do_not_hold_every_layer_once_are_refused():
         evaluate(chain(), cluster(), plan((0, 3)))
 
 
-def test_degrees_without_a_price_are_refused():
+def test_a_context_that_ranks_cannot_share_is_refused():
     own = plan()
     with pytest.raises(BadInput, match="context"):
         evaluate(chain(), cluster(), replace(own, stages=(replace(own.stages[0], context=2),)))

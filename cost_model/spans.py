@@ -1,6 +1,6 @@
 """The cost of runs of consecutive layers, many at once: a run is what one stage may hold.
 
-All figures come from the same formulas as nebula.cost_model.evaluate, over arrays with one entry per run.
+evaluate prices the stages of a plan with it, many.py those of thousands of candidates, the planner those it deals.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nebula.cost_model.border import receive_seconds, send_seconds
 from nebula.cost_model.chain import ChainCost
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import fixed_bytes
-from nebula.cost_model.sharding import bucket_bytes, pass_costs, sync_seconds, update_seconds
+from nebula.cost_model.sharding import Passes, bucket_bytes, pass_costs, sync_seconds, update_seconds
 from nebula.plan.values import Job, Sharding
 
 Floats = NDArray[np.float64]
@@ -37,6 +37,7 @@ class Sums(NamedTuple):
     forward_s: Floats
     forward_wire_s: Floats
     backward_s: Floats
+    recompute_s: Floats
     backward_wire_s: Floats
     parameters_bytes: Floats
     tensors: Floats
@@ -79,7 +80,8 @@ class Spans:
         summed = (
             chain.forward_s,
             chain.forward_communication_s,
-            chain.backward_s + chain.recompute_s,
+            chain.backward_s,
+            chain.recompute_s,
             chain.backward_communication_s,
             chain.parameters_bytes,
             chain.tensors,
@@ -103,11 +105,9 @@ class Spans:
         columns = (*summed, self._working_bytes[first, end], self._widest_bytes[first, end])
         return Sums(first, end, *columns)
 
-    def passes(
-        self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float
-    ) -> tuple[Floats, Floats]:
-        """Seconds of one forward and one backward, borders apart."""
-        more = pass_costs(
+    def added(self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups) -> Passes[Floats]:
+        """What sharding and the sums of gradients add to one forward and one backward."""
+        return pass_costs(
             sums.parameters_bytes,
             sums.tensors,
             outputs=(sums.module_outputs, sums.module_output_bytes),
@@ -116,16 +116,27 @@ class Spans:
             micro_batches=micro_batches,
             device=self.device,
         )
+
+    def passes(
+        self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float
+    ) -> tuple[Floats, Floats]:
+        """Seconds of one forward and one backward, borders apart."""
+        more = self.added(sums, micro_batches, sharding, groups)
         forward_s = slow * (sums.forward_s + more.forward_kernels_s) + sums.forward_wire_s
-        backward_s = slow * (sums.backward_s + more.backward_kernels_s) + sums.backward_wire_s
+        backward_s = slow * (sums.backward_s + sums.recompute_s + more.backward_kernels_s) + sums.backward_wire_s
         return forward_s + more.forward_wire_s, backward_s + more.backward_wire_s
+
+    def sync(self, sums: Sums, sharding: Sharding, groups: Groups) -> Floats:
+        """Seconds of data communication after the last backward."""
+        return sync_seconds(sums.parameters_bytes, sums.tensors, sharding=sharding, groups=groups, device=self.device)
+
+    def update(self, sums: Sums, sharding: Sharding, slow: float) -> Floats:
+        """Seconds of the optimizer."""
+        return slow * update_seconds(sums.elements, sums.tensors, sharding=sharding, job=self.job, device=self.device)
 
     def tail(self, sums: Sums, sharding: Sharding, groups: Groups, slow: float) -> Floats:
         """Seconds of synchronization and update after the last backward."""
-        sync_s = sync_seconds(sums.parameters_bytes, sums.tensors, sharding=sharding, groups=groups, device=self.device)
-        return sync_s + slow * update_seconds(
-            sums.elements, sums.tensors, sharding=sharding, job=self.job, device=self.device
-        )
+        return self.sync(sums, sharding, groups) + self.update(sums, sharding, slow)
 
     def costs(
         self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float, limit_bytes: float
@@ -135,15 +146,19 @@ class Spans:
         (received_s, back_s), (sent_s, returned_s) = self.entry(groups), self.exit(groups)
         forward_s = forward_s + received_s[sums.first] + sent_s[sums.end]
         backward_s = backward_s + back_s[sums.first] + returned_s[sums.end]
-        held = self.held_bytes(sums, sharding) + bucket_bytes(sums.parameters_bytes, groups)
+        held = self.held_bytes(sums, sharding, groups)
         room = np.floor((limit_bytes - held) / np.maximum(sums.kept_bytes, 1.0))
         return Costs(forward_s, backward_s, self.tail(sums, sharding, groups, slow), room)
 
-    def held_bytes(self, sums: Sums, sharding: Sharding) -> Floats:
-        """Bytes on one rank that do not depend on the micro-batches in flight, buffers at the borders included."""
+    def held_bytes(self, sums: Sums, sharding: Sharding, groups: Groups) -> Floats:
+        """Bytes on one rank that do not depend on the micro-batches in flight, buffers included."""
         held = fixed_bytes(sums.parameters_bytes, sums.elements, sums.widest_bytes, sharding, self.job)
+        return held + sums.working_bytes + self.buffers_bytes(sums, groups)
+
+    def buffers_bytes(self, sums: Sums, groups: Groups) -> Floats:
+        """What comes in from both neighbours, and gradients in a bucket."""
         inward, returned = self._border_bytes
-        return held + sums.working_bytes + inward[sums.first] + returned[sums.end]
+        return inward[sums.first] + returned[sums.end] + bucket_bytes(sums.parameters_bytes, groups)
 
     def entry(self, groups: Groups) -> tuple[Floats, Floats]:
         """Receiving a forward and sending a gradient back, [layers + 1] by the first layer of a run."""

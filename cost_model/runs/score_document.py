@@ -1,0 +1,90 @@
+"""What `nebula validate --json` prints: errors in percent, times in seconds, memory in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nebula.cost_model.runs.sanity import Doubt
+from nebula.cost_model.runs.score import GROUPS, Scored, Validation
+
+
+def document_of(validation: Validation, invalid: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """The document of a validation.
+
+    Args:
+        validation: of the rows that could be read.
+        invalid: id and reason of those that could not.
+    """
+    refused = [*invalid, *((r.row.id, r.reason) for r in validation.refused)]
+    return {
+        "time": validation.time.document,
+        "memory": validation.memory.document,
+        "within_interval_pct": {
+            "time": _rounded(validation.time_within_pct),
+            "memory": _rounded(validation.memory_within_pct),
+        },
+        "by": {group: {name: _part(part) for name, part in validation.by(group).items()} for group in GROUPS},
+        "unsupported": [{"id": name, "reason": reason} for name, reason in refused],
+        "doubts": [_doubt(d) for d in validation.doubts],
+        "suspicious": [{"id": s.id, "sentence": s.sentence} for s in validation.suspicious],
+        "rows": [_row(s) for s in validation.scored],
+    }
+
+
+def _part(part: Validation) -> dict[str, Any]:
+    return part.time.document | {
+        "memory": part.memory.document,
+        "within_interval_pct": _rounded(part.time_within_pct),
+        "unsupported": len(part.refused),
+    }
+
+
+def _doubt(doubt: Doubt) -> dict[str, Any]:
+    return {
+        "id": doubt.id,
+        "model": doubt.model,
+        "what": doubt.what,
+        "described": doubt.described,
+        "expected": doubt.expected,
+        "error_pct": round(doubt.error_pct, 3),
+    }
+
+
+def _row(scored: Scored) -> dict[str, Any]:
+    predicted, row = scored.predicted, scored.row
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "predicted": predicted.time_s,
+        "measured": predicted.case.measured.time_s or None,
+        "error_pct": scored.time_pct,
+        "interval": list(scored.interval_s),
+        "within_interval": scored.time_within,
+        "parts": scored.parts_s,
+        "memory": _memory(scored),
+        "assumed": {
+            "execution": list(predicted.case.execution.assumed),
+            "hardware": list(scored.assumed_hardware),
+        },
+        **{name: key(row) for name, key in GROUPS.items()},
+    }
+
+
+def _memory(scored: Scored) -> dict[str, Any]:
+    """Of the rank that holds most; null where a layer alone was measured."""
+    peak = scored.predicted.peak
+    return {
+        "predicted": scored.predicted.peak_bytes if peak else None,
+        "measured": scored.predicted.case.measured.peak_bytes or None,
+        "error_pct": scored.memory_pct,
+        "interval": list(peak.interval_bytes) if peak else None,
+        "within_interval": scored.memory_within,
+        "counted": peak.counted.value if peak else None,
+        "moment": peak.moment if peak else None,
+        "largest": peak.holder if peak else None,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
