@@ -261,7 +261,7 @@ def test_fusing_twice_is_fusing_once(whole: Block, compiled: bool) -> None:
     assert separate(separate(whole)) == separate(whole)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(blocks(), st.booleans())
 def test_regions_hold_no_product_and_wait_for_each_other_in_one_direction(whole: Block, compiled: bool) -> None:
     place = {op.name: op.name for op in whole.operators}
@@ -269,7 +269,12 @@ def test_regions_hold_no_product_and_wait_for_each_other_in_one_direction(whole:
         assert not [op for op in members if any(k.product for k in op.forward if isinstance(k, Kernel))]
         assert all(place[op.name] == op.name for op in members), "an operator is in one region"
         place.update({op.name: f"region of {members[0].name}" for op in members})
-    made = {name: place[op.name] for op in whole.operators for name in op.outputs}
+    made: dict[str, str] = {}
+    for op in whole.operators:
+        # a view is with whoever makes what it shows
+        shown = made.get(whole.tensor(op.outputs[0]).alias_of) if op.inputs else None
+        place[op.name] = shown or place[op.name]
+        made.update(dict.fromkeys(op.outputs, place[op.name]))
     waits: dict[str, set[str]] = {}
     for op in whole.operators:
         needed = {made[n] for n in op.inputs if n in made} - {place[op.name]}
@@ -277,7 +282,7 @@ def test_regions_hold_no_product_and_wait_for_each_other_in_one_direction(whole:
     TopologicalSorter(waits).prepare()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(blocks())
 def test_kinds_that_nobody_knows_keep_their_kernels(whole: Block) -> None:
     done = fused(whole, compiled=True)
