@@ -12,7 +12,6 @@ from nebula.cost_model.kernel_parameters import (
     ATTENTION_SHARE,
     BACKWARD_SHARE,
     BACKWARD_SOFTMAX,
-    BACKWARD_STARTUP,
     STARTUP_KEYS,
 )
 from nebula.graph.values import Scores
@@ -25,6 +24,10 @@ FIRST_SHARE = 0.5
 
 WIDTH_STEP = 32
 """Heads are padded to a multiple of it."""
+
+BACKWARD_STARTUP = 4.0
+"""What a block of the backward costs beyond its keys, over one of the forward: outputs times gradients first, and three
+gradients last."""
 
 FLOPS_PER_SCORE = {False: 4.0, True: 10.0}
 """By direction, for each element of a head: two products forward, five backward, two operations each."""
@@ -43,7 +46,7 @@ def attention_seconds(scores: Scores, peak: float, device: DeviceType, generatio
     units = float(device.multiprocessors)
     blocks = scores.batch * -(-scores.queries // BLOCK)
     causal = scores.most > scores.seen
-    startup = STARTUP_KEYS.value * (BACKWARD_STARTUP.value if backward else 1.0)
+    startup = STARTUP_KEYS.value * (BACKWARD_STARTUP if backward else 1.0)
     mean = scores.seen + (BLOCK / 2 if causal else 0.0) + startup
     # under a causal mask the last block may be one of the longest
     whole = max(blocks / units, 1.0) * (scores.most + startup)

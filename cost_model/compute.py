@@ -16,7 +16,7 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.attention_kernels import attention_seconds
 from nebula.cost_model.communication import Amount
 from nebula.cost_model.pointwise import pointwise_seconds
-from nebula.cost_model.products import products_seconds, sustained_share
+from nebula.cost_model.products import products_seconds
 from nebula.graph.values import DTYPE_BYTES, Kernel, Work
 
 Floats = NDArray[np.float64]
@@ -70,7 +70,7 @@ def kernels_seconds(kernels: Sequence[Kernel], device: DeviceType, attention: in
 def _products(kernels: Sequence[Kernel], moved_bytes: Floats, device: DeviceType) -> Floats:
     shapes = [k.product for k in kernels if k.product is not None]
     peaks = np.array([device.peak(k.dtype) for k in kernels], dtype=float)
-    sustained = np.array([sustained_share(k.dtype, device) for k in kernels], dtype=float)
+    sustained = np.full(len(kernels), device.product_efficiency)
     element_bytes = np.array([DTYPE_BYTES[k.dtype] for k in kernels], dtype=float)
     return products_seconds(shapes, peaks, sustained, moved_bytes, device, element_bytes)
 

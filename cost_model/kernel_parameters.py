@@ -24,9 +24,6 @@ LOOP_SHARE = Parameter(
 THROTTLE_S = Parameter(
     12e-3, "s", (2e-3, 0.1), "of work that a rested device does beyond its sustained rate before its power limit acts"
 )
-HALF_ENERGY = Parameter(
-    1.06, "of bfloat16", (1.0, 1.2), "energy of a multiplication in float16, by which a device at its power limit slows"
-)
 ATTENTION_SHARE = Parameter(0.94, "of peak", (0.8, 1.0), "rate of the products of fused attention, the softmax apart")
 BACKWARD_SHARE = Parameter(
     0.9, "of that", (0.7, 1.0), "rate of those of its backward, whose operands come from shared memory more often"
@@ -37,17 +34,11 @@ BACKWARD_SOFTMAX = Parameter(
 STARTUP_KEYS = Parameter(
     118.0, "keys", (50.0, 300.0), "what a block of queries costs beyond the keys that it sees: loads, rescaling, output"
 )
-BACKWARD_STARTUP = Parameter(
-    4.0, "of the forward's", (2.0, 6.0), "the same in the backward: outputs times gradients first, three gradients last"
-)
 POINTWISE_SHARE = Parameter(
     0.1,
     "of peak",
     (0.05, 0.3),
     "rate of counted operations of element-wise work, of which each is several instructions",
-)
-DROPOUT_INSTRUCTIONS = Parameter(
-    5.5, "of counted", (3.0, 10.0), "instructions of dropout: ten rounds of Philox for four random numbers"
 )
 SOFTMAX_INSTRUCTIONS = Parameter(
     2.2, "of counted", (1.0, 4.0), "instructions of a softmax: the maximum and the sum of a row across threads"
@@ -59,14 +50,11 @@ CAST_OPERATIONS = Parameter(
 PARAMETERS: dict[str, Parameter] = {
     "LOOP_SHARE": LOOP_SHARE,
     "THROTTLE_S": THROTTLE_S,
-    "HALF_ENERGY": HALF_ENERGY,
     "ATTENTION_SHARE": ATTENTION_SHARE,
     "BACKWARD_SHARE": BACKWARD_SHARE,
     "BACKWARD_SOFTMAX": BACKWARD_SOFTMAX,
     "STARTUP_KEYS": STARTUP_KEYS,
-    "BACKWARD_STARTUP": BACKWARD_STARTUP,
     "POINTWISE_SHARE": POINTWISE_SHARE,
-    "DROPOUT_INSTRUCTIONS": DROPOUT_INSTRUCTIONS,
     "SOFTMAX_INSTRUCTIONS": SOFTMAX_INSTRUCTIONS,
     "CAST_OPERATIONS": CAST_OPERATIONS,
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 from nebula.cluster.values import FLOPS_PER_EXPONENTIAL, DeviceType
 from nebula.cost_model.kernel_parameters import (
     CAST_OPERATIONS,
-    DROPOUT_INSTRUCTIONS,
     POINTWISE_SHARE,
     SOFTMAX_INSTRUCTIONS,
 )
@@ -18,7 +17,7 @@ from nebula.graph.values import Kernel
 READS = {"layer_norm": 2.0, "rms_norm": 2.0}
 """How often kernels read their inputs, where it is more than once: rows in flight exceed registers and cache."""
 
-INSTRUCTIONS = {"dropout": DROPOUT_INSTRUCTIONS.value, "softmax": SOFTMAX_INSTRUCTIONS.value}
+INSTRUCTIONS = {"softmax": SOFTMAX_INSTRUCTIONS.value}
 """By how much the instructions of a kind exceed its counted operations."""
 
 SHARPNESS = 6.0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
-from nebula.cost_model.kernel_parameters import HALF_ENERGY, LOOP_SHARE, THROTTLE_S
+from nebula.cost_model.kernel_parameters import LOOP_SHARE, THROTTLE_S
 from nebula.graph.values import Product
 
 Floats = NDArray[np.float64]
@@ -85,16 +85,6 @@ def tiled_seconds(shapes: Floats, peaks: Floats, device: DeviceType, element_byt
     joined_s = np.where(splits > 1, splits * batch * m * n * PARTIAL_BYTES / bytes_per_s, 0.0)
     seconds: Floats = (waves * (loop_s + store_s) + joined_s).min(axis=(1, 2))
     return seconds
-
-
-def sustained_share(dtype: str, device: DeviceType) -> float:
-    """Share of the peak that large products of a dtype sustain: float16 has longer mantissas than bfloat16 has.
-
-    Multipliers draw power with the square of their width, and a device that is limited by power slows down. One that
-    knows no bfloat16 states what it attains in float16.
-    """
-    other = dtype == "float16" and "bfloat16" in device.peak_flops
-    return device.product_efficiency / (HALF_ENERGY.value if other else 1.0)
 
 
 TOGETHER = 0.925

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nebula.cluster.catalogue import device_type
 from nebula.cost_model.compute import compute_seconds, kernel_seconds, kernels_seconds, sequence_seconds
-from nebula.cost_model.kernel_parameters import HALF_ENERGY, PARAMETERS, THROTTLE_S
+from nebula.cost_model.kernel_parameters import PARAMETERS, THROTTLE_S
 from nebula.cost_model.products import alone, rested
 from nebula.graph.values import Kernel, Product, Scores
 from tests.pure.cost_samples import device
@@ -68,12 +68,10 @@ def test_a_device_at_its_power_limit_takes_its_flops_at_the_sustained_rate():
     assert seconds(product(m=16384, n=16384, k=16384)) == pytest.approx(limit_s, rel=0.05)
 
 
-def test_float16_draws_more_power_than_bfloat16_where_both_are_known():
-    big = product(m=16384, n=16384, k=16384)
-    half = replace(big, dtype="float16")
-    assert seconds(half) == pytest.approx(HALF_ENERGY.value * seconds(big), rel=0.01)
+def test_a_device_without_bfloat16_sustains_its_share_in_float16():
+    half = replace(product(m=16384, n=16384, k=16384), dtype="float16")
     volta = device_type("V100-16GB-SXM2")
-    limit_s = big.flops / (volta.peak("float16") * volta.product_efficiency)
+    limit_s = half.flops / (volta.peak("float16") * volta.product_efficiency)
     assert seconds(half, volta) == pytest.approx(limit_s, rel=0.1)
 
 
@@ -137,12 +135,6 @@ def test_attention_reaches_what_its_authors_published(name, generation, width, s
 def test_few_heads_do_not_fill_the_device():
     one, many = (seconds(attention(b, 4096, causal=False)) for b in (1, 4))
     assert many < 1.1 * one
-
-
-def test_random_numbers_cost_more_than_their_bytes():
-    size = 1e8
-    plain = Kernel(kind="scale", dtype="bfloat16", flops=size, read_bytes=2 * size, written_bytes=2 * size)
-    assert seconds(replace(plain, kind="dropout", flops=2 * size)) > 1.2 * seconds(plain)
 
 
 @given(st.lists(st.floats(0, 1e-3), max_size=20), st.floats(0, 1e-3))
