@@ -239,7 +239,7 @@ def assert_conserved(whole: Block, done: Block) -> None:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(blocks(), st.booleans())
 def test_products_keep_their_flops_and_nothing_moves_more(whole: Block, compiled: bool) -> None:
     assert_conserved(whole, fused(whole, compiled))
@@ -253,7 +253,7 @@ def test_layers_keep_the_flops_of_products_and_their_collectives(whole: Block, c
     assert_conserved(whole, separate(whole))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(blocks(), st.booleans())
 def test_fusing_twice_is_fusing_once(whole: Block, compiled: bool) -> None:
     once = fused(whole, compiled)
@@ -261,7 +261,7 @@ def test_fusing_twice_is_fusing_once(whole: Block, compiled: bool) -> None:
     assert separate(separate(whole)) == separate(whole)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(blocks(), st.booleans())
 def test_regions_hold_no_product_and_wait_for_each_other_in_one_direction(whole: Block, compiled: bool) -> None:
     place = {op.name: op.name for op in whole.operators}
@@ -282,7 +282,7 @@ def test_regions_hold_no_product_and_wait_for_each_other_in_one_direction(whole:
     TopologicalSorter(waits).prepare()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(blocks())
 def test_kinds_that_nobody_knows_keep_their_kernels(whole: Block) -> None:
     done = fused(whole, compiled=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cluster.catalogue import device_type, names
@@ -158,6 +158,7 @@ def test_what_is_computed_again_takes_at_most_a_forward(what: str, name: str) ->
     assert found.again.kernels_s <= found.forward.kernels_s * (1 + 1e-9)
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["memory_bytes_per_s", "peak", "kernel_s", "product_efficiency"]),
     st.floats(1, 10),

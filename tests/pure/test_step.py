@@ -12,16 +12,12 @@ from hypothesis import strategies as st
 from nebula.cluster.values import Cluster, NodeGroup
 from nebula.cost_model.compute import moving_seconds
 from nebula.cost_model.passes import layer_passes
-from nebula.cost_model.runs.devices import FIRST_YEARS, first_year
 from nebula.cost_model.runs.execution import Execution, Hidden, Recompute
-from nebula.cost_model.runs.predict import Predicted, predict
-from nebula.cost_model.runs.read_execution import year_of
 from nebula.cost_model.step import StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
 from nebula.models.describe import decoder_graph
 from nebula.plan.values import Job, Plan, RankPlace, Replica, Sharding, Stage
-from tests.pure import runs_samples
 from tests.pure.cost_samples import MADE_FROM, chain, cluster, device
 from tests.pure.decoder_samples import GROUPED, MIXED
 
@@ -118,7 +114,7 @@ def test_on_one_device_a_step_is_its_passes_its_update_and_the_host(micro_batche
     assert found.passes_s == pytest.approx(micro_batches * serial + adds)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     degrees=st.fixed_dictionaries(
         {
@@ -153,7 +149,7 @@ def test_more_bandwidth_is_never_slower(degrees, level, hidden, better, factor) 
     assert after.step_s <= before.step_s * (1 + 1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     name=st.sampled_from(["contention", "jitter", "step_host_s", "start_s", "pipelined_share"]),
     values=st.tuples(st.floats(0, 1), st.floats(0, 1)),
@@ -171,7 +167,7 @@ def test_contention_jitter_and_shares_move_a_step_one_way(name: str, values, lev
 
 
 @pytest.mark.parametrize("axis", ["tensor", "data", "pipeline", "expert", "gradients"])
-@pytest.mark.parametrize("nic", [1e6, 1e8, 1e10])
+@pytest.mark.parametrize("nic", [1e6, 1e9])
 @pytest.mark.parametrize("level", [0, 1, 3])
 def test_hiding_a_collective_never_makes_a_step_slower(axis: str, nic: float, level: int) -> None:
     graph = decoder(mixed=True)
@@ -195,7 +191,7 @@ def test_what_runs_beside_kernels_adds_no_more_than_it_takes_and_no_less_than_wh
     assert work_s + added <= work_s + 1 + pricing.beside(work_s + 1, wire_s) + 1e-12
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(1, 12),
     st.integers(1, 4),
@@ -237,7 +233,7 @@ def test_interleaving_equal_stages_divides_the_bubble(chunks: int, devices: int,
     assert found.passes_s == pytest.approx(pass_s * (micro_batches + (devices - 1) / chunks))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(0, 3), st.floats(1, 4), st.floats(0, 4), st.sampled_from([1, 2]), st.sampled_from([Hidden(), HIDDEN])
 )
@@ -330,67 +326,3 @@ def test_a_border_is_cut_by_the_tensor_group_and_gathered_behind_it(sequence: bo
     gather = 0.0 if sequence else whole / 2 / 1e10 + 1e-5 + DEFAULT.start_s
     assert found.stages[0].send_s == pytest.approx(send + gather)
     assert found.stages[1].send_s == 0.0
-
-
-def seconds_of(**changes: object) -> float:
-    found = predict(runs_samples.case(**changes))
-    assert isinstance(found, Predicted), found
-    return found.time_s
-
-
-SHARD = {
-    "kind": "layer_shard",
-    "measured": {"layer_total_ms": 1.0},
-    "hidden": 4096,
-    "ffn_hidden": 16384,
-    "seq_len": 1024,
-}
-SHARD |= {"heads": 32, "pp": 1, "dp": 1, "tp": 2, "devices": 1, "global_batch": None, "device": "H100-80GB-SXM"}
-
-
-def test_a_share_of_a_layer_grows_with_its_micro_batch() -> None:
-    one, two, four = (seconds_of(**SHARD, micro_batch=n) for n in (1, 2, 4))
-    # the smallest waits for its host
-    assert one < two < 2 * one
-    assert 1.8 * two < four < 2.1 * two
-
-
-def test_forward_and_backward_of_a_layer_sum_to_both() -> None:
-    parts = [seconds_of(**SHARD | {"measured": {f"layer_{way}_ms": 1.0}}, micro_batch=4) for way in ("fwd", "bwd")]
-    assert sum(parts) == pytest.approx(seconds_of(**SHARD, micro_batch=4), rel=0.05)
-    assert parts[0] < parts[1]
-
-
-def test_a_layer_that_is_timed_alone_is_quicker_than_in_training() -> None:
-    case = runs_samples.case(**SHARD, micro_batch=4)
-    trained = StepPricing(case.graph, case.cluster, case.execution).layer(case.plan)
-    assert seconds_of(**SHARD, micro_batch=4) < trained.forward_s + trained.backward_s
-
-
-@pytest.mark.parametrize(
-    ("source", "year"),
-    [
-        ({"path": "llama3_h100_202412.md"}, 2024 + 11 / 12),
-        ({"rev": "v24.11"}, 2024 + 10 / 12),
-        ({"table": "of 2023-05-17"}, 2023 + 4 / 12),
-        ({"table": "March 2022"}, 2022 + 2 / 12),
-        ({"table": "Sept. 2022"}, 2022 + 8 / 12),
-        ({"table": "2021 Jun"}, 2021 + 5 / 12),
-        ({"table": "2048 devices, 2099.12 TFLOP/s"}, 0.0),
-        ({"table": "arXiv 2104.04473"}, 0.0),
-        ({"table": "decoder 2024, 2024 decoders, marginal 2023"}, 0.0),
-        ({}, 0.0),
-    ],
-)
-def test_the_year_that_texts_tell(source: dict[str, str], year: float) -> None:
-    assert year_of(runs_samples.row(source=source)) == pytest.approx(year)
-
-
-def test_first_years_are_those_of_the_longest_name_that_fits() -> None:
-    assert first_year("Ascend 910B") == 2023.0
-    assert first_year("Ascend 910") == 2019.7
-    assert first_year("NVIDIA H100 80GB HBM3") == 2022.8
-    assert first_year("something new") == dict(FIRST_YEARS)["A100"]
-    # a name that begins with another one must come before it, or it is never found
-    known = [name for name, _ in FIRST_YEARS]
-    assert not [(a, b) for i, a in enumerate(known) for b in known[i + 1 :] if b.startswith(a)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cluster.values import Cluster
@@ -65,6 +65,7 @@ def test_faster_links_attain_no_less(which: str, intra: str, nic: str, rate: flo
 
 
 @pytest.mark.parametrize("name", ["intra_share", "nic_share", "pcie_share", "tcp_bytes_per_s", "start_s"])
+@settings(max_examples=20)
 @given(st.data())
 def test_no_collective_is_slower_when_links_attain_more(name: str, data: st.DataObject) -> None:
     meaning = meanings()[name]
@@ -99,6 +100,7 @@ def test_axes_of_two_nodes() -> None:
     assert [(level.name, level.members) for level in found.expert_shard] == [("leaf", 2)]
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 2), st.integers(0, 1), st.integers(0, 1), st.data())
 def test_ranks_of_every_axis_multiply_out(data: int, context: int, tensor: int, draw: st.DataObject) -> None:
     data, context, tensor = 2**data, 2**context, 2**tensor
