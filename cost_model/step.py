@@ -239,20 +239,18 @@ class StepPricing:
         """One layer's forward and backward; what is run again counts with its communication, not its kernels."""
         passes, every = load.passes, self.execution.recompute.every
         gather_s, reduce_s = replicas.layer_seconds(load)
-        tensor_s, context_s, expert_s = (
-            own + more / every
-            for own, more in zip(
-                self._exposed(passes.backward, replicas.axes, forward=False),
-                self._exposed(passes.again, replicas.axes, forward=True),
-                strict=True,
-            )
+        forward, own, more = (
+            self._exposed(part, replicas.axes, slow, forward=part is not passes.backward)
+            for part in (passes.forward, passes.backward, passes.again)
         )
+        tensor_s, context_s, expert_s = (a + b / every for a, b in zip(own, more, strict=True))
         forward_s, backward_s = slow * passes.forward.kernels_s, slow * passes.backward.kernels_s
-        busy_s = backward_s + slow * passes.again.kernels_s / every
-        forward = self._exposed(passes.forward, replicas.axes, forward=True)
+        # traffic of data runs on while ranks wait for their other groups
+        ahead_s = forward_s + sum(forward)
+        back_s = backward_s + slow * passes.again.kernels_s / every + tensor_s + context_s + expert_s
         return (
-            PassTimes(forward_s, *forward, self._behind_data(forward_s, gather_s)),
-            PassTimes(backward_s, tensor_s, context_s, expert_s, self._behind_data(busy_s, gather_s + reduce_s)),
+            PassTimes(forward_s, *forward, self._behind_data(ahead_s, gather_s)),
+            PassTimes(backward_s, tensor_s, context_s, expert_s, self._behind_data(back_s, gather_s + reduce_s)),
         )
 
     def _behind_data(self, work_s: float, wire_s: float) -> float:
@@ -292,8 +290,12 @@ class StepPricing:
             )
         return self._blocks[key]
 
-    def _exposed(self, part: Pass, axes: Axes, *, forward: bool) -> tuple[float, float, float]:
-        """Seconds of a layer's communication along tensor, context and expert axes that nothing hides."""
+    def _exposed(self, part: Pass, axes: Axes, slow: float, *, forward: bool) -> tuple[float, float, float]:
+        """Seconds of a layer's communication along tensor, context and expert axes that nothing hides.
+
+        Kernels hide the collectives of the tensor group or those of context, each behind kernels of their own; what is
+        hidden behind all kernels has also the time that those leave open, so that no kernel is counted as hiding twice.
+        """
         hidden = self.execution.hidden
         behind = () if forward else ("all_reduce", "reduce_scatter")
         early = [w for w in part.wires if w.axis == "tensor" and w.kind in behind]
@@ -303,15 +305,15 @@ class StepPricing:
         tensor_s = seconds.get("tensor", 0.0)
         if hidden.tensor:
             total_s = tensor_s + early_s
-            tensor_s = total_s - self.parameters.pipelined_share * min(total_s, part.products_s)
+            tensor_s = total_s - self.parameters.pipelined_share * min(total_s, slow * part.products_s)
         else:
-            tensor_s += self.beside(part.weight_products_s, early_s) if hidden.gradients else early_s
+            tensor_s += self.beside(slow * part.weight_products_s, early_s) if hidden.gradients else early_s
         context_s = seconds.get("context", 0.0)
         if any(w.kind == "ring_exchange" for w in part.wires):
-            context_s = self.beside(part.attention_s, context_s)
+            context_s = self.beside(slow * part.attention_s, context_s)
         expert_s = seconds.get("expert", 0.0) + seconds.get("expert_tensor", 0.0)
         if hidden.expert:
-            expert_s = self.beside(part.kernels_s, expert_s)
+            expert_s = self.beside(slow * part.kernels_s + tensor_s + context_s, expert_s)
         return tensor_s, context_s, expert_s
 
     def beside(self, work_s: float, wire_s: float) -> float:
