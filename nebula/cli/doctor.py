@@ -6,7 +6,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from nebula.cli.options import Json
@@ -59,6 +58,9 @@ def _python() -> Finding:
 
 
 def _installed(package: str) -> str:
+    # at the top it would take an eighth of the time of `nebula --help`
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
