@@ -293,8 +293,9 @@ class StepPricing:
     def _exposed(self, part: Pass, axes: Axes, slow: float, *, forward: bool) -> tuple[float, float, float]:
         """Seconds of a layer's communication along tensor, context and expert axes that nothing hides.
 
-        Kernels hide the collectives of the tensor group or those of context, each behind kernels of their own; what is
-        hidden behind all kernels has also the time that those leave open, so that no kernel is counted as hiding twice.
+        Each is hidden behind kernels of its own kind, those of experts behind all kernels and what others still show, so
+        that faster kernels never make a layer slower. Collectives of two axes that run at once are taken not to slow
+        each other.
         """
         hidden = self.execution.hidden
         behind = () if forward else ("all_reduce", "reduce_scatter")
