@@ -293,8 +293,8 @@ class StepPricing:
     def _exposed(self, part: Pass, axes: Axes, slow: float, *, forward: bool) -> tuple[float, float, float]:
         """Seconds of a layer's communication along tensor, context and expert axes that nothing hides.
 
-        Each is hidden behind kernels of its own kind, those of experts behind all kernels and what others still show, so
-        that faster kernels never make a layer slower. Collectives of two axes that run at once are taken not to slow
+        Each is hidden behind kernels of its own kind, those of experts behind all kernels and what others still show,
+        so that faster kernels never make a layer slower. Collectives of two axes that run at once are taken not to slow
         each other.
         """
         hidden = self.execution.hidden
