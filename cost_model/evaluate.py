@@ -27,12 +27,10 @@ from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
-from nebula.plan.values import Job, Plan, Prediction, RankPlace, Replica, Stage, StepParts
+from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, RankPlace, Replica, Stage, StepParts
 
 KEPT_PLACEMENTS = 256
 """Placements that a Pricing remembers: a few tens of kilobytes each, where ranks are thousands."""
-
-PRECISION_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: Execution | None = None) -> Prediction:

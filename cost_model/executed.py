@@ -18,9 +18,7 @@ from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
-from nebula.plan.values import Job, Plan, Prediction, StageMemory, StepParts
-
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, StageMemory, StepParts
 
 
 def paddle_execution(job: Job) -> Execution:
@@ -29,7 +27,7 @@ def paddle_execution(job: Job) -> Execution:
     Gradients are added and reduced in the dtype of the weights, nothing runs beside compute, fused attention is
     FlashAttention-2, and pointwise operators are kernels of their own.
     """
-    dtype = DTYPES[job.precision]
+    dtype = PRECISION_DTYPE[job.precision]
     return Execution(
         attention=2,
         fused_pointwise=False,

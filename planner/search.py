@@ -15,13 +15,12 @@ from itertools import count
 
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster
-from nebula.cost_model.evaluate import PRECISION_DTYPE
 from nebula.errors import BadInput
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.layout import uniform_stages
-from nebula.plan.values import Job, MadeFrom, Plan, RankPlace
+from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, RankPlace
 from nebula.planner.engines import engine_of
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.fixed import check_fixed

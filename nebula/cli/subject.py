@@ -58,8 +58,8 @@ def model_graph(model: ModelSpec, precision: str) -> DistributedGraph:
 
 def described_graph(preset: str, seq_len: int, precision: str) -> DistributedGraph:
     """The graph of a built-in model; a seq_len of 0 means the preset's own."""
-    from nebula.cost_model.evaluate import PRECISION_DTYPE
     from nebula.models.describe import graph
+    from nebula.plan.values import PRECISION_DTYPE
 
     return graph(preset, seq_len=seq_len or None, dtype=PRECISION_DTYPE[precision])
 

@@ -79,8 +79,8 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     import paddle
     from paddle.static import InputSpec
 
-    from nebula.cost_model.evaluate import PRECISION_DTYPE
     from nebula.graph.capture import About, capture, capture_whole
+    from nebula.plan.values import PRECISION_DTYPE
 
     factory, before = factory_of(model.layer), paddle.get_default_dtype()
     paddle.set_default_dtype(PRECISION_DTYPE[precision])

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
+PRECISION_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Dtype of products and activations under each precision of a job."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

@@ -13,9 +13,6 @@ from nebula.profiling.timing import Effort, medians
 
 Seconds = Callable[[], float]
 
-DTYPES = ("float32", "bfloat16", "float16")
-"""Precisions of products that a job can have."""
-
 
 def shapes(scale: int) -> Iterator[tuple[int, int, int, int, bool]]:
     """Batch, m, k, n and whether both sides have the batch: those of a Transformer layer, and of its attention."""

@@ -12,15 +12,11 @@ from nebula.errors import BadInput
 from nebula.launch import launch
 from nebula.plan.files import save_plan
 from nebula.plan.layout import uniform_stages
-from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Sharding
+from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, RankPlace, Sharding
 from nebula.profiling.measurements import Measurements, of_plain, together
 from nebula.units import format_bytes
 
 SCRIPT = Path(__file__).parent / "entry" / "measure.py"
-
-DTYPES = ("float32", "bfloat16", "float16")
-"""Precisions that a job can have; the first that a device has is fitted with its steps."""
-
 
 LEAST_BYTES = 2.0**31
 """Of a device: what products, the largest tensors and the steps hold at the same time."""
@@ -46,7 +42,11 @@ def measure(
         )
     plan = busy_node(cluster, group)
     save_plan(plan, folder / "plan.json", overwrite=True)
-    dtypes = [d for d in DTYPES if d in group.device.peak_flops and (group.device.kind != "cpu" or d == "float32")]
+    dtypes = [
+        d
+        for d in PRECISION_DTYPE.values()
+        if d in group.device.peak_flops and (group.device.kind != "cpu" or d == "float32")
+    ]
     arguments = [str(folder), "quick" if quick else "full", ",".join(dtypes), str(group.device.memory_bytes)]
     launch(folder / "plan.json", SCRIPT, arguments, cluster=cluster, log_dir=folder / "log", out=out)
     files = [folder / f"measured.{rank}.json" for rank in range(plan.world_size)]
