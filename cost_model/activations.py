@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.layer import attention_cores
-from nebula.cost_model.runs.execution import Execution
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Operator, Role, Tensor
 
 PRODUCTS = ("matmul", "grouped_matmul")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from nebula.cluster.values import Cluster, DeviceType
-from nebula.cost_model.runs.execution import Execution
+from nebula.cost_model.execution import Execution
 
 SPREAD = {
     "emulated": (0.95, 1.05),

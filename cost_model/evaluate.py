@@ -20,8 +20,8 @@ from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Fabric, Levels
 from nebula.cost_model.confidence import interval, provenance
 from nebula.cost_model.executed import paddle_execution, predict_executed
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.groups import Groups, replica_devices, stage_groups
-from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.simulate import Durations, Event, Timeline, timeline
 from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst

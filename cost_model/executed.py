@@ -12,9 +12,9 @@ import numpy as np
 
 from nebula.cluster.values import Cluster
 from nebula.cost_model.confidence import provenance, run_interval
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.peak import Counted
 from nebula.cost_model.plan_peaks import plan_peaks
-from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph

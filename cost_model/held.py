@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.memory import held_shares
-from nebula.cost_model.runs.execution import Execution
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.values import Sharding
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.compute import kernels_seconds
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.fusion import fused, separate
 from nebula.cost_model.layer import attention_cores
-from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.siblings import operand_gradients
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Kernel, Operator, Role, Work
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nebula.cost_model.activations import PRODUCTS, Activations
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.held import Held, has_own_sums, held
-from nebula.cost_model.runs.execution import Execution
 from nebula.graph.values import DTYPE_BYTES, Block
 from nebula.plan.values import Sharding, StageMemory
 

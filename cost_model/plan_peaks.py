@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nebula.cost_model.activations import activations
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, Peak, Setting, layer_load, rank_peak
-from nebula.cost_model.runs.execution import Execution
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.schedule import alive
 from nebula.plan.values import Plan, Sharding

@@ -14,8 +14,8 @@ from nebula.cluster.topology import Level
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, ranks_of
 from nebula.cost_model.compute import moving_seconds
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.passes import Passes
-from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.cost_model.traffic import Axes, wire
 from nebula.graph.values import DTYPE_BYTES

@@ -20,9 +20,9 @@ from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Fabric, ranks_of
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.passes import Pass, layer_passes
 from nebula.cost_model.replicas import LayerLoad, Replicas
-from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.cost_model.traffic import Axes, attained, seconds_by_axis, stage_axes, wire
 from nebula.errors import BadInput

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.runs.case import Described
-from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.runs.schema import Row
 from nebula.graph.values import DistributedGraph
 from nebula.models.decoders import DecoderConfig

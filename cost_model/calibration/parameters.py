@@ -13,7 +13,7 @@ from statistics import median
 
 from nebula.cluster.catalogue import device_type, names
 from nebula.cluster.values import Cluster, DeviceType
-from nebula.cost_model.runs.execution import DEFAULTS
+from nebula.cost_model.execution import DEFAULTS
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters, meanings
 from nebula.errors import BadInput, closest
 

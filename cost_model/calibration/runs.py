@@ -18,9 +18,9 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.calibration.parameters import HOST, Parameter, host_features, step_parameters
 from nebula.cost_model.communication import Fabric, Pattern
 from nebula.cost_model.evaluate import evaluate
+from nebula.cost_model.execution import DEFAULTS, Execution
 from nebula.cost_model.replicas import LayerLoad
 from nebula.cost_model.runs.case import Case
-from nebula.cost_model.runs.execution import DEFAULTS, Execution
 from nebula.cost_model.runs.predict import predicted
 from nebula.cost_model.step import StageTimes, StepPricing
 from nebula.graph.values import Block, DistributedGraph

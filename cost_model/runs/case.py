@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nebula.cluster.values import Cluster
-from nebula.cost_model.runs.execution import Execution
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.runs.hardware import cluster_of
 from nebula.cost_model.runs.partition import Boundaries, boundaries
 from nebula.cost_model.runs.read_execution import execution_of

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from nebula.cost_model.execution import Execution, Hidden, Recompute, default
 from nebula.cost_model.runs.devices import first_year
-from nebula.cost_model.runs.execution import Execution, Hidden, Recompute, default
 from nebula.cost_model.runs.schema import Row
 from nebula.units import parse_seconds
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.cost_model.activations import Activations, activations
-from nebula.cost_model.runs.execution import Execution, Recompute
+from nebula.cost_model.execution import Execution, Recompute
 from nebula.graph.experts import expert_parallel
 from nebula.graph.partition import tensor_parallel
 from nebula.graph.rows import block_with_rows

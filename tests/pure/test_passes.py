@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cluster.catalogue import device_type, names
+from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.passes import BACKWARD_HOST, NOTHING, computed_again, layer_passes
 from nebula.cost_model.products import TOGETHER, alone, rested
-from nebula.cost_model.runs.execution import Execution, Recompute
 from nebula.graph.builder import BlockBuilder, described
 from nebula.graph.local_block import local_block
 from nebula.graph.rows import block_with_rows

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.cost_model.activations import Activations
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.held import held
 from nebula.cost_model.peak import (
     COMMUNICATOR_BYTES,
@@ -21,7 +22,6 @@ from nebula.cost_model.peak import (
     Setting,
     rank_peak,
 )
-from nebula.cost_model.runs.execution import Execution
 from nebula.plan.plain import decode, encode
 from nebula.plan.values import Sharding, StageMemory
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nebula.cluster.topology import Level
 from nebula.cluster.values import Link
 from nebula.cost_model.communication import Levels, collective
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.passes import NOTHING, Passes
 from nebula.cost_model.replicas import LayerLoad, Replicas
-from nebula.cost_model.runs.execution import Execution
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes
 from nebula.plan.values import Replica, Sharding, Stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nebula.cost_model.runs.execution import Execution, Hidden, Recompute, without_assumptions
+from nebula.cost_model.execution import Execution, Hidden, Recompute, without_assumptions
 from nebula.cost_model.runs.read_execution import execution_of, recompute_of
 from nebula.errors import BadInput
 from tests.pure.runs_samples import published, row

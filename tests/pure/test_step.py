@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from nebula.cluster.values import Cluster, NodeGroup
 from nebula.cost_model.compute import moving_seconds
+from nebula.cost_model.execution import Execution, Hidden, Recompute
 from nebula.cost_model.passes import layer_passes
-from nebula.cost_model.runs.execution import Execution, Hidden, Recompute
 from nebula.cost_model.step import StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
