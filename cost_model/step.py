@@ -1,8 +1,7 @@
-"""One training step of a plan under an execution: what each virtual stage does, what is hidden, what a step takes.
+"""One training step of a plan under an execution: what each virtual stage does and what a step takes.
 
-Kernels come from the graph's local blocks, collectives from their axes, waiting from the schedule. What a stack hides
-is worked out against the kernels that run meanwhile, and what runs at once is slowed. How PaddlePaddle's fleet does it
-on its own is evaluate.py's.
+Kernels come from the graph's local blocks, collectives from their axes, what a stack hides from hiding.py, waiting from
+the schedule. How PaddlePaddle's fleet does it on its own is evaluate.py's.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Fabric, ranks_of
 from nebula.cost_model.execution import Execution
-from nebula.cost_model.passes import Pass, layer_passes
+from nebula.cost_model.hiding import Hiding
+from nebula.cost_model.passes import layer_passes
 from nebula.cost_model.replicas import LayerLoad, Replicas
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
-from nebula.cost_model.traffic import Axes, attained, seconds_by_axis, stage_axes, wire
+from nebula.cost_model.traffic import Axes, attained, stage_axes, wire
 from nebula.errors import BadInput
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import local_block
@@ -104,6 +104,7 @@ class StepPricing:
         self, graph: DistributedGraph, cluster: Cluster, execution: Execution, parameters: StepParameters = DEFAULT
     ) -> None:
         self.graph, self.cluster, self.execution, self.parameters = graph, cluster, execution, parameters
+        self.hiding = Hiding(execution.hidden, parameters)
         self.fabric = Fabric(attained(cluster, parameters))
         self._blocks: dict[tuple[int, ...], Block] = {}
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
@@ -163,7 +164,7 @@ class StepPricing:
             return reduce_s + gather_s
         passes = (turns * (len(own) - 1) + 1) / len(own)
         backward_s, forward_s = (passes * sum(getattr(t, f) for t in own) for f in ("backward_s", "forward_s"))
-        return self.beside(backward_s, reduce_s) + self.beside(forward_s, gather_s)
+        return self.hiding.beside(backward_s, reduce_s) + self.hiding.beside(forward_s, gather_s)
 
     def _ends(self, plan: Plan, stages: Sequence[StageTimes], chunks: int, borders: float) -> Floats:
         forward, backward = (np.array([getattr(s, f) for s in stages]) for f in ("forward_s", "backward_s"))
@@ -240,7 +241,7 @@ class StepPricing:
         passes, every = load.passes, self.execution.recompute.every
         gather_s, reduce_s = replicas.layer_seconds(load)
         forward, own, more = (
-            self._exposed(part, replicas.axes, slow, forward=part is not passes.backward)
+            self.hiding.exposed(part, replicas.axes, slow, forward=part is not passes.backward)
             for part in (passes.forward, passes.backward, passes.again)
         )
         tensor_s, context_s, expert_s = (a + b / every for a, b in zip(own, more, strict=True))
@@ -249,13 +250,9 @@ class StepPricing:
         ahead_s = forward_s + sum(forward)
         back_s = backward_s + slow * passes.again.kernels_s / every + tensor_s + context_s + expert_s
         return (
-            PassTimes(forward_s, *forward, self._behind_data(ahead_s, gather_s)),
-            PassTimes(backward_s, tensor_s, context_s, expert_s, self._behind_data(back_s, gather_s + reduce_s)),
+            PassTimes(forward_s, *forward, self.hiding.behind_data(ahead_s, gather_s)),
+            PassTimes(backward_s, tensor_s, context_s, expert_s, self.hiding.behind_data(back_s, gather_s + reduce_s)),
         )
-
-    def _behind_data(self, work_s: float, wire_s: float) -> float:
-        """What traffic of sharded parameters adds to kernels."""
-        return self.beside(work_s, wire_s) if self.execution.hidden.data else wire_s
 
     def load(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> LayerLoad:
         """A layer of that block under degrees (rows, tensor, sequence, context, expert, expert_tensor)."""
@@ -289,37 +286,6 @@ class StepPricing:
                 expert_tensor=expert_tensor,
             )
         return self._blocks[key]
-
-    def _exposed(self, part: Pass, axes: Axes, slow: float, *, forward: bool) -> tuple[float, float, float]:
-        """Seconds of a layer's communication along tensor, context and expert axes that nothing hides.
-
-        Each is hidden behind kernels of its own kind, those of experts behind all kernels and what others still show,
-        so that faster kernels never make a layer slower. Collectives of two axes that run at once are taken not to slow
-        each other.
-        """
-        hidden = self.execution.hidden
-        behind = () if forward else ("all_reduce", "reduce_scatter")
-        early = [w for w in part.wires if w.axis == "tensor" and w.kind in behind]
-        rest = [w for w in part.wires if w not in early]
-        seconds = seconds_by_axis(rest, axes, self.parameters)
-        early_s = seconds_by_axis(early, axes, self.parameters).get("tensor", 0.0)
-        tensor_s = seconds.get("tensor", 0.0)
-        if hidden.tensor:
-            total_s = tensor_s + early_s
-            tensor_s = total_s - self.parameters.pipelined_share * min(total_s, slow * part.products_s)
-        else:
-            tensor_s += self.beside(slow * part.weight_products_s, early_s) if hidden.gradients else early_s
-        context_s = seconds.get("context", 0.0)
-        if any(w.kind == "ring_exchange" for w in part.wires):
-            context_s = self.beside(slow * part.attention_s, context_s)
-        expert_s = seconds.get("expert", 0.0) + seconds.get("expert_tensor", 0.0)
-        if hidden.expert:
-            expert_s = self.beside(slow * part.kernels_s + tensor_s + context_s, expert_s)
-        return tensor_s, context_s, expert_s
-
-    def beside(self, work_s: float, wire_s: float) -> float:
-        """What communication adds to kernels that run meanwhile: what is longer, and what both delay one another."""
-        return max(0.0, wire_s - work_s) + self.parameters.contention * min(work_s, wire_s)
 
     def _send(self, last: LayerLoad, axes: Axes, *, sequence: bool) -> float:
         """Handing a layer's output to the next stage.

@@ -185,10 +185,10 @@ def test_what_runs_beside_kernels_adds_no_more_than_it_takes_and_no_less_than_wh
     work_s: float, wire_s: float, contention: float
 ) -> None:
     pricing = StepPricing(CHAIN, cluster(), BARE, replace(DEFAULT, contention=contention))
-    added = pricing.beside(work_s, wire_s)
+    added = pricing.hiding.beside(work_s, wire_s)
     assert max(0.0, wire_s - work_s) <= added <= wire_s * (1 + 1e-12)
     # more kernels to hide behind never end before fewer
-    assert work_s + added <= work_s + 1 + pricing.beside(work_s + 1, wire_s) + 1e-12
+    assert work_s + added <= work_s + 1 + pricing.hiding.beside(work_s + 1, wire_s) + 1e-12
 
 
 @settings(max_examples=8, deadline=None)

@@ -1,0 +1,55 @@
+"""What communication adds to a step under an execution that hides some of it behind kernels.
+
+What is hidden is worked out against the kernels that run meanwhile, and what runs at once is slowed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nebula.cost_model.execution import Hidden
+from nebula.cost_model.passes import Pass
+from nebula.cost_model.step_parameters import StepParameters
+from nebula.cost_model.traffic import Axes, seconds_by_axis
+
+
+class Hiding(NamedTuple):
+    """Which collectives run beside kernels, and how much the two delay one another."""
+
+    hidden: Hidden
+    parameters: StepParameters
+
+    def beside(self, work_s: float, wire_s: float) -> float:
+        """What communication adds to kernels that run meanwhile: what is longer, and what both delay one another."""
+        return max(0.0, wire_s - work_s) + self.parameters.contention * min(work_s, wire_s)
+
+    def behind_data(self, work_s: float, wire_s: float) -> float:
+        """What traffic of sharded parameters adds to kernels."""
+        return self.beside(work_s, wire_s) if self.hidden.data else wire_s
+
+    def exposed(self, part: Pass, axes: Axes, slow: float, *, forward: bool) -> tuple[float, float, float]:
+        """Seconds of a layer's communication along tensor, context and expert axes that nothing hides.
+
+        Each is hidden behind kernels of its own kind, those of experts behind all kernels and what others still show,
+        so that faster kernels never make a layer slower. Collectives of two axes that run at once are taken not to slow
+        each other.
+        """
+        hidden = self.hidden
+        behind = () if forward else ("all_reduce", "reduce_scatter")
+        early = [w for w in part.wires if w.axis == "tensor" and w.kind in behind]
+        rest = [w for w in part.wires if w not in early]
+        seconds = seconds_by_axis(rest, axes, self.parameters)
+        early_s = seconds_by_axis(early, axes, self.parameters).get("tensor", 0.0)
+        tensor_s = seconds.get("tensor", 0.0)
+        if hidden.tensor:
+            total_s = tensor_s + early_s
+            tensor_s = total_s - self.parameters.pipelined_share * min(total_s, slow * part.products_s)
+        else:
+            tensor_s += self.beside(slow * part.weight_products_s, early_s) if hidden.gradients else early_s
+        context_s = seconds.get("context", 0.0)
+        if any(w.kind == "ring_exchange" for w in part.wires):
+            context_s = self.beside(slow * part.attention_s, context_s)
+        expert_s = seconds.get("expert", 0.0) + seconds.get("expert_tensor", 0.0)
+        if hidden.expert:
+            expert_s = self.beside(slow * part.kernels_s + tensor_s + context_s, expert_s)
+        return tensor_s, context_s, expert_s
