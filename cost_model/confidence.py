@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.execution import Execution
+from nebula.cost_model.traffic import WITHOUT_RDMA
 
 SPREAD = {
     "emulated": (0.95, 1.05),
@@ -68,7 +69,7 @@ RATES = Doubtful(0.08, "what the device attains comes from a data sheet or is as
 UNKNOWN_DEVICE = Doubtful(0.5, "the device is not known and another one stands for it")
 UNEQUAL_DEVICES = Doubtful(0.25, "several types of devices wait for one another")
 SCORES = Doubtful(0.12, "attention writes its scores, by kernels that differ from stack to stack")
-ETHERNET = Doubtful(0.15, "nodes talk over Ethernet, whose rate depends on the host")
+HOST_PATH = Doubtful(0.15, "nodes talk over a network without RDMA, whose rate depends on the host")
 WAN = Doubtful(0.3, "sites talk over a WAN, whose rate changes")
 LINKS = Doubtful(0.05, "the rate of a link was not printed")
 ATTENTION = Doubtful(0.04, "the generation of the attention kernel is assumed")
@@ -95,8 +96,8 @@ def _run_doubts(cluster: Cluster, execution: Execution) -> Iterator[Doubtful]:
         yield UNEQUAL_DEVICES
     if execution.attention == 0:
         yield SCORES
-    if any(group.nic.kind == "ethernet" for group in cluster.groups):
-        yield ETHERNET
+    if any(group.nic.kind in WITHOUT_RDMA for group in cluster.groups):
+        yield HOST_PATH
     if cluster.wan is not None:
         yield WAN
     if any(name.endswith((" intra", " nic")) for name in assumed):

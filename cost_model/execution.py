@@ -19,9 +19,10 @@ GRANULARITIES = ("none", "core", "products", "layer")
 second matrix product and attention (torchtitan's per-operator policy); whole layers."""
 
 
-LOSSES = ("composed", "kernel", "in place")
-"""A log-softmax and a negative log-likelihood that each write their own gradient; one kernel, whose softmax becomes the
-gradient; one that writes the gradient over the logits."""
+LOSSES = ("composed", "steps", "kernel", "in place")
+"""A log-softmax and a negative log-likelihood that each write their own gradient; a maximum, a difference, an
+exponential, a sum and a quotient, each a kernel; one kernel, whose softmax becomes the gradient; one that writes the
+gradient over the logits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +142,7 @@ DEFAULTS: dict[str, tuple[Any, str]] = {
     "fused_pointwise": (True, "stacks for training fuse bias, activation, mask and norm"),
     "float_logits": (True, "losses are taken in float32"),
     "loss": ("kernel", "stacks for training have a kernel for the loss over a vocabulary"),
+    "loss on an npu": ("steps", "kernels of a loss over a vocabulary are written for GPUs first"),
     "fused_norm": (True, "stacks for training have a kernel for norms"),
     "master_dtype": ("float32", "mixed precision keeps a float32 copy (Micikevicius et al., arXiv 1710.03740)"),
     "moments_dtype": ("float32", "Adam's states are float32"),

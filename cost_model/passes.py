@@ -162,17 +162,17 @@ class _Price:
     def _loss_passes(self, op: Operator, kernel: Kernel) -> float:
         """How often the logits are passed, over the once read and once written of a single kernel.
 
-        Over a cut vocabulary (Shoeybi et al., arXiv 1909.08053, section 3) a maximum, a difference, an exponential, a
-        sum and a quotient are kernels between two reductions: 8 passes, and 4 backward. A log-softmax with a negative
-        log-likelihood writes the gradient twice.
+        In steps, and always over a cut vocabulary (Shoeybi et al., arXiv 1909.08053, section 3), a maximum, a difference,
+        an exponential, a sum and a quotient are kernels between two reductions: 8 passes, and 4 backward. A log-softmax
+        with a negative log-likelihood writes the gradient twice.
         """
         backward = kernel.kind.endswith("_grad")
         if self.execution.compiled or self.execution.loss == "in place":
             return 1.0
         if self.execution.loss == "composed":
             return 2.0 if backward else 1.0
-        cut = any(isinstance(w, Collective) for w in op.forward)
-        return (2.0 if backward else 4.0) if cut else 1.0
+        steps = self.execution.loss == "steps" or any(isinstance(w, Collective) for w in op.forward)
+        return (2.0 if backward else 4.0) if steps else 1.0
 
     def _is_weighted(self, op: Operator) -> bool:
         return op.kind in WEIGHTED and len(op.inputs) > 1 and op.inputs[1] in self._weights

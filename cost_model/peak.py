@@ -17,7 +17,7 @@ from nebula.cost_model.held import Held, has_own_sums, held
 from nebula.graph.values import DTYPE_BYTES, Block
 from nebula.plan.values import Sharding, StageMemory
 
-FRAGMENTATION = 0.32
+FRAGMENTATION = 0.36
 """Of what is allocated tensor by tensor (weights, gradients, activations), what the allocator holds beside it; what
 lies there for a moment only is served from it. Fitted; plausible between 0 and 0.5."""
 

@@ -31,6 +31,10 @@ STEP_K = 64.0
 PARTIAL_BYTES = 4.0
 """Of an element of a partial sum, float32."""
 
+ROW_BYTES = 128.0
+"""Rows of matrices that are a multiple of it are loaded in whole lines (NVIDIA, Matrix Multiplication Background User's
+Guide, section 3: most efficient on the A100 with multiples of 64 elements of 16 bits)."""
+
 SHARPNESS = 10.0
 """Exponent of the norm that joins the three bounds; a larger one is nearer to their maximum."""
 
@@ -58,14 +62,22 @@ def products_seconds(
     """
     shapes = np.array(products, dtype=float).reshape(-1, 4)
     flops = 2.0 * shapes.prod(axis=1)
+    rates = peaks * np.where(_aligned(shapes, element_bytes), 1.0, device.unaligned_share)
     bounds = (
-        tiled_seconds(shapes, peaks, device, element_bytes),
-        flops / (peaks * sustained),
+        tiled_seconds(shapes, rates, device, element_bytes),
+        flops / (rates * sustained),
         moved_bytes / (device.memory_bytes_per_s * device.memory_efficiency),
     )
     largest = np.maximum(np.maximum.reduce(bounds), 1e-30)
     joined: Floats = largest * sum((b / largest) ** SHARPNESS for b in bounds) ** (1.0 / SHARPNESS)
     return joined
+
+
+def _aligned(shapes: Floats, element_bytes: Floats) -> NDArray[np.bool_]:
+    """Whether rows of n and of k elements fill whole lines; those of batched products lie apart by another stride."""
+    rows = shapes[:, 2:] * element_bytes[:, None]
+    whole: NDArray[np.bool_] = (rows % ROW_BYTES == 0).all(axis=1) | (shapes[:, 0] > 1)
+    return whole
 
 
 def tiled_seconds(shapes: Floats, peaks: Floats, device: DeviceType, element_bytes: Floats) -> Floats:

@@ -39,10 +39,14 @@ class StepParameters:
     )
     nic_share: float = _parameter(0.7, "of the card", 0.4, 0.95, "rate that a collective attains through network cards")
     pcie_share: float = _parameter(
-        0.2, "of the link", 0.15, 0.8, "rate that a collective attains over PCIe, through the host's memory"
+        0.175, "of the link", 0.15, 0.8, "rate that a collective attains over PCIe, through the host's memory"
     )
     tcp_bytes_per_s: float = _parameter(
-        2.35e9, "B/s", 1e9, 6e9, "what a node attains over Ethernet without RDMA, where its cards have more"
+        2.4e9,
+        "B/s",
+        1e9,
+        6e9,
+        "what a card attains through the host, without RDMA (Ethernet, Omni-Path), where it has more",
     )
     start_s: float = _parameter(
         16e-6, "s", 5e-6, 60e-6, "from the launch of a collective to its first byte, beside the latencies of its links"

@@ -106,11 +106,15 @@ def attained(cluster: Cluster, parameters: StepParameters) -> Cluster:
     return replace(cluster, groups=tuple(_attained(group, parameters) for group in cluster.groups))
 
 
+WITHOUT_RDMA = ("ethernet", "omni-path")
+"""Networks whose messages pass through the host's memory and cores: TCP, and Omni-Path, whose verbs are software."""
+
+
 def _attained(group: NodeGroup, parameters: StepParameters) -> NodeGroup:
     share = {"pcie": parameters.pcie_share}.get(group.intra.kind, parameters.intra_share)
     nic_bytes_per_s = group.nic.bytes_per_s * parameters.nic_share
-    if group.nic.kind == "ethernet":
-        nic_bytes_per_s = min(nic_bytes_per_s, parameters.tcp_bytes_per_s / group.nic_count)
+    if group.nic.kind in WITHOUT_RDMA:
+        nic_bytes_per_s = min(nic_bytes_per_s, parameters.tcp_bytes_per_s)
     return replace(
         group,
         intra=replace(group.intra, bytes_per_s=group.intra.bytes_per_s * share),

@@ -91,7 +91,7 @@ HELP = {
     "intra_share": "runs with tensor or data parallelism inside a node of NVLink or HCCS",
     "nic_share": "runs on several nodes whose data parallelism is not hidden",
     "pcie_share": "runs on devices that PCIe joins",
-    "tcp_bytes_per_s": "runs on several nodes that Ethernet without RDMA joins",
+    "tcp_bytes_per_s": "runs on several nodes that Ethernet without RDMA or Omni-Path joins",
     "start_s": "runs of small layers with much tensor parallelism, whose messages are short",
     "contention": "runs that hide data parallelism behind the backward",
     "pipelined_share": "runs that hide collectives of the tensor group, beside the same without",

@@ -36,7 +36,7 @@ NIC_BYTES_PER_S = (
     (r"\bxdr\b", 100e9),
     (r"\bndr\b|connectx-?7", 50e9),
     (r"\bhdr\b|connectx-?6", 25e9),
-    (r"\bedr\b|omni-?path", 12.5e9),
+    (r"\bedr\b|omni-?path|\bopa\b", 12.5e9),
     (r"slingshot", 25e9),
     (r"\bfdr\b", 7e9),
     (r"\befa\b", 12.5e9),
@@ -157,6 +157,8 @@ def _network(text: str) -> str:
         return "roce"
     if re.search(r"\bib\b|infiniband|\b[fehnx]dr\b", lower):
         return "infiniband"
+    if re.search(r"omni-?path|\bopa\b", lower):
+        return "omni-path"
     return "ethernet" if re.search(r"ethernet|[0-9]gbe\b", lower) else "network"
 
 

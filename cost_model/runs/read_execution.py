@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from nebula.cost_model.execution import Execution, Hidden, Recompute, default
-from nebula.cost_model.runs.devices import first_year
+from nebula.cost_model.runs.devices import find_device, first_year
 from nebula.cost_model.runs.schema import Row
 from nebula.units import parse_seconds
 
@@ -205,7 +205,8 @@ class _Reader:
         if self.says(r"fsdp2|\beager loss"):
             # PyTorch's own sharding of any model leaves it its own loss, a log-softmax and a negative log-likelihood
             return "composed"
-        return str(self.otherwise("loss"))
+        npu = find_device(self.row.device).device.kind == "npu"
+        return str(self.otherwise("loss", "loss on an npu" if npu else "loss"))
 
     def _accumulation(self, compute: str) -> str:
         if compute == "float32":

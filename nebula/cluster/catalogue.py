@@ -38,6 +38,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], float]]] = {
     "multiprocessors": ("multiprocessors", int),
     "exponential_rate": ("exponentials_per_s", parse_quantity),
     "older_kernel_share": ("older_kernel_share", parse_quantity),
+    "unaligned_share": ("unaligned_share", parse_quantity),
     "host_bandwidth": ("host_bytes_per_s", parse_rate),
     "price_per_hour": ("price_per_hour", parse_quantity),
     "power": ("power_w", parse_quantity),

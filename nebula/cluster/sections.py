@@ -49,6 +49,7 @@ class DeviceSection(Section):
     multiprocessors: Index | None = None
     exponential_rate: Number | None = None
     older_kernel_share: Share | None = None
+    unaligned_share: Share | None = None
     host_bandwidth: Rate | None = None
     price_per_hour: Number | None = None
     power: Number | None = None

@@ -32,6 +32,7 @@ class DeviceType:
         exponentials_per_s: rate of the special function units; 0: a sixteenth of the peak of float32.
         older_kernel_share: what attention kernels written for the generation before reach of those written for this one
             (FlashAttention-2 on Hopper does without its instructions).
+        unaligned_share: what matrix products reach whose rows are no multiple of 128 bytes, of those whose rows are.
         host_bytes_per_s: copy bandwidth between host and device, per direction.
         price_per_hour: of one device, in the user's currency; 0 when unknown.
         power_w: board power; 0 when unknown.
@@ -51,6 +52,7 @@ class DeviceType:
     multiprocessors: int = 0
     exponentials_per_s: float = 0.0
     older_kernel_share: float = 1.0
+    unaligned_share: float = 1.0
     host_bytes_per_s: float = 16e9
     price_per_hour: float = 0.0
     power_w: float = 0.0

@@ -47,6 +47,7 @@ def device_types(draw: st.DrawFn, name: str) -> DeviceType:
         multiprocessors=draw(st.integers(0, 200)),
         exponentials_per_s=draw(st.floats(0, 1e13)),
         older_kernel_share=draw(share),
+        unaligned_share=draw(share),
         host_bytes_per_s=draw(positive),
         price_per_hour=draw(st.floats(0, 100)),
         power_w=draw(st.floats(0, 2000)),

@@ -113,10 +113,19 @@ def test_a_causal_mask_saves_at_most_half(batch, queries, width, back):
     assert masked >= whole / 2.2 or queries < 4
 
 
+@pytest.mark.parametrize(("n", "k"), [(5400, 14400), (14400, 1800)])
+def test_rows_that_do_not_fill_whole_lines_are_slow_where_the_device_says_so(n, k):
+    picky = replace(SHAPED, unaligned_share=0.5)
+    assert seconds(product(n=n, k=k), picky) == pytest.approx(2 * seconds(product(n=n, k=k)), rel=0.2)
+    assert seconds(product(n=5376, k=14336), picky) == seconds(product(n=5376, k=14336))
+    # heads of a batch lie in rows of all heads
+    assert seconds(product(batch=96, m=2048, n=2048, k=100), picky) == seconds(product(batch=96, m=2048, n=2048, k=100))
+
+
 def test_later_generations_are_faster_where_the_device_has_other_instructions():
     first, second, third = (seconds(attention(), generation=g) for g in (1, 2, 3))
     assert first > second > third
-    ampere = device_type("A100-80GB-SXM")
+    ampere = replace(device_type("A100-80GB-SXM"), older_kernel_share=1.0)
     assert seconds(attention(), ampere, 2) == seconds(attention(), ampere, 3)
 
 
@@ -125,8 +134,11 @@ def test_later_generations_are_faster_where_the_device_has_other_instructions():
     [("A100-80GB-SXM", 2, 128, 0.73), ("H100-80GB-SXM", 2, 128, 0.35), ("H100-80GB-SXM", 3, 256, 0.75)],
 )
 def test_attention_reaches_what_its_authors_published(name, generation, width, share):
-    """The most that FlashAttention-2 (arXiv 2307.08691) and 3 (2407.08608) say of their forward, rested devices."""
+    """The most that FlashAttention-2 (arXiv 2307.08691) and 3 (2407.08608) say of their forward, rested devices; the
+    catalogue's share of an A100 is that of a node that trains."""
     own = rested(device_type(name), 1e-3)
+    if name.startswith("A100"):
+        own = replace(own, older_kernel_share=1.0)
     kernel = attention(4096 // width, 16384, width, causal=False)
     reached = kernel.flops / kernel_seconds(kernel, own, generation) / own.peak("bfloat16")
     assert reached == pytest.approx(share, rel=0.06)

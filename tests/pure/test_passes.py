@@ -96,6 +96,8 @@ def test_the_projection_to_the_vocabulary_stays_wide() -> None:
         ("in place", False, 1, 1, 1),
         ("composed", True, 1, 1, 1),
         ("kernel", False, 2, 4, 2),
+        ("steps", False, 1, 4, 2),
+        ("steps", True, 1, 1, 1),
         ("in place", False, 2, 1, 1),
     ],
 )
