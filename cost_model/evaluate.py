@@ -25,6 +25,8 @@ from nebula.cost_model.groups import Groups, replica_devices, stage_groups
 from nebula.cost_model.simulate import Durations, Event, Timeline, timeline
 from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
+from nebula.cost_model.step_parameters import DEFAULT
+from nebula.cost_model.traffic import attained
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, RankPlace, Replica, Stage, StepParts
@@ -70,7 +72,7 @@ class Pricing:
 
     def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job) -> None:
         self.graph, self.cluster, self.job = graph, cluster, job
-        self.chains, self.fabric = Chains(graph), Fabric(cluster)
+        self.chains, self.fabric = Chains(graph), Fabric(attained(cluster, DEFAULT))
         self._device: dict[RankPlace, int] = {}
         self._placed: dict[tuple[object, ...], list[_Place]] = {}
         self._types: dict[str, DeviceType] = {}

@@ -162,9 +162,9 @@ class _Price:
     def _loss_passes(self, op: Operator, kernel: Kernel) -> float:
         """How often the logits are passed, over the once read and once written of a single kernel.
 
-        In steps, and always over a cut vocabulary (Shoeybi et al., arXiv 1909.08053, section 3), a maximum, a difference,
-        an exponential, a sum and a quotient are kernels between two reductions: 8 passes, and 4 backward. A log-softmax
-        with a negative log-likelihood writes the gradient twice.
+        In steps, and always over a cut vocabulary (Shoeybi et al., arXiv 1909.08053, section 3), maximum, difference,
+        exponential, sum and quotient are kernels between two reductions: 8 passes, and 4 backward. A log-softmax with a
+        negative log-likelihood writes the gradient twice.
         """
         backward = kernel.kind.endswith("_grad")
         if self.execution.compiled or self.execution.loss == "in place":

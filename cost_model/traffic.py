@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.values import Cluster, NodeGroup
+from nebula.cluster.values import Cluster, Link, NodeGroup
 from nebula.cost_model.communication import AlphaBeta, Fabric, Levels, collective
 from nebula.cost_model.groups import ALONE, PROBE_BYTES
 from nebula.cost_model.step_parameters import StepParameters
@@ -100,7 +100,10 @@ def wire(kind: str, levels: Levels, parameters: StepParameters) -> AlphaBeta:
 
 
 def attained(cluster: Cluster, parameters: StepParameters) -> Cluster:
-    """The cluster with the rates that collectives attain on its links; emulated ones attain what they have."""
+    """The cluster with the rates that collectives attain on its links.
+
+    Links of emulated devices, and those whose rate was measured with messages, attain what they say.
+    """
     if any(g.device.emulated for g in cluster.groups):
         return cluster
     return replace(cluster, groups=tuple(_attained(group, parameters) for group in cluster.groups))
@@ -117,9 +120,13 @@ def _attained(group: NodeGroup, parameters: StepParameters) -> NodeGroup:
         nic_bytes_per_s = min(nic_bytes_per_s, parameters.tcp_bytes_per_s)
     return replace(
         group,
-        intra=replace(group.intra, bytes_per_s=group.intra.bytes_per_s * share),
-        nic=replace(group.nic, bytes_per_s=nic_bytes_per_s),
+        intra=_measured(group.intra, group.intra.bytes_per_s * share),
+        nic=_measured(group.nic, nic_bytes_per_s),
     )
+
+
+def _measured(link: Link, bytes_per_s: float) -> Link:
+    return link if link.attained else replace(link, bytes_per_s=bytes_per_s, attained=True)
 
 
 def seconds_by_axis(wires: Iterable[Collective], axes: Axes, parameters: StepParameters) -> Mapping[str, float]:

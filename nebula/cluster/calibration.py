@@ -113,7 +113,9 @@ def load_calibration(path: Path) -> Calibration:
         processes=section.processes,
         peak_flops={DTYPES[key]: value for key, value in section.figures.peak_flops.items()},
         figures={FIELDS[key][0]: getattr(section.figures, key) for key in MEASURED},
-        intra=Link(kind=intra.kind, bytes_per_s=intra.bandwidth, latency_s=intra.latency) if intra else None,
+        intra=Link(kind=intra.kind, bytes_per_s=intra.bandwidth, latency_s=intra.latency, attained=True)
+        if intra
+        else None,
     )
 
 

@@ -98,7 +98,8 @@ def _group(group: NodeGroup) -> dict[str, Any]:
 
 
 def _link(link: Link) -> dict[str, Any]:
-    return {"bandwidth": _quantity(link.bytes_per_s, parse_rate), "latency": _quantity(link.latency_s, parse_seconds)}
+    said = {"bandwidth": _quantity(link.bytes_per_s, parse_rate), "latency": _quantity(link.latency_s, parse_seconds)}
+    return {**said, "attained": True} if link.attained else said
 
 
 def _network(cluster: Cluster) -> dict[str, Any]:

@@ -17,7 +17,15 @@ from nebula import marked_yaml
 from nebula.cluster import calibration, catalogue, paddle_json, suspicion
 from nebula.cluster.checks import check
 from nebula.cluster.dump import dump_cluster
-from nebula.cluster.sections import NO_LINK, ClusterSection, DeviceSection, NodeSection, TierSection
+from nebula.cluster.sections import (
+    NO_LINK,
+    ClusterSection,
+    DeviceSection,
+    IntraSection,
+    NicSection,
+    NodeSection,
+    TierSection,
+)
 from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Site, Tier
 from nebula.errors import BadInput, closest
 from nebula.marked_yaml import Document
@@ -136,12 +144,16 @@ def _group(document: Document, index: int, entry: NodeSection, own: Mapping[str,
         count=entry.count,
         device=device,
         devices_per_node=entry.devices_per_node,
-        intra=Link(kind=intra.kind, bytes_per_s=intra.bandwidth, latency_s=intra.latency) if intra else NO_LINK,
-        nic=Link(kind=nic.kind, bytes_per_s=nic.bandwidth, latency_s=nic.latency) if nic else NO_LINK,
+        intra=_link(intra) if intra else NO_LINK,
+        nic=_link(nic) if nic else NO_LINK,
         nic_count=nic.count if nic else 1,
         excluded=frozenset(entry.exclude),
         slow=tuple(sorted(entry.slow.items())),
     )
+
+
+def _link(entry: IntraSection | NicSection) -> Link:
+    return Link(kind=entry.kind, bytes_per_s=entry.bandwidth, latency_s=entry.latency, attained=entry.attained)
 
 
 def _device(document: Document, way: marked_yaml.Keys, name: str, own: Mapping[str, DeviceType]) -> DeviceType:

@@ -63,6 +63,7 @@ class IntraSection(Section):
     kind: Name = Field(description="nvswitch, nvlink, pcie, hccs, xpulink or another name")
     bandwidth: Rate = Field(description="300GB/s")
     latency: Seconds = INTRA_LATENCY_S
+    attained: bool = False
 
 
 class NicSection(Section):
@@ -72,6 +73,7 @@ class NicSection(Section):
     bandwidth: Rate = Field(description="200Gb/s")
     latency: Seconds = NIC_LATENCY_S
     kind: Name = "network"
+    attained: bool = False
 
 
 class NodeSection(Section):

@@ -76,11 +76,18 @@ class DeviceType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A connection: bandwidth per direction and latency of one message."""
+    """A connection.
+
+    Attributes:
+        bytes_per_s: per direction; of the link itself, or what messages attain on it.
+        latency_s: of one message.
+        attained: whether the rate was measured with messages, so that no share of it is taken.
+    """
 
     kind: str
     bytes_per_s: float
     latency_s: float
+    attained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,9 @@ def fitted(measured: Measurements, device: DeviceType, link_kind: str, *, source
             "memory_efficiency": memory.bytes_per_s / bandwidth,
             "half_product_flops": products.half_product_flops,
         },
-        intra=Link(kind=link_kind, bytes_per_s=link.bytes_per_s, latency_s=link.latency_s) if link else None,
+        intra=Link(kind=link_kind, bytes_per_s=link.bytes_per_s, latency_s=link.latency_s, attained=True)
+        if link
+        else None,
     )
     return Profile(measured=measured, products=products, memory=memory, link=link, calibration=calibration)
 

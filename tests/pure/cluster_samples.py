@@ -60,7 +60,7 @@ def device_types(draw: st.DrawFn, name: str) -> DeviceType:
 def groups(draw: st.DrawFn, index: int, lone: bool) -> NodeGroup:
     """A node group; one that is alone in its cluster may have one node and no network."""
     count, per_node = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    link = st.builds(Link, kind=words, bytes_per_s=positive, latency_s=seconds)
+    link = st.builds(Link, kind=words, bytes_per_s=positive, latency_s=seconds, attained=st.booleans())
     offline = lone and count == 1
     return NodeGroup(
         name=f"group {index}",

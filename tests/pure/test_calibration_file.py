@@ -30,7 +30,7 @@ CALIBRATION = Calibration(
         "memory_efficiency": 0.25,
         "half_product_flops": 3e6,
     },
-    intra=Link(kind="gloo", bytes_per_s=1.2e9, latency_s=150e-6),
+    intra=Link(kind="gloo", bytes_per_s=1.2e9, latency_s=150e-6, attained=True),
 )
 TEXT = dump_calibration(
     CALIBRATION, {"made": {"date": "2026-01-01"}, "fits": {}, "measured": {"copy_bytes_per_s": 9e9}}
