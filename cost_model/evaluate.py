@@ -51,8 +51,22 @@ def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: E
     if execution is not None:
         return predict_executed(graph, cluster, plan, execution)
     if beyond_fleet(plan):
-        return predict_executed(graph, cluster, plan, paddle_execution(plan.job))
+        return predict_executed(graph, cluster, plan, paddle_execution(plan.job, _policy(plan)))
     return Pricing(graph, cluster, plan.job).predict(plan)
+
+
+def _policy(plan: Plan) -> str:
+    """The recompute policy of a plan that is priced by its execution, which has one for all stages.
+
+    Raises:
+        BadInput: stages have different ones.
+    """
+    policies = {stage.recompute for stage in plan.stages}
+    if len(policies) > 1:
+        raise BadInput(
+            f"recompute {' and '.join(sorted(policies))}: beyond fleet all stages are priced under one policy"
+        )
+    return policies.pop()
 
 
 def beyond_fleet(plan: Plan) -> bool:

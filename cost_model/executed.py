@@ -12,7 +12,7 @@ import numpy as np
 
 from nebula.cluster.values import Cluster
 from nebula.cost_model.confidence import provenance, run_interval
-from nebula.cost_model.execution import Execution
+from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.peak import Counted
 from nebula.cost_model.plan_peaks import plan_peaks
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
@@ -21,7 +21,11 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, StageMemory, StepParts
 
 
-def paddle_execution(job: Job) -> Execution:
+COMPUTED_AGAIN = {"none": "none", "selective": "core", "full": "layer"}
+"""What an execution computes again under each recompute policy of a plan."""
+
+
+def paddle_execution(job: Job, recompute: str = "none") -> Execution:
     """What PaddlePaddle's eager mode does for a job where nobody says otherwise.
 
     Gradients are added and reduced in the dtype of the weights, nothing runs beside compute, fused attention is
@@ -39,6 +43,7 @@ def paddle_execution(job: Job) -> Execution:
         master_dtype="" if job.precision == "fp32" else "float32",
         moments=2 if job.optimizer == "adamw" else 0,
         float_logits=False,
+        recompute=Recompute(what=COMPUTED_AGAIN[recompute]),
     )
 
 

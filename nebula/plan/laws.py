@@ -71,7 +71,8 @@ def product(case: Case) -> Iterator[str]:
     """The degrees multiply (or, for unlike stages, add up) to the ranks."""
     stages, ranks = case.plan.stages, case.plan.world_size
     first = stages[0]
-    sizes = [len(stage.ranks) for stage in stages]
+    # virtual stages of one device have the same ranks
+    sizes = [len(held) for held in dict.fromkeys(stage.ranks for stage in stages)]
     if sum(sizes) == ranks:
         return
     if all(shape(stage) == shape(first) for stage in stages) and sizes[0] == first.data * first.tensor:
@@ -85,7 +86,7 @@ def product(case: Case) -> Iterator[str]:
 def ranks(case: Case) -> Iterator[str]:
     """Every rank works in one stage, once."""
     plan = case.plan
-    used = Counter(rank for stage in plan.stages for rank in stage.ranks)
+    used = Counter(rank for held in dict.fromkeys(stage.ranks for stage in plan.stages) for rank in held)
     several = sorted(rank for rank, count in used.items() if count > 1)
     beyond = sorted(rank for rank in used if not 0 <= rank < plan.world_size)
     idle = [rank for rank in range(plan.world_size) if rank not in used]

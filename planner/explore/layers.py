@@ -1,0 +1,157 @@
+"""What each layer costs one rank of a way, on each pool of equal devices: seconds of both passes, memory, parameters.
+
+Layers of one block cost the same, so a way's inner half is priced block by block and spread over the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cluster.values import Cluster, DeviceType
+from nebula.cost_model.activations import activations
+from nebula.cost_model.communication import Fabric
+from nebula.cost_model.executed import COMPUTED_AGAIN, paddle_execution
+from nebula.cost_model.execution import Execution, Recompute
+from nebula.cost_model.peak import LayerLoad as MemoryLoad
+from nebula.cost_model.peak import layer_load
+from nebula.cost_model.replicas import LayerLoad, Replicas
+from nebula.cost_model.step import StepPricing
+from nebula.cost_model.step_parameters import DEFAULT
+from nebula.cost_model.traffic import Axes, attained
+from nebula.errors import BadInput
+from nebula.graph.values import DistributedGraph
+from nebula.plan.job import RECOMPUTE
+from nebula.plan.values import Job, Replica, Sharding, Stage
+from nebula.planner.explore.ways import Inner
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSeconds:
+    """Seconds of every layer of the chain, [layers], once forward and once backward, exposed communication included."""
+
+    forward_s: Floats
+    backward_s: Floats
+    weight_s: Floats
+    border_bytes: Floats
+
+    @cached_property
+    def total_s(self) -> Floats:
+        """Both passes."""
+        return self.forward_s + self.backward_s
+
+    @cached_property
+    def run_s(self) -> Floats:
+        """[first, end]: seconds of both passes of each run of layers, infinite where it holds none."""
+        sums = np.concatenate([[0.0], np.cumsum(self.total_s)])
+        runs: Floats = sums[None, :] - sums[:, None]
+        runs[np.tril_indices(len(sums))] = np.inf
+        return runs
+
+
+class Layers:
+    """Prices layers for ways of one graph on one cluster, each once.
+
+    Args:
+        graph: the model.
+        cluster: with links as a file says; what they attain is worked out here.
+        job: precision and optimizer.
+        execution: what the software does, recomputation apart.
+    """
+
+    def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job, execution: Execution | None = None) -> None:
+        self.graph, self.job = graph, job
+        self.fabric = Fabric(attained(cluster, DEFAULT))
+        own = execution or paddle_execution(job)
+        self.pricings = {
+            policy: StepPricing(graph, cluster, replace(own, recompute=Recompute(what=COMPUTED_AGAIN[policy])))
+            for policy in RECOMPUTE
+        }
+        first = self.pricings[RECOMPUTE[0]]
+        for pricing in self.pricings.values():
+            # a cut does not depend on what is computed again
+            pricing._blocks, pricing.fabric = first._blocks, self.fabric
+        self._memory: dict[tuple[object, ...], tuple[MemoryLoad, ...]] = {}
+        self._uncut: set[tuple[int, int, int]] = set()
+
+    def loads(self, inner: Inner, device: DeviceType) -> list[LayerLoad]:
+        """What each block of the graph brings to a rank.
+
+        Raises:
+            BadInput: a degree does not divide what it has to cut.
+        """
+        if inner[:3] in self._uncut:
+            raise BadInput(
+                f"tensor {inner.tensor}, context {inner.context}, expert {inner.expert} do not cut the model"
+            )
+        pricing = self.pricings[inner.recompute]
+        try:
+            return [pricing.load(i, inner.degrees, device) for i in range(len(self.graph.blocks))]
+        except BadInput:
+            self._uncut.add(inner[:3])
+            raise
+
+    def memory(self, inner: Inner) -> tuple[MemoryLoad, ...]:
+        """What each block holds on a rank."""
+        key = (inner.degrees, inner.recompute)
+        if key not in self._memory:
+            pricing = self.pricings[inner.recompute]
+            blocks = [pricing.block(i, inner.degrees) for i in range(len(self.graph.blocks))]
+            self._memory[key] = tuple(layer_load(b, activations(b, pricing.execution)) for b in blocks)
+        return self._memory[key]
+
+    def seconds(
+        self, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding, micro_batches: int, slow: float = 1.0
+    ) -> LayerSeconds:
+        """Seconds of every layer where its ranks meet as in `axes`."""
+        loads, replicas = self.loads(inner, device), self.replicas(inner, device, axes, sharding, micro_batches)
+        pricing = self.pricings[inner.recompute]
+        both = [pricing._layer(load, replicas, slow) for load in loads]
+        adds_s = [slow * replicas.adds_seconds([(load, 1)]) for load in loads]
+        again_s = [slow * load.passes.again.kernels_s for load in loads]
+        return LayerSeconds(
+            forward_s=self._spread([f.total_s for f, _ in both]),
+            backward_s=self._spread(
+                [b.total_s + more + again for (_, b), more, again in zip(both, adds_s, again_s, strict=True)]
+            ),
+            weight_s=self._spread([slow * load.passes.backward.weight_products_s for load in loads]),
+            border_bytes=self._spread([load.border_bytes for load in loads]),
+        )
+
+    def replicas(
+        self, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding, micro_batches: int
+    ) -> Replicas:
+        """The replicas of a stage of a way."""
+        stub = Stage(
+            layers=(0, 1),
+            replicas=(Replica(ranks=(0,), tensor_shares=(1,), micro_batch_rows=inner.rows),),
+            context=inner.context,
+            expert=inner.expert,
+            sharding=sharding,
+        )
+        return Replicas(
+            stage=stub,
+            micro_batches=micro_batches,
+            axes=axes,
+            device=device,
+            execution=self.pricings[inner.recompute].execution,
+            parameters=DEFAULT,
+        )
+
+    def counted(self, loads: Sequence[LayerLoad], first: int, end: int) -> list[tuple[LayerLoad, int]]:
+        """The loads of layers [first, end), each with how many there are."""
+        blocks, counts = np.unique(self._blocks[first:end], return_counts=True)
+        return [(loads[int(block)], int(count)) for block, count in zip(blocks, counts, strict=True)]
+
+    @cached_property
+    def _blocks(self) -> NDArray[np.int64]:
+        return np.array(self.graph.layers)
+
+    def _spread(self, by_block: Sequence[float]) -> Floats:
+        return np.array(by_block, dtype=float)[self._blocks]

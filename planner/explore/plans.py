@@ -1,0 +1,63 @@
+"""From a way to the plan that people read, keep and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nebula.cluster.values import Cluster
+from nebula.plan.schedule import device_of
+from nebula.plan.values import Job, MadeFrom, Plan, Replica, Stage
+from nebula.planner.explore.price import Ints
+from nebula.planner.explore.ways import Way
+from nebula.planner.pool import places
+
+ENGINE = "executor"
+"""Who is to run such plans: the engine for whatever fleet does not do."""
+
+
+def plan_of(
+    way: Way, boundaries: Sequence[int], grids: Sequence[Ints], cluster: Cluster, job: Job, made_from: MadeFrom
+) -> Plan:
+    """The plan of a way, without prediction and words.
+
+    Args:
+        boundaries: first layer of each virtual stage, and the number of layers.
+        grids: [data, context, tensor] devices of each stage, in the order of the ranks.
+    """
+    inner, outer = way
+    homes = [device_of(outer.schedule, s, outer.pipeline, outer.chunks) for s in range(len(boundaries) - 1)]
+    held = [_replicas(way, home) for home in range(outer.pipeline)]
+    devices = [int(device) for grid in grids for device in grid.reshape(-1)]
+    return Plan(
+        stages=tuple(
+            Stage(
+                layers=(boundaries[index], boundaries[index + 1]),
+                replicas=held[home],
+                context=inner.context,
+                expert=inner.expert,
+                sharding=outer.sharding,
+                recompute=inner.recompute,
+            )
+            for index, home in enumerate(homes)
+        ),
+        micro_batches=way.micro_batches(job),
+        schedule=outer.schedule,
+        engine=ENGINE,
+        ranks=places(cluster, devices),
+        job=job,
+        made_from=made_from,
+        sequence_parallel=inner.tensor > 1,
+    )
+
+
+def _replicas(way: Way, home: int) -> tuple[Replica, ...]:
+    inner, data = way.inner, way.outer.data
+    firsts = ((home * data + index) * inner.width for index in range(data))
+    return tuple(
+        Replica(
+            ranks=tuple(range(first, first + inner.width)),
+            tensor_shares=(1,) * inner.width,
+            micro_batch_rows=inner.rows,
+        )
+        for first in firsts
+    )

@@ -1,0 +1,282 @@
+"""The exact step time and the peak of memory of one way, as the cost model gives them for its plan.
+
+Layers are dealt to virtual stages so that the slowest is as fast as it can be; a test holds the prices equal to those
+of nebula.cost_model.evaluate for the plan of the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cluster.values import DeviceType
+from nebula.cost_model.closed_form import last_backward_s
+from nebula.cost_model.communication import ranks_of
+from nebula.cost_model.peak import Chunk, Counted, Setting, rank_peak
+from nebula.cost_model.step_parameters import DEFAULT
+from nebula.cost_model.traffic import Axes, stage_axes, wire
+from nebula.plan.schedule import alive, device_of
+from nebula.plan.values import Sharding
+from nebula.planner.explore.layers import Layers, LayerSeconds
+from nebula.planner.explore.ways import Way
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pools:
+    """Pools of equal devices in the order in which stages are laid on them.
+
+    Attributes:
+        devices: global indices of each pool, nodes together.
+        types: the device type of each pool.
+    """
+
+    devices: tuple[Ints, ...]
+    types: tuple[DeviceType, ...]
+
+
+class Place(NamedTuple):
+    """Where one stage of a way lies.
+
+    Attributes:
+        pool: index of its pool.
+        axes: whom its ranks meet.
+        slow: by what factor its slowest node is slower.
+    """
+
+    pool: int
+    axes: Axes
+    slow: float
+
+
+class Priced(NamedTuple):
+    """What a way costs.
+
+    Attributes:
+        step_s: infinite where it does not fit into memory.
+        boundaries: first layer of each virtual stage, and the number of layers.
+        peak_share: of the limit of its device, on the fullest.
+    """
+
+    step_s: float
+    boundaries: tuple[int, ...]
+    peak_share: float
+
+
+class WayPrices:
+    """Prices ways on pools of devices."""
+
+    def __init__(self, layers: Layers, pools: Pools) -> None:
+        self.layers, self.pools = layers, pools
+        self.job = layers.job
+        self._axes: dict[tuple[object, ...], tuple[Axes, float]] = {}
+        self._seconds: dict[tuple[object, ...], LayerSeconds] = {}
+        self._deals: dict[tuple[object, ...], tuple[int, ...]] = {}
+        groups = layers.fabric.cluster.groups
+        widths = [tier.nodes for tier in layers.fabric.cluster.tiers if tier.nodes]
+        self._period = groups[0].devices_per_node * math.lcm(*widths) if widths else groups[0].devices_per_node
+        self._regular = len(groups) == 1 and not groups[0].slow and not groups[0].excluded
+
+    def price(self, way: Way, to_beat_s: float = math.inf) -> Priced:
+        """The exact price of a way, or infinity where it plainly takes longer than `to_beat_s` or does not fit.
+
+        Raises:
+            BadInput: a degree does not divide what it has to cut.
+        """
+        places = self.places(way)
+        boundaries = self.boundaries(way, places)
+        if self._busiest_s(way, boundaries, places) >= to_beat_s:
+            return Priced(math.inf, boundaries, 0.0)
+        share = self._fullest(way, boundaries, places)
+        if share > 1.0:
+            return Priced(math.inf, boundaries, share)
+        return Priced(self._step_s(way, boundaries, places), boundaries, share)
+
+    def grids(self, way: Way) -> list[Ints]:
+        """[data, context, tensor] devices of each stage."""
+        inner, outer = way
+        size = inner.width * outer.data
+        found = []
+        for pool, stages in zip(self.pools.devices, outer.stages, strict=True):
+            for index in range(stages):
+                found.append(pool[index * size : (index + 1) * size].reshape(outer.data, inner.context, inner.tensor))
+        return found
+
+    def places(self, way: Way) -> list[Place]:
+        """Where each stage of a way lies."""
+        grids = self.grids(way)
+        pools = [pool for pool, stages in enumerate(way.outer.stages) for _ in range(stages)]
+        ring = len(grids) > 1 and way.outer.chunks > 1
+        places = []
+        for index, (grid, pool) in enumerate(zip(grids, pools, strict=True)):
+            last = index + 1 == len(grids)
+            behind = grids[0] if last and ring else None if last else grids[index + 1]
+            places.append(Place(pool, *self._met(way, grid, behind)))
+        return places
+
+    def _met(self, way: Way, grid: Ints, behind: Ints | None) -> tuple[Axes, float]:
+        inner, outer = way
+        first = int(grid.flat[0])
+        where = first % self._period if self._regular else first
+        after = int(behind.flat[0]) - first if behind is not None else 0
+        degree = outer.sharding.degree
+        key = (inner.tensor, inner.context, inner.expert, outer.data, degree, where, after)
+        if key not in self._axes:
+            axes = stage_axes(
+                grid, shard=degree, expert=inner.expert, expert_tensor=1, behind=behind, fabric=self.layers.fabric
+            )
+            self._axes[key] = axes, self.layers.fabric.slowest(grid.reshape(-1))
+        return self._axes[key]
+
+    def seconds(self, way: Way, place: Place) -> LayerSeconds:
+        """Seconds of every layer on a stage there."""
+        m, sharding = way.micro_batches(self.job), way.outer.sharding
+        busy = sharding if sharding.stage == 3 else Sharding()
+        inner_axes = (place.axes.tensor, place.axes.context, place.axes.expert)
+        more = (place.axes.shard, place.axes.outer, place.axes.expert_shard) if sharding.stage == 3 else ()
+        key = (way.inner, place.pool, place.slow, m > 1, m, busy, inner_axes, more)
+        if key not in self._seconds:
+            device = self.pools.types[place.pool]
+            self._seconds[key] = self.layers.seconds(way.inner, device, place.axes, busy, m, place.slow)
+        return self._seconds[key]
+
+    def boundaries(self, way: Way, places: Sequence[Place]) -> tuple[int, ...]:
+        """The deal of layers to virtual stages whose slowest is as fast as it can be, each for its device."""
+        outer = way.outer
+        homes = self._homes(way)
+        key = (
+            way.inner,
+            outer.stages,
+            outer.schedule,
+            outer.chunks,
+            way.micro_batches(self.job),
+            outer.sharding.stage == 3,
+        )
+        if key not in self._deals:
+            self._deals[key] = balanced([self.seconds(way, places[home]).run_s for home in homes])
+        return self._deals[key]
+
+    def _busiest_s(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
+        """What the device with most work takes for it, and the first of them to wait for its first input."""
+        busy = [0.0] * way.outer.pipeline
+        each = [self.seconds(way, place).run_s for place in places]
+        for home, (first, end) in zip(self._homes(way), pairwise(boundaries), strict=True):
+            busy[home] += float(each[home][first, end])
+        return way.micro_batches(self.job) * max(busy) + DEFAULT.step_host_s
+
+    def _homes(self, way: Way) -> list[int]:
+        p, chunks = way.outer.pipeline, way.outer.chunks
+        return [device_of(way.outer.schedule, stage, p, chunks) for stage in range(p * chunks)]
+
+    def _step_s(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
+        homes, outer = self._homes(way), way.outer
+        m, p = way.micro_batches(self.job), outer.pipeline
+        spans = list(pairwise(boundaries))
+        own = [self.seconds(way, places[home]) for home in homes]
+        forward, backward, weight = (
+            np.array([getattr(s, name)[a:b].sum() for s, (a, b) in zip(own, spans, strict=True)])
+            for name in ("forward_s", "backward_s", "weight_s")
+        )
+        send = np.array(
+            [
+                self._send_s(way, places[home].axes, float(s.border_bytes[b - 1])) if place + 1 < len(homes) else 0.0
+                for place, (home, s, (_, b)) in enumerate(zip(homes, own, spans, strict=True))
+            ]
+        )
+        back = np.roll(send, 1)
+        back[0] = 0.0
+        ends = last_backward_s(forward + send, backward + back, m, outer.schedule, outer.chunks, weight)
+        tails, updates = np.zeros(p), np.zeros(p)
+        for home in range(p):
+            held = [span for span, at in zip(spans, homes, strict=True) if at == home]
+            tails[home], updates[home] = self._tail_s(way, places[home], held)
+        nodes = len(np.unique(self.layers.fabric.node_of(np.concatenate([g.reshape(-1) for g in self.grids(way)]))))
+        waiting = 1.0 + DEFAULT.jitter * math.log2(max(1, nodes))
+        return waiting * float((ends + tails).max()) + float(updates.max()) + DEFAULT.step_host_s
+
+    def _send_s(self, way: Way, axes: Axes, size_bytes: float) -> float:
+        if not axes.pair:
+            return 0.0
+        parts = 1 if way.inner.tensor > 1 else ranks_of(axes.tensor)
+        send_s = wire("send", axes.pair, DEFAULT).seconds(size_bytes / parts)
+        return send_s + (wire("all_gather", axes.tensor, DEFAULT).seconds(size_bytes) if parts > 1 else 0.0)
+
+    def _tail_s(self, way: Way, place: Place, held: Sequence[tuple[int, int]]) -> tuple[float, float]:
+        """Data communication behind the passes of a device, and its update."""
+        inner, device = way.inner, self.pools.types[place.pool]
+        replicas = self.layers.replicas(inner, device, place.axes, way.outer.sharding, way.micro_batches(self.job))
+        loads = self.layers.loads(inner, device)
+        counted = [pair for first, end in held for pair in self.layers.counted(loads, first, end)]
+        reduce_s, gather_s = replicas.sync_seconds(counted)
+        return reduce_s + gather_s, place.slow * replicas.update_seconds(counted)
+
+    def _fullest(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
+        """The peak of the fullest rank as a share of what its device may hold; of the first that holds too much."""
+        homes, outer = self._homes(way), way.outer
+        loads, blocks = self.layers.memory(way.inner), self.layers.graph.layers
+        m, p, setting = way.micro_batches(self.job), outer.pipeline, self._setting(way)
+        spans = list(pairwise(boundaries))
+        worst, known = 0.0, {}
+        # both ends first: the one holds most in flight, the other the loss
+        for home in dict.fromkeys((0, p - 1, *range(p))):
+            own = [i for i, at in enumerate(homes) if at == home]
+            flights = alive(outer.schedule, p, home, m, outer.chunks)
+            limit = self.pools.types[places[home].pool].memory_bytes * self.job.memory_fraction
+            chunks = [
+                (blocks[slice(*spans[i])], flight, i + 1 < len(homes)) for i, flight in zip(own, flights, strict=True)
+            ]
+            key = tuple((len(b), b[0], b[-1], flight, sends) for b, flight, sends in chunks)
+            if key not in known:
+                each = [Chunk(layers=tuple(loads[i] for i in b), flight=f, sends=s) for b, f, s in chunks]
+                known[key] = rank_peak(each, setting).memory.total_bytes
+            worst = max(worst, known[key] / limit)
+            if worst > 1.0:
+                break
+        return worst
+
+    def _setting(self, way: Way) -> Setting:
+        inner, outer = way
+        level, replicas = outer.sharding.stage, outer.data * inner.context
+        same = max(1, replicas * inner.tensor // inner.expert)
+        groups = (inner.tensor > 1, inner.context > 1, replicas > 1, outer.pipeline > 1, inner.expert > 1)
+        return Setting(
+            execution=self.layers.pricings[inner.recompute].execution,
+            sharding=Sharding(stage=level, degree=outer.sharding.degree * inner.context if level else 1),
+            expert_sharding=Sharding(stage=level, degree=same if level else 1),
+            replicas=replicas,
+            micro_batches=way.micro_batches(self.job),
+            communicators=sum(groups),
+            counted=Counted.PROCESS,
+        )
+
+
+def balanced(runs: Sequence[Floats]) -> tuple[int, ...]:
+    """First layers of stages, and the number of layers: the deal whose slowest stage takes least.
+
+    Args:
+        runs: for each stage the seconds of every run of layers there, [first, end], infinite where it holds none.
+
+    Example:
+        >>> balanced([np.array([[np.inf, 1.0, 2.0], [np.inf, np.inf, 1.0], [np.inf] * 3])] * 2)
+        (0, 1, 2)
+    """
+    layers = len(runs[0]) - 1
+    best, choices = np.full(layers + 1, np.inf), []
+    best[0] = 0.0
+    for index, run_s in enumerate(runs):
+        worst = np.maximum(best[:, None], run_s)
+        choices.append(worst.argmin(axis=0))
+        best = worst.min(axis=0)
+        best[: index + 1] = np.inf
+    bounds = [layers]
+    for choice in reversed(choices):
+        bounds.append(int(choice[bounds[-1]]))
+    return tuple(reversed(bounds))

@@ -1,0 +1,209 @@
+"""Which ways there are to train a model beyond what fleet runs: what one rank computes, and how ranks work together.
+
+A way has two halves. The inner one decides what one rank computes of a layer and costs a cut of the graph; the outer
+one decides how many such ranks there are and in which order they work, and costs arithmetic. What is left out by rule
+is said in RULES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+from nebula.graph.values import DistributedGraph
+from nebula.plan.job import RECOMPUTE
+from nebula.plan.values import Job, Sharding
+from nebula.planner.space import divisors
+
+RULES = {
+    "sequence": "tensor groups cut norms and residuals along the sequence, which costs no traffic and saves memory",
+    "context": f"a rank of a context group keeps at least {512} tokens of the sequence",
+    "rows": "micro-batches have up to 8 rows",
+    "deal": "layers are dealt to stages so that the slowest stage is as fast as it can be",
+    "order": "ranks lie tensor, context, data, pipeline from the inside out, stages on devices of one type",
+}
+"""What the explored space leaves out, by rule: the bound of an answer is valid for the rest."""
+
+LEAST_TOKENS, MOST_ROWS, MOST_CHUNKS = 512, 8, 8
+
+PLAIN = (("1f1b", 1), ("zb-h1", 1))
+"""Schedules of one virtual stage on a device."""
+
+FOLDED = (("zb-v", 2), ("dualpipe-v", 2))
+"""Schedules of two, the second of which runs back."""
+
+
+class Inner(NamedTuple):
+    """What one rank computes of a layer."""
+
+    tensor: int
+    context: int
+    expert: int
+    rows: int
+    recompute: str
+
+    @property
+    def width(self) -> int:
+        """Ranks of one replica of one stage."""
+        return self.tensor * self.context
+
+    @property
+    def degrees(self) -> tuple[int, int, int, int, int, int]:
+        """As StepPricing takes them: rows, tensor, sequence, context, expert, expert_tensor."""
+        return (self.rows, self.tensor, int(self.tensor > 1), self.context, self.expert, 1)
+
+
+class Outer(NamedTuple):
+    """How ranks work together.
+
+    Attributes:
+        stages: for each pool of equal devices how many stages lie on it, in the order of the pools.
+        chunks: virtual stages on each device.
+    """
+
+    data: int
+    stages: tuple[int, ...]
+    schedule: str
+    chunks: int
+    sharding: Sharding
+
+    @property
+    def pipeline(self) -> int:
+        """Stages, virtual ones of a device counted once."""
+        return sum(self.stages)
+
+
+class Way(NamedTuple):
+    """A way to train."""
+
+    inner: Inner
+    outer: Outer
+
+    @property
+    def ranks(self) -> int:
+        """Ranks in all."""
+        return self.inner.width * self.outer.data * self.outer.pipeline
+
+    def micro_batches(self, job: Job) -> int:
+        """Micro-batches of one replica in one step."""
+        return job.global_batch // (self.outer.data * self.inner.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What bounds the ways.
+
+    Attributes:
+        devices: of each pool of equal devices.
+        per_node: devices of the smallest node.
+        layers: of the model.
+        experts: of a layer; 1: it has none.
+        tokens: of a row's longest sequence.
+        fixed: degrees that the user asked for, by a name of FIXABLE.
+    """
+
+    job: Job
+    devices: tuple[int, ...]
+    per_node: int
+    layers: int
+    experts: int
+    tokens: int
+    fixed: Mapping[str, object]
+
+    def inners(self) -> Iterator[Inner]:
+        """Degrees of what one rank computes, with the most rows and nothing computed again: the cheapest of a row."""
+        for tensor, context in product(divisors(self.per_node), self._contexts()):
+            for expert in self._experts():
+                if self._open(tensor=tensor, context=context, expert=expert):
+                    yield Inner(tensor, context, expert, self.rows[-1], self.policies[0])
+
+    def variants(self, inner: Inner) -> Iterator[Inner]:
+        """The same degrees with every number of rows and every recompute policy."""
+        for rows, policy in product(self.rows, self.policies):
+            yield inner._replace(rows=rows, recompute=policy)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of a micro-batch, ascending."""
+        asked = self.fixed.get("micro_batch_rows")
+        allowed = [r for r in divisors(self.job.global_batch) if r <= MOST_ROWS]
+        return (int(str(asked)),) if asked else tuple(allowed)
+
+    def outers(self, inner: Inner, worth: Callable[[int, tuple[int, ...]], bool]) -> Iterator[Outer]:
+        """How ranks that compute that can work together.
+
+        Args:
+            inner: what they compute.
+            worth: whether so many replicas of so many stages are worth looking at.
+        """
+        for data in divisors(self.job.global_batch // inner.rows):
+            group = inner.width * data
+            if not self._open(data=data) or group % inner.expert:
+                continue
+            for stages in self._stage_counts(group, partial(worth, data)):
+                for schedule, chunks in self._schedules(sum(stages), self.job.global_batch // (data * inner.rows)):
+                    for sharding in self._shardings(data):
+                        yield Outer(data, stages, schedule, chunks, sharding)
+
+    def _stage_counts(self, group: int, worth: Callable[[tuple[int, ...]], bool]) -> Iterator[tuple[int, ...]]:
+        """How many stages of so many ranks lie on each pool: on one alone, or on all as many as fit."""
+        most = tuple(min(n // group, self.layers) for n in self.devices)
+        for index, count in enumerate(most):
+            for stages in range(count, 0, -1):
+                alone = tuple(stages if i == index else 0 for i in range(len(most)))
+                if not worth(alone):
+                    # fewer stages do more each
+                    break
+                if self._open(pipeline=stages):
+                    yield alone
+        together = sum(most)
+        mixed = sum(count > 0 for count in most) > 1
+        if mixed and together <= self.layers and self._open(pipeline=together) and worth(most):
+            yield most
+
+    def _schedules(self, stages: int, micro_batches: int) -> Iterator[tuple[str, int]]:
+        if stages == 1:
+            if self._open(schedule="1f1b"):
+                yield "1f1b", 1
+            return
+        chunked = [("interleaved", v) for v in range(2, MOST_CHUNKS + 1) if stages * v <= self.layers]
+        folded = FOLDED if 2 * stages <= self.layers and micro_batches >= 2 * stages else ()
+        for schedule, chunks in (*PLAIN, *chunked, *folded):
+            if self._open(schedule=schedule) and micro_batches >= stages:
+                yield schedule, chunks
+
+    def _shardings(self, data: int) -> Iterator[Sharding]:
+        every = [Sharding()]
+        if data > 1:
+            every += [Sharding(stage=stage, degree=data) for stage in (1, 2, 3)]
+        return (s for s in every if self._open(sharding=s.stage, sharding_degree=s.degree))
+
+    def _contexts(self) -> list[int]:
+        return [2**i for i in range(8) if self.tokens // 2**i >= LEAST_TOKENS or i == 0]
+
+    def _experts(self) -> list[int]:
+        return divisors(self.experts)
+
+    @property
+    def policies(self) -> list[str]:
+        """Recompute policies, the one that computes least first."""
+        return [policy for policy in RECOMPUTE if self._open(recompute=policy)]
+
+    def _open(self, **values: object) -> bool:
+        return all(self.fixed.get(name, value) == value for name, value in values.items())
+
+
+def experts_of(graph: DistributedGraph) -> int:
+    """Experts of a layer of the model; 1 where it has none."""
+    return max(
+        (
+            block.tensor(op.inputs[1]).shape[0]
+            for block in graph.blocks
+            for op in block.operators
+            if op.kind == "grouped_matmul"
+        ),
+        default=1,
+    )
