@@ -115,14 +115,6 @@ def _memory(pricing: StepPricing, plan: Plan, expert_tensor: int) -> tuple[Stage
         lambda index: pricing.block(index, degrees),
         counted=Counted.PROCESS,
         limit_bytes=limit_bytes,
-        tied_elements=_tied_elements(pricing.graph, plan),
         expert_tensor=expert_tensor,
     )
     return tuple(replace(peak.memory, limit_bytes=limit_bytes) for peak in found)
-
-
-def _tied_elements(graph: DistributedGraph, plan: Plan) -> float:
-    """Of a rank's parameters, those of the projection that are its embedding's; stages apart hold a copy each."""
-    if len({stage.ranks for stage in plan.stages}) > 1:
-        return 0.0
-    return graph.tied_elements * plan.stages[0].context / plan.stages[0].tensor

@@ -94,15 +94,18 @@ class Deepseek(Family):
         """Latent attention, in which every query head has keys of its own."""
         if self.attention_bias:
             raise BadInput(f"attention_bias is true: latent attention is described without biases; {REMEDY}")
-        plain, rotary = self.qk_nope_head_dim, self.qk_rope_head_dim
         latent = LatentAttention(
             query_rank=self.q_lora_rank or 0,
             key_value_rank=self.kv_lora_rank,
-            plain=plain,
-            rotary=rotary,
+            plain=self.qk_nope_head_dim,
+            rotary=self.qk_rope_head_dim,
             value=self.v_head_dim,
         )
-        return {"latent": latent, "kv_heads": self.num_attention_heads, "head_width": plain + rotary}
+        return {"latent": latent, "kv_heads": self.num_attention_heads}
+
+    def head_width(self) -> int:
+        """Of a query and a key; `head_dim`, where a file has it, is the rotary part alone."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
 
     def experts(self) -> Experts:
         """In every `moe_layer_freq`-th layer behind the first, dense ones; without routed experts all are dense."""

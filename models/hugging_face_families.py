@@ -62,7 +62,7 @@ class Family(BaseModel):
             "kv_heads": self._shared_heads(),
             "ffn": self.intermediate_size,
             "vocabulary": self.vocab_size,
-            "head_width": self._head_width(),
+            "head_width": self.head_width(),
             "tied": self.tie_word_embeddings,
             "experts": self.experts(),
         }
@@ -87,17 +87,21 @@ class Family(BaseModel):
     def _shared_heads(self) -> int:
         heads, shared = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
         if heads % shared:
-            sum_ = f"num_attention_heads {heads} % num_key_value_heads {shared} = {heads % shared}"
-            raise BadInput(f"{sum_}: each key head serves equally many query heads; change one of the two")
+            rest = f"{self.key('num_attention_heads')} {heads} % num_key_value_heads {shared} = {heads % shared}"
+            raise BadInput(f"{rest}: each key head serves equally many query heads; change one of the two")
         return shared
 
-    def _head_width(self) -> int:
+    def head_width(self) -> int:
         """Width of one head; 0: hidden over heads."""
-        rest = self.hidden_size % self.num_attention_heads
-        if not self.head_dim and rest:
-            sum_ = f"hidden_size {self.hidden_size} % num_attention_heads {self.num_attention_heads} = {rest}"
-            raise BadInput(f"{sum_}: heads divide the width unless head_dim is given; change one of the two")
+        hidden, heads = self.hidden_size, self.num_attention_heads
+        if not self.head_dim and hidden % heads:
+            rest = f"{self.key('hidden_size')} {hidden} % {self.key('num_attention_heads')} {heads} = {hidden % heads}"
+            raise BadInput(f"{rest}: heads divide the width unless head_dim is given; change one of the two")
         return self.head_dim or 0
+
+    def key(self, name: str) -> str:
+        """What the file calls a field."""
+        return type(self).model_fields[name].alias or name
 
 
 class Llama(Family):
@@ -189,7 +193,8 @@ class Gpt2(Family):
     num_attention_heads: Count = Field(alias="n_head", description="<heads>")
     max_position_embeddings: Count = Field(alias="n_positions", description="<entries of the table of positions>")
     num_key_value_heads: Count | None = None
-    intermediate_size: Count | None = Field(default=None, alias="n_inner")
+    # null means four times the width
+    intermediate_size: Count | None = Field(default=None, alias="n_inner")  # type: ignore[assignment]
     hidden_act: str = Field(default="gelu_new", alias="activation_function")
     resid_pdrop: Rate = 0.1
     tie_word_embeddings: bool = True

@@ -294,7 +294,7 @@ class DistributedGraph:
         splits: pairs of a pattern over paths of sublayers and how tensor parallelism cuts what it matches (see
             nebula.graph.splits); the rest is replicated.
         tied_elements: parameters of the last layer that are those of the first: a projection to the vocabulary with the
-            weights of the embedding. The blocks of both hold them; on one rank they lie in memory once.
+            weights of the embedding. The blocks of both hold them, as stages of a pipeline do.
     """
 
     name: str

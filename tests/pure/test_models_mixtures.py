@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
+from io import StringIO
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from nebula.cluster.schema import load_cluster
-from nebula.cost_model.evaluate import evaluate
 from nebula.errors import BadInput
 from nebula.graph.account import active_parameter_count, parameter_account
 from nebula.graph.partition import tensor_parallel
 from nebula.graph.rows import with_rows
+from nebula.graph.values import DistributedGraph
 from nebula.models.decoders import DecoderConfig
 from nebula.models.decoders_parts import Experts
 from nebula.models.decoders_presets import DECODERS
 from nebula.models.describe import decoder_graph, graph, names
-from nebula.plan.values import Job, Plan, Replica, Stage
-from nebula.report.graph_table import graph_document, headline
+from nebula.models.hugging_face import FAMILIES
+from nebula.report.graph_table import graph_document, graph_table, headline
 from tests.pure.decoder_samples import GROUPED, MIXED
 
 MIXTURES = [name for name, config in DECODERS.items() if config.experts.count]
-ONE_CARD = {
-    "name": "one",
-    "nodes": [
-        {"name": "n", "count": 1, "device": "A100-80GB-SXM", "devices_per_node": 2, "intra": {"kind": "nvswitch"}}
-    ],
-}
 
 
-def described(config: DecoderConfig):
+def described(config: DecoderConfig) -> DistributedGraph:
     return decoder_graph("m", config, "bfloat16")
 
 
@@ -96,25 +93,22 @@ def test_dense_layers_may_stand_anywhere() -> None:
     assert ["grouped_matmul" in kind for kind in kinds] == [False, True, False, True, False]
 
 
-def test_tied_weights_count_once_and_lie_once_in_a_memory_that_holds_both_ends() -> None:
+def test_tied_weights_count_once_and_are_multiplied_all_the_same() -> None:
     apart, tied = described(GROUPED), described(replace(GROUPED, tied=True))
     shared = GROUPED.vocabulary * GROUPED.hidden
-    assert apart.parameter_count - tied.parameter_count == shared
+    assert apart.parameter_count - tied.parameter_count == tied.tied_elements == shared
     assert "head matrices" not in parameter_account(tied)
     assert sum(parameter_account(tied).values()) == tied.parameter_count
-    cluster = load_cluster(ONE_CARD)
+    assert (tied.forward_flops, tied.blocks) == (apart.forward_flops, apart.blocks)
+    assert f"count once: {shared:,}" in shown(tied)
+    assert "count once" not in shown(apart)
 
-    def weights(model, *cuts: int) -> list[float]:
-        stages = tuple(
-            Stage(layers=(first, last), replicas=(Replica(ranks=(rank,), tensor_shares=(1.0,), micro_batch_rows=1),))
-            for rank, (first, last) in enumerate(zip((0, *cuts), (*cuts, 3), strict=True))
-        )
-        plan = Plan(stages=stages, micro_batches=2, job=Job(global_batch=2, precision="fp32"))
-        return [m.weights_bytes for m in evaluate(model, cluster, plan).memory]
 
-    (whole,), (once,) = weights(apart), weights(tied)
-    assert whole - once == 4 * shared
-    assert weights(apart, 2) == weights(tied, 2), "each end holds its own"
+def shown(model: DistributedGraph) -> str:
+    """The graph as a terminal shows it."""
+    console = Console(file=StringIO(), width=200)
+    console.print(graph_table(model))
+    return console.file.getvalue()
 
 
 def test_norms_of_heads_are_summed_over_the_ranks_that_share_the_heads() -> None:
@@ -151,3 +145,21 @@ def test_a_row_longer_than_the_table_of_positions_is_refused() -> None:
     assert count == (64 - GROUPED.seq_len) * GROUPED.hidden
     with pytest.raises(BadInput, match="seq_len 65 > 64 learned positions"):
         replace(table, seq_len=65)
+
+
+def test_the_page_on_models_tells_of_every_preset_what_its_graph_has() -> None:
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.-]+)` \| ([\d.]+) \| ([\d.]+) \| (\d+) \|", page, re.MULTILINE)
+    assert {name for name, *_ in rows} == set(names())
+    for name, parameters, active, tokens in rows:
+        model = graph(name)
+        assert model.parameter_count / 1e9 == pytest.approx(float(parameters), rel=1e-3, abs=1e-4), name
+        assert active_parameter_count(model) / 1e9 == pytest.approx(float(active), rel=1e-3, abs=1e-4), name
+        assert model.tokens_per_row == int(tokens), name
+
+
+def test_the_page_on_models_lists_every_family() -> None:
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8")
+    table = page[page.index("| `model_type` |") :].split("\n\n")[0]
+    named = {kind for row in table.splitlines()[2:] for kind in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(FAMILIES)
