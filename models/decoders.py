@@ -1,9 +1,7 @@
-"""Causal language models of the GPT and Llama families, as values and by name.
+"""What a causal language model of the GPT and Llama families is made of, as a value, and how ranks cut it.
 
-Sources: GPT-3 175B, Brown et al. 2020 (arXiv 2005.14165), table 2.1, its vocabulary of 50,257 padded to a multiple of
-1,024 so that tensor ranks can share it; Llama 3 8B, 70B and 405B, Grattafiori et al. 2024 (arXiv 2407.21783),
-table 3, with the vocabulary and the 8 key-value heads given there. What a layer may hold beside dense, full attention
-stands in decoders_parts.py.
+Those with a name stand in decoders_presets.py; what a layer may hold beside dense, full attention in
+decoders_parts.py. How the parts compute stands in describe_decoder.py.
 """
 
 from __future__ import annotations
@@ -13,6 +11,9 @@ from typing import Literal
 
 from nebula.errors import BadInput
 from nebula.models.decoders_parts import DENSE, DIRECT, STYLES, Experts, LatentAttention, Style
+
+BIASED = ("query key value", "out", "ffn")
+"""Linears that families add biases to or not: the three of attention, the one behind it, those of a dense ffn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +35,17 @@ class DecoderConfig:
         dropout: probability after the softmax of unfused attention, after attention and after the feed-forward part.
         window: tokens back to which a token attends; 0: all.
         window_every: of so many layers in a row the first has the window, the others attend to everything.
+        unwindowed: indices of further layers that attend to everything.
+        query_key_norm: whether each head of queries and keys is normalised before its positions are added.
+        biased: which linears add a bias although the style's do not: of BIASED.
+        positions: entries of the table of learned positions; 0: as many as seq_len.
         latent: compressed queries, keys and values in place of kv_heads; DIRECT: none.
         experts: the feed-forward parts in place of a dense one; DENSE: none.
         tied: whether the projection uses the weights of the embedding.
         float_logits: whether logits are converted to float32 for the loss.
     """
 
-    style: Literal["gpt", "llama", "nemotron"]
+    style: Literal["gpt", "llama", "nemotron", "gemma"]
     layers: int
     hidden: int
     heads: int
@@ -54,6 +59,10 @@ class DecoderConfig:
     dropout: float = 0.0
     window: int = 0
     window_every: int = 1
+    unwindowed: tuple[int, ...] = ()
+    query_key_norm: bool = False
+    biased: tuple[str, ...] = ()
+    positions: int = 0
     latent: LatentAttention = DIRECT
     experts: Experts = DENSE
     tied: bool = False
@@ -67,6 +76,12 @@ class DecoderConfig:
             )
         if self.seq_len < 1:
             raise BadInput(f"seq_len {self.seq_len} is below 1")
+        if self.positions and self.seq_len > self.positions:
+            raise BadInput(
+                f"seq_len {self.seq_len} > {self.positions} learned positions: the model knows no place further on, "
+                f"take {self.positions} tokens or fewer"
+            )
+        assert set(self.biased) <= set(BIASED)
 
     @property
     def head_dim(self) -> int:
@@ -80,41 +95,18 @@ class DecoderConfig:
 
     def window_of(self, layer: int) -> int:
         """Tokens back to which that layer attends; 0: all."""
-        return self.window if self.window < self.seq_len and layer % self.window_every == 0 else 0
+        narrow = layer % self.window_every == 0 and layer not in self.unwindowed
+        return self.window if narrow and self.window < self.seq_len else 0
 
     def has_experts(self, layer: int) -> bool:
         """Whether that layer's feed-forward part is a mixture."""
-        return self.experts.count > 0 and layer >= self.experts.dense_layers
+        first, others = self.experts.dense_layers, self.experts.dense_also
+        return self.experts.count > 0 and layer >= first and layer not in others
 
+    def adds_bias(self, part: str) -> bool:
+        """Whether the linears of a part of BIASED add a bias."""
+        return self.look.biases or part in self.biased
 
-def _llama(layers: int, hidden: int, heads: int, ffn: int) -> DecoderConfig:
-    return DecoderConfig(
-        style="llama",
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=8,
-        ffn=ffn,
-        vocabulary=128_256,
-        seq_len=8192,
-    )
-
-
-DECODERS: dict[str, DecoderConfig] = {
-    "gpt3-175b": DecoderConfig(
-        style="gpt",
-        layers=96,
-        hidden=12_288,
-        heads=96,
-        kv_heads=96,
-        ffn=49_152,
-        vocabulary=51_200,
-        seq_len=2048,
-    ),
-    "llama3-8b": _llama(32, 4096, 32, 14_336),
-    "llama3-70b": _llama(80, 8192, 64, 28_672),
-    "llama3-405b": _llama(126, 16_384, 128, 53_248),
-}
 
 DECODER_SPLITS: tuple[tuple[str, str], ...] = (
     ("tokens", "vocabulary"),

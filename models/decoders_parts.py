@@ -18,7 +18,7 @@ class Style:
         norm: `layer_norm` or `rms_norm`.
         biases: whether linears add a bias.
         gated: whether the feed-forward part multiplies its activation by a second projection.
-        activation: kinds of operators one after the other; a gated part has `swiglu` for both.
+        activation: kinds of operators one after the other; `swiglu` is activation and gate in one.
         rotary: whether positions rotate queries and keys; otherwise they are learned and added to the tokens.
     """
 
@@ -33,8 +33,10 @@ STYLES: dict[str, Style] = {
     "gpt": Style(norm="layer_norm", biases=True, gated=False, activation=("gelu",), rotary=False),
     "llama": Style(norm="rms_norm", biases=False, gated=True, activation=("swiglu",), rotary=True),
     "nemotron": Style(norm="layer_norm", biases=False, gated=False, activation=("relu", "square"), rotary=True),
+    "gemma": Style(norm="rms_norm", biases=False, gated=True, activation=("gelu",), rotary=True),
 }
-"""GPT-3 (arXiv 2005.14165), Llama (arXiv 2302.13971) and Nemotron-4 (arXiv 2402.16819, section 2.1)."""
+"""GPT-3 (arXiv 2005.14165), Llama (arXiv 2302.13971), Nemotron-4 (arXiv 2402.16819, section 2.1) and Gemma
+(arXiv 2403.08295, section 2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,7 @@ class Experts:
         ffn: inner width of one expert.
         shared: experts that see every token, run as one of shared times the width.
         dense_layers: layers at the start that have no experts.
+        dense_also: indices of further layers without experts.
         imbalance: tokens of the busiest rank over the mean; 1 where the router is balanced by force.
     """
 
@@ -81,6 +84,7 @@ class Experts:
     ffn: int = 0
     shared: int = 0
     dense_layers: int = 0
+    dense_also: tuple[int, ...] = ()
     imbalance: float = 1.0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """The distributed graph of a built-in model by name, written down rather than traced: no Paddle, milliseconds.
 
-Answers for the presets of the ERNIE 3.0 family and for dense GPT and Llama models, with the loss in the last layer.
+Answers for the ERNIE 3.0 family and for decoders, dense or with experts; the loss stands in the last layer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from nebula.graph.rows import with_rows
 from nebula.graph.rules import is_float
 from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
 from nebula.models.config import ErnieConfig
-from nebula.models.decoders import DECODER_SPLITS, DECODERS, DecoderConfig
+from nebula.models.decoders import DECODER_SPLITS, DecoderConfig
+from nebula.models.decoders_presets import DECODERS
 from nebula.models.describe_decoder import DecoderBlocks
 from nebula.models.describe_ernie import ErnieBlocks
 from nebula.models.presets import PRESETS
@@ -78,11 +79,16 @@ def decoder_graph(name: str, config: DecoderConfig, dtype: str) -> DistributedGr
         *[(f"decoder.{i}", layers[kind]) for i, kind in enumerate(kinds)],
         ("head", make.head()),
     ]
-    return _chained(name, chain, config.seq_len, DECODER_SPLITS)
+    tied = config.vocabulary * config.hidden if config.tied else 0
+    return _chained(name, chain, config.seq_len, DECODER_SPLITS, tied)
 
 
 def _chained(
-    name: str, chain: Sequence[tuple[str, Block]], tokens_per_row: int, splits: tuple[tuple[str, str], ...]
+    name: str,
+    chain: Sequence[tuple[str, Block]],
+    tokens_per_row: int,
+    splits: tuple[tuple[str, str], ...],
+    tied_elements: int = 0,
 ) -> DistributedGraph:
     """The graph of named blocks in a row, equal ones (the same object) held once."""
     blocks = list({id(block): block for _, block in chain}.values())
@@ -95,5 +101,6 @@ def _chained(
         rows=blocks[0].rows,
         tokens_per_row=tokens_per_row,
         splits=splits,
+        tied_elements=tied_elements,
     )
     return with_rows(folded, 1)

@@ -15,16 +15,18 @@ HIDDEN_SCORE = -1e4
 def attention(b: BlockBuilder, config: DecoderConfig, x: str, window: int) -> str:
     """Multi-head or grouped-query attention of x [rows, S, hidden]."""
     rows, length, _ = b.shape(x)
-    biases = config.look.biases
+    biases = config.adds_bias("query key value")
     widths = {"query": config.heads, "key": config.kv_heads, "value": config.kv_heads}
     query, key, value = (
         b.reshape(b.linear(path, x, n * config.head_dim, bias=biases), (rows, length, n, config.head_dim))
         for path, n in widths.items()
     )
+    if config.query_key_norm:
+        query, key = b.rms_norm("query_norm", query), b.rms_norm("key_norm", key)
     if config.look.rotary:
         query, key = _rotated(b, query, key)
-    out = _core(b, config, query, key, value, window)
-    return b.linear("out", b.reshape(out, (rows, length, config.heads * config.head_dim)), config.hidden, bias=biases)
+    joined = b.reshape(_core(b, config, query, key, value, window), (rows, length, config.heads * config.head_dim))
+    return b.linear("out", joined, config.hidden, bias=config.adds_bias("out"))
 
 
 def latent_attention(b: BlockBuilder, config: DecoderConfig, x: str, window: int) -> str:

@@ -39,7 +39,8 @@ class DecoderBlocks:
                 places = b.operate(
                     "arange", (), b.like((config.seq_len,), "int64"), start=0, end=config.seq_len, step=1
                 )
-                x = b.binary("add", x, b.embedding("positions", places[0], config.seq_len, config.hidden))
+                entries = config.positions or config.seq_len
+                x = b.binary("add", x, b.embedding("positions", places[0], entries, config.hidden))
             return b.build(b.dropout(x, config.dropout))
 
         return described(build)
@@ -100,4 +101,4 @@ class DecoderBlocks:
         with b.scope("ffn"):
             if mixed:
                 return mixture(b, self.config.experts, x)
-            return feed_forward(b, self.config.look, x, self.config.ffn)
+            return feed_forward(b, self.config.look, x, self.config.ffn, biases=self.config.adds_bias("ffn"))

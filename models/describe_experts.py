@@ -9,17 +9,24 @@ from nebula.graph.builder import BlockBuilder
 from nebula.models.decoders_parts import STYLES, Experts, Style
 
 
-def feed_forward(b: BlockBuilder, style: Style, x: str, width: int) -> str:
+def feed_forward(b: BlockBuilder, style: Style, x: str, width: int, *, biases: bool) -> str:
     """x [..., hidden] through one inner width."""
     hidden = b.shape(x)[-1]
-    if style.gated:
-        gate, up = (b.linear(path, x, width, bias=style.biases) for path in ("gate", "up"))
+    if style.activation == ("swiglu",):
+        gate, up = (b.linear(path, x, width, bias=biases) for path in ("gate", "up"))
         inner = b.operate("swiglu", (gate, up), b.shape(gate))[0]
+    elif style.gated:
+        gate, up = (b.linear(path, x, width, bias=biases) for path in ("gate", "up"))
+        inner = b.binary("multiply", _activated(b, style, gate), up)
     else:
-        inner = b.linear("up", x, width, bias=style.biases)
-        for kind in style.activation:
-            inner = b.unary(kind, inner, **({"approximate": True} if kind == "gelu" else {}))
-    return b.linear("down", inner, hidden, bias=style.biases)
+        inner = _activated(b, style, b.linear("up", x, width, bias=biases))
+    return b.linear("down", inner, hidden, bias=biases)
+
+
+def _activated(b: BlockBuilder, style: Style, x: str) -> str:
+    for kind in style.activation:
+        x = b.unary(kind, x, **({"approximate": True} if kind == "gelu" else {}))
+    return x
 
 
 def mixture(b: BlockBuilder, experts: Experts, x: str) -> str:
@@ -41,7 +48,7 @@ def mixture(b: BlockBuilder, experts: Experts, x: str) -> str:
     joined = b.operate("moe_unpermute", (out, places, weights), (tokens, hidden))[0]
     if experts.shared:
         with b.scope("shared"):
-            always = feed_forward(b, STYLES["llama"], flat, experts.shared * experts.ffn)
+            always = feed_forward(b, STYLES["llama"], flat, experts.shared * experts.ffn, biases=False)
         joined = b.binary("add", joined, always)
     return b.reshape(joined, (rows, length, hidden))
 

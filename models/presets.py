@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from nebula.errors import BadInput, closest
 from nebula.models.config import ErnieConfig, ModuleConfig
-from nebula.models.decoders import DECODERS
+from nebula.models.decoders_presets import DECODERS
 
 TASK_MODULE = ModuleConfig(layers=12, hidden=768, heads=12, ffn=3072)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nebula.cli.console import SearchLine
-from nebula.errors import BadInput
 from nebula.report.findings import Contender, Findings, Search
 
 if TYPE_CHECKING:
@@ -46,14 +45,17 @@ def load_subject(path: Path, overrides: Sequence[str] | None) -> Subject:
 
 
 def model_graph(model: ModelSpec, precision: str) -> DistributedGraph:
-    """The graph of a model under a precision: described where it is built in, traced where it is the user's own."""
+    """The graph of a model under a precision: traced where it is the user's own layer, described otherwise."""
     if model.preset:
         return described_graph(model.preset, model.seq_len or 0, precision)
     if model.layer:
         from nebula.cli.traced import traced_graph
 
         return traced_graph(model, precision)
-    raise BadInput(f"model.hf: {model.hf} cannot be read yet; name a built-in model with model.preset")
+    from nebula.models.hugging_face import hugging_face_graph
+    from nebula.plan.values import PRECISION_DTYPE
+
+    return hugging_face_graph(Path(model.hf), seq_len=model.seq_len, dtype=PRECISION_DTYPE[precision])
 
 
 def described_graph(preset: str, seq_len: int, precision: str) -> DistributedGraph:

@@ -293,6 +293,8 @@ class DistributedGraph:
         tokens_per_row: tokens (or samples' elements that throughput is counted in) of one row of the global batch.
         splits: pairs of a pattern over paths of sublayers and how tensor parallelism cuts what it matches (see
             nebula.graph.splits); the rest is replicated.
+        tied_elements: parameters of the last layer that are those of the first: a projection to the vocabulary with the
+            weights of the embedding. The blocks of both hold them, as stages of a pipeline do.
     """
 
     name: str
@@ -302,6 +304,7 @@ class DistributedGraph:
     rows: int
     tokens_per_row: int
     splits: tuple[tuple[str, str], ...] = ()
+    tied_elements: int = 0
 
     def __post_init__(self) -> None:
         assert len(self.layers) == len(self.layer_names)
@@ -324,8 +327,8 @@ class DistributedGraph:
 
     @property
     def parameter_count(self) -> int:
-        """Trainable elements of the whole model."""
-        return sum(self.blocks[i].parameter_count for i in self.layers)
+        """Trainable elements of the whole model, tied ones once."""
+        return sum(self.blocks[i].parameter_count for i in self.layers) - self.tied_elements
 
     @property
     def forward_flops(self) -> float:

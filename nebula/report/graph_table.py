@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nebula.graph.account import parameter_account
+from nebula.graph.account import active_parameter_count, parameter_account
 from nebula.graph.values import DistributedGraph
 from nebula.report.words import name_ranges
 from nebula.units import format_bytes, format_count
@@ -33,7 +33,15 @@ def graph_table(graph: DistributedGraph) -> RenderableType:
             format_bytes(block.saved_bytes),
             format_bytes(block.output_bytes),
         )
-    return Group(Text(headline(graph), style="bold"), Text(), table, Text(), account_table(graph), *_assumed(graph))
+    return Group(
+        Text(headline(graph), style="bold"),
+        Text(),
+        table,
+        Text(),
+        account_table(graph),
+        *_tied(graph),
+        *_assumed(graph),
+    )
 
 
 def account_table(graph: DistributedGraph) -> RenderableType:
@@ -49,6 +57,11 @@ def account_table(graph: DistributedGraph) -> RenderableType:
 def assumed_kinds(graph: DistributedGraph) -> tuple[str, ...]:
     """Operator kinds without a rule, whose work is taken by bytes alone."""
     return tuple(sorted({op.kind for b in graph.blocks for op in b.operators if op.attribute("assumed")}))
+
+
+def _tied(graph: DistributedGraph) -> tuple[Text, ...]:
+    note = f"the last layer projects with the weights of the embedding, which count once: {graph.tied_elements:,}"
+    return (Text(), Text(note)) if graph.tied_elements else ()
 
 
 def _assumed(graph: DistributedGraph) -> tuple[Text, ...]:
@@ -68,7 +81,9 @@ def headline(graph: DistributedGraph) -> str:
     rows = f"{graph.rows} row{'s' if graph.rows > 1 else ''} of {graph.tokens_per_row:,} tokens"
     work = f"{format_flops(graph.forward_flops)} forward, {format_flops(graph.backward_flops)} backward"
     layers = f"{len(graph.layers)} layers, {len(graph.blocks)} distinct"
-    return f"{graph.name}: {graph.parameter_count:,} parameters in {layers}; {work} for {rows}"
+    active = active_parameter_count(graph)
+    met = f" ({active:,} active per token)" if active < graph.parameter_count else ""
+    return f"{graph.name}: {graph.parameter_count:,} parameters{met} in {layers}; {work} for {rows}"
 
 
 def graph_document(graph: DistributedGraph) -> dict[str, Any]:
@@ -76,6 +91,8 @@ def graph_document(graph: DistributedGraph) -> dict[str, Any]:
     return {
         "model": graph.name,
         "parameters": graph.parameter_count,
+        "active_parameters": active_parameter_count(graph),
+        "tied_parameters": graph.tied_elements,
         "parameter_account": parameter_account(graph),
         "assumed_kinds": assumed_kinds(graph),
         "rows": graph.rows,
