@@ -50,7 +50,8 @@ def emit(
     check_format(format_name)
     if into and format_name != "paddleformers":
         raise BadInput(f"--into goes with the format paddleformers; {format_name} changes no file of yours")
-    apart(run, plan_file, output)
+    apart(run, output)
+    apart(plan_file, output)
     if output:
         free(output, force=force)
     options = Options(to=str(output or ""), into=_config(into) if into else None, script=script, master=master)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nebula.emit import auto_parallel, auto_tuner, fleet, launching, paddleformers, rank_table
+from nebula.emit.expressible import Inexpressible
 from nebula.emit.values import Config as Config
 from nebula.emit.values import Decided as Decided
 from nebula.emit.values import Emitted as Emitted
@@ -46,10 +47,8 @@ def emit(name: str, decided: Decided, options: Options) -> Emitted:
         raise BadInput("the plan is not legal: " + "; ".join(violation.sentence for violation in broken))
     try:
         return FORMATS[name](decided, options)
-    except BadInput as error:
-        if "cannot express" in str(error):
-            raise BadInput(str(error) + _remedy(name, decided, options)) from None
-        raise
+    except Inexpressible as error:
+        raise Inexpressible(name, error.sentence + _remedy(name, decided, options)) from None
 
 
 def _remedy(name: str, decided: Decided, options: Options) -> str:
@@ -59,7 +58,7 @@ def _remedy(name: str, decided: Decided, options: Options) -> str:
         later = Decided(graph=decided.graph, cluster=decided.cluster, candidates=decided.candidates[place - 1 :])
         try:
             FORMATS[name](later, options)
-        except BadInput:
+        except Inexpressible:
             continue
         assert best is not None
         assert plan.prediction is not None

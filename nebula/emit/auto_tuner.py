@@ -12,12 +12,22 @@ import io
 from pathlib import PurePath
 from typing import Any
 
-from nebula.emit.expressible import ON_FLEET, dealt_layers, even, no_sequence, one_recompute, require
+from nebula.emit.expressible import (
+    ON_FLEET,
+    Inexpressible,
+    dealt_layers,
+    even,
+    no_sequence,
+    one_recompute,
+    require,
+)
 from nebula.emit.values import Decided, Emitted, Options
 from nebula.errors import BadInput
 from nebula.plan.files import render
 from nebula.plan.values import Plan
 from nebula.runtime.place import degrees
+
+FORM = "auto-tuner"
 
 COLUMNS = (
     "dp_degree",
@@ -83,8 +93,8 @@ def candidates(decided: Decided) -> tuple[list[dict[str, Any]], tuple[str, ...]]
     for plan in decided.candidates[1:]:
         try:
             row = _row(decided, plan)
-        except BadInput as error:
-            lost.append(str(error).removeprefix("auto-tuner cannot express this plan: "))
+        except Inexpressible as error:
+            lost.append(error.sentence)
             continue
         if row not in rows:
             rows.append(row)
@@ -94,12 +104,12 @@ def candidates(decided: Decided) -> tuple[list[dict[str, Any]], tuple[str, ...]]
 
 def _row(decided: Decided, plan: Plan) -> dict[str, Any]:
     """The plan in the tuner's words."""
-    require("auto-tuner", plan, *ON_FLEET, no_sequence, one_recompute)
+    require(FORM, plan, *ON_FLEET, no_sequence, one_recompute)
     if len(plan.stages) > 1:
-        even("auto-tuner", dealt_layers("auto-tuner", decided.graph, plan))
+        even(FORM, dealt_layers(FORM, decided.graph, plan))
     if plan.world_size != decided.plan.world_size:
         ranks = f"{plan.world_size} ranks where the best plan has {decided.plan.world_size}"
-        raise BadInput(f"auto-tuner cannot express this plan: {ranks}, one launch has one number")
+        raise Inexpressible(FORM, f"{ranks}, one launch has one number")
     mesh, first = degrees(plan), plan.stages[0]
     return {
         "dp_degree": mesh.data,

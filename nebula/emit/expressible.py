@@ -14,6 +14,19 @@ from nebula.plan import engines
 from nebula.plan.legality import Case
 from nebula.plan.values import Plan
 
+
+class Inexpressible(BadInput):
+    """A format has no words for a feature of a plan.
+
+    Attributes:
+        sentence: which feature, without the format.
+    """
+
+    def __init__(self, form: str, sentence: str) -> None:
+        super().__init__(f"{form} cannot express this plan: {sentence}")
+        self.sentence = sentence
+
+
 Predicate = Callable[[Case], Iterator[str]]
 
 
@@ -24,12 +37,12 @@ def require(form: str, plan: Plan, *predicates: Predicate) -> None:
         form: name of the format.
 
     Raises:
-        BadInput: with the first sentence of the first predicate that is broken.
+        Inexpressible: with the first sentence of the first predicate that is broken.
     """
     case = Case(plan=plan, layers=plan.stages[-1].layers[1])
     for predicate in predicates:
         for sentence in predicate(case):
-            raise BadInput(f"{form} cannot express this plan: {sentence}")
+            raise Inexpressible(form, sentence)
 
 
 def one_recompute(case: Case) -> Iterator[str]:
@@ -62,16 +75,17 @@ def dealt_layers(form: str, graph: DistributedGraph, plan: Plan) -> tuple[int, .
     Tools that deal layers to stages put the embedding on the first stage and the head on the last.
 
     Raises:
-        BadInput: a stage holds layers that are neither body, embedding nor head.
+        Inexpressible: a stage holds layers that are neither body, embedding nor head.
     """
     if len(plan.stages) == 1:
         return (sum(_is_body(graph, layer) for layer in range(len(graph.layers))),)
     for layer in range(len(graph.layers)):
         if not _is_body(graph, layer) and layer not in (0, len(graph.layers) - 1):
             name = graph.layer_names[layer]
-            raise BadInput(
-                f"{form} cannot express this plan: between its stages it deals decoder layers alone, and layer {name} "
-                f"of {graph.name} is none; plan with objective.fixed.pipeline=1"
+            raise Inexpressible(
+                form,
+                f"between its stages it deals decoder layers alone, and layer {name} of {graph.name} is none; plan "
+                "with objective.fixed.pipeline=1",
             )
     return tuple(sum(_is_body(graph, layer) for layer in range(*stage.layers)) for stage in plan.stages)
 
@@ -80,11 +94,11 @@ def even(form: str, counts: tuple[int, ...]) -> None:
     """Refuses stages that hold unlike numbers of layers.
 
     Raises:
-        BadInput: with the numbers.
+        Inexpressible: with the numbers.
     """
     if len(set(counts)) > 1:
         held = "|".join(map(str, counts))
-        raise BadInput(f"{form} cannot express this plan: its stages hold {held} decoder layers, it deals them evenly")
+        raise Inexpressible(form, f"its stages hold {held} decoder layers, it deals them evenly")
 
 
 def _is_body(graph: DistributedGraph, layer: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from nebula.emit.expressible import ON_FLEET, dealt_layers, one_recompute, require
+from nebula.emit.expressible import ON_FLEET, Inexpressible, dealt_layers, one_recompute, require
 from nebula.emit.values import Decided, Emitted, Options
 from nebula.emit.yaml_edit import Change, Value, keys_of, lines, set_values
 from nebula.errors import BadInput
@@ -69,7 +69,7 @@ def emit(decided: Decided, options: Options) -> Emitted:
     require(FORM, plan, *ON_FLEET, one_recompute)
     if len(plan.stages) > 1 and plan.stages[0].sharding.stage > 1:
         stage = plan.stages[0].sharding.stage
-        raise BadInput(f"{FORM} cannot express this plan: it runs pipelines with sharding stage 1 only, not {stage}")
+        raise Inexpressible(FORM, f"it runs pipelines with sharding stage 1 only, not {stage}")
     config = options.into
     if config is None:
         values = settings(decided, _File(keys=frozenset(), generation=Generation.FORMERS))
@@ -138,12 +138,16 @@ def _pipeline(decided: Decided, file: _File, mesh: Degrees) -> dict[str, Value]:
     if mesh.pipeline > 1 and mesh.sharding > 1:
         # PaddleFormers numbers ranks of a sharding group farther apart than stages unless told so
         values["hybrid_parallel_topo_order"] = "pp_first"
+    if mesh.pipeline > 1 and "per_device_eval_batch_size" in file.keys:
+        # PaddleFormers refuses a pipeline that evaluates with other rows than it trains with
+        values["per_device_eval_batch_size"] = decided.plan.stages[0].replicas[0].micro_batch_rows
     head, tail = _empty_layers(decided, decided.plan) if mesh.pipeline > 1 else (0, 0)
     if file.generation is Generation.NLP:
         if head:
-            raise BadInput(
-                f"{FORM} cannot express this plan: its first stage holds {head} layers less than the others, which "
-                "files with PaddleNLP's keys have no word for"
+            raise Inexpressible(
+                FORM,
+                f"its first stage holds {head} layers less than the others, which files with PaddleNLP's keys have no "
+                "word for",
             )
         return values | ({"add_tail_layers": tail} if tail or "add_tail_layers" in file.keys else {})
     names = {"num_empty_layers_add_in_head": head, "num_empty_layers_add_in_tail": tail}
@@ -156,9 +160,10 @@ def _empty_layers(decided: Decided, plan: Plan) -> tuple[int, int]:
     most = max(counts)
     for index, count in enumerate(counts[1:-1], 1):
         if count != most:
-            raise BadInput(
-                f"{FORM} cannot express this plan: stage {index} holds {count} decoder layers and another {most}, of "
-                "which only the first and the last stage may have less"
+            raise Inexpressible(
+                FORM,
+                f"stage {index} holds {count} decoder layers and another {most}, of which only the first and the last "
+                "stage may have less",
             )
     return most - counts[0], most - counts[-1]
 

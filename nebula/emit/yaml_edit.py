@@ -106,7 +106,7 @@ def _homes(config: Config) -> list[yaml.MappingNode]:
 def _find(config: Config, homes: Sequence[yaml.MappingNode], name: str) -> _Found | None:
     found = [_Found(home=home, key=k, value=v) for home in homes for k, v in home.value if k.value == name]
     if len(found) > 1:
-        numbers = " and ".join(str(place.key.start_mark.line + 1) for place in found)
+        numbers = " and ".join(map(str, sorted(place.key.start_mark.line + 1 for place in found)))
         raise BadInput(f"{config.source}: the key {name} stands in lines {numbers}; keep one")
     return found[0] if found else None
 
