@@ -20,7 +20,6 @@ from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, StageMemory, StepParts
 
-
 COMPUTED_AGAIN = {"none": "none", "selective": "core", "full": "layer"}
 """What an execution computes again under each recompute policy of a plan."""
 

@@ -20,6 +20,7 @@ from nebula.cli import (
     demo,
     deploying,
     doctor,
+    emitting,
     planning,
     profiling,
     reporting,
@@ -94,6 +95,7 @@ app.add_typer(cluster.app, name="cluster")
 app.command()(planning.graph)
 app.command()(planning.plan)
 app.command()(checking.check)
+app.command()(emitting.emit)
 app.command()(planning.simulate)
 app.command()(reporting.report)
 app.command()(validating.validate)

@@ -38,9 +38,18 @@ def plan(
         Optional[Path],  # noqa: UP045  (typer reads this at run time on Python 3.10 too)
         typer.Option("--report", metavar="FILE", help="Also write the HTML report."),
     ] = None,
+    emit: Annotated[
+        str,
+        typer.Option(metavar="FORMAT", help="Print the plan as `nebula emit FORMAT` does, instead of the table."),
+    ] = "",
+    emit_to: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--emit-to", metavar="FILE", help="Write what --emit prints here, and print the table."),
+    ] = None,
 ) -> None:
     """Find how to train the model on the cluster, and say why."""
     from nebula.cli.console import log, print_json
+    from nebula.cli.emitting import check_asked, print_or_write
     from nebula.cli.output import apart, free
     from nebula.cli.subject import find_plan, load_subject, search_record, subject_findings
     from nebula.cost_model.economy import outlook
@@ -49,8 +58,9 @@ def plan(
     from nebula.report.document import plan_document
     from nebula.report.html import write_report
 
-    apart(run, output, report)
-    for path in (output, report):
+    apart(run, output, report, emit_to)
+    check_asked(emit, emit_to, json=json)
+    for path in (output, report, emit_to):
         if path:
             free(path, force=force)
     subject = load_subject(run, overrides)
@@ -60,7 +70,7 @@ def plan(
         able = executable(answer.plan, kind_of(subject.run.cluster))
         ahead = outlook(subject.graph, subject.run.cluster, answer.plan, subject.run.conditions)
         print_json(plan_document(answer.plan, search, able, ahead))
-    else:
+    elif not emit or emit_to:
         show(answer.plan, subject, search)
     if output:
         save_plan(answer.plan, output, overwrite=force)
@@ -68,6 +78,8 @@ def plan(
     if report:
         write_report(subject_findings(answer.plan, subject, search), report)
         log(f"wrote {report}")
+    if emit:
+        print_or_write(emit, subject, answer.candidates, emit_to, force=force)
 
 
 def show(plan: Plan, subject: Subject, search: Search) -> None:

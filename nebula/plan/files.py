@@ -32,7 +32,7 @@ def dumps(plan: Plan) -> str:
     """The text of a plan file."""
     value = encode(plan)
     ordered = {key: value[key] for key in (*_ORDER, *(k for k in value if k not in _ORDER))}
-    return _render({"format": FORMAT, "checksum": checksum(ordered), **ordered}, 0) + "\n"
+    return render({"format": FORMAT, "checksum": checksum(ordered), **ordered}) + "\n"
 
 
 def loads(text: str, source: str) -> Plan:
@@ -183,7 +183,7 @@ def _placed(text: str, source: str, misfit: Misfit) -> BadInput:
         return BadInput(f"{source}: {where}{misfit.sentence}")
 
 
-def _render(value: Any, indent: int, before: int = 0) -> str:
+def render(value: Any, indent: int = 0, before: int = 0) -> str:
     """JSON in which what fits on a line behind `before` characters stands on one, and lists of scalars fill lines."""
     flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
     if not isinstance(value, dict | list) or not value or (indent and indent + before + len(flat) < _WIDTH):
@@ -191,12 +191,12 @@ def _render(value: Any, indent: int, before: int = 0) -> str:
     inner = " " * (indent + 2)
     if isinstance(value, dict):
         keys = [json.dumps(key, ensure_ascii=False) + ": " for key in value]
-        parts = [key + _render(item, indent + 2, len(key)) for key, item in zip(keys, value.values(), strict=True)]
+        parts = [key + render(item, indent + 2, len(key)) for key, item in zip(keys, value.values(), strict=True)]
         opened, closed = "{", "}"
     else:
         opened, closed = "[", "]"
         scalars = not any(isinstance(item, dict | list) for item in value)
-        parts = _filled([json.dumps(v) for v in value], indent) if scalars else [_render(v, indent + 2) for v in value]
+        parts = _filled([json.dumps(v) for v in value], indent) if scalars else [render(v, indent + 2) for v in value]
     return f"{opened}\n" + ",\n".join(inner + part for part in parts) + f"\n{' ' * indent}{closed}"
 
 

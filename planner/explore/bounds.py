@@ -17,7 +17,7 @@ from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes
 from nebula.plan.values import Sharding
 from nebula.planner.explore.layers import Layers
-from nebula.planner.explore.price import Floats, Place, WayPrices
+from nebula.planner.explore.price import Floats, Ints, Place, WayPrices
 from nebula.planner.explore.ways import Inner, Outer, Space, Way
 from nebula.planner.stages import geometric_bound
 
@@ -80,13 +80,13 @@ class Bounds:
             found.append(Work(float(before_s[-1]), float(seconds.total_s.max()), before_s))
         return tuple(found)
 
-    def _packed(self, inner: Inner, devices: np.ndarray) -> Axes:
+    def _packed(self, inner: Inner, devices: Ints) -> Axes:
         fabric = self._layers.fabric
         width, expert = inner.width, min(inner.expert, len(devices))
         return Axes(
-            tensor=fabric.levels(devices[: inner.tensor]),
-            context=fabric.levels(devices[:width].reshape(inner.context, inner.tensor)[:, 0]),
-            expert=fabric.levels(devices[:expert]),
+            tensor=fabric.levels(devices[: inner.tensor].tolist()),
+            context=fabric.levels(devices[: width : inner.tensor].tolist()),
+            expert=fabric.levels(devices[:expert].tolist()),
         )
 
     def least_seconds(self, inner: Inner, work: tuple[Work, ...]) -> float:

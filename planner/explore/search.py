@@ -159,12 +159,12 @@ class _Explorer:
                 self.cut["shape"] += 1
                 continue
             self._push(bound_s, inner, base=True)
-        for inner in [node.what for node in heapq.nsmallest(SAMPLED, self.heap)]:
-            self._sample(inner)
+        for node in heapq.nsmallest(SAMPLED, self.heap):
+            if isinstance(node.what, Inner):
+                self._sample(node.what)
 
-    def _sample(self, inner: Inner | Way) -> None:
-        """Prices a good way of some inner halves, so that it is soon known what there is to beat."""
-        assert isinstance(inner, Inner)
+    def _sample(self, inner: Inner) -> None:
+        """Prices a few good ways of an inner half, so that it is soon known what there is to beat."""
         for policy in dict.fromkeys((self.space.policies[-1], self.space.policies[0])):
             one = inner._replace(rows=self.space.rows[0], recompute=policy)
             work = self.bounds.work(one)
