@@ -28,7 +28,7 @@ from nebula.cost_model.traffic import Axes, attained, stage_axes, wire
 from nebula.errors import BadInput
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import local_block
-from nebula.graph.rows import with_rows
+from nebula.graph.rows import block_with_rows
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.values import Plan, Stage
 
@@ -270,10 +270,12 @@ class StepPricing:
 
     def block(self, index: int, degrees: tuple[int, ...]) -> Block:
         """The local block of an index."""
-        key = (index, *degrees)
+        rows, tensor, sequence, context, expert, expert_tensor = degrees
+        if not expert_parameters(self.graph.blocks[index]):
+            expert = expert_tensor = 1
+        key = (index, rows, tensor, sequence, context, expert, expert_tensor)
         if key not in self._blocks:
-            rows, tensor, sequence, context, expert, expert_tensor = degrees
-            whole = with_rows(self.graph, rows).blocks[index]
+            whole = block_with_rows(self.graph.blocks[index], rows)
             fused_core = any(op.kind == "attention" for op in whole.operators)
             self._blocks[key] = local_block(
                 whole,

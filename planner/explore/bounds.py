@@ -16,7 +16,7 @@ from nebula.cost_model.peak import CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes
 from nebula.plan.values import Sharding
-from nebula.planner.explore.layers import Layers
+from nebula.planner.explore.layers import Layers, LayerSeconds
 from nebula.planner.explore.price import Floats, Ints, Place, WayPrices
 from nebula.planner.explore.ways import Inner, Outer, Space, Way
 from nebula.planner.stages import geometric_bound
@@ -45,6 +45,25 @@ class Work(NamedTuple):
     before_s: Floats
 
 
+class Whole(NamedTuple):
+    """All layers of a model on one stage.
+
+    Attributes:
+        work: of it, what sharding adds to every micro-batch included.
+        tail_s: data communication and update.
+        lasting: bytes of optimizer states, and of weights and gradients.
+    """
+
+    work: Work
+    tail_s: float
+    lasting: tuple[float, float]
+
+
+def _work(seconds: LayerSeconds) -> Work:
+    before_s = np.concatenate([[0.0], np.cumsum(seconds.total_s)])
+    return Work(float(before_s[-1]), float(seconds.total_s.max()), before_s)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """Bounds of the ways of a space.
@@ -53,11 +72,13 @@ class Bounds:
         space: what bounds the ways.
         prices: of the ways.
         kept: by inner half the bytes that all layers keep of one micro-batch, and those of the most common one.
+        wholes: what was worked out of whole models.
     """
 
     space: Space
     prices: WayPrices
     kept: dict[Inner, tuple[float, float]] = field(default_factory=dict)
+    wholes: dict[tuple[Inner, int, Sharding, int], Whole] = field(default_factory=dict)
 
     @property
     def _layers(self) -> Layers:
@@ -76,8 +97,7 @@ class Bounds:
                 continue
             axes = self._packed(inner, devices)
             seconds = self._layers.seconds(inner, self.prices.pools.types[pool], axes, Sharding(), 1)
-            before_s = np.concatenate([[0.0], np.cumsum(seconds.total_s)])
-            found.append(Work(float(before_s[-1]), float(seconds.total_s.max()), before_s))
+            found.append(_work(seconds))
         return tuple(found)
 
     def _packed(self, inner: Inner, devices: Ints) -> Axes:
@@ -99,20 +119,35 @@ class Bounds:
 
     def outers(self, inner: Inner, work: tuple[Work, ...], to_beat_s: float) -> Iterator[tuple[float, Outer]]:
         """Outer halves whose bound is below `to_beat_s` and that may fit, each with its bound."""
-        known: dict[tuple[int, Sharding], tuple[float, tuple[float, float]]] = {}
-        for outer in self.space.outers(inner, lambda data, stages: self._busy_s(inner, work, data, stages) < to_beat_s):
-            m = self.space.job.global_batch // (outer.data * inner.rows)
-            bound_s = self._busy_s(inner, work, outer.data, outer.stages)
-            if sum(count > 0 for count in outer.stages) == 1:
-                pool = next(i for i, count in enumerate(outer.stages) if count)
-                bound_s = max(bound_s, self._waited_s(work[pool], outer, m) + DEFAULT.step_host_s)
-            key = (outer.data, outer.sharding)
-            if key not in known:
-                known[key] = self._whole(Way(inner, outer))
-            tail_s, lasting = known[key]
-            bound_s += tail_s / outer.pipeline
-            if bound_s < to_beat_s and self._may_fit(inner, outer, m, lasting):
-                yield bound_s, outer
+        for data, sharding in self.space.replicas(inner):
+            m = self.space.job.global_batch // (data * inner.rows)
+            wholes = [self._whole(inner, data, sharding, pool) for pool in range(len(work))]
+            worked = work
+            if sharding.stage == 3:
+                worked = tuple(whole.work if whole else each for whole, each in zip(wholes, work, strict=True))
+
+            def bound_s(stages: tuple[int, ...], worked=worked, wholes=wholes, data=data) -> float:
+                tails = [w.tail_s for w, count in zip(wholes, stages, strict=True) if count and w]
+                return self._busy_s(inner, worked, data, stages) + min(tails, default=0.0) / sum(stages)
+
+            lasting = next(whole.lasting for whole in wholes if whole)
+            most = next(whole for whole in wholes if whole)
+            for stages in self.space.stage_counts(inner.width * data, lambda stages: bound_s(stages) < to_beat_s):
+                least_s = bound_s(stages)
+                if least_s >= to_beat_s or not self._may_hold(inner, sum(stages), lasting):
+                    continue
+                for schedule, chunks in self.space.schedules(sum(stages), m):
+                    outer = Outer(data, stages, schedule, chunks, sharding)
+                    whole_s = max(least_s, self._waiting_s(worked, outer, m) + most.tail_s / outer.pipeline)
+                    if whole_s < to_beat_s and self._may_fit(inner, outer, m, lasting):
+                        yield whole_s, outer
+
+    def _waiting_s(self, work: tuple[Work, ...], outer: Outer, micro_batches: int) -> float:
+        """The bound with what devices wait for, where all stages lie on one pool; 0 else."""
+        used = [pool for pool, count in enumerate(outer.stages) if count]
+        if len(used) > 1:
+            return 0.0
+        return self._waited_s(work[used[0]], outer, micro_batches) + DEFAULT.step_host_s
 
     def _busy_s(self, inner: Inner, work: tuple[Work, ...], data: int, stages: tuple[int, ...]) -> float:
         """All devices of the stages at work all the time; or one, with the slowest layer alone."""
@@ -136,38 +171,55 @@ class Bounds:
         waits_s = np.maximum(work.before_s[:p], chunk_s * np.arange(p))
         return m * work.pass_s / p + float(waits_s.mean())
 
-    def _whole(self, way: Way) -> tuple[float, tuple[float, float]]:
-        """Data communication and update of all layers together where groups meet best, and the bytes of all states and
-        of all weights and gradients."""
-        inner, outer = way
-        pool = next(i for i, count in enumerate(outer.stages) if count)
-        one = Way(inner, outer._replace(stages=tuple(int(i == pool) for i in range(len(outer.stages))), chunks=1))
-        (place,) = self.prices.places(one._replace(outer=one.outer._replace(schedule="1f1b")))
-        sync_s, update_s = self.prices._tail_s(way, Place(pool, place.axes, 1.0), [(0, self.space.layers)])
-        blocks, setting = self._layers.memory(inner), self.prices._setting(way)
-        elements = sum(blocks[i].elements for i in self._layers.graph.layers)
-        experts = sum(blocks[i].expert_elements for i in self._layers.graph.layers)
-        both = held(elements, setting.execution, setting.sharding) + held(
-            experts, setting.execution, setting.expert_sharding
-        )
-        return sync_s + update_s, (both.states, both.weights + both.gradients)
+    def _whole(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Whole | None:
+        """All layers on one stage of a pool, groups packed as well as can be; None where it has too few devices."""
+        if inner.width * data > len(self.prices.pools.devices[pool]):
+            return None
+        key = (inner, data, sharding, pool)
+        if key not in self.wholes:
+            stages = tuple(int(i == pool) for i in range(len(self.prices.pools.types)))
+            way = Way(inner, Outer(data, stages, "1f1b", 1, sharding))
+            (place,) = self.prices.places(way)
+            place = Place(pool, place.axes, 1.0)
+            sync_s, update_s = self.prices.tail_seconds(way, place, [(0, self.space.layers)])
+            setting, blocks = self.prices.setting(way), self._layers.memory(inner)
+            elements = sum(blocks[i].elements for i in self._layers.graph.layers)
+            experts = sum(blocks[i].expert_elements for i in self._layers.graph.layers)
+            both = held(elements, setting.execution, setting.sharding)
+            both += held(experts, setting.execution, setting.expert_sharding)
+            self.wholes[key] = Whole(
+                work=_work(self.prices.seconds(way, place)),
+                tail_s=sync_s + update_s,
+                lasting=(both.states, both.weights + both.gradients),
+            )
+        return self.wholes[key]
+
+    def _may_hold(self, inner: Inner, stages: int, lasting: tuple[float, float]) -> bool:
+        """Whether the mean of what lasts, with one micro-batch in flight, is within the largest limit."""
+        states_bytes, tensors_bytes = lasting
+        kept, _ = self._kept(inner)
+        held_bytes = (states_bytes + (1.0 + FRAGMENTATION) * (tensors_bytes + kept)) / stages + CONTEXT_BYTES
+        return held_bytes <= self._limit_bytes
+
+    @property
+    def _limit_bytes(self) -> float:
+        return max(t.memory_bytes for t in self.prices.pools.types) * self.space.job.memory_fraction
 
     def _may_fit(self, inner: Inner, outer: Outer, micro_batches: int, lasting: tuple[float, float]) -> bool:
         """Whether what a device holds on average, and the first one in flight, is within the largest limit."""
         states_bytes, tensors_bytes = lasting
-        if inner not in self.kept:
-            self.kept[inner] = self._kept(inner)
-        kept, common = self.kept[inner]
+        kept, common = self._kept(inner)
         p, m = outer.pipeline, micro_batches
         flights = min(FLIGHTS[outer.schedule](p, outer.chunks), m * outer.chunks)
         first = flights * common * max(0, self.space.layers // (p * outer.chunks) - 1)
         mean = kept * (min(p, m) + 1) / 2 / p if outer.schedule == "1f1b" else kept / p
         held_bytes = states_bytes / p + (1.0 + FRAGMENTATION) * (tensors_bytes / p + max(first, mean)) + CONTEXT_BYTES
-        limit = max(t.memory_bytes for t in self.prices.pools.types) * self.space.job.memory_fraction
-        return held_bytes <= limit
+        return held_bytes <= self._limit_bytes
 
     def _kept(self, inner: Inner) -> tuple[float, float]:
         """Bytes that all layers keep of one micro-batch, and those of the layer that there are most of."""
-        blocks, layers = self._layers.memory(inner), self._layers.graph.layers
-        most = max(set(layers), key=layers.count)
-        return sum(blocks[i].activations.kept for i in layers), blocks[most].activations.kept
+        if inner not in self.kept:
+            blocks, layers = self._layers.memory(inner), self._layers.graph.layers
+            most = max(set(layers), key=layers.count)
+            self.kept[inner] = sum(blocks[i].activations.kept for i in layers), blocks[most].activations.kept
+        return self.kept[inner]

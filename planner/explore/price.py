@@ -197,7 +197,7 @@ class WayPrices:
         tails, updates = np.zeros(p), np.zeros(p)
         for home in range(p):
             held = [span for span, at in zip(spans, homes, strict=True) if at == home]
-            tails[home], updates[home] = self._tail_s(way, places[home], held)
+            tails[home], updates[home] = self.tail_seconds(way, places[home], held)
         nodes = len(np.unique(self.layers.fabric.node_of(np.concatenate([g.reshape(-1) for g in self.grids(way)]))))
         waiting = 1.0 + DEFAULT.jitter * math.log2(max(1, nodes))
         return waiting * float((ends + tails).max()) + float(updates.max()) + DEFAULT.step_host_s
@@ -209,7 +209,7 @@ class WayPrices:
         send_s = wire("send", axes.pair, DEFAULT).seconds(size_bytes / parts)
         return send_s + (wire("all_gather", axes.tensor, DEFAULT).seconds(size_bytes) if parts > 1 else 0.0)
 
-    def _tail_s(self, way: Way, place: Place, held: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    def tail_seconds(self, way: Way, place: Place, held: Sequence[tuple[int, int]]) -> tuple[float, float]:
         """Data communication behind the passes of a device, and its update."""
         inner, device = way.inner, self.pools.types[place.pool]
         replicas = self.layers.replicas(inner, device, place.axes, way.outer.sharding, way.micro_batches(self.job))
@@ -222,7 +222,7 @@ class WayPrices:
         """The peak of the fullest rank as a share of what its device may hold; of the first that holds too much."""
         homes, outer = self._homes(way), way.outer
         loads, blocks = self.layers.memory(way.inner), self.layers.graph.layers
-        m, p, setting = way.micro_batches(self.job), outer.pipeline, self._setting(way)
+        m, p, setting = way.micro_batches(self.job), outer.pipeline, self.setting(way)
         spans = list(pairwise(boundaries))
         worst, known = 0.0, {}
         # both ends first: the one holds most in flight, the other the loss
@@ -242,7 +242,8 @@ class WayPrices:
                 break
         return worst
 
-    def _setting(self, way: Way) -> Setting:
+    def setting(self, way: Way) -> Setting:
+        """What holds for all ranks of a way."""
         inner, outer = way
         level, replicas = outer.sharding.stage, outer.data * inner.context
         same = max(1, replicas * inner.tensor // inner.expert)

@@ -39,6 +39,9 @@ SAMPLED, TRIES = 4, 4
 KEPT = 6
 """Ways that an answer holds with their full prediction: the best and its five nearest."""
 
+TOLERANCE = 0.01
+"""Ways whose bound is nearer to the best than this share are not looked at: so much an answer may lie above the best."""
+
 
 def explore(
     graph: DistributedGraph,
@@ -149,7 +152,8 @@ class _Explorer:
         return self._answer()
 
     def _bound_s(self) -> float:
-        return min(self.best_s, self.heap[0].bound_s) if self.heap else self.best_s
+        """No way of the space is faster."""
+        return min(self.to_beat_s, self.heap[0].bound_s) if self.heap else self.to_beat_s
 
     def _start(self) -> None:
         for inner in self.space.inners():
@@ -202,8 +206,8 @@ class _Explorer:
                 self.fullest = priced.peak_share, way
             return
         self.found[way] = priced
-        times = sorted(each.step_s for each in self.found.values())
-        self.best_s, self.to_beat_s = times[0], times[1] if len(times) > 1 else math.inf
+        self.best_s = min(self.best_s, priced.step_s)
+        self.to_beat_s = self.best_s / (1.0 + TOLERANCE)
         self.on_progress(Progress(priced=len(self.found), best_s=self.best_s, bound_s=self._bound_s()))
 
     def _answer(self) -> Answer:

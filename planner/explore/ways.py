@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -132,23 +131,15 @@ class Space:
         allowed = [r for r in divisors(self.job.global_batch) if r <= MOST_ROWS]
         return (int(str(asked)),) if asked else tuple(allowed)
 
-    def outers(self, inner: Inner, worth: Callable[[int, tuple[int, ...]], bool]) -> Iterator[Outer]:
-        """How ranks that compute that can work together.
-
-        Args:
-            inner: what they compute.
-            worth: whether so many replicas of so many stages are worth looking at.
-        """
+    def replicas(self, inner: Inner) -> Iterator[tuple[int, Sharding]]:
+        """Numbers of replicas of a stage, and how they share its states."""
         for data in divisors(self.job.global_batch // inner.rows):
             group = inner.width * data
-            if not self._open(data=data) or group % inner.expert:
-                continue
-            for stages in self._stage_counts(group, partial(worth, data)):
-                for schedule, chunks in self._schedules(sum(stages), self.job.global_batch // (data * inner.rows)):
-                    for sharding in self._shardings(data):
-                        yield Outer(data, stages, schedule, chunks, sharding)
+            if self._open(data=data) and group % inner.expert == 0 and group <= max(self.devices):
+                for sharding in self._shardings(data):
+                    yield data, sharding
 
-    def _stage_counts(self, group: int, worth: Callable[[tuple[int, ...]], bool]) -> Iterator[tuple[int, ...]]:
+    def stage_counts(self, group: int, worth: Callable[[tuple[int, ...]], bool]) -> Iterator[tuple[int, ...]]:
         """How many stages of so many ranks lie on each pool: on one alone, or on all as many as fit."""
         most = tuple(min(n // group, self.layers) for n in self.devices)
         for index, count in enumerate(most):
@@ -164,7 +155,8 @@ class Space:
         if mixed and together <= self.layers and self._open(pipeline=together) and worth(most):
             yield most
 
-    def _schedules(self, stages: int, micro_batches: int) -> Iterator[tuple[str, int]]:
+    def schedules(self, stages: int, micro_batches: int) -> Iterator[tuple[str, int]]:
+        """Schedules of a pipeline, each with the virtual stages on a device."""
         if stages == 1:
             if self._open(schedule="1f1b"):
                 yield "1f1b", 1
