@@ -27,7 +27,7 @@ from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.cost_model.traffic import Axes, attained, stage_axes, wire
 from nebula.errors import BadInput
 from nebula.graph.experts import expert_parameters
-from nebula.graph.local_block import local_block
+from nebula.graph.local_block import dealt_block, undealt_block
 from nebula.graph.rows import block_with_rows
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.values import Plan, Stage
@@ -107,6 +107,7 @@ class StepPricing:
         self.hiding = Hiding(execution.hidden, parameters)
         self.fabric = Fabric(attained(cluster, parameters))
         self._blocks: dict[tuple[int, ...], Block] = {}
+        self._undealt: dict[tuple[int, ...], Block] = {}
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
 
     def step(self, plan: Plan, expert_tensor: int = 1, *, borders: float = 1.0) -> StepTimes:
@@ -275,19 +276,31 @@ class StepPricing:
             expert = expert_tensor = 1
         key = (index, rows, tensor, sequence, context, expert, expert_tensor)
         if key not in self._blocks:
+            self._blocks[key] = dealt_block(
+                self._undealt_block(index, rows, tensor, sequence, context, expert_tensor),
+                tensor=tensor,
+                sequence=bool(sequence),
+                expert=expert,
+                expert_tensor=expert_tensor,
+            )
+        return self._blocks[key]
+
+    def _undealt_block(self, *key: int) -> Block:
+        """The local block of (index, rows, tensor, sequence, context, expert_tensor) that holds all experts."""
+        if key not in self._undealt:
+            index, rows, tensor, sequence, context, expert_tensor = key
             whole = block_with_rows(self.graph.blocks[index], rows)
             fused_core = any(op.kind == "attention" for op in whole.operators)
-            self._blocks[key] = local_block(
+            self._undealt[key] = undealt_block(
                 whole,
                 tensor=tensor,
                 splits=self.graph.splits,
                 sequence=bool(sequence),
                 context=context,
                 how="ring" if fused_core else "gather",
-                expert=expert,
                 expert_tensor=expert_tensor,
             )
-        return self._blocks[key]
+        return self._undealt[key]
 
     def _send(self, last: LayerLoad, axes: Axes, *, sequence: bool) -> float:
         """Handing a layer's output to the next stage.

@@ -52,6 +52,33 @@ def local_block(
     Raises:
         BadInput: a degree does not divide what it must cut.
     """
+    local = undealt_block(
+        block,
+        tensor=tensor,
+        splits=splits,
+        sequence=sequence,
+        context=context,
+        how=how,
+        expert_tensor=expert_tensor,
+    )
+    return dealt_block(local, tensor=tensor, sequence=sequence, expert=expert, expert_tensor=expert_tensor)
+
+
+def undealt_block(
+    block: Block,
+    *,
+    tensor: int,
+    splits: tuple[tuple[str, str], ...],
+    sequence: bool,
+    context: int,
+    how: str,
+    expert_tensor: int = 1,
+) -> Block:
+    """The block of one rank that still holds all experts whole; `dealt_block` deals them. Arguments as of local_block.
+
+    Raises:
+        BadInput: a degree does not divide what it must cut.
+    """
     local = context_parallel(block, context, how)
     experts = expert_parameters(local)
     alike = tensor > 1 and not sequence
@@ -67,7 +94,13 @@ def local_block(
         if alike and expert_tensor == 1:
             annotations |= dict(_dealt_tokens(local, mesh))
         local = partition(complete(local, annotations, later=streams_of(local)))
-    return expert_parallel(local, expert, expert_tensor=expert_tensor, same_tokens=alike and expert_tensor > 1)
+    return local
+
+
+def dealt_block(block: Block, *, tensor: int, sequence: bool, expert: int, expert_tensor: int = 1) -> Block:
+    """An undealt block with its experts dealt; it is cut for that tensor degree already."""
+    alike = tensor > 1 and not sequence
+    return expert_parallel(block, expert, expert_tensor=expert_tensor, same_tokens=alike and expert_tensor > 1)
 
 
 def _dealt_tokens(block: Block, mesh: Mesh) -> Iterator[tuple[str, Distribution]]:

@@ -5,7 +5,7 @@ A bound needs the inner half of a way and its degrees alone; it holds for every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes
 from nebula.plan.values import Sharding
 from nebula.planner.explore.layers import Layers, LayerSeconds
-from nebula.planner.explore.price import Floats, Ints, Place, WayPrices
+from nebula.planner.explore.price import Floats, Ints, WayPrices
 from nebula.planner.explore.ways import Inner, Outer, Space, Way
 from nebula.planner.stages import geometric_bound
 
@@ -49,12 +49,10 @@ class Whole(NamedTuple):
     """All layers of a model on one stage.
 
     Attributes:
-        work: of it, what sharding adds to every micro-batch included.
         tail_s: data communication and update.
         lasting: bytes of optimizer states, and of weights and gradients.
     """
 
-    work: Work
     tail_s: float
     lasting: tuple[float, float]
 
@@ -78,7 +76,7 @@ class Bounds:
     space: Space
     prices: WayPrices
     kept: dict[Inner, tuple[float, float]] = field(default_factory=dict)
-    wholes: dict[tuple[Inner, int, Sharding, int], Whole] = field(default_factory=dict)
+    wholes: dict[tuple[tuple[int, ...], int, Sharding, int], Whole] = field(default_factory=dict)
 
     @property
     def _layers(self) -> Layers:
@@ -120,27 +118,41 @@ class Bounds:
     def outers(self, inner: Inner, work: tuple[Work, ...], to_beat_s: float) -> Iterator[tuple[float, Outer]]:
         """Outer halves whose bound is below `to_beat_s` and that may fit, each with its bound."""
         for data, sharding in self.space.replicas(inner):
-            m = self.space.job.global_batch // (data * inner.rows)
             wholes = [self._whole(inner, data, sharding, pool) for pool in range(len(work))]
-            worked = work
-            if sharding.stage == 3:
-                worked = tuple(whole.work if whole else each for whole, each in zip(wholes, work, strict=True))
-
-            def bound_s(stages: tuple[int, ...], worked=worked, wholes=wholes, data=data) -> float:
-                tails = [w.tail_s for w, count in zip(wholes, stages, strict=True) if count and w]
-                return self._busy_s(inner, worked, data, stages) + min(tails, default=0.0) / sum(stages)
-
+            most = min(self.space.layers, sum(n // (inner.width * data) for n in self.space.devices))
             lasting = next(whole.lasting for whole in wholes if whole)
-            most = next(whole for whole in wholes if whole)
-            for stages in self.space.stage_counts(inner.width * data, lambda stages: bound_s(stages) < to_beat_s):
-                least_s = bound_s(stages)
-                if least_s >= to_beat_s or not self._may_hold(inner, sum(stages), lasting):
-                    continue
-                for schedule, chunks in self.space.schedules(sum(stages), m):
-                    outer = Outer(data, stages, schedule, chunks, sharding)
-                    whole_s = max(least_s, self._waiting_s(worked, outer, m) + most.tail_s / outer.pipeline)
-                    if whole_s < to_beat_s and self._may_fit(inner, outer, m, lasting):
-                        yield whole_s, outer
+            if self._may_hold(inner, most, lasting):
+                yield from self._staged(inner, data, sharding, work, wholes, to_beat_s)
+
+    def _staged(
+        self,
+        inner: Inner,
+        data: int,
+        sharding: Sharding,
+        work: tuple[Work, ...],
+        wholes: Sequence[Whole | None],
+        to_beat_s: float,
+    ) -> Iterator[tuple[float, Outer]]:
+        """The same of so many replicas that share their states so."""
+
+        def bound_s(stages: tuple[int, ...]) -> float:
+            tails = [w.tail_s for w, count in zip(wholes, stages, strict=True) if count and w]
+            return self._busy_s(inner, work, data, stages) + min(tails, default=0.0) / sum(stages)
+
+        least, m = next(w for w in wholes if w), self.space.job.global_batch // (data * inner.rows)
+        sharded = sharding.stage < 3
+        for stages in self.space.stage_counts(inner.width * data, lambda stages: bound_s(stages) < to_beat_s):
+            if not sharded:
+                # what gathering parameters costs is asked for late, since it is dear to know
+                work, sharded = tuple(self._gathering(inner, data, sharding, i, w) for i, w in enumerate(work)), True
+            least_s = bound_s(stages)
+            if least_s >= to_beat_s or not self._may_hold(inner, sum(stages), least.lasting):
+                continue
+            for schedule, chunks in self.space.schedules(sum(stages), m):
+                outer = Outer(data, stages, schedule, chunks, sharding)
+                whole_s = max(least_s, self._waiting_s(work, outer, m) + least.tail_s / outer.pipeline)
+                if whole_s < to_beat_s and self._may_fit(inner, outer, m, least.lasting):
+                    yield whole_s, outer
 
     def _waiting_s(self, work: tuple[Work, ...], outer: Outer, micro_batches: int) -> float:
         """The bound with what devices wait for, where all stages lie on one pool; 0 else."""
@@ -175,24 +187,30 @@ class Bounds:
         """All layers on one stage of a pool, groups packed as well as can be; None where it has too few devices."""
         if inner.width * data > len(self.prices.pools.devices[pool]):
             return None
-        key = (inner, data, sharding, pool)
+        key = (inner[:3], data, sharding, pool)
         if key not in self.wholes:
-            stages = tuple(int(i == pool) for i in range(len(self.prices.pools.types)))
-            way = Way(inner, Outer(data, stages, "1f1b", 1, sharding))
+            way = self._on_one_stage(inner, data, sharding, pool)
             (place,) = self.prices.places(way)
-            place = Place(pool, place.axes, 1.0)
-            sync_s, update_s = self.prices.tail_seconds(way, place, [(0, self.space.layers)])
+            sync_s, update_s = self.prices.tail_seconds(way, place._replace(slow=1.0), [(0, self.space.layers)])
             setting, blocks = self.prices.setting(way), self._layers.memory(inner)
             elements = sum(blocks[i].elements for i in self._layers.graph.layers)
             experts = sum(blocks[i].expert_elements for i in self._layers.graph.layers)
             both = held(elements, setting.execution, setting.sharding)
             both += held(experts, setting.execution, setting.expert_sharding)
-            self.wholes[key] = Whole(
-                work=_work(self.prices.seconds(way, place)),
-                tail_s=sync_s + update_s,
-                lasting=(both.states, both.weights + both.gradients),
-            )
+            self.wholes[key] = Whole(sync_s + update_s, (both.states, both.weights + both.gradients))
         return self.wholes[key]
+
+    def _on_one_stage(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Way:
+        stages = tuple(int(i == pool) for i in range(len(self.prices.pools.types)))
+        return Way(inner, Outer(data, stages, "1f1b", 1, sharding))
+
+    def _gathering(self, inner: Inner, data: int, sharding: Sharding, pool: int, work: Work) -> Work:
+        """The work with the traffic of sharded parameters in every micro-batch."""
+        if inner.width * data > len(self.prices.pools.devices[pool]):
+            return work
+        way = self._on_one_stage(inner, data, sharding, pool)
+        (place,) = self.prices.places(way)
+        return _work(self.prices.seconds(way, place._replace(pool=pool, slow=1.0)))
 
     def _may_hold(self, inner: Inner, stages: int, lasting: tuple[float, float]) -> bool:
         """Whether the mean of what lasts, with one micro-batch in flight, is within the largest limit."""

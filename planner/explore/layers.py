@@ -76,7 +76,7 @@ class Layers:
         first = self.pricings[RECOMPUTE[0]]
         for pricing in self.pricings.values():
             # a cut does not depend on what is computed again
-            pricing._blocks, pricing.fabric = first._blocks, self.fabric
+            pricing._blocks, pricing._undealt, pricing.fabric = first._blocks, first._undealt, self.fabric
         self._memory: dict[tuple[object, ...], tuple[MemoryLoad, ...]] = {}
         self._uncut: set[tuple[int, int, int]] = set()
 

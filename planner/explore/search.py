@@ -33,14 +33,14 @@ from nebula.planner.explore.price import Pools, Priced, WayPrices
 from nebula.planner.explore.ways import RULES, Inner, Space, Way, experts_of
 from nebula.planner.search import Answer, Progress
 
-SAMPLED, TRIES = 4, 4
-"""Inner halves of which a few ways are priced before the search, and how many of each."""
+TRIES = 2
+"""Ways of a promising inner half that are priced before the search."""
 
 KEPT = 6
 """Ways that an answer holds with their full prediction: the best and its five nearest."""
 
 TOLERANCE = 0.01
-"""Ways whose bound is nearer to the best than this share are not looked at: so much an answer may lie above the best."""
+"""Ways whose bound is nearer to the best than this share are not looked at: an answer may lie so much above the best."""
 
 
 def explore(
@@ -163,9 +163,16 @@ class _Explorer:
                 self.cut["shape"] += 1
                 continue
             self._push(bound_s, inner, base=True)
-        for node in heapq.nsmallest(SAMPLED, self.heap):
+        for inner in self._promising():
+            self._sample(inner)
+
+    def _promising(self) -> list[Inner]:
+        """For each number of ranks that share the experts, and each tensor degree, the inner half of least bound."""
+        first: dict[tuple[int, int], Inner] = {}
+        for node in sorted(self.heap):
             if isinstance(node.what, Inner):
-                self._sample(node.what)
+                first.setdefault((node.what.expert, node.what.tensor), node.what)
+        return list(first.values())
 
     def _sample(self, inner: Inner) -> None:
         """Prices a few good ways of an inner half, so that it is soon known what there is to beat."""
