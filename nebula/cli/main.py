@@ -20,6 +20,7 @@ from nebula.cli import (
     demo,
     deploying,
     doctor,
+    explaining,
     planning,
     profiling,
     reporting,
@@ -93,6 +94,7 @@ app.command()(demo.demo)
 app.add_typer(cluster.app, name="cluster")
 app.command()(planning.graph)
 app.command()(planning.plan)
+app.command()(explaining.explain)
 app.command()(checking.check)
 app.command()(planning.simulate)
 app.command()(reporting.report)
