@@ -7,18 +7,19 @@ here. Changes are computed, not guessed: the leanest split that does not fit, th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from nebula.errors import BadInput, Infeasible
 from nebula.plan.values import Sharding
 from nebula.planner.contradiction import multiples
-from nebula.planner.engines import FEW, missing, runs
-from nebula.planner.fullest import changes, fullest, leanest_deals
+from nebula.planner.engines import FEW, missing
+from nebula.planner.fullest import changes, fullest
 from nebula.planner.infeasible import describe
+from nebula.planner.leanest import cutting, leanest_above, shape_fault
 from nebula.planner.search import Answer
 from nebula.planner.setting import Setting
-from nebula.planner.space import RULES, Split, data_and_rows, divisors, policies, shardings, tensor_degrees
+from nebula.planner.space import RULES, Split, divisors, tensor_degrees
 from nebula.units import format_seconds
 
 WIDEST_NODE = 8
@@ -61,13 +62,13 @@ def rejections(setting: Setting, answer: Answer) -> tuple[Rejection, ...]:
     }
     rows = []
     for rule, count in sorted(counts.items(), key=lambda pair: -pair[1]):
-        facts, remedies = _ABOUT[rule](setting, answer)
+        facts, remedies = _ABOUT.get(rule, _unexplained)(setting, answer)
         rows.append(
             Rejection(
                 rule=rule,
                 count=count,
                 counted=_COUNTED.get(rule, "splits") if rule != "fixed" or rule in answer.cut else "fixed degrees",
-                meaning=RULES[rule],
+                meaning=RULES.get(rule, rule),
                 facts=tuple(facts),
                 remedies=tuple(remedies),
             )
@@ -85,7 +86,7 @@ def _devices(setting: Setting, answer: Answer) -> Words:
     limits, job = setting.limits, setting.prices.job
     data = sorted({d for d in divisors(job.global_batch) if limits.allows("data", d)})
     found: tuple[int, int, int, int] | None = None
-    for tensor in _cutting(setting):
+    for tensor in cutting(setting):
         for d in data:
             pipeline = limits.devices // (tensor * d) + 1
             if pipeline <= limits.layers and limits.allows("pipeline", pipeline):
@@ -106,11 +107,11 @@ def _node(setting: Setting, answer: Answer) -> Words:
     del answer
     limits = setting.limits
     here = limits.devices_per_node
-    left = [t for t in range(2, here) if here % t and _cuts(setting, t)]
+    left = [t for t in range(2, here) if here % t and not shape_fault(setting, t)]
     uncut = [t for t in range(2, here) if here % t and t not in left]
     facts = [f"the model cannot be cut by tensor {_listed(uncut)} either"] if uncut else []
     for size in range(here + 1, WIDEST_NODE * here + 1):
-        new = [t for t in divisors(size) if here % t and t <= size and _cuts(setting, t)]
+        new = [t for t in divisors(size) if here % t and t <= size and not shape_fault(setting, t)]
         if new:
             facts.append(f"objective.fixed.tensor={new[0]} prices it all the same, over several nodes if it must")
             return facts, [f"nodes of {size} devices would admit tensor {new[0]}"]
@@ -122,11 +123,11 @@ def _shape(setting: Setting, answer: Answer) -> Words:
     del answer
     facts = []
     for tensor in tensor_degrees(setting.limits, Counter()):
-        fault = _shape_fault(setting, tensor)
+        fault = shape_fault(setting, tensor)
         if fault:
             facts.append(fault)
             break
-    allowed = ", ".join(str(t) for t in _cutting(setting))
+    allowed = ", ".join(str(t) for t in cutting(setting))
     return facts, [f"a model whose sizes the degree divides; here these do: tensor {allowed}"]
 
 
@@ -199,6 +200,12 @@ def _layers(setting: Setting, answer: Answer) -> Words:
     return [], [f"a model of {more} layers would admit pipeline {more}"]
 
 
+def _unexplained(setting: Setting, answer: Answer) -> Words:
+    """A rule of which nothing more is known than its meaning."""
+    del setting, answer
+    return [], []
+
+
 _ABOUT: dict[str, Callable[[Setting, Answer], Words]] = {
     "devices": _devices,
     "batch": _batch,
@@ -219,68 +226,9 @@ _SINGULAR = {
 _COUNTED = {"node": "tensor degrees", "batch": "numbers of replicas"}
 
 
-def leanest_above(setting: Setting) -> Split | None:
-    """Of the splits that do not fit however their layers are dealt, the one that needs least.
-
-    Looked for among those with the smallest micro-batches, as memory grows with their rows, and among shardings over
-    all replicas; None when all of these fit.
-    """
-    prices, limits = setting.prices, setting.limits
-    rows: dict[int, int] = {}
-    for data, r in data_and_rows(prices.job, limits, Counter()):
-        rows[data] = min(r, rows.get(data, r))
-    found = [
-        held
-        for tensor in _cutting(setting)
-        for data, r in rows.items()
-        for recompute in policies(limits)
-        for sharding in shardings(data, limits, Counter())
-        if sharding.degree == data
-        for held in _least_above(setting, (data, tensor, r), sharding, recompute)
-    ]
-    return min(found, key=lambda held: held[0])[1] if found else None
-
-
-def _least_above(
-    setting: Setting, degrees: tuple[int, int, int], sharding: Sharding, recompute: str
-) -> Iterator[tuple[float, Split]]:
-    """The bytes and the number of stages that come nearest to fitting without doing so."""
-    prices, limits = setting.prices, setting.limits
-    data, tensor, rows = degrees
-    most = min(limits.layers, limits.devices // (tensor * data))
-    split = Split(data=data, tensor=tensor, pipeline=max(most, 1), rows=rows, sharding=sharding, recompute=recompute)
-    if most < 1 or not runs(split, prices.job, setting.device_kind):
-        return
-    table = leanest_deals(setting, split)
-    for stages in range(1, most + 1):
-        needed = table.value(stages)
-        if needed > prices.limit_bytes and limits.allows("pipeline", stages):
-            yield needed, replace(split, pipeline=stages)
-
-
 def _feature(data: int = 1, tensor: int = 1, pipeline: int = 1, sharding: Sharding | None = None) -> Split:
     """A small split with one feature."""
     return Split(data=data, tensor=tensor, pipeline=pipeline, rows=1, sharding=sharding or Sharding(), recompute="none")
-
-
-def _cutting(setting: Setting) -> list[int]:
-    """The tensor degrees of the space that divide what they must cut."""
-    return [t for t in tensor_degrees(setting.limits, Counter()) if _cuts(setting, t)]
-
-
-def _cuts(setting: Setting, tensor: int) -> bool:
-    return not _shape_fault(setting, tensor)
-
-
-def _shape_fault(setting: Setting, tensor: int) -> str:
-    """What the partition says of the first block that a tensor degree does not cut evenly; empty when there is none."""
-    pricing = setting.prices.pricing
-    for index in sorted(set(pricing.graph.layers)):
-        try:
-            pricing.chains.block(index, 1, tensor, False)
-        except BadInput as error:
-            return f"tensor {tensor}: {error}"
-    return ""
 
 
 def _undividing(setting: Setting) -> list[int]:

@@ -7,7 +7,7 @@ What is not named is chosen by the search, so the alternative is the best of its
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nebula.errors import BadInput, Infeasible
 from nebula.plan.degrees import degree_words, degrees_of
@@ -47,7 +47,7 @@ class WhyNot:
     facts: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
     rule: str = ""
-    plans: tuple[Plan, ...] = field(default=())
+    plans: tuple[Plan, ...] = ()
     stage: int = 0
     over_bytes: float = 0.0
     more_s: float = 0.0

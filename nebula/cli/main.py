@@ -17,6 +17,7 @@ from nebula.cli import (
     calibrating,
     checking,
     cluster,
+    comparing,
     demo,
     deploying,
     doctor,
@@ -95,6 +96,7 @@ app.add_typer(cluster.app, name="cluster")
 app.command()(planning.graph)
 app.command()(planning.plan)
 app.command()(explaining.explain)
+app.command()(comparing.compare)
 app.command()(checking.check)
 app.command()(planning.simulate)
 app.command()(reporting.report)
