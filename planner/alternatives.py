@@ -1,7 +1,7 @@
 """A plan explained: why it won, what came near it and by which term it lost, how far the bound is, what was left out.
 
 Everything is a value with its sentence, so that text and JSON say the same. Alternatives are those that the search
-priced in full; the first two are proven to be the best of the space.
+priced in full: the best two of the space, and further ones between which others may lie.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from nebula.plan.degrees import degrees_of
 from nebula.plan.values import Job, Plan, Prediction, Stage
 from nebula.planner.explain import TERMS
+from nebula.planner.fullest import too_full
 from nebula.planner.why_not import ALIKE
-from nebula.units import format_bytes, format_count, format_seconds
+from nebula.units import format_count, format_seconds
 
 FEW = 4
 """So many stages are named that differ; of more the number is told."""
@@ -71,7 +72,7 @@ def compare(first: Plan, second: Plan, names: tuple[str, str]) -> Comparison:
     if len(models) > 1 and all(models):
         judgement = Judgement("They train unlike models, so neither is the better plan.")
     elif first.prediction and second.prediction:
-        full = [_too_full(prediction) for prediction in (first.prediction, second.prediction)]
+        full = [too_full(prediction) for prediction in (first.prediction, second.prediction)]
         judgement = judge_fit(full, names) if any(full) else judge(first.prediction, second.prediction, names)
         notes += _overlap(first.prediction, second.prediction) if judgement.term_s else ()
     return Comparison(judgement=judgement, differences=tuple(_differences(first, second)), notes=notes)
@@ -100,16 +101,6 @@ def judge_fit(too_full: Sequence[str], names: tuple[str, str]) -> Judgement:
         return Judgement(f"Neither fits into memory: of {names[0]} {too_full[0]}, of {names[1]} {too_full[1]}.")
     better, other = (1, 0) if too_full[0] else (0, 1)
     return Judgement(f"{names[better]} is better: of {names[other]} {too_full[other]}.", better, "memory")
-
-
-def _too_full(prediction: Prediction) -> str:
-    """The first stage that needs more than there is; empty when all fit."""
-    for stage, held in enumerate(prediction.memory):
-        if held.total_bytes > held.limit_bytes:
-            return (
-                f"stage {stage} needs {format_bytes(held.total_bytes)} > {format_bytes(held.limit_bytes)} of a device"
-            )
-    return ""
 
 
 def _won_by(won: Prediction, lost: Prediction, scale: float) -> str:

@@ -12,7 +12,7 @@ from math import ceil
 from nebula.errors import BadInput
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.layout import uniform_stages
-from nebula.plan.values import MadeFrom, Plan, Sharding, StageMemory
+from nebula.plan.values import MadeFrom, Plan, Prediction, Sharding, StageMemory
 from nebula.planner.engines import engine_of, runs
 from nebula.planner.pool import places
 from nebula.planner.price import NOWHERE
@@ -68,6 +68,16 @@ def fullest(setting: Setting, split: Split) -> Fullest:
     return Fullest(plan=plan, stage=stage, memory=memory)
 
 
+def too_full(prediction: Prediction) -> str:
+    """The first stage that needs more than a plan may fill, in words; empty when all fit."""
+    for stage, held in enumerate(prediction.memory):
+        if held.total_bytes > held.limit_bytes:
+            return (
+                f"stage {stage} needs {format_bytes(held.total_bytes)} > {format_bytes(held.limit_bytes)} of a device"
+            )
+    return ""
+
+
 def leanest_deals(setting: Setting, split: Split) -> Deals:
     """The deals of layers to up to as many stages as the split has, by the bytes of the fullest device."""
     prices = setting.prices
@@ -103,7 +113,7 @@ def plan_of(setting: Setting, split: Split, boundaries: tuple[int, ...]) -> Plan
 
 def changes(setting: Setting, split: Split) -> Iterator[str]:
     """Single changes with which a split that does not fit would, each computed: one of each kind, the least first."""
-    for kind in (_more_recompute, _more_sharding, _fewer_rows):
+    for kind in (_more_recompute, _more_sharding, _fewer_rows, _more_stages):
         for other in kind(setting, split):
             held = fullest(setting, other)
             if held.over_bytes <= 0:
@@ -141,6 +151,13 @@ def _fewer_rows(setting: Setting, split: Split) -> Iterator[Split]:
             yield from _possible(setting, replace(split, rows=rows))
 
 
+def _more_stages(setting: Setting, split: Split) -> Iterator[Split]:
+    limits = setting.limits
+    for stages in range(split.pipeline + 1, min(limits.layers, limits.devices // (split.data * split.tensor)) + 1):
+        if limits.allows("pipeline", stages):
+            yield from _possible(setting, replace(split, pipeline=stages))
+
+
 def _possible(setting: Setting, split: Split) -> Iterator[Split]:
     """The split, if an engine runs it and it can be cut."""
     if not runs(split, setting.prices.job, setting.device_kind):
@@ -158,6 +175,8 @@ def _changed(before: Split, after: Split) -> str:
         return f"recompute={after.recompute}"
     if after.rows != before.rows:
         return f"micro_batch_rows={after.rows}"
+    if after.pipeline != before.pipeline:
+        return f"pipeline={after.pipeline}"
     if after.sharding.stage != before.sharding.stage:
         over = f",sharding_degree={after.sharding.degree}" if after.sharding.degree != before.sharding.degree else ""
         return f"sharding={after.sharding.stage}{over}"

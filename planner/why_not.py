@@ -14,7 +14,7 @@ from nebula.plan.degrees import degree_words, degrees_of
 from nebula.plan.values import Plan, Prediction
 from nebula.planner.contradiction import contradictions
 from nebula.planner.explain import TERMS, deciding_term
-from nebula.planner.fullest import fullest
+from nebula.planner.fullest import fullest, too_full
 from nebula.planner.infeasible import describe, leanest, remedies
 from nebula.planner.setting import Setting
 from nebula.units import format_seconds
@@ -157,6 +157,8 @@ def _further(won: Prediction, other: Plan, outcome: str) -> tuple[str, ...]:
         facts.append(f"It saves {format_seconds(-less_s)} of {term}.")
     if outcome == "slower" and other.bound_s > won.step_time_s:
         facts.append(f"No plan with these degrees takes less than {format_seconds(other.bound_s)}.")
+    if full := too_full(won):
+        facts.append(f"The plan itself does not fit: {full}.")
     if outcome == "faster":
         facts.append("The plan is not the one that the search chooses; `nebula plan` finds that.")
     return tuple(facts)

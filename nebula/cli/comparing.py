@@ -57,7 +57,7 @@ def _side(path: Path, plan: Plan, subject: Subject | None, notes: list[str]) -> 
     from nebula.report.comparison_text import Side
 
     if subject is None:
-        return Side(name=str(path), plan=plan)
+        return Side(name=str(path), plan=_checked(path, plan))
     graph, cluster = subject.graph, subject.run.cluster
     try:
         check_origin(plan, graph, cluster)
@@ -67,5 +67,20 @@ def _side(path: Path, plan: Plan, subject: Subject | None, notes: list[str]) -> 
         plan = replace(plan, prediction=evaluate(graph, cluster, plan), made_from=made)
     except BadInput as stranger:
         notes.append(f"{path} is taken as its file says: {stranger}.")
-        return Side(name=str(path), plan=plan)
+        return Side(name=str(path), plan=_checked(path, plan))
     return Side(name=str(path), plan=plan, outlook=outlook(graph, cluster, plan, subject.run.conditions))
+
+
+def _checked(path: Path, plan: Plan) -> Plan:
+    """A plan as its file says.
+
+    Raises:
+        BadInput: its prediction is none that anything can be compared with.
+    """
+    from nebula.errors import BadInput
+
+    said = plan.prediction
+    if said and min(said.step_time_s, said.tokens_per_s) <= 0:
+        figures = f"{said.step_time_s:g} s a step and {said.tokens_per_s:g} tokens/s"
+        raise BadInput(f"{path}: its prediction says {figures}; leave it out, or predict anew with --run")
+    return plan

@@ -101,12 +101,17 @@ def _predicted(prediction: Prediction | None) -> Iterator[tuple[str, str]]:
     for words, seconds in part_pairs(prediction.parts):
         share = percent(seconds / prediction.step_time_s)
         yield f"  {words}", f"{format_seconds(seconds)} · {share}" if seconds else NONE
-    stage, held = max(enumerate(prediction.memory), key=lambda pair: pair[1].total_bytes / pair[1].limit_bytes)
-    share = percent(held.total_bytes / held.limit_bytes)
-    yield (
-        "fullest device",
-        f"{format_bytes(held.total_bytes)} of {format_bytes(held.limit_bytes)} ({share}), stage {stage}",
-    )
+    yield "fullest device", _fullest(prediction)
+
+
+def _fullest(prediction: Prediction) -> str:
+    """What the device holds that is nearest to its limit, and of which stage it is."""
+    shares = [(m.total_bytes / m.limit_bytes, stage) for stage, m in enumerate(prediction.memory) if m.limit_bytes]
+    if not shares:
+        return UNKNOWN
+    share, stage = max(shares)
+    held = prediction.memory[stage]
+    return f"{format_bytes(held.total_bytes)} of {format_bytes(held.limit_bytes)} ({percent(share)}), stage {stage}"
 
 
 def _ahead(outlook: Outlook | None) -> Iterator[tuple[str, str]]:

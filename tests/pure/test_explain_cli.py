@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,26 @@ def test_a_plan_of_another_model_keeps_what_its_file_says(plans, tmp_path):
     assert document["plans"][1]["prediction"]["step_time_s"] == large().plan.prediction.step_time_s
     assert document["verdict"] == "They train unlike models, so neither is the better plan."
     assert any("was made for model ernie-3.0-titan" in note for note in document["notes"])
+
+
+def test_a_prediction_of_nothing_is_refused(plans, tmp_path):
+    broken = tmp_path / "broken.json"
+    best = load_plan(plans[0])
+    save_plan(replace(best, prediction=replace(best.prediction, tokens_per_s=0.0)), broken)
+    done = nebula("compare", plans[0], broken)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "0 tokens/s; leave it out, or predict anew with --run" in " ".join(done.stderr.split())
+    assert nebula("compare", plans[0], broken, "--run", EXAMPLE).exit_code == 0
+
+
+def test_memory_that_no_limit_is_known_of_is_not_known(plans):
+    plan = load_plan(plans[0])
+    bare = replace(plan, prediction=replace(plan.prediction, memory=()))
+    out = io.StringIO()
+    sides = (Side(name="a", plan=plan), Side(name="b", plan=bare))
+    Console(file=out, width=100).print(comparison_text(compare(plan, bare, ("a", "b")), sides))
+    (line,) = (line for line in out.getvalue().splitlines() if "fullest device" in line)
+    assert line.rstrip().endswith("not known")
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120])

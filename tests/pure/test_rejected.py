@@ -140,9 +140,10 @@ def test_the_leanest_that_does_not_fit_is_short_of_what_it_says_and_each_change_
     named = [change.groups() for change in changes if change]
     assert named
     for name, value, degree in named:
+        stages = int(value) if name == "pipeline" else split.pipeline
         more = {"sharding_degree": int(degree)} if degree else {}
         changed = {**fixed, name: int(value) if value.isdigit() else value, **more}
-        assert setting.fixing(changed).best().plan.world_size == split.ranks
+        assert setting.fixing(changed).best().plan.world_size == split.ranks // split.pipeline * stages
     enough = int(re.search(r"devices with ([\d,]+) MiB", one.remedies[-1])[1].replace(",", ""))
     bigger = cluster(nodes=2, per_node=2, kind=device(memory_bytes=enough * 2**20))
     assert search(chain(4, hidden=128, tokens=128), bigger, Job(global_batch=8), Objective(fixed=fixed)).plan

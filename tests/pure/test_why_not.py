@@ -128,6 +128,15 @@ def test_a_plan_that_the_search_did_not_choose_can_lose(best):
     assert " less than the " in found.sentence
 
 
+def test_a_plan_that_does_not_fit_itself_says_so():
+    graph, job = chain(4, hidden=128, tokens=128), Job(global_batch=8)
+    plan = search(graph, cluster(per_node=4), job, Objective(fixed={"pipeline": 1, "data": 1, "tensor": 1})).plan
+    where = cluster(per_node=4, kind=device(memory_bytes=6e6))
+    plan = replace(plan, prediction=evaluate(graph, where, plan))
+    found = why_not(ground(graph, where, job), plan, {"pipeline": 4})
+    assert any("The plan itself does not fit: stage 0 needs " in fact for fact in found.facts)
+
+
 def test_a_degree_that_is_fixed_is_set_aside_and_it_says_so(best):
     found = why_not(ground(fixed={"tensor": 1, "recompute": "full"}), best, {"tensor": 4})
     assert degrees_of(found.plans[0])["tensor"] == 4
