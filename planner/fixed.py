@@ -7,6 +7,7 @@ devices. Whether the split fits into memory is not asked here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
@@ -21,6 +22,13 @@ STAGES = range(4)
 """Stages of ZeRO."""
 
 
+class Fault(NamedTuple):
+    """Why degrees are no split: the rule (of nebula.planner.space.RULES, or `value`, `sharding`) and its equation."""
+
+    rule: str
+    sentence: str
+
+
 def check_fixed(prices: Prices, limits: Limits, device_kind: str) -> None:
     """Refuses fixed degrees of which no split can be made.
 
@@ -32,15 +40,20 @@ def check_fixed(prices: Prices, limits: Limits, device_kind: str) -> None:
     Raises:
         BadInput: the first equation that does not hold, with its numbers.
     """
-    for fault in _faults(prices.job, limits):
-        raise BadInput(f"objective.fixed: {fault}")
+    for fault in faults(prices, limits, device_kind):
+        raise BadInput(f"objective.fixed: {fault.sentence}")
+
+
+def faults(prices: Prices, limits: Limits, device_kind: str) -> Iterator[Fault]:
+    """What is impossible about the fixed degrees; each is worked out as if those before it did not hold."""
+    yield from _faults(prices.job, limits)
     fixed, graph = limits.fixed, prices.pricing.graph
     if "tensor" in fixed:
-        _check_tensor(prices, graph, _degree(fixed, "tensor"), _degree(fixed, "micro_batch_rows"))
+        yield from _uncut(prices, graph, _degree(fixed, "tensor"), _degree(fixed, "micro_batch_rows"))
     split = smallest_split(prices.job, limits)
     if not runs(split, prices.job, device_kind):
         why = "; ".join(missing(split, prices.job, device_kind))
-        raise BadInput(f"objective.fixed: no engine runs {_words(fixed)} on {prices.pool.device.name}: {why}")
+        yield Fault("engine", f"no engine runs {_words(fixed)} on {prices.pool.device.name}: {why}")
 
 
 def smallest_split(job: Job, limits: Limits) -> Split:
@@ -70,18 +83,19 @@ def least_data(job: Job, fixed: Mapping[str, object]) -> int:
     return next((d for d in divisors(job.global_batch) if d > 1), 2)
 
 
-def _faults(job: Job, limits: Limits) -> Iterator[str]:
-    """What is impossible about the fixed degrees, in words."""
+def _faults(job: Job, limits: Limits) -> Iterator[Fault]:
+    """What the numbers alone make impossible."""
     fixed = limits.fixed
-    yield from _bad_words(fixed)
-    yield from _bad_sharding(fixed)
+    yield from (Fault("value", sentence) for sentence in _bad_words(fixed))
+    yield from (Fault("sharding", sentence) for sentence in _bad_sharding(fixed))
     data, rows = least_data(job, fixed), _degree(fixed, "micro_batch_rows")
     replicas = "data" if "data" in fixed else "sharding_degree"
     factors = {replicas: data, "micro_batch_rows": rows}
-    yield from _undivided("global_batch", job.global_batch, {name: n for name, n in factors.items() if n > 1})
+    factors = {name: n for name, n in factors.items() if n > 1}
+    yield from (Fault("batch", sentence) for sentence in _undivided("global_batch", job.global_batch, factors))
     pipeline = _degree(fixed, "pipeline")
     if pipeline > limits.layers:
-        yield f"pipeline {pipeline} > {limits.layers} layers; each stage holds at least one"
+        yield Fault("layers", f"pipeline {pipeline} > {limits.layers} layers; each stage holds at least one")
     degrees = {"data": data, "tensor": _degree(fixed, "tensor"), "pipeline": pipeline}
     named = {name: n for name, n in degrees.items() if n > 1}
     ranks = data * degrees["tensor"] * pipeline
@@ -89,7 +103,7 @@ def _faults(job: Job, limits: Limits) -> Iterator[str]:
         equation = " × ".join(f"{name} {n}" for name, n in named.items())
         equation += f" = {ranks}" if len(named) > 1 else ""
         implied = f"; sharding asks for data {data}" if data > 1 and "data" not in fixed else ""
-        yield f"{equation} > {limits.devices} devices{implied}"
+        yield Fault("devices", f"{equation} > {limits.devices} devices{implied}")
 
 
 def _bad_words(fixed: Mapping[str, object]) -> Iterator[str]:
@@ -128,13 +142,14 @@ def _undivided(whole: str, number: int, factors: Mapping[str, int]) -> Iterator[
         yield f"{whole} {number} % ({product}) = {number % ranks}"
 
 
-def _check_tensor(prices: Prices, graph: DistributedGraph, tensor: int, rows: int) -> None:
-    """Raises what the partition says of the first block that the degree does not cut evenly."""
+def _uncut(prices: Prices, graph: DistributedGraph, tensor: int, rows: int) -> Iterator[Fault]:
+    """What the partition says of the first block that the degree does not cut evenly."""
     for index in sorted(set(graph.layers)):
         try:
             prices.pricing.chains.block(index, rows, tensor, False)
         except BadInput as error:
-            raise BadInput(f"objective.fixed: tensor {tensor}: {error}") from None
+            yield Fault("shape", f"tensor {tensor}: {error}")
+            return
 
 
 def _degree(fixed: Mapping[str, object], name: str, default: int = 1) -> int:

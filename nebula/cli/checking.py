@@ -58,7 +58,7 @@ def _broken(plan: Plan, subject: Subject | None) -> list[str]:
         return [v.sentence for v in violations(plan, layers=plan.stages[-1].layers[1], cluster=None)]
     graph, cluster = subject.graph, subject.run.cluster
     broken = [v.sentence for v in violations(plan, layers=len(graph.layers), cluster=cluster)]
-    broken += _other_job(plan, subject)
+    broken += other_job(plan, subject)
     if broken:
         return broken
     try:
@@ -68,7 +68,7 @@ def _broken(plan: Plan, subject: Subject | None) -> list[str]:
     return [_too_full(stage, held) for stage, held in enumerate(memory) if held.total_bytes > held.limit_bytes]
 
 
-def _other_job(plan: Plan, subject: Subject) -> list[str]:
+def other_job(plan: Plan, subject: Subject) -> list[str]:
     """Where the plan trains otherwise than the run file asks."""
     asked = subject.run.job
     return [

@@ -17,10 +17,12 @@ from nebula.cli import (
     calibrating,
     checking,
     cluster,
+    comparing,
     demo,
     deploying,
     doctor,
     emitting,
+    explaining,
     planning,
     profiling,
     reporting,
@@ -94,6 +96,8 @@ app.command()(demo.demo)
 app.add_typer(cluster.app, name="cluster")
 app.command()(planning.graph)
 app.command()(planning.plan)
+app.command()(explaining.explain)
+app.command()(comparing.compare)
 app.command()(checking.check)
 app.command()(emitting.emit)
 app.command()(planning.simulate)

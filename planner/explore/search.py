@@ -40,7 +40,7 @@ KEPT = 6
 """Ways that an answer holds with their full prediction: the best and its five nearest."""
 
 TOLERANCE = 0.01
-"""Ways whose bound is nearer to the best than this share are not looked at: an answer may lie so much above the best."""
+"""Ways whose bound is nearer to the best than this share are not looked at: so far an answer may lie above the best."""
 
 
 def explore(
