@@ -24,7 +24,9 @@ from nebula.cli import (
     profiling,
     reporting,
     running,
+    sweeping,
     validating,
+    what_if,
 )
 from nebula.cli.console import forgive_encodings, log
 from nebula.errors import NebulaError, Suspicious
@@ -95,6 +97,9 @@ app.command()(planning.graph)
 app.command()(planning.plan)
 app.command()(checking.check)
 app.command()(planning.simulate)
+app.command(name="what-if")(what_if.what_if)
+app.command()(sweeping.sweep)
+app.command()(sweeping.scaling)
 app.command()(reporting.report)
 app.command()(validating.validate)
 app.command()(profiling.profile)

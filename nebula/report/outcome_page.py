@@ -1,0 +1,65 @@
+"""Writes the drawing and the table of a sweep or a scaling curve to one file that needs no network: HTML or SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from nebula.errors import BadInput
+from nebula.report.outcome_rows import OutcomeRow, columns
+from nebula.report.svg import rect
+from nebula.whole_file import write_whole
+
+KINDS = (".html", ".svg")
+
+
+def check_kind(path: Path) -> None:
+    """Makes sure that a drawing can be written there.
+
+    Raises:
+        BadInput: the name ends neither with .html nor with .svg.
+    """
+    if path.suffix.lower() not in KINDS:
+        raise BadInput(f"--plot {path}: the name must end with {' or '.join(KINDS)}")
+
+
+def write_plot(path: Path, svg: str, rows: Sequence[OutcomeRow], title: str, note: str) -> None:
+    """Writes the drawing alone (.svg), or a page with it and the table (.html)."""
+    svg_alone = path.suffix.lower() == ".svg"
+    write_whole(path, standalone(svg) if svg_alone else outcome_page(svg, rows, title, note))
+
+
+def standalone(svg: str) -> str:
+    """A drawing as a file of its own: with its name space, the style of the report and a ground to stand on."""
+    head, _, rest = svg.partition(">")
+    ground = rect(0, 0, "100%", "100%", style="fill:var(--paper)")
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style><![CDATA[{_css()}]]></style>{ground}{rest}\n'
+
+
+def outcome_page(svg: str, rows: Sequence[OutcomeRow], title: str, note: str) -> str:
+    """The HTML text of the page."""
+    environment = Environment(
+        loader=PackageLoader("nebula.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = columns(rows)
+    return environment.get_template("outcomes.html.j2").render(
+        title=title,
+        note=note,
+        css=Markup(_css()),
+        drawing=Markup(svg),
+        columns=shown,
+        rows=[tuple(column.cells[index] for column in shown) for index in range(len(rows))],
+        reasons=list(dict.fromkeys(row.outcome.reason for row in rows if row.outcome.reason)),
+    )
+
+
+def _css() -> str:
+    return files("nebula.report").joinpath("page.css").read_text(encoding="utf-8")
