@@ -70,4 +70,4 @@ def _no_whole_nodes(cluster: Cluster, devices: int, step: int) -> str:
     below = devices // step * step
     near = f"{below} or {below + step}" if below > 0 else f"{step}"
     mix = " and ".join(f"{group.count} × {group.name}" for group in cluster.groups)
-    return f"{devices} devices are no whole nodes in the mix of cluster {cluster.name} ({mix}); {near} would be"
+    return f"{devices} devices are no whole nodes; {near} would be, in the mix of cluster {cluster.name} ({mix})"

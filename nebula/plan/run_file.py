@@ -191,6 +191,8 @@ def _replaced(value: Any, way: Keys, new: Any, text: str) -> Any:
     if value is None or isinstance(value, dict):
         inner = (value or {}).get(key)
         return {**(value or {}), key: _replaced(inner, rest, new, text)}
+    if isinstance(value, list):
+        raise UnknownKey(f"override {shown(text)}: a list of {len(value)} has items 0 to {len(value) - 1}: no {key!r}")
     raise UnknownKey(f"override {shown(text)}: there is no mapping to hold {key!r}")
 
 

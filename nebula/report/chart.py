@@ -73,6 +73,7 @@ def panel(
     label: Callable[[float], str],
     missing: Sequence[tuple[str, str]] = (),
     ceiling: float = 0.0,
+    logarithmic: bool = False,
 ) -> str:
     """One panel as an SVG group.
 
@@ -84,15 +85,18 @@ def panel(
         label: a value of the vertical axis in words.
         missing: values of the horizontal axis without a plan, and why.
         ceiling: the least height of the vertical axis.
+        logarithmic: whether the vertical axis shows factors; values must be above 0 then.
     """
-    highest = max((value for curve in curves for _, value, _ in curve.points), default=0.0)
-    high = max(highest, ceiling) * 1.05 or 1.0
+    values = [value for curve in curves for _, value, _ in curve.points]
+    high = max(*values, ceiling, 0.0) * 1.05 or 1.0 if values else 1.0
+    low = min(values) / 1.2 if logarithmic and values else 0.0
 
     def y(value: float) -> float:
-        return TOP + (1 - value / high) * (HEIGHT - TOP - BOTTOM)
+        share = math.log(value / low) / math.log(high / low) if low else value / high
+        return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
 
     out = [text(LEFT, 16, title, class_="small strong")]
-    for tick in ticks(high, 5):
+    for tick in _factors(low, high) if low else ticks(high, 5):
         out += [
             line(LEFT, y(tick), WIDTH - RIGHT, y(tick), class_="grid"),
             text(LEFT - 8, y(tick) + 4, label(tick), class_="tick end"),
@@ -102,8 +106,20 @@ def panel(
     for index, curve in enumerate(curves):
         out += _drawn(curve, scale, y, _colour(index))
     for value, why in missing:
-        out.append(text(scale.x(scale.at[value]), y(0) - 4, "×", title=why, class_="label middle"))
+        out.append(text(scale.x(scale.at[value]), HEIGHT - BOTTOM - 4, "×", title=why, class_="label middle"))
     return element("g", *out)
+
+
+def _factors(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten; over more than three of those the powers alone.
+
+    Example:
+        >>> _factors(90, 600)
+        [100.0, 200.0, 500.0]
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(powers) <= 4 else (1,)
+    return [tick for power in powers for step in steps if low <= (tick := step * 10.0**power) <= high]
 
 
 def legend(names: Sequence[str], y: float, width: float) -> tuple[list[str], float]:

@@ -37,15 +37,18 @@ def scaling_drawing(rows: Sequence[OutcomeRow], title: str) -> str:
         base = planned[0].outcome.tokens_per_s / _size(planned[0])
         points = tuple((float(_size(row)), base * _size(row), "") for row in rows if _size(row) >= _size(planned[0]))
         ideal = (Curve(name="perfect", points=points, dashed=True),)
-    return _pair(rows, DEVICES, (RATE, EFFICIENCY), title, several=False, more=(ideal, ()), ceilings=(0.0, 1.0))
+    figures = (RATE._replace(title="tokens/s; dashed: perfect scaling"), EFFICIENCY)
+    return _pair(rows, DEVICES, figures, title, several=False, more=(ideal, ()), ceilings=(0.0, 1.0))
 
 
 def sweep_drawing(rows: Sequence[OutcomeRow], title: str) -> str:
-    """Step time and throughput of a device against the first key whose values are numbers, a curve for each of the
-    other combinations."""
-    keys = varied(rows)
-    numeric = [key for key in keys if Scale([dict(row.labels)[key] for row in rows]).numeric]
-    return _pair(rows, (numeric or keys)[0], (STEP, RATE_OF_A_DEVICE), title)
+    """Step time and throughput of a device against the key with most values, numbers before words.
+
+    The other keys' combinations are a curve each.
+    """
+    scales = {key: Scale([dict(row.labels)[key] for row in rows]) for key in varied(rows)}
+    across = max(scales, key=lambda key: (scales[key].numeric, len(scales[key].labels)))
+    return _pair(rows, across, (STEP, RATE_OF_A_DEVICE), title)
 
 
 def _pair(
@@ -64,11 +67,14 @@ def _pair(
         several: whether the rows are several curves, whose names are said, or one along which all labels change.
     """
     scale = Scale([dict(row.labels)[key] for row in rows])
-    groups = _groups(rows, key) if several else {"": list(rows)}
+    planned = [row for row in rows if row.outcome.plan]
+    groups = _groups(planned, key, rows) if several else {"": planned}
     out = [text(LEFT, 18, title, class_="strong")]
-    names, top = ([], 26.0) if len(groups) < 2 else legend(list(groups), 42, 2 * WIDTH)
+    names, top = legend(list(groups), 42, 2 * WIDTH) if any(groups) else ([], 26.0)
     out += names
-    missing = [(dict(row.labels)[key], brief(row.outcome.reason)) for row in rows if not row.outcome.plan]
+    reasons = {dict(row.labels)[key]: brief(row.outcome.reason) for row in rows}
+    for row in planned:
+        reasons.pop(dict(row.labels)[key], None)
     for place, (figure, extra, ceiling) in enumerate(zip(figures, more, ceilings, strict=True)):
         content = panel(
             (*(_curve(name, members, key, scale, figure) for name, members in groups.items()), *extra),
@@ -76,16 +82,17 @@ def _pair(
             title=figure.title,
             below=short_key(key),
             label=figure.words,
-            missing=missing,
+            missing=list(reasons.items()),
             ceiling=ceiling,
+            logarithmic=bool(extra) and scale.logarithmic,
         )
         out.append(element("g", content, transform=f"translate({place * WIDTH:g},{top + 8:g})"))
     return drawing(2 * WIDTH, top + 8 + HEIGHT, out, label=title)
 
 
-def _groups(rows: Sequence[OutcomeRow], key: str) -> dict[str, list[OutcomeRow]]:
-    """The rows by the values of every varied key but the one that the horizontal axis shows."""
-    others = [other for other in varied(rows) if other != key]
+def _groups(rows: Sequence[OutcomeRow], key: str, every: Sequence[OutcomeRow]) -> dict[str, list[OutcomeRow]]:
+    """The rows by the values of each key that varies in every row, but the one that the horizontal axis shows."""
+    others = [other for other in varied(every) if other != key]
     groups: dict[str, list[OutcomeRow]] = {}
     for row in rows:
         labels = dict(row.labels)
@@ -94,9 +101,7 @@ def _groups(rows: Sequence[OutcomeRow], key: str) -> dict[str, list[OutcomeRow]]
 
 
 def _curve(name: str, rows: Sequence[OutcomeRow], key: str, scale: Scale, figure: Figure) -> Curve:
-    points = (
-        (scale.at[dict(row.labels)[key]], figure.value(row), _tip(row.outcome)) for row in rows if row.outcome.plan
-    )
+    points = ((scale.at[dict(row.labels)[key]], figure.value(row), _tip(row.outcome)) for row in rows)
     return Curve(name=name, points=tuple(points))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ from nebula.report.svg import rect
 from nebula.whole_file import write_whole
 
 KINDS = (".html", ".svg")
+FONT = 'svg { font-family: "Noto Sans", "DejaVu Sans", sans-serif; }\n'
 
 
 def check_kind(path: Path) -> None:
@@ -34,10 +36,18 @@ def write_plot(path: Path, svg: str, rows: Sequence[OutcomeRow], title: str, not
 
 
 def standalone(svg: str) -> str:
-    """A drawing as a file of its own: with its name space, the style of the report and a ground to stand on."""
+    """A drawing as a file of its own: with its name space, the style of the report and a ground to stand on.
+
+    Colours are those of the page on white, written out: viewers of pictures know no CSS variables.
+    """
+    css = _css()
+    colours = dict(re.findall(r"--([\w-]+):\s*([^;]+);", css.partition("}")[0]))
+    style = re.search(r"^\.drawing \{.*?(?=^@media)", css, re.DOTALL | re.MULTILINE)
+    assert style is not None, "page.css has no rules for drawings"
     head, _, rest = svg.partition(">")
     ground = rect(0, 0, "100%", "100%", style="fill:var(--paper)")
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style><![CDATA[{_css()}]]></style>{ground}{rest}\n'
+    text = f'{head} xmlns="http://www.w3.org/2000/svg"><style>{FONT}{style[0]}</style>{ground}{rest}\n'
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], text)
 
 
 def outcome_page(svg: str, rows: Sequence[OutcomeRow], title: str, note: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from nebula.cost_model.economy import Outlook
@@ -14,6 +15,9 @@ from nebula.planner.scaling import ScalingPoint
 from nebula.report.outlook_words import amount
 from nebula.report.words import percent
 from nebula.units import format_count, format_seconds
+
+MOST_LETTERS = 64
+"""Of a reason in a table, where the whole of it stands below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,7 @@ def columns(rows: Sequence[OutcomeRow]) -> tuple[Column, ...]:
         cells = tuple(cell(row) if row.outcome.plan else "" for row in rows)
         if any(cells):
             found.append(Column(heading, True, cells))
-    return (*found, Column("split, or why not", False, tuple(_split(row.outcome) for row in rows)))
+    return (*found, Column("plan", False, tuple(_split(row.outcome) for row in rows)))
 
 
 def short_key(key: str) -> str:
@@ -148,7 +152,8 @@ def brief(reason: str) -> str:
     """
     place, colon, rest = reason.partition(": ")
     named = colon and (place == "command line" or place.startswith("override ") or place.rpartition(":")[2].isdigit())
-    return (rest if named else reason).partition("; ")[0].partition(": even ")[0]
+    clause = (rest if named else reason).partition("; ")[0].partition(": even ")[0]
+    return shorten(clause, MOST_LETTERS, placeholder=" …")
 
 
 def _mfu(row: OutcomeRow) -> str:

@@ -67,7 +67,8 @@ ALL = verbs(typer.main.get_command(app))
 
 
 def test_the_verbs_of_the_first_version_are_there():
-    wanted = "cluster discover, cluster show, graph, plan, check, simulate, report, launch, train, deploy slurm"
+    wanted = "cluster discover, cluster show, graph, plan, check, simulate, report, launch, train, deploy slurm, "
+    wanted += "sweep, scaling, what-if"
     assert {*wanted.split(", "), "deploy paddlejob", "doctor", "demo", "validate", "profile", "calibrate"} == ALL.keys()
 
 
