@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from nebula.cluster.places import usable_devices
@@ -13,7 +12,7 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.conditions import Conditions
 from nebula.plan.job import Objective
 from nebula.plan.values import Job, Plan
-from nebula.planner.search import Progress, search
+from nebula.planner.search import search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +54,11 @@ def plan_outcome(
     objective: Objective | None = None,
     *,
     conditions: Conditions | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """The best plan with its outlook, or why there is none; what a user can cause is no error here."""
     devices = len(usable_devices(cluster))
     try:
-        plan = search(graph, cluster, job, objective, on_progress=on_progress).plan
+        plan = search(graph, cluster, job, objective).plan
         return Outcome(devices=devices, plan=plan, outlook=outlook(graph, cluster, plan, conditions))
     except (BadInput, Infeasible) as error:
         return Outcome(devices=devices, reason=first_sentence(error))

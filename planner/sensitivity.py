@@ -94,7 +94,9 @@ class _Rows:
         self.cluster, self.objective = exclude(cluster, objective.exclude), replace(objective, exclude=())
         self.before_s = evaluate(graph, cluster, plan).step_time_s
         self.nodes = tuple(dict.fromkeys(place.node for place in plan.ranks))
-        self.first_node = {node.rpartition("/")[0]: node for node in reversed(self.nodes)}
+        self.first_node: dict[str, str] = {}
+        for node in self.nodes:
+            self.first_node.setdefault(node.rpartition("/")[0], node)
         self.without_s: dict[str, float] = {}
 
     def all(self, *, replan: bool) -> Iterator[WhatIf]:

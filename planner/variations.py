@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup
 
@@ -39,7 +40,7 @@ def rates(cluster: Cluster, groups: frozenset[str], *, several_nodes: bool) -> I
         kinds = ", ".join(dict.fromkeys(group.nic.kind for group in used))
         yield Rate(name=f"network cards ({kinds})", times=lambda f: _groups(cluster, lambda g: _nic(g, f)))
         for index, tier in enumerate(cluster.tiers):
-            yield Rate(name=f"tier {tier.name}", times=lambda f, i=index: _tier(cluster, i, f))  # type: ignore[misc]
+            yield Rate(name=f"tier {tier.name}", times=partial(_tier, cluster, index))
         if cluster.wan is not None:
             yield Rate(name="WAN", times=lambda f: _wan(cluster, f))
     yield Rate(name="memory bandwidth", times=lambda f: _devices(cluster, lambda d: _memory_rate(d, f)))

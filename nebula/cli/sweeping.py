@@ -5,7 +5,7 @@ What cannot be planned is a row with its reason; a key that does not exist ends 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -103,11 +103,18 @@ def _scaling_title(subject: Subject, curve: str) -> str:
     job, cluster = subject.run.job, subject.run.cluster
     kept = f"{job.global_batch:,} rows a step"
     if curve == "weak":
-        kept = f"{job.global_batch / cluster.device_count:g} rows a device and step"
+        rows = job.global_batch / cluster.device_count
+        kept = f"{rows:g} row{'' if rows == 1 else 's'} a device and step"
     return f"{subject.graph.name} on {cluster.name}: {curve} scaling, {kept}"
 
 
-def _show(rows: Sequence[OutcomeRow], title: str, drawn, plot: Path | None, json: bool) -> None:  # type: ignore[no-untyped-def]
+def _show(
+    rows: Sequence[OutcomeRow],
+    title: str,
+    drawn: Callable[[Sequence[OutcomeRow], str], str],
+    plot: Path | None,
+    json: bool,
+) -> None:
     """Prints the rows, draws them when asked to, and fails when not one of them has a plan."""
     import sys
 
