@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 from itertools import pairwise
@@ -12,8 +13,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from nebula.cli.main import app
+from nebula.plan import axes
+from nebula.planner import sensitivity
 from nebula.planner.outcome import Outcome
 from nebula.planner.sensitivity import WhatIf
+from nebula.report import chart, outcome_rows
 from nebula.report.chart import LEFT, RIGHT, WIDTH, Scale
 from nebula.report.outcome_rows import OutcomeRow, brief, varied
 from nebula.report.outcome_table import figures
@@ -210,3 +214,10 @@ def test_the_curve_of_the_docs_is_the_one_that_is_computed():
     done = nebula(*(str(ROOT / word) if word.startswith("examples/") else word for word in command.split()))
     printed = [line.rstrip() for line in done.stdout.splitlines()]
     assert shown.splitlines() == printed[: len(shown.splitlines())]
+
+
+@pytest.mark.parametrize("module", [axes, chart, outcome_rows, sensitivity], ids=lambda m: m.__name__)
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
