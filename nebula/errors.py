@@ -28,6 +28,10 @@ class BadInput(NebulaError):
     """A file, an option or a value cannot be used as it is. Exit code 2."""
 
 
+class UnknownKey(BadInput):
+    """A key, in a file or an override, that nothing has; the text names the closest one."""
+
+
 class Infeasible(NebulaError):
     """No plan exists under the given limits. Exit code 3."""
 

@@ -100,9 +100,9 @@ class Document:
                 return self.marks[way[:n]]
         return Mark(self.source, 0, 0, 0, "")
 
-    def fault(self, way: Keys, sentence: str) -> BadInput:
-        """The error that says `sentence` at the place of `way`."""
-        return _fault(self.mark(way), sentence)
+    def fault(self, way: Keys, sentence: str, error: type[BadInput] = BadInput) -> BadInput:
+        """The error, of that type, that says `sentence` at the place of `way`."""
+        return _fault(self.mark(way), sentence, error)
 
 
 def read(path: Path) -> Document:
@@ -230,8 +230,8 @@ def _constructed(root: yaml.Node, walk: _Walk) -> Any:
         loader.dispose()
 
 
-def _fault(mark: Mark, sentence: str) -> BadInput:
-    return BadInput(f"{mark}: {sentence}{mark.caret}")
+def _fault(mark: Mark, sentence: str, error: type[BadInput] = BadInput) -> BadInput:
+    return error(f"{mark}: {sentence}{mark.caret}")
 
 
 def _mark(node: Any, source: str, lines: list[str]) -> Mark:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from nebula.errors import LARGEST, BadInput, closest, shown
+from nebula.errors import LARGEST, BadInput, UnknownKey, closest, shown
 from nebula.marked_yaml import Document, Keys, spell
 
 M = TypeVar("M", bound=BaseModel)
@@ -111,7 +111,7 @@ def _explained(document: Document, model: type[BaseModel], errors: Sequence[Any]
     where = f" in {spell(way[:-1])}" if way[:-1] else ""
     if kind == "extra_forbidden":
         known = _keys(_model_at(model, way[:-1]))
-        return document.fault(way, f"unknown key {shown(way[-1])}{where}; {closest(str(way[-1]), known)}")
+        return document.fault(way, f"unknown key {shown(way[-1])}{where}; {closest(str(way[-1]), known)}", UnknownKey)
     if kind == "missing":
         here = f" of {spell(way[:-1])}" if way[:-1] else ""
         meaning = _meaning(_model_at(model, way[:-1]), str(way[-1]))
@@ -122,7 +122,8 @@ def _explained(document: Document, model: type[BaseModel], errors: Sequence[Any]
         return document.fault(way, f"the key {way[-1]}{where} must be text; put it in quotes")
     branches = (e for e in errors if _real(document.value, e["loc"]) == way and e["type"] != "value_error")
     wanted = " or ".join(dict.fromkeys(map(_wanted, branches)))
-    return document.fault(way, f"{spell(way)} must be {wanted}, not {shown(given)}")
+    refused = UnknownKey if "[key]" in error["loc"] else BadInput
+    return document.fault(way, f"{spell(way)} must be {wanted}, not {shown(given)}", refused)
 
 
 def _wanted(error: Any) -> str:

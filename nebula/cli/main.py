@@ -27,7 +27,9 @@ from nebula.cli import (
     profiling,
     reporting,
     running,
+    sweeping,
     validating,
+    what_if,
 )
 from nebula.cli.console import forgive_encodings, log
 from nebula.errors import NebulaError, Suspicious
@@ -101,6 +103,9 @@ app.command()(comparing.compare)
 app.command()(checking.check)
 app.command()(emitting.emit)
 app.command()(planning.simulate)
+app.command(name="what-if")(what_if.what_if)
+app.command()(sweeping.sweep)
+app.command()(sweeping.scaling)
 app.command()(reporting.report)
 app.command()(validating.validate)
 app.command()(profiling.profile)

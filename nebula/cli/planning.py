@@ -51,7 +51,7 @@ def plan(
     from nebula.cli.console import log, print_json
     from nebula.cli.emitting import check_asked, print_or_write
     from nebula.cli.output import apart, free
-    from nebula.cli.subject import find_plan, load_subject, search_record, subject_findings
+    from nebula.cli.subject import dry_findings, find_plan, load_subject, search_record
     from nebula.cost_model.economy import outlook
     from nebula.plan.files import save_plan
     from nebula.plan.legality import executable, kind_of
@@ -76,7 +76,7 @@ def plan(
         save_plan(answer.plan, output, overwrite=force)
         log(f"wrote {output}")
     if report:
-        write_report(subject_findings(answer.plan, subject, search), report)
+        write_report(dry_findings(answer.plan, subject, search), report)
         log(f"wrote {report}")
     if emit:
         print_or_write(emit, subject, answer.candidates, emit_to, force=force)

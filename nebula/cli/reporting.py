@@ -22,6 +22,9 @@ def report(
         Optional[Path],  # noqa: UP045  (typer reads this at run time on Python 3.10 too)
         typer.Option("--trace", metavar="FILE", help="Also write a Chrome trace, for Perfetto."),
     ] = None,
+    what_if: Annotated[
+        bool, typer.Option("--what-if", help="Also plan again with more memory and with a node lost (dry runs).")
+    ] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -37,23 +40,23 @@ def report(
     apart(source, *paths)
     for path in paths:
         free(path, force=force or (in_run and path.parent == source))
-    write(gather(source, overrides, plan_file), *paths)
+    write(gather(source, overrides, plan_file, replan=what_if), *paths)
     if json:
         print_json({"report": str(paths[0]), "trace": str(paths[1]) if len(paths) > 1 else None})
     for path in paths:
         log(f"wrote {path}")
 
 
-def gather(source: Path, overrides: list[str] | None, plan_file: Path | None) -> Findings:
-    """The findings of a run's folder, or of a dry run."""
+def gather(source: Path, overrides: list[str] | None, plan_file: Path | None, *, replan: bool = False) -> Findings:
+    """The findings of a run's folder, or of a dry run with what would be if."""
     from nebula.cli.run_folder import run_findings
-    from nebula.cli.subject import chosen_plan, load_subject, subject_findings
+    from nebula.cli.subject import chosen_plan, dry_findings, load_subject
 
     if source.is_dir():
         return run_findings(source)
     subject = load_subject(source, overrides)
     plan, search = chosen_plan(subject, plan_file)
-    return subject_findings(plan, subject, search)
+    return dry_findings(plan, subject, search, replan=replan)
 
 
 def write(found: Findings, output: Path, trace: Path | None = None) -> None:

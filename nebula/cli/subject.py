@@ -147,6 +147,19 @@ def subject_findings(plan: Plan, subject: Subject, search: Search | None = None)
     return findings(plan, subject.graph, run.cluster, search, run.conditions)
 
 
+def dry_findings(plan: Plan, subject: Subject, search: Search | None = None, *, replan: bool = False) -> Findings:
+    """The findings of a dry run, with the plan under other links, memory and nodes.
+
+    Args:
+        replan: whether to plan again for more memory and without a node, which takes two more searches.
+    """
+    from nebula.planner.sensitivity import what_ifs
+
+    run = subject.run
+    rows = what_ifs(subject.graph, run.cluster, plan, run.objective, replan=replan)
+    return replace(subject_findings(plan, subject, search), what_ifs=rows)
+
+
 def search_record(answer: Answer) -> Search:
     """What the search went through, as the table and the report keep it."""
     return Search(

@@ -17,7 +17,7 @@ from nebula import marked_yaml
 from nebula.cluster.places import exclude
 from nebula.cluster.schema import load_cluster
 from nebula.cluster.values import Cluster
-from nebula.errors import BadInput, closest, shown
+from nebula.errors import BadInput, UnknownKey, closest, shown
 from nebula.marked_yaml import MOST_LEVELS, Document, Keys, Mark
 from nebula.plan.conditions import Conditions
 from nebula.plan.conditions_section import EnergySection, ReliabilitySection, conditions
@@ -191,7 +191,9 @@ def _replaced(value: Any, way: Keys, new: Any, text: str) -> Any:
     if value is None or isinstance(value, dict):
         inner = (value or {}).get(key)
         return {**(value or {}), key: _replaced(inner, rest, new, text)}
-    raise BadInput(f"override {shown(text)}: there is no mapping to hold {key!r}")
+    if isinstance(value, list):
+        raise UnknownKey(f"override {shown(text)}: a list of {len(value)} has items 0 to {len(value) - 1}: no {key!r}")
+    raise UnknownKey(f"override {shown(text)}: there is no mapping to hold {key!r}")
 
 
 def _model(document: Document, section: ModelSection) -> ModelSpec:
@@ -250,7 +252,7 @@ def _objective(document: Document, section: ObjectiveSection) -> Objective:
     for key, value in section.fixed.items():
         way = ("objective", "fixed", key)
         if key not in FIXABLE:
-            raise document.fault(way, f"objective.fixed: {key!r} is no degree; {closest(key, FIXABLE)}")
+            raise document.fault(way, f"objective.fixed: {key!r} is no degree; {closest(key, FIXABLE)}", UnknownKey)
         if key in words and value not in words[key]:
             raise document.fault(way, f"objective.fixed.{key} must be one of {', '.join(words[key])}, not {value!r}")
         if key == "sharding" and value not in range(4):

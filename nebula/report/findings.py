@@ -12,6 +12,7 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.economy import Outlook
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Plan
+from nebula.planner.sensitivity import WhatIf
 from nebula.report.spans import Span
 
 
@@ -94,6 +95,7 @@ class Findings:
     Attributes:
         spans: the predicted timeline of one step, stage by stage.
         outlook: days, goodput, money and energy; None without a prediction.
+        what_ifs: the plan under other links, memory and nodes; empty when that was not asked.
         missing: what keeps every engine from executing the plan, a sentence each; empty when one can.
         versions: pairs of a program and its version.
     """
@@ -105,6 +107,7 @@ class Findings:
     search: Search = field(default_factory=Search)
     measured: Measured = field(default_factory=Measured)
     outlook: Outlook | None = None
+    what_ifs: tuple[WhatIf, ...] = ()
     missing: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
 

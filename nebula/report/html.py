@@ -20,6 +20,7 @@ from nebula.report.outlook_words import amount, condition_rows, days_words, outl
 from nebula.report.rows import stage_rows
 from nebula.report.svg import stage_colour
 from nebula.report.timeline_drawing import timeline_drawing
+from nebula.report.what_if_drawing import what_if_bars
 from nebula.report.words import (
     bound_words,
     engine_words,
@@ -50,6 +51,7 @@ def report_page(findings: Findings) -> str:
         plan=findings.plan,
         measured=findings.measured,
         search=findings.search,
+        what_ifs=findings.what_ifs,
         versions=findings.versions,
         css=Markup(folder.joinpath("page.css").read_text(encoding="utf-8")),
         js=Markup(folder.joinpath("page.js").read_text(encoding="utf-8")),
@@ -76,7 +78,7 @@ def measured_lanes(findings: Findings) -> dict[int, str]:
 def _drawings(findings: Findings) -> dict[str, str]:
     """Every picture by name; empty where there is nothing to draw."""
     plan, measured = findings.plan, findings.measured
-    out = dict.fromkeys(("timeline", "memory", "parts", "shares", "loss", "time", "funnel"), "")
+    out = dict.fromkeys(("timeline", "memory", "parts", "shares", "what_ifs", "loss", "time", "funnel"), "")
     out["cluster"] = cluster_drawing(findings.cluster, plan)
     if findings.spans:
         out["timeline"] = timeline_drawing(findings.spans, measured.spans, measured_lanes(findings))
@@ -89,6 +91,8 @@ def _drawings(findings: Findings) -> dict[str, str]:
         out["shares"] = time_shares(findings.outlook)
     if measured.steps:
         out["loss"], out["time"] = loss_curve(measured.steps), time_curve(measured.steps, measured.clock)
+    if findings.what_ifs:
+        out["what_ifs"] = what_if_bars(findings.what_ifs)
     if findings.search.candidates:
         out["funnel"] = funnel(findings.search)
     return out

@@ -37,7 +37,9 @@ def element(tag: str, *content: str, title: str = "", **attributes: str | float 
     return f"<{tag}{pairs}>{inner}</{tag}>" if inner else f"<{tag}{pairs}/>"
 
 
-def rect(x: float, y: float, width: float, height: float, *, title: str = "", **attributes: str | float | None) -> str:
+def rect(
+    x: float, y: float, width: float | str, height: float | str, *, title: str = "", **attributes: str | float | None
+) -> str:
     """A rectangle."""
     return element("rect", title=title, x=x, y=y, width=width, height=height, **attributes)
 
