@@ -19,10 +19,10 @@ from nebula.cost_model.chain import Chains
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Fabric, Levels
 from nebula.cost_model.confidence import interval, provenance
-from nebula.cost_model.executed import paddle_execution, predict_executed
+from nebula.cost_model.executed import executed_timeline, paddle_execution, predict_executed, tail_events
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.groups import Groups, replica_devices, stage_groups
-from nebula.cost_model.simulate import Durations, Event, Timeline, timeline
+from nebula.cost_model.simulate import Durations, Timeline, timeline
 from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
 from nebula.cost_model.step_parameters import DEFAULT
@@ -78,6 +78,8 @@ def beyond_fleet(plan: Plan) -> bool:
 
 def predicted_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Timeline:
     """Every forward, backward, send, synchronization and update of one predicted step, stage by stage."""
+    if beyond_fleet(plan):
+        return executed_timeline(graph, cluster, plan, paddle_execution(plan.job, _policy(plan)))
     return Pricing(graph, cluster, plan.job).timeline(plan)
 
 
@@ -138,7 +140,11 @@ class Pricing:
             plan.micro_batches,
         )
         stages = enumerate(zip(passes.by_stage(), costs, strict=True))
-        return Timeline(events=tuple(e for s, (own, cost) in stages for e in (*own, *_tail(own, s, cost))))
+        return Timeline(
+            events=tuple(
+                e for s, (own, cost) in stages for e in (*own, *tail_events(own, s, cost.sync_s, cost.update_s))
+            )
+        )
 
     def stage_costs(self, plan: Plan) -> tuple[StageCost, ...]:
         """The cost of every stage."""
@@ -247,14 +253,6 @@ def _steps(costs: Sequence[StageCost], micro_batches: int, schedule: str) -> tup
         np.array(forward_s), np.array(backward_s), np.array(tail_s), micro_batches, schedule
     ).tolist()
     return step_s, borderless_s
-
-
-def _tail(passes: Sequence[Event], stage: int, cost: StageCost) -> list[Event]:
-    """Synchronization and update of a stage after its last backward."""
-    start_s = passes[-1].end_s
-    synced_s = start_s + cost.sync_s
-    sync = [Event(stage, "sync", -1, start_s, synced_s)] if cost.sync_s else []
-    return [*sync, Event(stage, "update", -1, synced_s, synced_s + cost.update_s)]
 
 
 def _unlike(stage: Stage) -> list[Replica]:

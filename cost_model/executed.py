@@ -6,6 +6,7 @@ parallelism, or a software stack of which the caller says what it does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.peak import Counted
 from nebula.cost_model.plan_peaks import plan_peaks
+from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, timeline
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
@@ -78,6 +80,41 @@ def predict_executed(
     )
 
 
+def executed_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: Execution) -> Timeline:
+    """The events of one step of a plan as an execution carries it out, device by device of its pipeline.
+
+    Raises:
+        BadInput: the plan does not fit the graph or the cluster, or its schedule these numbers.
+    """
+    pricing = StepPricing(graph, cluster, execution)
+    stages = pricing.step(plan).stages
+    homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
+    send = [s.send_s for s in stages]
+    durations = Durations(
+        forward_s=tuple(s.forward_s for s in stages),
+        backward_s=tuple(s.backward_s for s in stages),
+        send_forward_s=(*send[:-1], 0.0),
+        send_backward_s=(0.0, *send[:-1]),
+        weight_s=tuple(min(s.weight_s, s.backward_s) for s in stages),
+        sends=Sends.BESIDE if execution.hidden.pipeline else Sends.OCCUPY,
+    )
+    passes = timeline(durations, plan.schedule, plan.micro_batches, len(stages) // len(homes))
+    events: list[Event] = []
+    for place, (home, own) in enumerate(zip(homes, passes.by_stage(), strict=True)):
+        held = [s for stage, s in zip(plan.stages, stages, strict=True) if stage.ranks == home]
+        turns = min(len(homes), plan.micro_batches)
+        events += [*own, *tail_events(own, place, pricing.sync_seconds(held, turns), sum(s.update_s for s in held))]
+    return Timeline(events=tuple(events))
+
+
+def tail_events(passes: Sequence[Event], stage: int, sync_s: float, update_s: float) -> list[Event]:
+    """Synchronization and update of a stage after its last backward."""
+    start_s = passes[-1].end_s
+    synced_s = start_s + sync_s
+    sync = [Event(stage, "sync", -1, start_s, synced_s)] if sync_s else []
+    return [*sync, Event(stage, "update", -1, synced_s, synced_s + update_s)]
+
+
 def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes, expert_tensor: int = 1) -> StepParts:
     """Where the time of a step goes on its busiest device; what waits, and the host, are bubble."""
     m = plan.micro_batches
@@ -121,4 +158,6 @@ def _memory(pricing: StepPricing, plan: Plan, expert_tensor: int) -> tuple[Stage
         limit_bytes=limit_bytes,
         expert_tensor=expert_tensor,
     )
-    return tuple(replace(peak.memory, limit_bytes=limit_bytes) for peak in found)
+    homes = {ranks: place for place, ranks in enumerate(dict.fromkeys(stage.ranks for stage in plan.stages))}
+    # virtual stages of one device share its memory
+    return tuple(replace(found[homes[stage.ranks]].memory, limit_bytes=limit_bytes) for stage in plan.stages)

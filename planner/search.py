@@ -146,7 +146,7 @@ class _Search:
         self._order = count()
 
     def run(self) -> Answer:
-        """The answer.
+        """The answer; an interruption gives the best so far, with its gap.
 
         Raises:
             Infeasible: nothing fits.
@@ -154,17 +154,24 @@ class _Search:
         heap = [(node.bound_s, next(self._order), node) for node in self.tree.roots()]
         heapq.heapify(heap)
         least_s = heap[0][0] if heap else 0.0
-        for candidate in self.tree.samples():
-            self.note(candidate, least_s)
-        while heap and heap[0][0] < self.to_beat_s:
-            bound_s, _, node = heapq.heappop(heap)
-            for child in node.open():
-                if isinstance(child, Node):
-                    bound = max(child.bound_s, bound_s)
-                    heapq.heappush(heap, (bound, next(self._order), child._replace(bound_s=bound)))
-                else:
-                    self.bound_s = min(self.bound_s, bound_s)
-                    self.note(child, bound_s)
+        opened_s = least_s
+        try:
+            for candidate in self.tree.samples():
+                self.note(candidate, least_s)
+            while heap and heap[0][0] < self.to_beat_s:
+                opened_s, _, node = heapq.heappop(heap)
+                for child in node.open():
+                    if isinstance(child, Node):
+                        bound = max(child.bound_s, opened_s)
+                        heapq.heappush(heap, (bound, next(self._order), child._replace(bound_s=bound)))
+                    else:
+                        self.bound_s = min(self.bound_s, opened_s)
+                        self.note(child, opened_s)
+        except KeyboardInterrupt:
+            if not self.found:
+                raise
+            # what was being opened may hold better ones
+            self.bound_s = min(self.bound_s, opened_s)
         self.tree.cut["bound"] += sum(node.splits for _, _, node in heap)
         if not self.found:
             raise infeasible(self.prices, self.limits)

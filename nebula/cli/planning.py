@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from nebula.report.findings import Search
 
 
+PATIENCE_S = 60.0
+"""After so many seconds an exploration answers with the best so far and its gap."""
+
+
 def graph(run: RunFile, overrides: Overrides = None, json: Json = False) -> None:
     """Show the model as a folded graph: blocks, parameters, FLOPs."""
     from nebula.cli.console import print_json, results
@@ -46,12 +50,22 @@ def plan(
         Optional[Path],  # noqa: UP045
         typer.Option("--emit-to", metavar="FILE", help="Write what --emit prints here, and print the table."),
     ] = None,
+    explore: Annotated[
+        bool,
+        typer.Option(
+            "--explore",
+            help="Also try what no engine runs yet: virtual stages, context and experts, stages on unlike devices.",
+        ),
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.0, help="How long --explore may take; then the best so far.")
+    ] = PATIENCE_S,
 ) -> None:
     """Find how to train the model on the cluster, and say why."""
     from nebula.cli.console import log, print_json
     from nebula.cli.emitting import check_asked, print_or_write
     from nebula.cli.output import apart, free
-    from nebula.cli.subject import dry_findings, find_plan, load_subject, search_record
+    from nebula.cli.subject import dry_findings, explored_plan, find_plan, load_subject, search_record
     from nebula.cost_model.economy import outlook
     from nebula.plan.files import save_plan
     from nebula.plan.legality import executable, kind_of
@@ -64,7 +78,7 @@ def plan(
         if path:
             free(path, force=force)
     subject = load_subject(run, overrides)
-    answer = find_plan(subject)
+    answer = explored_plan(subject, patience) if explore else find_plan(subject)
     search = search_record(answer)
     if json:
         able = executable(answer.plan, kind_of(subject.run.cluster))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nebula.cli.console import SearchLine
+from nebula.errors import Infeasible
 from nebula.report.findings import Contender, Findings, Search
 
 if TYPE_CHECKING:
@@ -72,11 +73,39 @@ def find_plan(subject: Subject) -> Answer:
     Raises:
         Infeasible: there is none; the text says by how much and what would help.
     """
+    from nebula.planner.explore.ways import experts_of
     from nebula.planner.search import search
 
     run, line = subject.run, SearchLine()
     try:
         return search(subject.graph, run.cluster, run.job, objective=run.objective, on_progress=line)
+    except Infeasible as error:
+        more = "; `nebula plan --explore` deals the experts to ranks as well" if experts_of(subject.graph) > 1 else ""
+        raise Infeasible(f"{error}{more}") from None
+    finally:
+        line.clear()
+
+
+def explored_plan(subject: Subject, patience_s: float) -> Answer:
+    """Searches beyond what engines can run yet, for so many seconds at most; a terminal sees how far it is.
+
+    Raises:
+        Infeasible: nothing was found that fits.
+    """
+    import time
+
+    from nebula.planner.explore.search import explore
+
+    run, line, began_s = subject.run, SearchLine(), time.monotonic()
+    try:
+        return explore(
+            subject.graph,
+            run.cluster,
+            run.job,
+            run.objective,
+            on_progress=line,
+            enough=lambda _: time.monotonic() - began_s > patience_s,
+        )
     finally:
         line.clear()
 

@@ -236,10 +236,15 @@ class Plan:
     @property
     def split(self) -> str:
         """The split in the field's words, for people: `data 2 · tensor 2 · pipeline 3 (20|21|22 layers) · ...`."""
-        first = self.stages[0]
-        parts = [f"data {first.data}", f"tensor {first.tensor}", f"pipeline {len(self.stages)}"]
+        first, devices = self.stages[0], len({stage.ranks for stage in self.stages})
+        parts = [f"data {first.data}", f"tensor {first.tensor // first.context}"]
+        parts += [f"{name} {n}" for name, n in (("context", first.context), ("expert", first.expert)) if n > 1]
+        parts.append(f"pipeline {devices}")
         if len(self.stages) > 1:
-            parts[-1] += f" ({_counts([s.layers[1] - s.layers[0] for s in self.stages])} layers)"
+            chunks = f" × {len(self.stages) // devices} virtual stages" if len(self.stages) > devices else ""
+            parts[-1] += f"{chunks} ({_counts([s.layers[1] - s.layers[0] for s in self.stages])} layers)"
+        if self.schedule not in ("1f1b", "fthenb") and devices > 1:
+            parts.append(self.schedule)
         if first.sharding.stage:
             parts.append(f"sharding stage {first.sharding.stage} over {first.sharding.degree}")
         if first.recompute != "none":

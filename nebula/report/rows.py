@@ -72,7 +72,7 @@ def split_words(stage: Stage) -> str:
 
 
 def _degrees(stage: Stage) -> tuple[tuple[str, int], ...]:
-    tensor = max(len(r.ranks) for r in stage.replicas)
+    tensor = max(len(r.ranks) for r in stage.replicas) // stage.context
     return (("data", stage.data), ("tensor", tensor), ("context", stage.context), ("expert", stage.expert))
 
 
@@ -105,4 +105,4 @@ def _row(plan: Plan, graph: DistributedGraph, indices: tuple[int, ...]) -> Stage
 
 
 def _ranks(stages: Iterable[Stage]) -> tuple[int, ...]:
-    return tuple(rank for stage in stages for rank in stage.ranks)
+    return tuple(dict.fromkeys(rank for stage in stages for rank in stage.ranks))
