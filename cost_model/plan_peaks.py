@@ -48,8 +48,8 @@ def plan_peaks(
     others = [_load(block, execution, again=False) for block in blocks] if every > 1 else again
     loads = [(others if place % every else again)[i] for place, i in enumerate(graph.layers)]
     setting = _setting(plan, execution, counted, limit_bytes, tied_elements, expert_tensor)
-    homes = len(dict.fromkeys(stage.ranks for stage in plan.stages))
-    return tuple(rank_peak(_chunks(plan, loads, home, homes), setting) for home in range(homes))
+    homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
+    return tuple(rank_peak(_chunks(plan, loads, home, homes), setting) for home in range(len(homes)))
 
 
 def _load(block: Block, execution: Execution, *, again: bool) -> LayerLoad:
@@ -79,9 +79,10 @@ def _setting(
     )
 
 
-def _chunks(plan: Plan, loads: Sequence[LayerLoad], home: int, homes: int) -> tuple[Chunk, ...]:
-    own = range(home, len(plan.stages), homes)
-    flights = alive(plan.schedule, homes, home, plan.micro_batches, len(own))
+def _chunks(plan: Plan, loads: Sequence[LayerLoad], home: int, homes: Sequence[tuple[int, ...]]) -> tuple[Chunk, ...]:
+    """The virtual stages of a device, in the order of the chain; a folded chain does not come back after p stages."""
+    own = [index for index, stage in enumerate(plan.stages) if stage.ranks == homes[home]]
+    flights = alive(plan.schedule, len(homes), home, plan.micro_batches, len(own))
     return tuple(
         Chunk(
             layers=tuple(loads[slice(*plan.stages[index].layers)]),

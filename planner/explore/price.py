@@ -7,7 +7,7 @@ of nebula.cost_model.evaluate for the plan of the way.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
     Attributes:
         pool: index of its pool.
-        axes: whom its ranks meet.
+        axes: whom its ranks meet, other stages apart.
         slow: by what factor its slowest node is slower.
     """
 
@@ -112,21 +112,15 @@ class WayPrices:
 
     def places(self, way: Way) -> list[Place]:
         """Where each stage of a way lies."""
-        grids = self.grids(way)
         pools = [pool for pool, stages in enumerate(way.outer.stages) for _ in range(stages)]
-        ring = len(grids) > 1 and way.outer.chunks > 1
-        places = []
-        for index, (grid, pool) in enumerate(zip(grids, pools, strict=True)):
-            last = index + 1 == len(grids)
-            behind = grids[0] if last and ring else None if last else grids[index + 1]
-            places.append(Place(pool, *self._met(way, grid, behind)))
-        return places
+        return [Place(pool, *self._met(way, grid)) for grid, pool in zip(self.grids(way), pools, strict=True)]
 
-    def _met(self, way: Way, grid: Ints, behind: Ints | None) -> tuple[Axes, float]:
+    def _met(self, way: Way, grid: Ints, behind: Ints | None = None) -> tuple[Axes, float]:
+        """Whom the ranks of a stage meet, the next virtual stage among them, and its slowness."""
         inner, outer = way
         first = int(grid.flat[0])
         where = first % self._period if self._regular else first
-        after = int(behind.flat[0]) - first if behind is not None else 0
+        after = int(behind.flat[0]) - first if behind is not None else None
         degree = outer.sharding.degree
         key = (inner.tensor, inner.context, inner.expert, outer.data, degree, where, after)
         if key not in self._axes:
@@ -186,10 +180,7 @@ class WayPrices:
             for name in ("forward_s", "backward_s", "weight_s")
         )
         send = np.array(
-            [
-                self._send_s(way, places[home].axes, float(s.border_bytes[b - 1])) if place + 1 < len(homes) else 0.0
-                for place, (home, s, (_, b)) in enumerate(zip(homes, own, spans, strict=True))
-            ]
+            [*self._sends_s(way, homes, [s.border_bytes[b - 1] for s, (_, b) in zip(own, spans, strict=True)])]
         )
         back = np.roll(send, 1)
         back[0] = 0.0
@@ -201,6 +192,14 @@ class WayPrices:
         nodes = len(np.unique(self.layers.fabric.node_of(np.concatenate([g.reshape(-1) for g in self.grids(way)]))))
         waiting = 1.0 + DEFAULT.jitter * math.log2(max(1, nodes))
         return waiting * float((ends + tails).max()) + float(updates.max()) + DEFAULT.step_host_s
+
+    def _sends_s(self, way: Way, homes: Sequence[int], border_bytes: Sequence[float]) -> Iterator[float]:
+        """What each virtual stage takes to send to the next; nothing for the last."""
+        grids = self.grids(way)
+        for (home, target), size_bytes in zip(pairwise(homes), border_bytes, strict=False):
+            axes, _ = self._met(way, grids[home], grids[target])
+            yield self._send_s(way, axes, float(size_bytes))
+        yield 0.0
 
     def _send_s(self, way: Way, axes: Axes, size_bytes: float) -> float:
         if not axes.pair:
@@ -214,9 +213,10 @@ class WayPrices:
         inner, device = way.inner, self.pools.types[place.pool]
         replicas = self.layers.replicas(inner, device, place.axes, way.outer.sharding, way.micro_batches(self.job))
         loads = self.layers.loads(inner, device)
-        counted = [pair for first, end in held for pair in self.layers.counted(loads, first, end)]
-        reduce_s, gather_s = replicas.sync_seconds(counted)
-        return reduce_s + gather_s, place.slow * replicas.update_seconds(counted)
+        each = [self.layers.counted(loads, first, end) for first, end in held]
+        # each virtual stage is reduced and gathered by itself
+        sync_s = sum(sum(replicas.sync_seconds(counted)) for counted in each)
+        return sync_s, place.slow * sum(replicas.update_seconds(counted) for counted in each)
 
     def _fullest(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
         """The peak of the fullest rank as a share of what its device may hold; of the first that holds too much."""

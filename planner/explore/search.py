@@ -246,6 +246,11 @@ class _Explorer:
         return replace(plan, prediction=predict_executed(self.graph, self.cluster, plan, execution))
 
     def _nothing(self) -> Infeasible:
+        if self.fullest is None and not self.space.fixed:
+            return Infeasible(
+                f"{self.graph.name} does not fit on {sum(self.space.devices)} devices: what its states and activations "
+                f"need on average is more than objective.limits.memory_fraction={self.job.memory_fraction:g} allows"
+            )
         if self.fullest is None:
             return Infeasible(
                 f"no way to train {self.graph.name} on {sum(self.space.devices)} devices has the degrees that "
