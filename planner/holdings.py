@@ -8,13 +8,13 @@ whole tensors of a stage to owners, which comes to the same bytes where a stage 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.plan.values import Plan, Stage
+from nebula.plan.values import Plan
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -42,44 +42,64 @@ class Rectangles(NamedTuple):
 
     def where(self, kept: NDArray[np.bool_]) -> Rectangles:
         """Those of them."""
-        return Rectangles(*(column[kept] for column in self))
+        left, right, low, high = (side[kept] for side in (self.left, self.right, self.low, self.high))
+        return Rectangles(self.stage[kept], self.device[kept], left, right, low, high)
 
 
-def rectangles(plan: Plan, devices: Ints, *, least_sharding: int, cut: bool) -> Rectangles:
-    """What the ranks of a plan hold of something.
+class Holders(NamedTuple):
+    """The ranks of a plan by what they hold, an entry for each.
 
-    Args:
-        plan: whose ranks.
-        devices: of every rank.
-        least_sharding: the stage of ZeRO from which on it is cut: 1 for optimizer states, 3 for weights.
-        cut: whether tensor parallelism cuts it; norms and biases are held whole by every rank of a tensor group.
+    Attributes:
+        rank: the rank.
+        stage: its stage.
+        left: and right: the part of what tensor parallelism cuts.
+        replica: of the stage.
+        sharding: [2, ranks] stage and degree of ZeRO.
     """
-    stages = [_stage(stage, least_sharding, cut) for stage in plan.stages]
-    index = np.repeat(np.arange(len(stages)), [len(ranks) for ranks, _ in stages])
-    ranks = np.concatenate([ranks for ranks, _ in stages])
-    left, right, low, high = np.concatenate([sides for _, sides in stages], axis=1)
-    return Rectangles(stage=index, device=devices[ranks], left=left, right=right, low=low, high=high)
+
+    rank: Ints
+    stage: Ints
+    left: Floats
+    right: Floats
+    replica: Ints
+    sharding: Ints
+
+    @staticmethod
+    def of(plan: Plan) -> Holders:
+        """Those of a plan."""
+        replicas = [replica for stage in plan.stages for replica in stage.replicas]
+        counts, shares = [stage.data for stage in plan.stages], [replica.tensor_shares for replica in replicas]
+        widths = [len(own) for own in shares]
+        ranks = np.fromiter(chain.from_iterable(replica.ranks for replica in replicas), np.int64, sum(widths))
+        sides = {own: _sides(own) for own in dict.fromkeys(shares)}
+        alike = len(sides) == 1
+        left, right = np.tile(sides[shares[0]], len(shares)) if alike else np.hstack([sides[own] for own in shares])
+        stage = np.repeat(np.repeat(np.arange(len(counts)), counts), widths)
+        replica = np.repeat(_spread(np.array(counts))[1], widths)
+        sharding = np.array([(each.sharding.stage, each.sharding.degree) for each in plan.stages]).T[:, stage]
+        return Holders(ranks, stage, left, right, replica, sharding)
+
+    def rectangles(self, devices: Ints, *, least_sharding: int, cut: bool) -> Rectangles:
+        """What surviving ranks hold of something.
+
+        Args:
+            devices: of every rank; NOWHERE where it does not survive.
+            least_sharding: the stage of ZeRO from which on it is cut: 1 for optimizer states, 3 for weights.
+            cut: whether tensor parallelism cuts it; norms and biases are held whole by every rank of a tensor group.
+        """
+        stage, degree = self.sharding
+        degree = np.where(stage >= least_sharding, degree, 1)
+        shard, device = self.replica % degree, devices[self.rank]
+        left, right = (self.left, self.right) if cut else (np.zeros_like(self.left), np.ones_like(self.right))
+        every = Rectangles(self.stage, device, left, right, shard / degree, (shard + 1) / degree)
+        return every.where(device != NOWHERE)
 
 
-def _stage(stage: Stage, least_sharding: int, cut: bool) -> tuple[Ints, Floats]:
-    """The ranks of a stage, and [4, ranks] their left, right, low and high."""
-    shares = [replica.tensor_shares for replica in stage.replicas]
-    ranks = np.fromiter((rank for replica in stage.replicas for rank in replica.ranks), np.int64)
-    degree = stage.sharding.degree if stage.sharding.stage >= least_sharding else 1
-    if len(set(shares)) == 1:
-        across = np.tile(_sides(shares[0], cut), len(shares))
-    else:
-        across = np.concatenate([_sides(own, cut) for own in shares], axis=1)
-    shard = np.repeat(np.arange(len(shares)) % degree, [len(own) for own in shares])
-    return ranks, np.vstack([across, shard / degree, (shard + 1) / degree])
-
-
-def _sides(shares: Sequence[int], cut: bool) -> Floats:
+def _sides(shares: Sequence[int]) -> Floats:
     """[2, ranks] where the parts of a tensor group begin and end."""
-    if not cut:
-        return np.repeat([[0.0], [1.0]], len(shares), axis=1)
     edges = np.concatenate([[0], np.cumsum(shares)])
-    return np.array([edges[:-1], edges[1:]]) / edges[-1]
+    sides: Floats = np.array([edges[:-1], edges[1:]]) / edges[-1]
+    return sides
 
 
 class Segments(NamedTuple):
@@ -137,12 +157,12 @@ class Grid:
             held: parts of stages.
             stages: the stage that holds each segment.
         """
-        order = np.argsort(held.stage, kind="stable")
-        begin, end = np.searchsorted(held.stage[order], stages), np.searchsorted(held.stage[order], stages, "right")
+        # entries of a stage follow each other
+        begin, end = np.searchsorted(held.stage, stages), np.searchsorted(held.stage, stages, "right")
         segment, within = _spread(end - begin)
-        entry = order[begin[segment] + within]
-        left, right = (np.searchsorted(self._columns, side[entry]) for side in (held.left, held.right))
-        low, high = (np.searchsorted(self._rows, side[entry]) for side in (held.low, held.high))
+        entry = begin[segment] + within
+        left, right = (np.searchsorted(self._columns, side)[entry] for side in (held.left, held.right))
+        low, high = (np.searchsorted(self._rows, side)[entry] for side in (held.low, held.high))
         which, within = _spread((right - left) * (high - low))
         column, row = np.divmod(within, (high - low)[which])
         place = (left[which] + column) * (len(self._rows) - 1) + low[which] + row

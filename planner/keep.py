@@ -104,8 +104,8 @@ def _layers_alike(before: Sequence[Stage], after: Sequence[Stage], sizes: Sizes)
 def _shards_alike(before: Sequence[Stage], after: Sequence[Stage], old: Groups, new: Groups, *, least: int) -> Floats:
     """[new, old] the part of a stage that both hold of what sharding cuts from stage `least` on."""
     (new_low, new_high), (old_low, old_high) = _shard(after, new, least), _shard(before, old, least)
-    common = np.minimum(new_high[:, None], old_high) - np.maximum(new_low[:, None], old_low)
-    return np.maximum(0.0, common)
+    common: Floats = np.minimum(new_high[:, None], old_high) - np.maximum(new_low[:, None], old_low)
+    return common.clip(min=0.0)
 
 
 def _shard(stages: Sequence[Stage], groups: Groups, least: int) -> tuple[Floats, Floats]:
@@ -132,14 +132,14 @@ def _chosen(new: Groups, old: Groups, worth: Floats, spares: int) -> Ints:
 
 
 def substituted(before: Plan, found: Ints, cluster: Cluster, pool: Sequence[int]) -> Iterator[Plan]:
-    """The same plan with idle devices in the place of lost ones, where there are enough; its words and figures apart.
+    """The same plan with idle devices in the place of lost ones, where there are enough.
 
     What was on one node goes to one node as far as idle devices lie so.
     """
-    lost = np.flatnonzero(~np.isin(found, pool))
-    idle = [device for device in pool if device not in set(found.tolist())]
+    lost, used = np.flatnonzero(~np.isin(found, pool)), set(found.tolist())
+    idle = [device for device in pool if device not in used]
     if len(lost) > len(idle):
         return
     fresh = dict(zip(lost.tolist(), places(cluster, idle), strict=False))
     ranks: Iterator[RankPlace] = (fresh.get(rank, place) for rank, place in enumerate(before.ranks))
-    yield replace(before, ranks=tuple(ranks), prediction=None, because="", runner_up=None, bound_s=0.0)
+    yield replace(before, ranks=tuple(ranks))

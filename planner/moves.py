@@ -19,7 +19,7 @@ from nebula.cost_model.memory import MASTER_BYTES, state_bytes_per_parameter
 from nebula.errors import BadInput
 from nebula.plan.conditions import Reliability
 from nebula.plan.values import Plan
-from nebula.planner.holdings import NOWHERE, Ints, Segments, rectangles
+from nebula.planner.holdings import NOWHERE, Holders, Ints, Segments
 from nebula.planner.reach import rings
 from nebula.planner.transfers import Part, Transfers
 
@@ -100,6 +100,11 @@ class Moves:
         return self.weights_bytes + self.master_bytes + self.moments_bytes
 
     @property
+    def by_rank(self) -> tuple[float, ...]:
+        """Bytes that each rank of the new plan receives or reads; empty where nothing moves."""
+        return tuple(map(sum, zip(*(level.by_rank_bytes for level in self.levels), strict=True)))
+
+    @property
     def seconds(self) -> float:
         """From the start of moving until every rank has its state."""
         return self.network_s + self.storage_s
@@ -142,29 +147,51 @@ def moves(before: Plan, after: Plan, cluster: Cluster, sizes: Sizes, under: Reli
     Raises:
         BadInput: the plan that is to run uses a node that is excluded or not there.
     """
-    found, goes_to = devices_of(before, cluster), devices_of(after, cluster)
-    if (goes_to == NOWHERE).any():
-        node = after.ranks[int((goes_to == NOWHERE).argmax())].node
-        raise BadInput(f"the plan uses node {node}, which cluster {cluster.name} does not offer; plan again")
-    parts = tuple(_parts(before, after, found, goes_to, sizes))
-    lost_bytes = sum(part.lost_bytes for part in parts)
-    count = Transfers(rings(cluster), cluster.device_count)
-    for part in parts:
-        count.add(part, from_storage=lost_bytes > 0)
-    return _moves(count, goes_to, sizes, lost_bytes, under or Reliability())
+    return Left(before, cluster, sizes, under or Reliability()).moves(after)
 
 
-def _parts(before: Plan, after: Plan, found: Ints, goes_to: Ints, sizes: Sizes) -> Iterator[Part]:
-    """Weights and states, what tensor parallelism cuts and what it does not."""
-    segments = Segments.of(before, after)
-    weights_bytes = np.array(sizes.weights_bytes)
-    for cut, elements in ((True, np.array(sizes.cut)), (False, np.array(sizes.whole))):
-        for kind, least, element_bytes in (("weights", 3, weights_bytes), ("states", 1, sizes.states_bytes)):
-            by_segment = np.add.reduceat(elements * element_bytes, segments.first)
-            if by_segment.any():
-                have = rectangles(before, found, least_sharding=least, cut=cut)
-                need = rectangles(after, goes_to, least_sharding=least, cut=cut)
-                yield Part.of(kind, have.where(have.device != NOWHERE), need, segments, by_segment)
+class Left:
+    """What is left of a plan on a cluster that changed, from which other plans take their state.
+
+    Args:
+        before: the plan that ran.
+        cluster: as it is now.
+        sizes: of the model's layers.
+        under: the rate of the checkpoint storage.
+
+    Attributes:
+        found: the device of every rank, NOWHERE where its node is excluded or gone.
+    """
+
+    def __init__(self, before: Plan, cluster: Cluster, sizes: Sizes, under: Reliability) -> None:
+        self.before, self.cluster, self.sizes, self.under = before, cluster, sizes, under
+        self.found = devices_of(before, cluster)
+        self._holders, self._rings = Holders.of(before), rings(cluster)
+
+    def moves(self, after: Plan) -> Moves:
+        """What moves to another plan; errors as of the function moves."""
+        goes_to = devices_of(after, self.cluster)
+        if (goes_to == NOWHERE).any():
+            node = after.ranks[int((goes_to == NOWHERE).argmax())].node
+            raise BadInput(f"the plan uses node {node}, which cluster {self.cluster.name} does not offer; plan again")
+        parts = tuple(self._parts(after, goes_to))
+        lost_bytes = sum(part.lost_bytes for part in parts)
+        count = Transfers(self._rings, self.cluster.device_count)
+        for part in parts:
+            count.add(part, from_storage=lost_bytes > 0)
+        return _moves(count, goes_to, self.sizes, lost_bytes, self.under)
+
+    def _parts(self, after: Plan, goes_to: Ints) -> Iterator[Part]:
+        """Weights and states, what tensor parallelism cuts and what it does not."""
+        segments, holders, sizes = Segments.of(self.before, after), Holders.of(after), self.sizes
+        kinds = (("weights", 3, np.array(sizes.weights_bytes)), ("states", 1, sizes.states_bytes))
+        for cut, elements in ((True, np.array(sizes.cut)), (False, np.array(sizes.whole))):
+            for kind, least, element_bytes in kinds:
+                by_segment = np.add.reduceat(elements * element_bytes, segments.first)
+                if by_segment.any():
+                    have = self._holders.rectangles(self.found, least_sharding=least, cut=cut)
+                    need = holders.rectangles(goes_to, least_sharding=least, cut=cut)
+                    yield Part.of(kind, have, need, segments, by_segment)
 
 
 def _moves(count: Transfers, ranks: Ints, sizes: Sizes, lost_bytes: float, under: Reliability) -> Moves:

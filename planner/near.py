@@ -15,25 +15,26 @@ from typing import NamedTuple
 import numpy as np
 
 from nebula.cost_model.candidates import Candidates, Way
+from nebula.cost_model.communication import Levels
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.many import Many
 from nebula.cost_model.placed import place
-from nebula.cost_model.spans import Spans
+from nebula.cost_model.spans import Spans, Sums
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Plan, Sharding
 from nebula.planner.engines import runs
 from nebula.planner.holdings import Floats
 from nebula.planner.pool import Pool
 from nebula.planner.space import Split, divisors
-from nebula.planner.stages import Cost, Deals, Runs, deal, every_run, geometric_bound, moved, stage_bound
+from nebula.planner.stages import Cost, Deals, deal, every_run, geometric_bound, moved, stage_bound
 
-MOST_DEALS = 32
+MOST_DEALS = 20
 """Ways that are dealt layers, the most promising first."""
 
 TOLERATED = 1.1
 """Plans whose step takes longer than the best one's by this factor are of no use, however little they move."""
 
-FEWER = 4
+FEWER = 2
 """Ways that differ from the old one in as little as can be: so many are looked at in any case."""
 
 PIPELINES = 2
@@ -69,6 +70,8 @@ class Near:
     def __init__(self, many: Many, pool: Pool, plan: Plan, fixed: Mapping[str, object]) -> None:
         self.many, self.pool, self.plan, self.fixed = many, pool, plan, fixed
         self.pricing = many.pricing
+        self._levels: dict[int, Levels] = {}
+        self._known: dict[tuple[int, int, int], Groups] = {}
 
     @cached_property
     def ways(self) -> list[tuple[Way, float]]:
@@ -98,7 +101,8 @@ class Near:
         same = [way._replace(pipeline=stages) for way in fit if way.data in fewer and way.pipeline >= stages]
         same = [way for way in same if self._allows("pipeline", stages)]
         found = [Dealt(way, bounds, step_s) for way, step_s in zip(same, self._seconds(same, bounds), strict=True)]
-        alike = [way for way in fit if (way.data, way.sharding) == (before.stages[0].data, before.stages[0].sharding)]
+        own = (before.stages[0].data, before.stages[0].sharding, before.stages[0].replicas[0].micro_batch_rows)
+        alike = [way for way in fit if (way.data, way.sharding, way.rows) == own]
         shorter = [deals for way in alike for deals in self._deals(way, np.inf)]
         found += [Dealt(way, table.boundaries(way.pipeline, SLACK), step_s) for step_s, way, table in shorter]
         return [each for each in sorted(found, key=lambda each: each.step_s)[:FEWER] if each.step_s < np.inf]
@@ -150,6 +154,13 @@ class Near:
         stages = {before.stage or 1, int(str(self.fixed.get("sharding", 1))) or 1}
         return [Sharding(), *(Sharding(stage=stage, degree=d) for stage in sorted(stages) for d in chosen)]
 
+    def allows(self, plan: Plan) -> bool:
+        """Whether a plan has the degrees that the user asked for."""
+        first = plan.stages[0]
+        rows = first.replicas[0].micro_batch_rows
+        way = Way(len(plan.stages), plan.schedule, first.tensor, rows, first.recompute, first.data, first.sharding)
+        return self._asked(way) and self._allows("tensor", way.tensor) and self._allows("pipeline", way.pipeline)
+
     def _asked(self, way: Way) -> bool:
         named = {
             "data": way.data,
@@ -164,7 +175,9 @@ class Near:
         return self.fixed.get(name, value) == value
 
     def _spans(self, tensor: int, rows: int, recompute: str) -> Spans:
-        levels = self.pricing.fabric.levels(self.pool.devices[:tensor])
+        if tensor not in self._levels:
+            self._levels[tensor] = self.pricing.fabric.levels(self.pool.devices[:tensor])
+        levels = self._levels[tensor]
         return self.pricing.spans(
             rows=rows, tensor=tensor, levels=levels, sequence=False, device=self.pool.device, policy=recompute
         )
@@ -181,6 +194,12 @@ class Near:
 
     def _groups(self, way: Way) -> Groups:
         """Whom the ranks of a stage meet: those of the stage in the middle stand for all."""
+        key = (way.data, way.pipeline, way.sharding.degree)
+        if key not in self._known:
+            self._known[key] = self._met(way)
+        return self._known[key]
+
+    def _met(self, way: Way) -> Groups:
         placed = place(
             self.many.devices,
             data=way.data,
@@ -218,14 +237,13 @@ def _dealt(spans: Spans, way: Way, micro_batches: int, groups: Groups, limit_byt
     Runs of layers that alone take to_beat_s are left out.
     """
     layers = every_run(spans.layers)
-    layers = layers.where(micro_batches * _work_s(spans, layers) < to_beat_s)
+    alone_s = _both_s(spans, way._replace(sharding=Sharding()), 1, Groups(), spans.of(layers.first, layers.end))
+    layers = layers.where(micro_batches * alone_s < to_beat_s)
     sums = spans.of(layers.first, layers.end)
     costs = spans.costs(sums, micro_batches, way.sharding, groups, 1.0, limit_bytes)
     in_front = spans.of(np.zeros_like(layers.first), layers.first)
     behind = spans.of(layers.end, np.full_like(layers.end, spans.layers))
-    before_s, behind_s = (
-        sum(spans.passes(each, micro_batches, way.sharding, groups, 1.0)) for each in (in_front, behind)
-    )
+    before_s, behind_s = (_both_s(spans, way, micro_batches, groups, each) for each in (in_front, behind))
     (received_s, returned_s), (sent_s, got_s) = spans.entry(groups), spans.exit(groups)
     borders_s = (received_s + returned_s)[sums.first] + (sent_s + got_s)[sums.end]
 
@@ -240,8 +258,7 @@ def _dealt(spans: Spans, way: Way, micro_batches: int, groups: Groups, limit_byt
     return deal(layers, cost, way.pipeline, to_beat_s)
 
 
-def _work_s(spans: Spans, layers: Runs) -> Floats:
-    """One forward and one backward of each run."""
-    sums = spans.of(layers.first, layers.end)
-    forward_s, backward_s = spans.passes(sums, 1, Sharding(), Groups(), 1.0)
+def _both_s(spans: Spans, way: Way, micro_batches: int, groups: Groups, sums: Sums) -> Floats:
+    """One forward and one backward of runs of layers, borders apart."""
+    forward_s, backward_s = spans.passes(sums, micro_batches, way.sharding, groups, 1.0)
     return forward_s + backward_s

@@ -28,8 +28,7 @@ class Option:
     @property
     def step_s(self) -> float:
         """Seconds of a step."""
-        assert self.plan.prediction is not None
-        return self.plan.prediction.step_time_s
+        return step_s(self.plan)
 
     @property
     def effective_step_s(self) -> float:
@@ -38,15 +37,21 @@ class Option:
         return self.step_s / rest if rest > 0 else math.inf
 
     @property
-    def fits(self) -> bool:
-        """Whether every stage is within its memory."""
-        assert self.plan.prediction is not None
-        return all(held.total_bytes <= held.limit_bytes for held in self.plan.prediction.memory)
-
-    @property
     def rank(self) -> tuple[float, float, int]:
         """Order of options: by steps done; among equals less is moved, by fewer ranks."""
         return (float(f"{self.effective_step_s:.9g}"), self.moves.total_bytes, self.plan.world_size)
+
+
+def step_s(plan: Plan) -> float:
+    """Seconds of a step of a plan that is priced."""
+    assert plan.prediction is not None
+    return plan.prediction.step_time_s
+
+
+def fits(plan: Plan) -> bool:
+    """Whether every stage of a plan that is priced is within its memory."""
+    assert plan.prediction is not None
+    return all(held.total_bytes <= held.limit_bytes for held in plan.prediction.memory)
 
 
 def least_moving(options: Sequence[Option]) -> Option:
@@ -112,9 +117,15 @@ def answer(options: Sequence[Option], before: Plan, step_before_s: float, lost: 
         offered: devices that might be used.
     """
     best = options[0].plan
-    if not lost and (best.stages, best.ranks) == (before.stages, before.ranks):
-        return before if before.prediction else best
+    if before.prediction and _same(best, before):
+        return before
     return replace(best, because=_because(options, before, step_before_s, lost, offered))
+
+
+def _same(plan: Plan, before: Plan) -> bool:
+    """Whether a plan is the one before, on the same cluster."""
+    home = before.made_from.cluster_hash in ("", plan.made_from.cluster_hash)
+    return home and (plan.stages, plan.ranks) == (before.stages, before.ranks)
 
 
 def _because(options: Sequence[Option], before: Plan, step_before_s: float, lost: tuple[str, ...], offered: int) -> str:

@@ -7,7 +7,7 @@ old one are tried first; further searches need patience. What does not depend on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -26,17 +26,17 @@ from nebula.plan.values import PRECISION_DTYPE, MadeFrom, Plan, Prediction, Rank
 from nebula.planner.engines import engine_of
 from nebula.planner.holdings import NOWHERE
 from nebula.planner.keep import kept_order, substituted
-from nebula.planner.moves import devices_of, layer_sizes, moves
+from nebula.planner.moves import Left, layer_sizes
 from nebula.planner.near import SCHEDULE, Dealt, Near, split_of
-from nebula.planner.options import Option, Replanned, answer
+from nebula.planner.options import Option, Replanned, answer, fits, step_s
 from nebula.planner.pool import Pool, equal_devices, places
 from nebula.planner.search import Progress, search
 
-SHAPES = 8
+SHAPES = 5
 """Ways of running that are improved, placed and priced exactly."""
 
-KEPT = 8
-"""Options that an answer holds."""
+FASTEST, NEAREST = 4, 2
+"""The fastest plans of all, and the first of the nearest, for which it is worked out what moves."""
 
 DAY_S = 86400.0
 
@@ -104,18 +104,23 @@ class Replanner:
         self.sizes = layer_sizes(self.pricing.chains, plan)
         self.step_before_s = self._step_s()
         self._many: Many | None = None
-        # every plan near this one is bounded once, so that re-planning finds the model cut and priced
-        assert _Change(self, cluster).near.ways is not None
+
+    def warm(self) -> Replanner:
+        """Cuts the model and prices runs of layers for all plans near this one, so that the first answer is fast."""
+        near = _Change(self, self.cluster).near
+        for dealt in (*near.first(), *near.best(SHAPES)):
+            near.improved(dealt)
+        return self
 
     def replan(self, changed: Cluster, *, patience_s: float = 0.0) -> Replanned:
         """The plan for a changed cluster; arguments and errors as of the function replan."""
         began_s = self.clock()
         change = _Change(self, exclude(changed, self.objective.exclude))
         if not change.lost and changed == self.cluster and self._is_home(changed):
-            options, looked = [change.option(self.plan)], "kept"
+            options, looked = [change.stay()], "kept"
         else:
             options, looked = change.options(lambda: patience_s - (self.clock() - began_s))
-        options = sorted(options, key=lambda option: option.rank)[:KEPT]
+        options = sorted(options, key=lambda option: option.rank)
         offered = len(change.pool.devices)
         return Replanned(
             plan=answer(options, self.plan, self.step_before_s, change.lost, offered),
@@ -158,9 +163,9 @@ class _Change:
 
     def __init__(self, kept: Replanner, changed: Cluster) -> None:
         self.kept, self.changed, self.plan = kept, changed, kept.plan
-        self.found = devices_of(kept.plan, changed)
-        gone = self.found == NOWHERE
-        self.lost = tuple(dict.fromkeys(kept.plan.ranks[rank].node for rank in gone.nonzero()[0].tolist()))
+        self.left = Left(kept.plan, changed, kept.sizes, kept.reliability)
+        gone = (self.left.found == NOWHERE).nonzero()[0].tolist()
+        self.lost = tuple(dict.fromkeys(kept.plan.ranks[rank].node for rank in gone))
         self.pricing = kept.pricing_of(changed)
 
     @cached_property
@@ -175,38 +180,50 @@ class _Change:
         return Near(many, self.pool, self.plan, self.kept.objective.fixed)
 
     def options(self, left_s: Callable[[], float]) -> tuple[list[Option], str]:
-        """Every option that was priced, and how far was looked; `left_s` tells how much patience is left.
+        """What might be done, and how far was looked; `left_s` tells how much patience is left.
 
         Raises:
             Infeasible: nothing fits.
         """
-        found, looked = [o for plan in self._nearest() if (o := self.option(plan)).fits], "near"
+        found, looked = self._fitting(self._nearest()), "near"
         fixed = self.kept.objective.fixed
         if left_s() > 0 and "tensor" not in fixed:
-            found += self._searched(replace(self.kept.objective, fixed={**fixed, "tensor": self._tensor}), left_s)
+            one = {**fixed, "tensor": self.plan.stages[0].tensor}
+            found += self._searched(replace(self.kept.objective, fixed=one), left_s)
             looked = "tensor"
         if left_s() > 0 or not found:
             found += self._searched(self.kept.objective, left_s if found else lambda: 1.0)
             looked = "all"
-        return found, looked
+        return self._reached(found), looked
 
-    @property
-    def _tensor(self) -> int:
-        return self.plan.stages[0].tensor
+    def _fitting(self, plans: Iterable[Plan]) -> list[Plan]:
+        """Plans with their exact predictions, those that fit into memory."""
+        priced = [replace(plan, prediction=self._predict(plan)) for plan in plans]
+        return [plan for plan in priced if fits(plan)]
+
+    def _reached(self, plans: list[Plan]) -> list[Option]:
+        """The fastest plans with the way to each, and the first of all plans, which are near by how they are made."""
+        fastest = sorted(range(len(plans)), key=lambda index: step_s(plans[index]))
+        chosen = dict.fromkeys([*fastest[:FASTEST], *range(min(NEAREST, len(plans)))])
+        return [self.option(plans[index]) for index in chosen]
 
     def _nearest(self) -> Iterator[Plan]:
-        """The plan itself, with idle devices in the place of lost ones, and the best of its neighbourhood."""
-        if not beyond_fleet(self.plan):
-            if not self.lost:
-                yield self.plan
-            elif len(self.pool.devices) >= self.plan.world_size:
-                yield from substituted(self.plan, self.found, self.changed, self.pool.devices)
-        dealt = dict.fromkeys([*self.near.first(), *map(self.near.improved, self.near.best(SHAPES))])
-        for each in dealt:
-            yield from self._placed(each)
+        """The plan itself, or with idle devices in the place of lost ones, and its neighbourhood: the nearest first."""
+        here = replace(self.plan, made_from=self._made_from, prediction=None, because="", runner_up=None, bound_s=0.0)
+        if not self.near.allows(here):
+            pass
+        elif self.lost:
+            yield from substituted(here, self.left.found, self.changed, self.pool.devices)
+        else:
+            yield here
+        for dealt in self.near.first():
+            yield self._kept(self._placed(dealt))
+        for dealt in map(self.near.improved, self.near.best(SHAPES)):
+            plan = self._placed(dealt)
+            yield from (plan, self._kept(plan))
 
-    def _placed(self, dealt: Dealt) -> Iterator[Plan]:
-        """A way with its boundaries, on the devices that hold most of it and on those that lie best."""
+    def _placed(self, dealt: Dealt) -> Plan:
+        """A way with its boundaries, on devices in the order of the pool, in which they lie best."""
         way = dealt.way
         stages = uniform_stages(
             boundaries=dealt.boundaries,
@@ -216,7 +233,7 @@ class _Change:
             micro_batch_rows=way.rows,
             recompute=way.recompute,
         )
-        plan = Plan(
+        return Plan(
             stages=stages,
             micro_batches=self.plan.job.global_batch // (way.data * way.rows),
             schedule=SCHEDULE,
@@ -225,20 +242,21 @@ class _Change:
             job=self.plan.job,
             made_from=self._made_from,
         )
-        yield plan
-        yield self._kept(plan)
 
     def _kept(self, plan: Plan) -> Plan:
         """The plan on the devices that hold most of its state."""
-        order = kept_order(self.plan, self.found, plan.stages, self.pool.devices, self.kept.sizes)
-        place = dict(zip(self.pool.devices, self._every, strict=True))
-        return replace(plan, ranks=tuple(place[device] for device in order))
+        order = kept_order(self.plan, self.left.found, plan.stages, self.pool.devices, self.kept.sizes)
+        return replace(plan, ranks=tuple(map(self._place.__getitem__, order)))
 
     @cached_property
     def _every(self) -> tuple[RankPlace, ...]:
         return places(self.changed, self.pool.devices)
 
-    def _searched(self, objective: Objective, left_s: Callable[[], float]) -> list[Option]:
+    @cached_property
+    def _place(self) -> dict[int, RankPlace]:
+        return dict(zip(self.pool.devices, self._every, strict=True))
+
+    def _searched(self, objective: Objective, left_s: Callable[[], float]) -> list[Plan]:
         """The best plans of a search, as far as there is patience for it.
 
         Raises:
@@ -257,15 +275,15 @@ class _Change:
             if objective.fixed == self.kept.objective.fixed:
                 raise
             return []
-        plans = [plan for each in found.candidates for plan in (each, replace(self._kept(each), prediction=None))]
-        return [option for plan in plans if (option := self.option(plan)).fits]
+        return self._fitting(plan for each in found.candidates[:SHAPES] for plan in (each, self._kept(each)))
 
     def option(self, plan: Plan) -> Option:
-        """A plan with its exact prediction and the way to it."""
-        if plan.prediction is None or plan is self.plan:
-            plan = replace(plan, prediction=self._predict(plan))
-        way = moves(self.plan, plan, self.changed, self.kept.sizes, self.kept.reliability)
-        return Option(plan=plan, moves=way, horizon_s=self.kept.horizon_s)
+        """A plan that is priced, and the way to it."""
+        return Option(plan=plan, moves=self.left.moves(plan), horizon_s=self.kept.horizon_s)
+
+    def stay(self) -> Option:
+        """The plan as it is."""
+        return self.option(replace(self.plan, prediction=self._predict(self.plan)))
 
     def _predict(self, plan: Plan) -> Prediction:
         if beyond_fleet(plan):
