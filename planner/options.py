@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from nebula.plan.values import Plan
 from nebula.planner.moves import Moves
+from nebula.planner.survivors import Survivors
 from nebula.units import format_bytes, format_seconds
 
 
@@ -79,6 +80,7 @@ class Replanned:
         options: what was priced, best first; the first is the plan.
         step_before_s: of the old plan on the cluster that it runs on.
         lost: nodes of the old plan that are not there any more.
+        survivors: for each stage of the old plan what is left of it, and where.
         looked: how far: `kept` (nothing was to be done), `near`, `tensor` (all of the old tensor degree) or `all`.
         seconds: how long it took.
     """
@@ -87,6 +89,7 @@ class Replanned:
     options: tuple[Option, ...]
     step_before_s: float
     lost: tuple[str, ...]
+    survivors: tuple[Survivors, ...]
     looked: str
     seconds: float
 
@@ -137,8 +140,9 @@ def _because(options: Sequence[Option], before: Plan, step_before_s: float, lost
         text += ", and no other plan is reached sooner"
     else:
         steps = math.ceil(break_even_steps(best, soonest))
+        words = f"{steps:,} step{'s' if steps != 1 else ''}"
         text += f"; {soonest.plan.split}, which is reached soonest, {move_words(soonest.moves)} and takes "
-        text += f"{format_seconds(soonest.step_s)} a step, so that it falls behind after {steps:,} steps"
+        text += f"{format_seconds(soonest.step_s)} a step, so that it falls behind after {words}"
     idle = offered - best.plan.world_size
     return text + (f"; {idle:,} of {offered:,} devices stay unused." if idle else ".")
 

@@ -31,6 +31,7 @@ from nebula.planner.near import SCHEDULE, Dealt, Near, split_of
 from nebula.planner.options import Option, Replanned, answer, fits, step_s
 from nebula.planner.pool import Pool, equal_devices, places
 from nebula.planner.search import Progress, search
+from nebula.planner.survivors import survivors
 
 SHAPES = 5
 """Ways of running that are improved, placed and priced exactly."""
@@ -127,6 +128,7 @@ class Replanner:
             options=tuple(options),
             step_before_s=self.step_before_s,
             lost=change.lost,
+            survivors=survivors(self.plan, change.left.found),
             looked=looked,
             seconds=self.clock() - began_s,
         )
@@ -210,12 +212,9 @@ class _Change:
     def _nearest(self) -> Iterator[Plan]:
         """The plan itself, or with idle devices in the place of lost ones, and its neighbourhood: the nearest first."""
         here = replace(self.plan, made_from=self._made_from, prediction=None, because="", runner_up=None, bound_s=0.0)
-        if not self.near.allows(here):
-            pass
-        elif self.lost:
-            yield from substituted(here, self.left.found, self.changed, self.pool.devices)
-        else:
-            yield here
+        if self.near.allows(here):
+            filled = substituted(here, self.left.found, self.changed, self.pool.devices)
+            yield from filled if self.lost else (here,)
         for dealt in self.near.first():
             yield self._kept(self._placed(dealt))
         for dealt in map(self.near.improved, self.near.best(SHAPES)):

@@ -22,6 +22,7 @@ from nebula.cli import (
     doctor,
     planning,
     profiling,
+    replanning,
     reporting,
     running,
     validating,
@@ -95,6 +96,8 @@ app.command()(planning.graph)
 app.command()(planning.plan)
 app.command()(checking.check)
 app.command()(planning.simulate)
+app.command()(replanning.replan)
+app.command()(replanning.family)
 app.command()(reporting.report)
 app.command()(validating.validate)
 app.command()(profiling.profile)

@@ -68,7 +68,17 @@ ALL = verbs(typer.main.get_command(app))
 
 def test_the_verbs_of_the_first_version_are_there():
     wanted = "cluster discover, cluster show, graph, plan, check, simulate, report, launch, train, deploy slurm"
-    assert {*wanted.split(", "), "deploy paddlejob", "doctor", "demo", "validate", "profile", "calibrate"} == ALL.keys()
+    assert {
+        *wanted.split(", "),
+        "deploy paddlejob",
+        "doctor",
+        "demo",
+        "validate",
+        "profile",
+        "calibrate",
+        "replan",
+        "family",
+    } == ALL.keys()
 
 
 @pytest.mark.parametrize("verb", ALL)
