@@ -49,7 +49,9 @@ def kept_order(
     if widths != {new.ranks.shape[1]}:
         return tuple(pool[: new.ranks.size])
     old = _groups(before.stages)
-    whole = np.isin(found[old.ranks], pool).all(axis=1)
+    # a device with several stages offers itself once
+    first = np.isin(np.arange(len(old.ranks)), np.unique(found[old.ranks[:, 0]], return_index=True)[1])
+    whole = np.isin(found[old.ranks], pool).all(axis=1) & first
     held = found[old.ranks][whole]
     spare = _idle(pool, held, new.ranks.shape[1])
     old = Groups(old.stage[whole], old.replica[whole], held)

@@ -18,7 +18,7 @@ from nebula.cost_model.chain import Chains
 from nebula.cost_model.memory import MASTER_BYTES, state_bytes_per_parameter
 from nebula.errors import BadInput
 from nebula.plan.conditions import Reliability
-from nebula.plan.values import Plan
+from nebula.plan.values import Plan, RankPlace
 from nebula.planner.holdings import NOWHERE, Holders, Ints, Segments
 from nebula.planner.reach import rings
 from nebula.planner.transfers import Part, Transfers
@@ -116,22 +116,25 @@ class Moves:
 
 
 def devices_of(plan: Plan, cluster: Cluster) -> Ints:
-    """The device of every rank in a cluster; NOWHERE where the node is excluded or not there."""
+    """The device of every rank in a cluster; NOWHERE where the node is excluded or there is no such place."""
+    nodes = {node: _devices_of_node(cluster, node) for node in dict.fromkeys(place.node for place in plan.ranks)}
     out = {f"{group.name}/{node}" for group in cluster.groups for node in group.excluded}
-    known: dict[str, int] = {}
-    for place in plan.ranks:
-        if place.node not in known:
-            known[place.node] = NOWHERE if place.node in out else _first_device(cluster, place.node)
-    firsts = np.fromiter((known[place.node] for place in plan.ranks), np.int64, len(plan.ranks))
-    locals_ = np.fromiter((place.device for place in plan.ranks), np.int64, len(plan.ranks))
-    return np.where(firsts == NOWHERE, NOWHERE, firsts + locals_)
+    nodes |= dict.fromkeys(out & nodes.keys(), range(0))
+
+    def device(place: RankPlace) -> int:
+        there = nodes[place.node]
+        return there[place.device] if 0 <= place.device < len(there) else NOWHERE
+
+    return np.fromiter(map(device, plan.ranks), np.int64, len(plan.ranks))
 
 
-def _first_device(cluster: Cluster, node: str) -> int:
+def _devices_of_node(cluster: Cluster, node: str) -> range:
+    """Global indices of a node's devices; none where there is no such node."""
     try:
-        return device_index(cluster, node, 0)
+        first = device_index(cluster, node, 0)
     except BadInput:
-        return NOWHERE
+        return range(0)
+    return range(first, first + cluster.groups[cluster.address(first).group].devices_per_node)
 
 
 def moves(before: Plan, after: Plan, cluster: Cluster, sizes: Sizes, under: Reliability | None = None) -> Moves:
@@ -167,10 +170,11 @@ class Left:
         self.before, self.cluster, self.sizes, self.under = before, cluster, sizes, under
         self.found = devices_of(before, cluster)
         self._holders, self._rings = Holders.of(before), rings(cluster)
+        self._known = dict(zip(before.ranks, self.found.tolist(), strict=True))
 
     def moves(self, after: Plan) -> Moves:
         """What moves to another plan; errors as of the function moves."""
-        goes_to = devices_of(after, self.cluster)
+        goes_to = self._devices(after)
         if (goes_to == NOWHERE).any():
             node = after.ranks[int((goes_to == NOWHERE).argmax())].node
             raise BadInput(f"the plan uses node {node}, which cluster {self.cluster.name} does not offer; plan again")
@@ -180,6 +184,14 @@ class Left:
         for part in parts:
             count.add(part, from_storage=lost_bytes > 0)
         return _moves(count, goes_to, self.sizes, lost_bytes, self.under)
+
+    def _devices(self, plan: Plan) -> Ints:
+        """The device of every rank of another plan; places that were asked for before are known."""
+        try:
+            return np.fromiter(map(self._known.__getitem__, plan.ranks), np.int64, len(plan.ranks))
+        except KeyError:
+            self._known |= zip(plan.ranks, devices_of(plan, self.cluster).tolist(), strict=True)
+            return self._devices(plan)
 
     def _parts(self, after: Plan, goes_to: Ints) -> Iterator[Part]:
         """Weights and states, what tensor parallelism cuts and what it does not."""

@@ -28,7 +28,7 @@ from nebula.planner.pool import Pool
 from nebula.planner.space import Split, divisors
 from nebula.planner.stages import Cost, Deals, deal, every_run, geometric_bound, moved, stage_bound
 
-MOST_DEALS = 20
+MOST_DEALS = 16
 """Ways that are dealt layers, the most promising first."""
 
 TOLERATED = 1.1
@@ -131,7 +131,7 @@ class Near:
         first, job, layers = self.plan.stages[0], self.pricing.job, len(self.pricing.graph.layers)
         kind = "emulated" if self.pool.device.emulated else self.pool.device.kind
         tensor, rows = first.tensor, sorted({1, first.replicas[0].micro_batch_rows})
-        if not self._allows("tensor", tensor):
+        if not self._allows("tensor", tensor) or self.pool.devices_per_node % tensor:
             return
         for data, row, recompute in product(divisors(job.global_batch), rows, RECOMPUTE):
             pipeline = min(layers, len(self.pool.devices) // (tensor * data))
@@ -168,6 +168,7 @@ class Near:
             "sharding": way.sharding.stage,
             "sharding_degree": way.sharding.degree,
             "recompute": way.recompute,
+            "schedule": way.schedule,
         }
         return all(self._allows(name, value) for name, value in named.items())
 

@@ -13,10 +13,12 @@ from nebula.errors import BadInput, Infeasible
 from nebula.plan.conditions import Reliability
 from nebula.plan.job import Objective
 from nebula.plan.legality import violations
-from nebula.plan.values import Job, MadeFrom
+from nebula.plan.values import Job, MadeFrom, Sharding
+from nebula.planner.moves import devices_of
 from nebula.planner.options import Option, break_even_steps
 from nebula.planner.replan import Replanner, replan
 from nebula.planner.search import search
+from nebula.planner.survivors import survivors
 from tests.pure.cost_samples import chain, cluster, device, plan
 
 GRAPH, JOB = chain(6), Job(global_batch=16)
@@ -138,6 +140,8 @@ def test_mistakes_are_refused(planned):
         replan(chain(5), planned, WHERE)
     with pytest.raises(BadInput, match="minimise"):
         replan(GRAPH, planned, without(0), objective=Objective(minimise="cost"))
+    with pytest.raises(BadInput, match="did you mean 'tensor'"):
+        replan(GRAPH, planned, without(0), objective=Objective(fixed={"tensr": 2}))
     with pytest.raises(BadInput, match="no device"):
         replan(GRAPH, planned, without(0, 1, 2, 3))
 
@@ -148,3 +152,28 @@ def test_what_does_not_fit_is_said_with_a_remedy():
     own = search(graph, small, Job(global_batch=4)).plan
     with pytest.raises(Infeasible):
         replan(graph, own, exclude(small, ["n/0"]))
+
+
+def test_what_survives_is_told_by_stage():
+    own = plan((0, 3, 6), data=2, per_node=2, micro_batches=8, job=JOB, sharding=Sharding(stage=1, degree=2))
+    # ranks 0 and 1 hold stage 0, one shard of its states each; node n/0 holds both
+    assert [stage.ranks for stage in own.stages] == [(0, 1), (2, 3)]
+    gone, here = survivors(own, devices_of(own, without(0)))
+    assert (gone.ranks, gone.weights_copies, gone.states_copies, gone.lost_shards) == ((), 0, 0, ((0, 0), (0, 1)))
+    assert (here.ranks, here.weights_copies, here.states_copies, here.lost_shards) == ((2, 3), 2, 1, ())
+
+
+def test_a_shard_that_survives_nowhere_sends_training_back_to_the_checkpoint():
+    own = plan((0, 6), data=4, per_node=2, job=JOB, made_from=ANY, sharding=Sharding(stage=1, degree=4))
+    answer = replan(GRAPH, own, without(0), reliability=Reliability(storage_bytes_per_s=1e6))
+    assert all(option.moves.rolls_back for option in answer.options)
+    assert "from the last checkpoint" in answer.plan.because
+    unsharded = replan(GRAPH, plan((0, 6), data=4, per_node=2, job=JOB, made_from=ANY), without(0))
+    assert not any(option.moves.rolls_back for option in unsharded.options)
+
+
+def test_a_search_that_takes_too_long_is_given_up(kept):
+    ticks = iter(range(10**6))
+    hasty = Replanner(GRAPH, WHERE, kept.plan, clock=lambda: float(next(ticks)))
+    answer = hasty.replan(without(0), patience_s=3.0)
+    assert answer.plan.stages == kept.replan(without(0)).plan.stages
