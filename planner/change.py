@@ -29,7 +29,7 @@ from nebula.planner.search import Answer, Progress, search
 if TYPE_CHECKING:
     from nebula.planner.replan import Replanner
 
-SHAPES = 4
+SHAPES = 3
 """Ways of running that are improved, placed and priced exactly."""
 
 FASTEST, NEAREST = 3, 2

@@ -247,7 +247,7 @@ def layer_sizes(chains: Chains, plan: Plan, other_tensor: int = 1) -> Sizes:
     Args:
         chains: of the graph.
         plan: whose tensor degree tells what is cut.
-        other_tensor: a degree to tell it by where the plan has none.
+        other_tensor: a degree to tell it by where the plan's is lower.
 
     Raises:
         BadInput: the degree does not divide what it must cut, or the optimizer is unknown.

@@ -16,9 +16,8 @@ import numpy as np
 
 from nebula.cost_model.candidates import Candidates, Way
 from nebula.cost_model.communication import Levels
-from nebula.cost_model.groups import Groups
+from nebula.cost_model.groups import Groups, uniform_groups
 from nebula.cost_model.many import Many
-from nebula.cost_model.placed import place
 from nebula.cost_model.spans import Spans, Sums
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Plan, Sharding
@@ -201,15 +200,12 @@ class Near:
         return self._known[key]
 
     def _met(self, way: Way) -> Groups:
-        placed = place(
-            self.many.devices,
-            data=way.data,
-            tensor=way.tensor,
-            pipeline=way.pipeline,
-            degree=way.sharding.degree,
-            fabric=self.pricing.fabric,
-        )
-        return placed.kinds[placed.stages[way.pipeline // 2]][0]
+        pipeline, middle = way.pipeline, way.pipeline // 2
+        devices = self.many.devices[: way.data * way.tensor * pipeline]
+        grid = devices.reshape(-1, pipeline, way.sharding.degree, way.tensor).transpose(1, 0, 2, 3)
+        neighbours = grid[max(0, middle - 1) : middle + 2]
+        held = neighbours.reshape(len(neighbours), way.data, way.tensor)
+        return uniform_groups(held, way.sharding.degree, self.pricing.fabric)[min(1, middle)]
 
 
 def split_of(way: Way) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nebula.plan.values import Plan
 from nebula.planner.moves import Moves
@@ -109,8 +109,8 @@ class Replanned:
         return break_even_steps(self.options[0], self.least_moving)
 
 
-def answer(options: Sequence[Option], before: Plan, step_before_s: float, lost: tuple[str, ...], offered: int) -> Plan:
-    """The plan of the best option with its reason; where that is the plan before, it keeps its own words.
+def reason(options: Sequence[Option], before: Plan, step_before_s: float, lost: tuple[str, ...], offered: int) -> str:
+    """Why the first option is the one to take, in one sentence.
 
     Args:
         options: best first.
@@ -119,30 +119,16 @@ def answer(options: Sequence[Option], before: Plan, step_before_s: float, lost: 
         lost: nodes that are gone.
         offered: devices that might be used.
     """
-    best = options[0].plan
-    if before.prediction and _same(best, before):
-        return before
-    return replace(best, because=_because(options, before, step_before_s, lost, offered))
-
-
-def _same(plan: Plan, before: Plan) -> bool:
-    """Whether a plan is the one before, on the same cluster."""
-    home = before.made_from.cluster_hash in ("", plan.made_from.cluster_hash)
-    return home and (plan.stages, plan.ranks) == (before.stages, before.ranks)
-
-
-def _because(options: Sequence[Option], before: Plan, step_before_s: float, lost: tuple[str, ...], offered: int) -> str:
-    """Why this plan, in one sentence."""
     best, soonest = options[0], least_moving(options)
     text = f"{_lost_words(lost, before)}: {best.plan.split} takes {format_seconds(best.step_s)} a step"
     text += f" (before: {format_seconds(step_before_s)}) and {move_words(best.moves)}"
-    if soonest.plan == best.plan:
-        text += ", and no other plan is reached sooner"
-    else:
-        steps = math.ceil(break_even_steps(best, soonest))
-        words = f"{steps:,} step{'s' if steps != 1 else ''}"
+    steps = break_even_steps(best, soonest)
+    if 0 < steps < math.inf:
+        words = f"{math.ceil(steps):,} step{'s' if steps > 1 else ''}"
         text += f"; {soonest.plan.split}, which is reached soonest, {move_words(soonest.moves)} and takes "
         text += f"{format_seconds(soonest.step_s)} a step, so that it falls behind after {words}"
+    elif len(options) > 1:
+        text += ", and no other plan that was weighed is reached sooner"
     idle = offered - best.plan.world_size
     return text + (f"; {idle:,} of {offered:,} devices stay unused." if idle else ".")
 

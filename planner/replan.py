@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from nebula.cluster.identity import cluster_hash
@@ -15,15 +16,15 @@ from nebula.cluster.places import exclude
 from nebula.cluster.values import Cluster
 from nebula.cost_model.evaluate import Pricing, beyond_fleet, evaluate
 from nebula.cost_model.many import Many
-from nebula.errors import BadInput, closest
+from nebula.errors import BadInput, Infeasible, closest
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.conditions import Reliability
 from nebula.plan.job import FIXABLE, Objective
 from nebula.plan.values import Plan, RankPlace
-from nebula.planner.change import SHAPES, Change
-from nebula.planner.moves import layer_sizes
-from nebula.planner.options import Replanned, answer
+from nebula.planner.change import Change
+from nebula.planner.moves import Sizes, layer_sizes
+from nebula.planner.options import Replanned, reason
 from nebula.planner.pool import places
 from nebula.planner.survivors import survivors
 
@@ -90,17 +91,16 @@ class Replanner:
         _check(plan, graph, self.model_hash, self.objective)
         self.horizon_s = self.reliability.repair_s or DAY_S
         self.pricing = Pricing(graph, cluster, plan.job)
-        self.sizes = layer_sizes(self.pricing.chains, plan)
+        self.sizes = self._sizes()
         self.step_before_s = self._step_s()
         self._many: Many | None = None
         self._places: dict[int, RankPlace] = {}
 
     def warm(self) -> Replanner:
-        """Cuts the model and prices runs of layers for all plans near this one, so that the first answer is fast."""
-        near = Change(self, self.cluster).near
-        for dealt in (*near.first(), *near.best(SHAPES)):
-            near.improved(dealt)
-        self.places_of(self.pricing, self.cluster, ())
+        """Rehearses the loss of a node, so that the model is cut and runs of layers are priced when one is lost."""
+        # a cluster of one node has nothing to go on with, nor has one that is full
+        with suppress(BadInput, Infeasible):
+            self.replan(exclude(self.cluster, [self.plan.ranks[-1].node]))
         return self
 
     def replan(self, changed: Cluster, *, patience_s: float = 0.0) -> Replanned:
@@ -108,13 +108,15 @@ class Replanner:
         began_s = self.clock()
         change = Change(self, exclude(changed, self.objective.exclude))
         if not change.lost and changed == self.cluster and self._is_home(changed):
-            options, looked = [change.stay()], "kept"
+            options, looked, plan = [change.stay()], "kept", self.plan
+            plan = plan if plan.prediction else options[0].plan
         else:
             options, looked = change.options(lambda: patience_s - (self.clock() - began_s))
-        options = sorted(options, key=lambda option: option.rank)
-        offered = len(change.pool.devices)
+            options.sort(key=lambda option: option.rank)
+            because = reason(options, self.plan, self.step_before_s, change.lost, len(change.pool.devices))
+            plan = replace(options[0].plan, because=because)
         return Replanned(
-            plan=answer(options, self.plan, self.step_before_s, change.lost, offered),
+            plan=plan,
             options=tuple(options),
             step_before_s=self.step_before_s,
             lost=change.lost,
@@ -122,6 +124,13 @@ class Replanner:
             looked=looked,
             seconds=self.clock() - began_s,
         )
+
+    def _sizes(self) -> Sizes:
+        """What tensor parallelism cuts is told by the plan's degree, or by a degree of 2 where that can be cut."""
+        try:
+            return layer_sizes(self.pricing.chains, self.plan, other_tensor=2)
+        except BadInput:
+            return layer_sizes(self.pricing.chains, self.plan)
 
     def _is_home(self, cluster: Cluster) -> bool:
         return self.plan.made_from.cluster_hash in ("", cluster_hash(cluster))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from nebula.cli.subject import Subject
     from nebula.plan.values import Plan
     from nebula.planner.family import Member
+    from nebula.planner.replan import Replanner
 
 OldPlan = Annotated[Path, typer.Option("--plan", metavar="PLAN.JSON", help="The plan that runs, or ran.")]
 Lost = Annotated[
@@ -89,10 +91,8 @@ def family(
     json: Json = False,
 ) -> None:
     """Plan ahead for lost nodes, groups and device types: a folder of plans with an index."""
-    from nebula.cli.console import CountLine, log, print_json, results
+    from nebula.cli.console import log, print_json, results
     from nebula.cli.subject import chosen_plan, load_subject
-    from nebula.planner.family import cases
-    from nebula.planner.family import family as members_of
     from nebula.planner.replan import Replanner
     from nebula.report.replan_text import index_document, index_text
     from nebula.units import parse_seconds
@@ -102,21 +102,9 @@ def family(
     subject = load_subject(run, overrides)
     plan, _ = chosen_plan(subject, base)
     check_job(plan, subject, base or run)
-    kept = Replanner(
-        subject.graph,
-        subject.run.cluster,
-        plan,
-        objective=subject.run.objective,
-        reliability=subject.run.conditions.reliability,
-    )
-    line = CountLine("planning", len(cases(kept.cluster, plan, most_lost)), "cases")
-    members: list[tuple[str, Member]] = []
-    try:
-        for member in members_of(kept, most_lost, patience_s=patience_s):
-            members.append((f"{member.case.name}.json", member))
-            line(len(members))
-    finally:
-        line.clear()
+    asked, reliability = subject.run.objective, subject.run.conditions.reliability
+    kept = Replanner(subject.graph, subject.run.cluster, plan, objective=asked, reliability=reliability)
+    members = _members(kept, most_lost, patience_s)
     index = index_document(plan, members)
     write_family(output, plan, members, index)
     if json:
@@ -124,6 +112,24 @@ def family(
     else:
         results().print(index_text(members))
     log(f"wrote {output / INDEX} and {1 + sum(m.replanned is not None for _, m in members)} plans beside it")
+
+
+def _members(kept: Replanner, most_lost: int, patience_s: float) -> list[tuple[str, Member]]:
+    """Pairs of file name and member; a terminal sees how far it is."""
+    from nebula.cli.console import CountLine
+    from nebula.planner.family import cases
+    from nebula.planner.family import family as each_member
+
+    line = CountLine("planning", len(cases(kept.cluster, kept.plan, most_lost)), "cases")
+    members: list[tuple[str, Member]] = []
+    try:
+        for member in each_member(kept, most_lost, patience_s=patience_s):
+            # names of device types may hold what file names may not
+            members.append((re.sub(r"[^\w.-]+", "-", member.case.name) + ".json", member))
+            line(len(members))
+    finally:
+        line.clear()
+    return members
 
 
 def check_job(plan: Plan, subject: Subject, source: Path) -> None:

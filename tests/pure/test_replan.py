@@ -177,3 +177,12 @@ def test_a_search_that_takes_too_long_is_given_up(kept):
     hasty = Replanner(GRAPH, WHERE, kept.plan, clock=lambda: float(next(ticks)))
     answer = hasty.replan(without(0), patience_s=3.0)
     assert answer.plan.stages == kept.replan(without(0)).plan.stages
+
+
+def test_a_slow_node_is_weighed_with_its_slowness(planned):
+    slow = replace(WHERE, groups=(replace(WHERE.groups[0], slow=((1, 3.0),)),))
+    answer = replan(GRAPH, planned, slow, before=WHERE)
+    assert answer.lost == ()
+    assert answer.plan.prediction == evaluate(GRAPH, slow, answer.plan)
+    assert answer.options[0].step_s <= evaluate(GRAPH, slow, planned).step_time_s
+    assert answer.plan.because.startswith("The cluster changed: ")
