@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nebula.cluster.identity import cluster_hash
+from nebula.cluster.places import exclude, usable_devices
 from nebula.cluster.values import Cluster
 from nebula.cost_model.evaluate import beyond_fleet, evaluate
 from nebula.errors import BadInput, Infeasible
@@ -24,13 +25,16 @@ from nebula.planner.moves import Left
 from nebula.planner.near import SCHEDULE, Dealt, Near, split_of
 from nebula.planner.options import Option, fits, step_s
 from nebula.planner.pool import Pool, equal_devices
-from nebula.planner.search import Answer, Progress, search
+from nebula.planner.search import Progress, search
 
 if TYPE_CHECKING:
     from nebula.planner.replan import Replanner
 
 SHAPES = 3
 """Ways of running that are improved, placed and priced exactly."""
+
+MOST = 5
+"""Plans of a search that are placed and priced anew."""
 
 FASTEST, NEAREST = 3, 2
 """The fastest plans of all, and the first of the nearest, for which it is worked out what moves."""
@@ -56,9 +60,21 @@ class Change:
         self.pricing = kept.pricing_of(changed)
 
     @cached_property
+    def own(self) -> Cluster:
+        """The cluster without devices of other types than the plan uses, as long as there are any of those."""
+        groups = {place.node.rpartition("/")[0] for place in self.plan.ranks}
+        types = {group.device.name for group in self.kept.cluster.groups if group.name in groups}
+        others = {group.name for group in self.changed.groups if group.device.name not in types}
+        rest = exclude(self.changed, others)
+        return rest if usable_devices(rest) else self.changed
+
+    @cached_property
     def pool(self) -> Pool:
-        """The devices that may be used."""
-        return equal_devices(self.changed, PRECISION_DTYPE[self.plan.job.precision])
+        """The devices that plans near this one may use."""
+        return self._pool(self.own)
+
+    def _pool(self, cluster: Cluster) -> Pool:
+        return equal_devices(cluster, PRECISION_DTYPE[self.plan.job.precision])
 
     @cached_property
     def near(self) -> Near:
@@ -75,13 +91,16 @@ class Change:
         found, looked = self._fitting(self._nearest()), "near"
         asked = self.kept.objective
         if left_s() > 0 and "tensor" not in asked.fixed:
-            found += self._searched(replace(asked, fixed={**asked.fixed, "tensor": self.plan.stages[0].tensor}), left_s)
+            same = replace(asked, fixed={**asked.fixed, "tensor": self.plan.stages[0].tensor})
+            found += self._searched(self.own, same, left_s)
             looked = "tensor"
-        if left_s() > 0:
-            found += self._searched(asked, left_s)
+        if left_s() > 0 or not found:
+            enough = left_s if found else lambda: 1.0
+            found += self._searched(self.own, asked, enough)
+            found += [] if self.own == self.changed else self._searched(self.changed, asked, enough)
             looked = "all"
-        if not found:
-            found, looked = self._answered(search(self.kept.graph, self.changed, self.plan.job, asked)), "all"
+        # nothing fits, and a search says by how much and what would help
+        found = found or self._answered(self.changed, asked)
         return self._reached(found), looked
 
     def _fitting(self, plans: Iterable[Plan]) -> list[Plan]:
@@ -102,10 +121,10 @@ class Change:
             filled = substituted(here, self.left.found, self.changed, self.pool.devices)
             yield from filled if self.lost else (here,)
         for dealt in self.near.first():
-            yield self._kept(self._placed(dealt))
+            yield self._kept(self._placed(dealt), self.pool)
         for dealt in map(self.near.improved, self.near.best(SHAPES)):
             plan = self._placed(dealt)
-            yield from (plan, self._kept(plan))
+            yield from (plan, self._kept(plan, self.pool))
 
     def _placed(self, dealt: Dealt) -> Plan:
         """A way with its boundaries, on devices in the order of the pool, in which they lie best."""
@@ -128,20 +147,16 @@ class Change:
             made_from=self._made_from,
         )
 
-    def _kept(self, plan: Plan) -> Plan:
-        """The plan on the devices that hold most of its state."""
-        order = kept_order(self.plan, self.left.found, plan.stages, self.pool.devices, self.kept.sizes)
-        return replace(plan, ranks=tuple(map(self._place.__getitem__, order)))
+    def _kept(self, plan: Plan, pool: Pool) -> Plan:
+        """The plan on those devices of a pool that hold most of its state."""
+        order = kept_order(self.plan, self.left.found, plan.stages, pool.devices, self.kept.sizes)
+        return replace(plan, ranks=self.kept.places_of(self.pricing, self.changed, order))
 
     @cached_property
     def _every(self) -> tuple[RankPlace, ...]:
         return self.kept.places_of(self.pricing, self.changed, self.pool.devices)
 
-    @cached_property
-    def _place(self) -> dict[int, RankPlace]:
-        return dict(zip(self.pool.devices, self._every, strict=True))
-
-    def _searched(self, objective: Objective, left_s: Callable[[], float]) -> list[Plan]:
+    def _searched(self, cluster: Cluster, objective: Objective, left_s: Callable[[], float]) -> list[Plan]:
         """The best plans of a search; none where it takes too long or nothing fits."""
 
         def check(_: Progress) -> None:
@@ -149,13 +164,17 @@ class Change:
                 raise _OutOfPatience
 
         try:
-            return self._answered(search(self.kept.graph, self.changed, self.plan.job, objective, on_progress=check))
+            return self._answered(cluster, objective, check)
         except (_OutOfPatience, BadInput, Infeasible):
             return []
 
-    def _answered(self, found: Answer) -> list[Plan]:
+    def _answered(
+        self, cluster: Cluster, objective: Objective, on_progress: Callable[[Progress], None] | None = None
+    ) -> list[Plan]:
         """The best plans of a search, as they are placed and on the devices that hold most of their state."""
-        return self._fitting(plan for each in found.candidates[:SHAPES] for plan in (each, self._kept(each)))
+        found = search(self.kept.graph, cluster, self.plan.job, objective, on_progress=on_progress)
+        pool = self._pool(cluster)
+        return self._fitting(plan for each in found.candidates[:MOST] for plan in (each, self._kept(each, pool)))
 
     def option(self, plan: Plan) -> Option:
         """A plan that is priced, and the way to it."""

@@ -186,3 +186,18 @@ def test_a_slow_node_is_weighed_with_its_slowness(planned):
     assert answer.plan.prediction == evaluate(GRAPH, slow, answer.plan)
     assert answer.options[0].step_s <= evaluate(GRAPH, slow, planned).step_time_s
     assert answer.plan.because.startswith("The cluster changed: ")
+
+
+def test_a_plan_stays_on_its_devices_when_others_would_now_compute_more():
+    # 4 fast nodes compute more than 7 of half their speed, 3 less
+    fast = WHERE.groups[0]
+    slow = replace(fast, name="s", count=7, device=device(name="half", peak_flops={"float32": 0.5e12}))
+    where = replace(WHERE, groups=(fast, slow))
+    own = search(GRAPH, where, JOB).plan
+    assert {place.node[0] for place in own.ranks} == {"n"}
+    answer = replan(GRAPH, own, exclude(where, ["n/3"]), before=where)
+    assert {place.node[0] for place in answer.plan.ranks} == {"n"}
+    patient = replan(GRAPH, own, exclude(where, ["n/3"]), before=where, patience_s=math.inf)
+    assert patient.options[0].effective_step_s <= answer.options[0].effective_step_s
+    gone = replan(GRAPH, own, exclude(where, ["n"]), before=where)
+    assert {place.node[0] for place in gone.plan.ranks} == {"s"}
