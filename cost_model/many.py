@@ -85,6 +85,13 @@ class Many:
         self._tables = Tables(pricing, self.device)
         self._placed: dict[tuple[int, int, int, int], Places] = {}
 
+    def on(self, devices: Sequence[int]) -> Many:
+        """The same on other devices; prices that do not depend on places are shared where the type is the same."""
+        other = Many(self.pricing, devices)
+        if other.device == self.device:
+            other._tables = self._tables
+        return other
+
     def price(self, candidates: Candidates) -> Priced:
         """Step time and memory of every candidate.
 

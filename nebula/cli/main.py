@@ -25,6 +25,7 @@ from nebula.cli import (
     explaining,
     planning,
     profiling,
+    replanning,
     reporting,
     running,
     sweeping,
@@ -106,6 +107,8 @@ app.command()(planning.simulate)
 app.command(name="what-if")(what_if.what_if)
 app.command()(sweeping.sweep)
 app.command()(sweeping.scaling)
+app.command()(replanning.replan)
+app.command()(replanning.family)
 app.command()(reporting.report)
 app.command()(validating.validate)
 app.command()(profiling.profile)

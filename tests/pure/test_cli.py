@@ -68,9 +68,11 @@ ALL = verbs(typer.main.get_command(app))
 
 def test_the_verbs_of_the_first_version_are_there():
     wanted = "cluster discover, cluster show, graph, plan, check, simulate, report, launch, train, deploy slurm"
+    wanted = "cluster discover, cluster show, graph, plan, check, simulate, report, launch, train, deploy slurm"
     more = (
         "deploy paddlejob, doctor, demo, validate, profile, calibrate, emit, explain, compare, sweep, scaling, what-if"
     )
+    more += ", replan, family"
     assert {*wanted.split(", "), *more.split(", ")} == ALL.keys()
 
 

@@ -133,3 +133,14 @@ def test_devices_of_several_types_are_refused_unless_some_of_one_are_named():
     some = Many(Pricing(graph, mixed, JOB), range(8, 16)).price(candidates)
     alone = evaluate_many(graph, cluster(nodes=1), JOB, candidates)
     assert some.step_s == pytest.approx(alone.step_s)
+
+
+def test_prices_on_other_devices_are_those_of_a_fresh_start():
+    where, job = cluster(nodes=4, per_node=2), Job(global_batch=8)
+    many = Many(Pricing(chain(6), where, job))
+    drawn = random_candidates(random.Random(3), 20, 5, 6, 5, job)
+    many.price(drawn)
+    devices = (7, 2, 3, 0, 5)
+    shared, fresh = many.on(devices), Many(Pricing(chain(6), where, job), devices)
+    assert (shared.price(drawn).step_s == fresh.price(drawn).step_s).all()
+    assert (shared.price(drawn).memory_bytes == fresh.price(drawn).memory_bytes).all()
