@@ -14,7 +14,7 @@ from nebula.cluster.places import device_index
 from nebula.errors import BadInput, closest, shown
 from nebula.plan.job import OPTIMIZERS, PRECISIONS, RECOMPUTE
 from nebula.plan.schedule import SCHEDULES
-from nebula.plan.values import Stage
+from nebula.plan.values import Plan, Stage
 
 if TYPE_CHECKING:
     from nebula.plan.legality import Case
@@ -69,10 +69,9 @@ def layers(case: Case) -> Iterator[str]:
 
 def product(case: Case) -> Iterator[str]:
     """The degrees multiply (or, for unlike stages, add up) to the ranks."""
-    stages, ranks = case.plan.stages, case.plan.world_size
+    plan, stages, ranks = case.plan, case.plan.stages, case.plan.world_size
     first = stages[0]
-    # virtual stages of one device have the same ranks
-    sizes = [len(held) for held in dict.fromkeys(stage.ranks for stage in stages)]
+    sizes = [len(held) for held in _held(plan)]
     if sum(sizes) == ranks:
         return
     if all(shape(stage) == shape(first) for stage in stages) and sizes[0] == first.data * first.tensor:
@@ -83,10 +82,17 @@ def product(case: Case) -> Iterator[str]:
         yield f"{terms} = {sum(sizes)} ≠ {ranks} ranks"
 
 
+def _held(plan: Plan) -> list[tuple[int, ...]]:
+    """The ranks of every stage; once, where the schedule has virtual stages that share them."""
+    known = SCHEDULES.get(plan.schedule)
+    each = [stage.ranks for stage in plan.stages]
+    return list(dict.fromkeys(each)) if known and known.chunks[1] > 1 else each
+
+
 def ranks(case: Case) -> Iterator[str]:
     """Every rank works in one stage, once."""
     plan = case.plan
-    used = Counter(rank for held in dict.fromkeys(stage.ranks for stage in plan.stages) for rank in held)
+    used = Counter(rank for held in _held(plan) for rank in held)
     several = sorted(rank for rank, count in used.items() if count > 1)
     beyond = sorted(rank for rank in used if not 0 <= rank < plan.world_size)
     idle = [rank for rank in range(plan.world_size) if rank not in used]
