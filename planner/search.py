@@ -106,11 +106,11 @@ def search(
 def _check_objective(objective: Objective) -> None:
     """Refuses what a search does not heed, so that nothing asked for is silently left out."""
     if objective.minimise != AIM:
-        raise BadInput(f"objective.minimise={objective.minimise!r} cannot be planned for yet; use {AIM}")
+        raise BadInput(f"objective.minimise={objective.minimise!r} is for `nebula plan`; use {AIM} here")
     if objective.deadline_s:
-        raise BadInput("objective.limits.deadline cannot be planned for yet; leave it out")
+        raise BadInput("objective.limits.deadline is for `nebula plan`; leave it out here")
     if objective.budget:
-        raise BadInput("objective.limits.budget cannot be planned for yet; leave it out")
+        raise BadInput("objective.limits.budget is for `nebula plan`; leave it out here")
     if objective.fixed.get("schedule", SCHEDULE) != SCHEDULE:
         asked = objective.fixed["schedule"]
         raise BadInput(f"objective.fixed.schedule={asked!r} cannot be planned for yet; use {SCHEDULE}")

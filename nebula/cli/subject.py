@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from nebula.cluster.values import Cluster
     from nebula.graph.values import DistributedGraph
     from nebula.plan.conditions import Conditions
-    from nebula.plan.job import ModelSpec
+    from nebula.plan.job import ModelSpec, Objective
     from nebula.plan.run_file import Run
     from nebula.plan.values import Plan
+    from nebula.planner.aims import Tried
     from nebula.planner.search import Answer
 
 
@@ -73,17 +74,35 @@ def find_plan(subject: Subject) -> Answer:
     Raises:
         Infeasible: there is none; the text says by how much and what would help.
     """
+    from nebula.planner.aims import aimed, wants_more
     from nebula.planner.explore.ways import experts_of
     from nebula.planner.search import search
 
     run, line = subject.run, SearchLine()
+
+    def fastest(objective: Objective) -> Answer:
+        return search(subject.graph, run.cluster, run.job, objective=objective, on_progress=line)
+
     try:
-        return search(subject.graph, run.cluster, run.job, objective=run.objective, on_progress=line)
+        if not wants_more(run.objective):
+            return fastest(run.objective)
+        found = aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest)
+        return replace(found.answer, notes=(*found.answer.notes, *map(front_words, found.front)))
     except Infeasible as error:
         more = "; `nebula plan --explore` deals the experts to ranks as well" if experts_of(subject.graph) > 1 else ""
         raise Infeasible(f"{error}{more}") from None
     finally:
         line.clear()
+
+
+def front_words(one: Tried) -> str:
+    """A point of the front of time against money, in words."""
+    from nebula.planner.aims import counted
+    from nebula.units import format_seconds
+
+    money, energy = one.outlook.money, one.outlook.energy
+    each = f"{energy.per_million_tokens_j / 3.6e6:.3g} kWh" if money.unknown else f"{money.per_million_tokens:.3g}"
+    return f"On the front: {counted(one.nodes)}, {format_seconds(one.step_s)} a step, {each} for a million tokens."
 
 
 def explored_plan(subject: Subject, patience_s: float) -> Answer:

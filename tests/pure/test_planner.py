@@ -254,7 +254,7 @@ def test_memory_that_a_fraction_withholds_is_named():
 @pytest.mark.parametrize("asked", [{"minimise": "cost"}, {"deadline_s": 1.0}, {"budget": 5.0}])
 def test_an_objective_that_the_search_does_not_heed_is_refused(asked):
     name = next(iter(asked)).removesuffix("_s")
-    with pytest.raises(BadInput, match=rf"objective\.(limits\.)?{name}.* cannot be planned for yet"):
+    with pytest.raises(BadInput, match=rf"objective\.(limits\.)?{name}.* is for `nebula plan`"):
         search(chain(3), cluster(), Job(global_batch=4), Objective(**asked))
 
 

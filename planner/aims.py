@@ -1,0 +1,252 @@
+"""The best plan by money, energy or days, under a deadline and a budget, and the front of time against money.
+
+Of plans on as many devices the fastest is also the soonest, and to rounding the cheapest and the leanest; so the search
+for the shortest step is asked for several numbers of nodes, halved from all and then between the neighbours of the
+best. Numbers in between are left out, by this rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from nebula.cluster.places import node_name
+from nebula.cluster.values import Cluster
+from nebula.cost_model.economy import DAY_S, Outlook, outlook
+from nebula.errors import BadInput, Infeasible
+from nebula.graph.values import DistributedGraph
+from nebula.plan.conditions import Conditions
+from nebula.plan.job import Objective
+from nebula.plan.values import PRECISION_DTYPE, Job
+from nebula.planner.pool import equal_devices
+from nebula.planner.search import AIM, Answer
+from nebula.units import format_seconds
+
+ROUNDS = 2
+"""How often the numbers of nodes between the neighbours of the best are halved."""
+
+Searching = Callable[[Objective], Answer]
+"""Finds the plan of the shortest step under an objective."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """The fastest plan on so many nodes.
+
+    Attributes:
+        nodes: offered.
+        outlook: what the plan comes to.
+    """
+
+    nodes: int
+    answer: Answer
+    outlook: Outlook
+
+    @property
+    def step_s(self) -> float:
+        """Of the plan."""
+        assert self.answer.plan.prediction is not None
+        return self.answer.plan.prediction.step_time_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aimed:
+    """What was found by an aim.
+
+    Attributes:
+        answer: the chosen plan, its reason in the words of the aim.
+        tried: all that was tried and fits, by nodes, most first.
+        front: of these, those that no other beats in both step time and money (or energy, where a price is unknown).
+    """
+
+    answer: Answer
+    tried: tuple[Tried, ...]
+    front: tuple[Tried, ...]
+
+
+def wants_more(objective: Objective) -> bool:
+    """Whether an objective asks for more than the shortest step."""
+    return objective.minimise != AIM or bool(objective.deadline_s or objective.budget)
+
+
+def aimed(
+    graph: DistributedGraph,
+    cluster: Cluster,
+    job: Job,
+    objective: Objective,
+    conditions: Conditions | None,
+    searching: Searching,
+) -> Aimed:
+    """The best plan by the aim of an objective, within its deadline and budget.
+
+    Args:
+        graph: the model.
+        cluster: what may be used.
+        job: the token budget, if days are asked for.
+        objective: what is minimised, under which limits.
+        conditions: under which failures and energy are counted.
+        searching: finds the plan of the shortest step.
+
+    Raises:
+        BadInput: what is minimised or limited is not known: a price, a board power, the tokens.
+        Infeasible: nothing fits into memory, or into the limits; the text says what would.
+    """
+    _check(objective, job)
+    pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
+    names = list(dict.fromkeys(node_name(cluster, device) for device in pool.devices))
+    bare = replace(objective, minimise=AIM, deadline_s=0.0, budget=0.0)
+    known: dict[int, Tried] = {}
+
+    def attempt(nodes: int) -> None:
+        if nodes in known:
+            return
+        try:
+            answer = searching(replace(bare, exclude=(*objective.exclude, *names[nodes:])))
+        except Infeasible:
+            if nodes == len(names):
+                raise
+            return
+        ahead = outlook(graph, cluster, answer.plan, conditions)
+        _check_known(objective, ahead)
+        known[nodes] = Tried(nodes=nodes, answer=answer, outlook=ahead)
+
+    for nodes in _halved(len(names)):
+        attempt(nodes)
+    for _ in range(ROUNDS):
+        for nodes in _between(known, _best(known.values(), objective, within=False).nodes):
+            attempt(nodes)
+    tried = tuple(known[nodes] for nodes in sorted(known, reverse=True))
+    chosen = _best(tried, objective)
+    because = f"{_reason(chosen, tried, objective)} {chosen.answer.plan.because}"
+    told = f"Numbers of nodes that were tried: {', '.join(str(t.nodes) for t in tried)}; the bound is that of plans on "
+    notes = (*chosen.answer.notes, f"{told}{counted(chosen.nodes)} or fewer.")
+    answer = replace(chosen.answer, plan=replace(chosen.answer.plan, because=because), notes=notes)
+    return Aimed(answer=answer, tried=tried, front=front(tried))
+
+
+def front(tried: Sequence[Tried]) -> tuple[Tried, ...]:
+    """Those that no other beats both in step time and in money for a token (or energy, where a price is unknown)."""
+    found, least = [], math.inf
+    for one in sorted(tried, key=lambda t: (t.step_s, per_token(t.outlook))):
+        if per_token(one.outlook) < least:
+            found.append(one)
+            least = per_token(one.outlook)
+    return tuple(found)
+
+
+def counted(nodes: int) -> str:
+    """A number of nodes in words."""
+    return f"{nodes} node{'s' * (nodes != 1)}"
+
+
+def per_token(ahead: Outlook) -> float:
+    """Money for a million tokens, or joules where a price is unknown."""
+    return ahead.energy.per_million_tokens_j if ahead.money.unknown else ahead.money.per_million_tokens
+
+
+def _halved(nodes: int) -> list[int]:
+    found = [nodes]
+    while found[-1] > 1:
+        found.append(-(-found[-1] // 2))
+    return found
+
+
+def _between(known: dict[int, Tried], best: int) -> list[int]:
+    """Numbers of nodes half way from the best to the next that was tried on either side."""
+    numbers = sorted(known)
+    at = numbers.index(best)
+    beside = [numbers[i] for i in (at - 1, at + 1) if 0 <= i < len(numbers)]
+    return [middle for other in beside if (middle := (best + other) // 2) not in known]
+
+
+SCORES: dict[str, tuple[str, Callable[[Tried], float]]] = {
+    "step_time": ("step time", lambda t: t.step_s),
+    "cost": ("money for a token", lambda t: t.outlook.money.per_million_tokens),
+    "energy": ("energy for a token", lambda t: t.outlook.energy.per_million_tokens_j),
+    "days": ("days to the token budget", lambda t: t.outlook.days.with_failures),
+}
+"""What each aim minimises, in words, and its value."""
+
+
+def _best(tried: Iterable[Tried], objective: Objective, *, within: bool = True) -> Tried:
+    every = list(tried)
+    score = SCORES[objective.minimise][1]
+    allowed = [t for t in every if not within or _late(t, objective) <= 0 >= _dear(t, objective)]
+    if not allowed:
+        raise _beyond_limits(every, objective)
+    return min(allowed, key=lambda t: (score(t), t.nodes))
+
+
+def _late(one: Tried, objective: Objective) -> float:
+    """Seconds behind the deadline; negative before it."""
+    return one.outlook.days.with_failures * DAY_S - objective.deadline_s if objective.deadline_s else -1.0
+
+
+def _dear(one: Tried, objective: Objective) -> float:
+    """Money beyond the budget."""
+    return one.outlook.money.budget - objective.budget if objective.budget else -1.0
+
+
+def _beyond_limits(tried: Sequence[Tried], objective: Objective) -> Infeasible:
+    """Which limit contradicts, alone or with the other, and what would do."""
+    soonest = min(tried, key=lambda t: t.outlook.days.with_failures)
+    cheapest = min(tried, key=lambda t: t.outlook.money.budget)
+    days, money = soonest.outlook.days.with_failures, cheapest.outlook.money.budget
+    if objective.deadline_s and _late(soonest, objective) > 0:
+        return Infeasible(
+            f"objective.limits.deadline: the soonest plan, on {counted(soonest.nodes)}, takes {days:.3g} days, more "
+            f"than {objective.deadline_s / DAY_S:.3g}; deadline={math.ceil(days)}d would do"
+        )
+    if objective.budget and _dear(cheapest, objective) > 0:
+        return Infeasible(
+            f"objective.limits.budget: the cheapest plan, on {counted(cheapest.nodes)}, costs {money:,.0f}, more than "
+            f"{objective.budget:,.0f}; budget={math.ceil(money)} would do"
+        )
+    timely = min((t for t in tried if _late(t, objective) <= 0), key=lambda t: t.outlook.money.budget)
+    affordable = min((t for t in tried if _dear(t, objective) <= 0), key=lambda t: t.outlook.days.with_failures)
+    return Infeasible(
+        f"objective.limits: deadline and budget contradict: what ends in time costs {timely.outlook.money.budget:,.0f} "
+        f"or more, what is within the budget takes {affordable.outlook.days.with_failures:.3g} days or more; "
+        f"budget={math.ceil(timely.outlook.money.budget)} or "
+        f"deadline={math.ceil(affordable.outlook.days.with_failures)}d would do"
+    )
+
+
+def _check(objective: Objective, job: Job) -> None:
+    asked = {
+        "objective.minimise=days": objective.minimise == "days",
+        "objective.limits.deadline": bool(objective.deadline_s),
+        "objective.limits.budget": bool(objective.budget),
+    }
+    for name, wanted in asked.items():
+        if wanted and not job.tokens:
+            raise BadInput(f"{name} needs to know how many tokens are trained on: give job.tokens, such as 300e9")
+
+
+def _check_known(objective: Objective, ahead: Outlook) -> None:
+    if (objective.minimise == "cost" or objective.budget) and ahead.money.unknown:
+        name = "objective.minimise=cost" if objective.minimise == "cost" else "objective.limits.budget"
+        raise BadInput(f"{name}: {_listed(ahead.money.unknown)} no price; give price_per_hour in the cluster file")
+    if objective.minimise == "energy" and ahead.energy.unknown:
+        told = f"{_listed(ahead.energy.unknown)} no board power"
+        raise BadInput(f"objective.minimise=energy: {told}; give power in the cluster file")
+
+
+def _listed(types: Sequence[str]) -> str:
+    return f"{' and '.join(types)} {'has' if len(types) == 1 else 'have'}"
+
+
+def _reason(chosen: Tried, tried: Sequence[Tried], objective: Objective) -> str:
+    """Why so many nodes, in a sentence."""
+    words, score = SCORES[objective.minimise]
+    others = [t for t in tried if t is not chosen]
+    if not others:
+        return f"Least {words}: nothing else fits."
+    next_best = min(others, key=score)
+    more = score(next_best) / score(chosen) - 1.0
+    limits = [name for name, given in (("deadline", objective.deadline_s), ("budget", objective.budget)) if given]
+    within = f" within the {' and '.join(limits)}" if limits else ""
+    takes = "takes" if next_best.nodes == 1 else "take"
+    told = f"{counted(next_best.nodes)} {takes} {abs(more):.1%} {'more' if more >= 0 else 'less'}"
+    return f"Least {words}{within} on {counted(chosen.nodes)}; {told}, {format_seconds(next_best.step_s)} a step."
