@@ -25,6 +25,7 @@ from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.values import Job, MadeFrom, Plan
+from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.explore.bounds import Bounds
 from nebula.planner.explore.layers import Layers
@@ -110,6 +111,8 @@ class _Explorer:
         on_progress: Callable[[Progress], None],
         clock: Callable[[], float],
     ) -> None:
+        if wants_more(objective):
+            raise BadInput("the explored space is searched for the shortest step: leave out minimise and limits")
         self.graph, self.cluster, self.job = graph, cluster, job
         self.on_progress, self.clock, self.began_s = on_progress, clock, clock()
         pools = pools_of(cluster, objective.exclude)

@@ -200,6 +200,11 @@ def test_what_fits_nowhere_is_refused():
         explore(DENSE, cluster(1, 4), JOB, Objective(fixed={"pipeline": 9}))
 
 
+def test_other_aims_are_refused():
+    with pytest.raises(BadInput, match="searched for the shortest step"):
+        explore(DENSE, cluster(1, 4), JOB, Objective(minimise="cost"))
+
+
 def test_layers_are_dealt_so_that_the_slowest_stage_is_fastest():
     rng = np.random.default_rng(3)
     for _ in range(50):
