@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.layer import LayerCost, communication_seconds, layer_cost, recomputed
+from nebula.errors import BadInput
 from nebula.graph.kept import shared_before
 from nebula.graph.partition import tensor_parallel
-from nebula.graph.rows import with_rows
+from nebula.graph.rows import block_with_rows
+from nebula.graph.stretched import stretched
 from nebula.graph.values import Block, DistributedGraph
 
 Floats = NDArray[np.float64]
@@ -81,6 +83,10 @@ class ChainCost:
         return self.backward_s + self.recompute_s + self.backward_communication_s
 
 
+MOST_CUT = 2
+"""Up to so many rows a block is cut; for more it follows from the cuts at one row and at so many."""
+
+
 class Chains:
     """Chain costs of one graph, each made once.
 
@@ -92,7 +98,6 @@ class Chains:
     def __init__(self, graph: DistributedGraph, tensor_block: Callable[..., Block] = tensor_parallel) -> None:
         self.graph = graph
         self._tensor_block = tensor_block
-        self._graphs: dict[int, DistributedGraph] = {}
         self._blocks: dict[tuple[int, int, int, bool], Block] = {}
         self._layers: dict[tuple[int, int, int, bool, str], LayerCost] = {}
         self._chains: dict[tuple[object, ...], ChainCost] = {}
@@ -103,15 +108,24 @@ class Chains:
         Raises:
             BadInput: the degree does not divide what it must cut.
         """
-        if rows not in self._graphs:
-            self._graphs[rows] = with_rows(self.graph, rows)
         key = (index, rows, tensor, sequence)
         if key not in self._blocks:
-            block = self._graphs[rows].blocks[index]
-            if tensor > 1:
-                block = self._tensor_block(block, tensor, self.graph.splits, sequence=sequence)
-            self._blocks[key] = block
+            self._blocks[key] = self._stretched(index, rows, tensor, sequence) or self._cut(*key)
         return self._blocks[key]
+
+    def _cut(self, index: int, rows: int, tensor: int, sequence: bool) -> Block:
+        block = block_with_rows(self.graph.blocks[index], rows)
+        return self._tensor_block(block, tensor, self.graph.splits, sequence=sequence) if tensor > 1 else block
+
+    def _stretched(self, index: int, rows: int, tensor: int, sequence: bool) -> Block | None:
+        """From the cuts at one and at two rows; None for these, and where they do not tell."""
+        if rows <= MOST_CUT:
+            return None
+        try:
+            one, two = (self.block(index, each, tensor, sequence) for each in (1, MOST_CUT))
+        except BadInput:
+            return None
+        return stretched(one, two, rows)
 
     def cost(
         self, *, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str
