@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nebula.cost_model.runs.choices import choices
 from nebula.cost_model.runs.sanity import Doubt
 from nebula.cost_model.runs.score import GROUPS, Scored, Validation
 
@@ -25,10 +26,29 @@ def document_of(validation: Validation, invalid: Sequence[tuple[str, str]] = ())
             "memory": _rounded(validation.memory_within_pct),
         },
         "by": {group: {name: _part(part) for name, part in validation.by(group).items()} for group in GROUPS},
+        "choices": _choices(validation),
         "unsupported": [{"id": name, "reason": reason} for name, reason in refused],
         "doubts": [_doubt(d) for d in validation.doubts],
         "suspicious": [{"id": s.id, "sentence": s.sentence} for s in validation.suspicious],
         "rows": [_row(s) for s in validation.scored],
+    }
+
+
+def _choices(validation: Validation) -> dict[str, Any]:
+    """Of jobs measured under several splits, how often the one predicted fastest is within NEAR of the fastest."""
+    found = choices(validation.scored)
+    return {
+        "jobs": len(found),
+        "right": sum(choice.right for choice in found),
+        "each": [
+            {
+                "chosen": choice.chosen.row.id,
+                "best": choice.best.row.id,
+                "splits": choice.splits,
+                "lost_pct": round(100.0 * choice.lost, 3),
+            }
+            for choice in found
+        ],
     }
 
 

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nebula.cost_model.runs.choices import NEAR, choices
 from nebula.cost_model.runs.score import GROUPS, Errors, Scored, Validation
 from nebula.units import format_bytes, format_seconds
 
@@ -20,6 +21,9 @@ NAMES = 28
 
 MOST_ID = 48
 """Columns of the names of rows."""
+
+WORST_CHOICES = 5
+"""Wrong choices that are named."""
 
 LEAST_SHARE = 0.03
 """Parts of a step below this are not named."""
@@ -38,6 +42,7 @@ def validation_text(validation: Validation, worst: int, invalid: Sequence[tuple[
         _groups(validation),
         _worst_times(validation, worst),
         _worst_peaks(validation, worst),
+        _listed("choice of a split", _choices(validation)),
         _listed("not predicted", _refused(validation, invalid)),
         _listed("assumed, because no row says it", _assumed(validation)),
         _listed("read with doubt", _doubts(validation)),
@@ -155,6 +160,24 @@ def _assumed(validation: Validation) -> Iterator[str]:
         yield "links: " + ", ".join(f"{name} ({count})" for name, count in links.most_common())
     for name, count in Counter(name for name in hardware if name.startswith("device ")).most_common():
         yield f"{line(name)}, {'1 row' if count == 1 else f'{count} rows'}"
+
+
+def _choices(validation: Validation) -> Iterator[str]:
+    """How often the split predicted fastest was the best, or nearly, and the worst choices."""
+    found = choices(validation.scored)
+    if not found:
+        return
+    right = sum(choice.right for choice in found)
+    yield (
+        f"of {len(found)} jobs that were measured under several splits, the one predicted fastest is within "
+        f"{NEAR:.0%} of the fastest in {right} ({right / len(found):.0%})"
+    )
+    for choice in found[:WORST_CHOICES]:
+        if not choice.right:
+            yield (
+                f"{line(choice.chosen.row.id)} took {choice.lost:.0%} more than {line(choice.best.row.id)}, "
+                f"of {choice.splits} splits"
+            )
 
 
 def _doubts(validation: Validation) -> Iterator[str]:

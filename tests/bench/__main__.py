@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-BENCHMARKS = ("start_up", "titan", "pricing", "replan", "cpu_step")
+BENCHMARKS = ("start_up", "titan", "planning", "pricing", "replan", "cpu_step")
 
 
 def main() -> int:
