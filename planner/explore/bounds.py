@@ -14,10 +14,9 @@ import numpy as np
 from nebula.cost_model.held import held
 from nebula.cost_model.peak import CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
-from nebula.cost_model.traffic import Axes
 from nebula.plan.values import Sharding
 from nebula.planner.explore.layers import Layers, LayerSeconds
-from nebula.planner.explore.price import Floats, Ints, WayPrices
+from nebula.planner.explore.price import Floats, WayPrices
 from nebula.planner.explore.ways import Inner, Outer, Space, Way
 from nebula.planner.stages import geometric_bound
 
@@ -93,19 +92,8 @@ class Bounds:
             if inner.width > len(devices):
                 found.append(Work(np.inf, np.inf, np.zeros(1)))
                 continue
-            axes = self._packed(inner, devices)
-            seconds = self._layers.seconds(inner, self.prices.pools.types[pool], axes, Sharding(), 1)
-            found.append(_work(seconds))
+            found.append(_work(self.prices.packed(inner, pool)))
         return tuple(found)
-
-    def _packed(self, inner: Inner, devices: Ints) -> Axes:
-        fabric = self._layers.fabric
-        width, expert = inner.width, min(inner.expert, len(devices))
-        return Axes(
-            tensor=fabric.levels(devices[: inner.tensor].tolist()),
-            context=fabric.levels(devices[: width : inner.tensor].tolist()),
-            expert=fabric.levels(devices[:expert].tolist()),
-        )
 
     def least_seconds(self, inner: Inner, work: tuple[Work, ...]) -> float:
         """No way with this inner half is faster: all devices at work all the time."""

@@ -24,7 +24,7 @@ from nebula.cost_model.traffic import Axes, stage_axes, wire
 from nebula.plan.schedule import alive, device_of
 from nebula.plan.values import Sharding
 from nebula.planner.explore.layers import Layers, LayerSeconds
-from nebula.planner.explore.ways import Way
+from nebula.planner.explore.ways import Inner, Way
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -71,6 +71,31 @@ class Priced(NamedTuple):
     peak_share: float
 
 
+class Deal(NamedTuple):
+    """Which virtual stage holds which layers, and how long at least a micro-batch keeps each device busy.
+
+    Attributes:
+        boundaries: first layer of each virtual stage, and the number of layers.
+        busy_s: [devices] both passes of all that a device holds.
+        forward_s: [devices] of the first chunks of the devices before, until the first input is there.
+        backward_s: [devices] of the same chunks, after the last gradient has left.
+    """
+
+    boundaries: tuple[int, ...]
+    busy_s: Floats
+    forward_s: Floats
+    backward_s: Floats
+
+    def least_seconds(self, micro_batches: int, schedule: str) -> float:
+        """No step is faster: a device works, and waits at the start, and at the end where W cannot fill the wait."""
+        waits_s = self.forward_s + (self.backward_s if schedule in WAITING else 0.0)
+        return float((micro_batches * self.busy_s + waits_s).max()) + DEFAULT.step_host_s
+
+
+WAITING = frozenset(("1f1b", "fthenb", "interleaved"))
+"""Schedules in which a device waits while the last gradients pass those before it."""
+
+
 class WayPrices:
     """Prices ways on pools of devices."""
 
@@ -79,7 +104,8 @@ class WayPrices:
         self.job = layers.job
         self._axes: dict[tuple[object, ...], tuple[Axes, float]] = {}
         self._seconds: dict[tuple[object, ...], LayerSeconds] = {}
-        self._deals: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._deals: dict[tuple[object, ...], Deal] = {}
+        self._packed: dict[tuple[Inner, int], LayerSeconds] = {}
         groups = layers.fabric.cluster.groups
         widths = [tier.nodes for tier in layers.fabric.cluster.tiers if tier.nodes]
         self._period = groups[0].devices_per_node * math.lcm(*widths) if widths else groups[0].devices_per_node
@@ -91,10 +117,11 @@ class WayPrices:
         Raises:
             BadInput: a degree does not divide what it has to cut.
         """
-        places = self.places(way)
-        boundaries = self.boundaries(way, places)
-        if self._busiest_s(way, boundaries, places) >= to_beat_s:
+        deal = self.deal(way)
+        boundaries = deal.boundaries
+        if deal.least_seconds(way.micro_batches(self.job), way.outer.schedule) >= to_beat_s:
             return Priced(math.inf, boundaries, 0.0)
+        places = self.places(way)
         share = self._fullest(way, boundaries, places)
         if share > 1.0:
             return Priced(math.inf, boundaries, share)
@@ -142,29 +169,37 @@ class WayPrices:
             self._seconds[key] = self.layers.seconds(way.inner, device, place.axes, busy, m, place.slow)
         return self._seconds[key]
 
-    def boundaries(self, way: Way, places: Sequence[Place]) -> tuple[int, ...]:
+    def deal(self, way: Way) -> Deal:
         """The deal of layers to virtual stages whose slowest is as fast as it can be, each for its device."""
         outer = way.outer
-        homes = self._homes(way)
-        key = (
-            way.inner,
-            outer.stages,
-            outer.schedule,
-            outer.chunks,
-            way.micro_batches(self.job),
-            outer.sharding.stage == 3,
-        )
+        key = (way.inner, outer.stages, outer.chunks > 1 and outer.schedule != "interleaved", outer.chunks)
         if key not in self._deals:
-            self._deals[key] = balanced([self.seconds(way, places[home]).run_s for home in homes])
+            pools = [pool for pool, stages in enumerate(outer.stages) for _ in range(stages)]
+            homes = self._homes(way)
+            own = [self.packed(way.inner, pools[home]) for home in homes]
+            boundaries = balanced([seconds.run_s for seconds in own])
+            spans = list(pairwise(boundaries))
+            busy_s = np.zeros(outer.pipeline)
+            np.add.at(busy_s, homes, [seconds.run_s[span] for seconds, span in zip(own, spans, strict=True)])
+            first = list(zip(own[: outer.pipeline], spans, strict=False))
+            before = [
+                np.cumsum([0.0, *(getattr(seconds, name)[a:b].sum() for seconds, (a, b) in first)])[:-1]
+                for name in ("forward_s", "backward_s")
+            ]
+            self._deals[key] = Deal(boundaries, busy_s, *before)
         return self._deals[key]
 
-    def _busiest_s(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
-        """What the device with most work takes for it, and the first of them to wait for its first input."""
-        busy = [0.0] * way.outer.pipeline
-        each = [self.seconds(way, place).run_s for place in places]
-        for home, (first, end) in zip(self._homes(way), pairwise(boundaries), strict=True):
-            busy[home] += float(each[home][first, end])
-        return way.micro_batches(self.job) * max(busy) + DEFAULT.step_host_s
+    def packed(self, inner: Inner, pool: int) -> LayerSeconds:
+        """Seconds of every layer on a pool where groups are packed as well as can be; nothing of data communication."""
+        if (inner, pool) not in self._packed:
+            devices, levels = self.pools.devices[pool], self.layers.fabric.levels
+            axes = Axes(
+                tensor=levels(devices[: inner.tensor].tolist()),
+                context=levels(devices[: inner.width : inner.tensor].tolist()),
+                expert=levels(devices[: min(inner.expert, len(devices))].tolist()),
+            )
+            self._packed[inner, pool] = self.layers.seconds(inner, self.pools.types[pool], axes, Sharding(), 1)
+        return self._packed[inner, pool]
 
     def _homes(self, way: Way) -> list[int]:
         p, chunks = way.outer.pipeline, way.outer.chunks

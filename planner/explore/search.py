@@ -10,6 +10,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.explore.bounds import Bounds
 from nebula.planner.explore.layers import Layers
+from nebula.planner.explore.near import neighbours
 from nebula.planner.explore.plans import plan_of
 from nebula.planner.explore.price import Pools, Priced, WayPrices
 from nebula.planner.explore.ways import RULES, Inner, Space, Way, experts_of
@@ -168,6 +170,20 @@ class _Explorer:
             self._push(bound_s, inner, base=True)
         for inner in self._promising():
             self._sample(inner)
+        self._climb()
+
+    def _climb(self) -> None:
+        """Goes from the best way found to better ones near it, as long as there are any."""
+        tried: set[Way] = set()
+        while self.found:
+            best = min(self.found, key=lambda way: self.found[way].step_s)
+            near = [way for way in neighbours(best, self.space) if way not in tried and way not in self.found]
+            tried.update(near)
+            for way in near:
+                with suppress(BadInput):
+                    self._price(way)
+            if self.found[best].step_s <= self.best_s:
+                return
 
     def _promising(self) -> list[Inner]:
         """For each number of ranks that share the experts, and each tensor degree, the inner half of least bound."""

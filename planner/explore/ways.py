@@ -119,6 +119,12 @@ class Space:
                 if self._open(tensor=tensor, context=context, expert=expert):
                     yield Inner(tensor, context, expert, self.rows[-1], self.policies[0])
 
+    def holds(self, inner: Inner) -> bool:
+        """Whether an inner half is one of the space."""
+        degrees = inner.tensor in divisors(self.per_node) and inner.context in self._contexts()
+        asked = {"tensor": inner.tensor, "context": inner.context, "expert": inner.expert, "recompute": inner.recompute}
+        return degrees and inner.expert in self._experts() and inner.rows in self.rows and self._open(**asked)
+
     def variants(self, inner: Inner) -> Iterator[Inner]:
         """The same degrees with every number of rows and every recompute policy."""
         for rows, policy in product(self.rows, self.policies):

@@ -85,7 +85,7 @@ def every_way(graph, on: Cluster, job: Job):
 
 
 def predicted(way: Way, at: WayPrices, graph, on: Cluster, job: Job = JOB):
-    boundaries = at.boundaries(way, at.places(way))
+    boundaries = at.deal(way).boundaries
     plan = plan_of(way, boundaries, at.grids(way), on, job, MADE_FROM)
     return plan, predict_executed(graph, on, plan, paddle_execution(job, way.inner.recompute))
 
