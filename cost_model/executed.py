@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from nebula.cluster.values import Cluster
 from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Recompute
@@ -145,19 +143,22 @@ def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes, expert_tensor:
 
 
 def _memory(pricing: StepPricing, plan: Plan, expert_tensor: int) -> tuple[StageMemory, ...]:
-    """What a process holds on the fullest rank of every stage, against the smallest device that it may be on."""
-    degrees = pricing.degrees(plan, expert_tensor)
-    types = pricing.fabric.device_types(pricing.devices(plan))
-    limit_bytes = plan.job.memory_fraction * float(np.min([device.memory_bytes for device in types]))
+    """What a process holds on the fullest rank of every stage, against the smallest of the stage's devices."""
+    degrees, devices = pricing.degrees(plan, expert_tensor), pricing.devices(plan)
     found = plan_peaks(
         pricing.graph,
         plan,
         pricing.execution,
         lambda index: pricing.block(index, degrees),
         counted=Counted.PROCESS,
-        limit_bytes=limit_bytes,
+        limit_bytes=0.0,
         expert_tensor=expert_tensor,
     )
-    homes = {ranks: place for place, ranks in enumerate(dict.fromkeys(stage.ranks for stage in plan.stages))}
     # virtual stages of one device share its memory
-    return tuple(replace(found[homes[stage.ranks]].memory, limit_bytes=limit_bytes) for stage in plan.stages)
+    homes = {ranks: place for place, ranks in enumerate(dict.fromkeys(stage.ranks for stage in plan.stages))}
+    limits = [
+        plan.job.memory_fraction * min(t.memory_bytes for t in pricing.fabric.device_types(devices[list(ranks)]))
+        for ranks in homes
+    ]
+    places = [homes[stage.ranks] for stage in plan.stages]
+    return tuple(replace(found[place].memory, limit_bytes=limits[place]) for place in places)
