@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from nebula.models.describe import decoder_graph
 from nebula.plan.job import Objective
 from nebula.plan.legality import executable, violations
 from nebula.plan.values import Job, MadeFrom, Sharding
+from nebula.planner.explore.baselines import baselines
 from nebula.planner.explore.bounds import Bounds
 from nebula.planner.explore.layers import Layers
 from nebula.planner.explore.plans import plan_of
@@ -180,6 +182,15 @@ def test_stages_on_two_types_beat_the_faster_type_alone():
     together, alone = (explore(DENSE, on, JOB).plan for on in (both, replace(both, groups=both.groups[:1])))
     assert together.prediction.step_time_s <= alone.prediction.step_time_s
     assert {place.node.split("/")[0] for place in together.ranks} <= {"n", "m"}
+
+
+def test_a_mixed_cluster_is_compared_with_its_fast_part_and_with_all_as_slow():
+    both = mixed_cluster(peak_flops={"float32": 5e11})
+    answer = explore(DENSE, both, JOB)
+    fast, slow = baselines(DENSE, both, JOB, Objective(), answer, lambda _: False)
+    assert re.match(r"For comparison, on the 4 d alone a step takes .*, \d+% more\.", fast)
+    assert re.match(r"For comparison, with all devices as slow as e a step takes .*, \d+% (more|less)\.", slow)
+    assert baselines(DENSE, cluster(1, 4), JOB, Objective(), answer, lambda _: False) == ()
 
 
 def test_an_interruption_gives_the_best_so_far_with_its_gap():
