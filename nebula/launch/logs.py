@@ -64,13 +64,14 @@ def first_failure(log_dir: Path, launcher_log: str) -> Failure:
     """The rank to blame.
 
     In this order: one that met an error of its own; one that says nothing, because it was killed; the one that Paddle's
-    launcher names. The others only lost a peer.
+    launcher names. Of several alike, the one whose exit code the launcher told. The others only lost a peer.
     """
     logs = {rank: path.read_text(errors="replace") for rank, path in worker_logs(log_dir)}
     own = [(rank, line) for rank, text in logs.items() for line in _errors(text) if not AFTER_A_PEER.search(line)]
     silent = [(rank, SILENT) for rank, text in logs.items() if not ERROR.search(text)]
     codes = {int(rank): int(code) for rank, code in NAMED.findall(launcher_log)}
-    silent.sort(key=lambda found: found[0] not in codes)
+    for found in (own, silent):
+        found.sort(key=lambda one: one[0] not in codes)
     last = (_errors(launcher_log) or _lines(launcher_log) or [SILENT])[-1]
     rank, cause = (own + silent + [(next(iter(codes), 0), last)])[0]
     text = logs.get(rank, launcher_log)
