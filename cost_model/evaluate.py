@@ -51,12 +51,12 @@ def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: E
     if execution is not None:
         return predict_executed(graph, cluster, plan, execution)
     if beyond_fleet(plan):
-        return predict_executed(graph, cluster, plan, paddle_execution(plan.job, _policy(plan)))
+        return predict_executed(graph, cluster, plan, plan_execution(plan))
     return Pricing(graph, cluster, plan.job).predict(plan)
 
 
-def _policy(plan: Plan) -> str:
-    """The recompute policy of a plan that is priced by its execution, which has one for all stages.
+def plan_execution(plan: Plan) -> Execution:
+    """How PaddlePaddle carries out a plan beyond fleet, which has one recompute policy for all stages.
 
     Raises:
         BadInput: stages have different ones.
@@ -66,7 +66,7 @@ def _policy(plan: Plan) -> str:
         raise BadInput(
             f"recompute {' and '.join(sorted(policies))}: beyond fleet all stages are priced under one policy"
         )
-    return policies.pop()
+    return paddle_execution(plan.job, policies.pop())
 
 
 def beyond_fleet(plan: Plan) -> bool:
@@ -79,7 +79,7 @@ def beyond_fleet(plan: Plan) -> bool:
 def predicted_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Timeline:
     """Every forward, backward, send, synchronization and update of one predicted step, stage by stage."""
     if beyond_fleet(plan):
-        return executed_timeline(graph, cluster, plan, paddle_execution(plan.job, _policy(plan)))
+        return executed_timeline(graph, cluster, plan, plan_execution(plan))
     return Pricing(graph, cluster, plan.job).timeline(plan)
 
 

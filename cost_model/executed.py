@@ -13,7 +13,7 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.peak import Counted
-from nebula.cost_model.plan_peaks import plan_peaks
+from nebula.cost_model.plan_peaks import plan_chunks, plan_peaks
 from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, timeline
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
@@ -103,6 +103,20 @@ def executed_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan, exe
         turns = min(len(homes), plan.micro_batches)
         events += [*own, *tail_events(own, place, pricing.sync_seconds(held, turns), sum(s.update_s for s in held))]
     return Timeline(events=tuple(events))
+
+
+def executed_kept(
+    graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: Execution
+) -> tuple[tuple[float, ...], ...]:
+    """For each device of the pipeline what one micro-batch keeps on each of its virtual stages, in bytes.
+
+    Raises:
+        BadInput: the plan does not fit the graph or the cluster.
+    """
+    pricing = StepPricing(graph, cluster, execution)
+    degrees = pricing.degrees(plan)
+    held = plan_chunks(graph, plan, execution, lambda index: pricing.block(index, degrees))
+    return tuple(tuple(chunk.kept_bytes for chunk in chunks) for chunks in held)
 
 
 def tail_events(passes: Sequence[Event], stage: int, sync_s: float, update_s: float) -> list[Event]:

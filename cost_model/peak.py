@@ -84,6 +84,12 @@ class Chunk:
     flight: int
     sends: bool = False
 
+    @property
+    def kept_bytes(self) -> float:
+        """What one micro-batch leaves from its forward to its backward, the output that was sent included."""
+        kept = sum(layer.activations.kept for layer in self.layers)
+        return kept + (self.layers[-1].output_bytes if self.sends else 0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
@@ -188,13 +194,11 @@ def _held(chunks: Sequence[Chunk], setting: Setting) -> Held:
 
 def _base(chunks: Sequence[Chunk], setting: Setting, own: Held) -> StageMemory:
     """What lies there in every moment between the first forward and the update."""
-    kept = sum(chunk.flight * layer.activations.kept for chunk in chunks for layer in chunk.layers)
-    sent = sum(chunk.flight * chunk.layers[-1].output_bytes for chunk in chunks if chunk.sends)
     return StageMemory(
         weights_bytes=own.weights,
         gradients_bytes=own.gradients,
         optimizer_bytes=own.states,
-        activations_bytes=kept + sent,
+        activations_bytes=sum(chunk.flight * chunk.kept_bytes for chunk in chunks),
         workspace_bytes=_weight_gradients(chunks, setting),
         buffers_bytes=_buffers(chunks, setting, own),
         limit_bytes=setting.limit_bytes,

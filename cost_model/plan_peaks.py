@@ -42,14 +42,21 @@ def plan_peaks(
         tied_elements: of a rank's parameters, that the graph has twice.
         expert_tensor: ranks over which the width of an expert is cut.
     """
+    setting = _setting(plan, execution, counted, limit_bytes, tied_elements, expert_tensor)
+    return tuple(rank_peak(chunks, setting) for chunks in plan_chunks(graph, plan, execution, block_of))
+
+
+def plan_chunks(
+    graph: DistributedGraph, plan: Plan, execution: Execution, block_of: BlockOf
+) -> tuple[tuple[Chunk, ...], ...]:
+    """The virtual stages of one rank of each group of ranks; arguments as of plan_peaks."""
     every = execution.recompute.every
     blocks = [block_of(index) for index in range(len(graph.blocks))]
     again = [_load(block, execution, again=True) for block in blocks]
     others = [_load(block, execution, again=False) for block in blocks] if every > 1 else again
     loads = [(others if place % every else again)[i] for place, i in enumerate(graph.layers)]
-    setting = _setting(plan, execution, counted, limit_bytes, tied_elements, expert_tensor)
     homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
-    return tuple(rank_peak(_chunks(plan, loads, home, homes), setting) for home in range(len(homes)))
+    return tuple(_chunks(plan, loads, home, homes) for home in range(len(homes)))
 
 
 def _load(block: Block, execution: Execution, *, again: bool) -> LayerLoad:

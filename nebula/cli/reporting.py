@@ -32,6 +32,7 @@ def report(
     from nebula.cli.console import log, print_json
     from nebula.cli.output import apart, free
     from nebula.cli.run_folder import REPORT, TRACE
+    from nebula.report.report_document import report_document
 
     in_run = source.is_dir()
     paths = [output or (source / REPORT if in_run else Path(REPORT))]
@@ -40,9 +41,11 @@ def report(
     apart(source, *paths)
     for path in paths:
         free(path, force=force or (in_run and path.parent == source))
-    write(gather(source, overrides, plan_file, replan=what_if), *paths)
+    found = gather(source, overrides, plan_file, replan=what_if)
+    write(found, *paths)
     if json:
-        print_json({"report": str(paths[0]), "trace": str(paths[1]) if len(paths) > 1 else None})
+        written = {"report": str(paths[0]), "trace": str(paths[1]) if len(paths) > 1 else None}
+        print_json({**written, **report_document(found)})
     for path in paths:
         log(f"wrote {path}")
 

@@ -176,14 +176,17 @@ def findings(
     """Everything a report or a table of a plan shows, its predicted timeline and its outlook included."""
     from nebula.cost_model.economy import outlook
     from nebula.cost_model.evaluate import predicted_timeline
+    from nebula.cost_model.memory_timeline import memory_timelines
     from nebula.plan.legality import executable, kind_of
     from nebula.report.spans import predicted_spans
 
+    steps = predicted_timeline(graph, cluster, plan)
     return Findings(
         plan=plan,
         graph=graph,
         cluster=cluster,
-        spans=predicted_spans(predicted_timeline(graph, cluster, plan).events),
+        spans=predicted_spans(steps.events),
+        memory=memory_timelines(graph, cluster, plan, steps) if plan.prediction else (),
         search=search or Search(),
         outlook=outlook(graph, cluster, plan, conditions) if plan.prediction else None,
         missing=executable(plan, kind_of(cluster)).missing,

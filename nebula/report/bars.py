@@ -1,28 +1,26 @@
-"""Draws amounts: memory per stage against its limit, the parts of a step as a waterfall, the funnel of candidates."""
+"""Draws amounts as bars: the parts of a step as a waterfall, shares of a job's time, the funnel of candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from nebula.cost_model.economy import Outlook
-from nebula.plan.values import Prediction, StageMemory, StepParts
+from nebula.plan.values import Prediction, StepParts
 from nebula.planner.space import RULES
 from nebula.report.findings import Search
 from nebula.report.outlook_words import progress_words, share_pairs
-from nebula.report.svg import byte_ticks, drawing, line, rect, text
+from nebula.report.svg import drawing, line, rect, text
 from nebula.report.words import CUT_WORDS, percent
-from nebula.units import format_bytes, format_seconds
+from nebula.units import format_seconds
 
 WIDTH = 1180.0
 LEFT = 150.0
 RIGHT = 170.0
-SPAN = WIDTH - LEFT - RIGHT
 ROWS_LEFT = 215.0
 """Where the bars of waterfall and funnel begin, behind their longer labels."""
 
 ROWS_SPAN = WIDTH - ROWS_LEFT - 300
 
-MEMORY_WORDS = ("weights", "gradients", "optimizer", "activations", "workspace")
 PART_WORDS = {
     "compute_s": "compute",
     "recompute_s": "recompute",
@@ -42,11 +40,6 @@ def part_pairs(parts: StepParts) -> tuple[tuple[str, float], ...]:
     return tuple((words, s if abs(s) > ROUNDING * parts.total_s else 0.0) for words, s in seconds.items())
 
 
-def memory_pairs(memory: StageMemory) -> tuple[tuple[str, float], ...]:
-    """The holders of a stage's memory by name, in their order."""
-    return tuple((words, getattr(memory, f"{words}_bytes")) for words in MEMORY_WORDS)
-
-
 def legend(names: Sequence[str], classes: Sequence[str], y: float) -> list[str]:
     """Coloured squares with names, from the left margin on."""
     out, x = [], LEFT
@@ -54,39 +47,6 @@ def legend(names: Sequence[str], classes: Sequence[str], y: float) -> list[str]:
         out += [rect(x, y - 10, 12, 12, rx=2, class_=class_), text(x + 18, y, name, class_="small")]
         x += 34 + 7.2 * len(name)
     return out
-
-
-def _memory_row(stage: int, memory: StageMemory, y: float, height: float, scale: float) -> list[str]:
-    out, x = [], LEFT
-    for index, (words, held) in enumerate(memory_pairs(memory)):
-        width = held * scale
-        tip = f"stage {stage}: {words} {format_bytes(held)}"
-        out.append(rect(x, y, width, height, title=tip, class_=f"memory-{index}", data_stage=stage))
-        x += width
-    limit = LEFT + memory.limit_bytes * scale
-    out.append(line(limit, y - 2, limit, y + height + 2, class_="limit"))
-    return out
-
-
-def memory_bars(memory: Sequence[StageMemory]) -> str:
-    """One stacked bar a stage for the device that holds most, its limit as a mark; thin bars for many stages."""
-    height = 24.0 if len(memory) <= 8 else 14.0 if len(memory) <= 24 else 7.0
-    pitch = height + (12 if height > 14 else 5 if height > 7 else 2)
-    most = max(max(m.total_bytes, m.limit_bytes) for m in memory)
-    scale = SPAN / most
-    bottom = 30 + pitch * len(memory)
-    out = legend(MEMORY_WORDS, [f"memory-{i}" for i in range(len(MEMORY_WORDS))], 12)
-    for tick in byte_ticks(most):
-        x = LEFT + tick * scale
-        out += [line(x, 24, x, bottom, class_="grid"), text(x, bottom + 14, format_bytes(tick), class_="tick middle")]
-    for stage, held in enumerate(memory):
-        y = 30 + stage * pitch
-        out += _memory_row(stage, held, y, height, scale)
-        if height > 7 or stage % 5 == 0:
-            words = f"{format_bytes(held.total_bytes)} · {percent(held.total_bytes / held.limit_bytes)}"
-            out.append(text(LEFT - 10, y + height / 2 + 4, f"stage {stage}", class_="label end"))
-            out.append(text(LEFT + SPAN + 10, y + height / 2 + 4, words, class_="label"))
-    return drawing(WIDTH, bottom + 22, out, label="memory per stage against its limit")
 
 
 def _bar_row(y: float, words: str, start: float, width: float, value: str, class_: str, tip: str) -> list[str]:

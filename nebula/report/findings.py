@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from nebula.cluster.values import Cluster
 from nebula.cost_model.economy import Outlook
+from nebula.cost_model.memory_timeline import MemoryTimeline
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Plan
 from nebula.planner.sensitivity import WhatIf
@@ -94,6 +95,7 @@ class Findings:
 
     Attributes:
         spans: the predicted timeline of one step, stage by stage.
+        memory: what each device of the pipeline holds over the step; empty without a prediction.
         outlook: days, goodput, money and energy; None without a prediction.
         what_ifs: the plan under other links, memory and nodes; empty when that was not asked.
         missing: what keeps every engine from executing the plan, a sentence each; empty when one can.
@@ -104,6 +106,7 @@ class Findings:
     graph: DistributedGraph
     cluster: Cluster
     spans: tuple[Span, ...] = ()
+    memory: tuple[MemoryTimeline, ...] = ()
     search: Search = field(default_factory=Search)
     measured: Measured = field(default_factory=Measured)
     outlook: Outlook | None = None

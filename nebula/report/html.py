@@ -12,10 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nebula.cost_model.economy import Outlook
-from nebula.report.bars import funnel, memory_bars, time_shares, waterfall
+from nebula.report.bars import funnel, time_shares, waterfall
 from nebula.report.cluster_drawing import cluster_drawing
 from nebula.report.curves import loss_curve, time_curve
 from nebula.report.findings import Findings
+from nebula.report.memory_drawing import memory_bars, memory_panels, panels_legend, panels_note
 from nebula.report.outlook_words import amount, condition_rows, days_words, outlook_rows, progress_words
 from nebula.report.rows import stage_rows
 from nebula.report.svg import stage_colour
@@ -78,7 +79,7 @@ def measured_lanes(findings: Findings) -> dict[int, str]:
 def _drawings(findings: Findings) -> dict[str, str]:
     """Every picture by name; empty where there is nothing to draw."""
     plan, measured = findings.plan, findings.measured
-    out = dict.fromkeys(("timeline", "memory", "parts", "shares", "what_ifs", "loss", "time", "funnel"), "")
+    out = dict.fromkeys(("timeline", "memory", "holders", "parts", "shares", "what_ifs", "loss", "time", "funnel"), "")
     out["cluster"] = cluster_drawing(findings.cluster, plan)
     if findings.spans:
         out["timeline"] = timeline_drawing(findings.spans, measured.spans, measured_lanes(findings))
@@ -87,6 +88,8 @@ def _drawings(findings: Findings) -> dict[str, str]:
         out["parts"] = waterfall(
             plan.prediction, measured.step_time_s, f"median of {len(measured.steps)} steps, {measured.clock} time"
         )
+    if findings.memory:
+        out["holders"] = panels_legend(findings.memory)
     if findings.outlook:
         out["shares"] = time_shares(findings.outlook)
     if measured.steps:
@@ -128,6 +131,8 @@ def _words(findings: Findings) -> dict[str, object]:
         "stages": rows,
         "folded": findings.cluster.node_count > 8,
         "timeline_note": _timeline_note(findings),
+        "memory_panels": [Markup(svg) for svg in memory_panels(findings.memory)] if findings.memory else [],
+        "memory_note": panels_note(findings.memory),
         "parts_note": f"On the stage that ends last{_clock(findings)}; the parts sum to the step.",
         "measured_note": f"Run {findings.measured.run}: {measured_words(findings)}." if findings.measured.steps else "",
         "bound": bound_words(plan),

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Tier
 from nebula.cost_model.economy import outlook
+from nebula.cost_model.memory_timeline import memory_timelines
+from nebula.cost_model.simulate import Event, Timeline
 from nebula.graph.values import Block, DistributedGraph, Role, Tensor
 from nebula.plan.conditions import Conditions
 from nebula.plan.layout import uniform_stages
@@ -193,6 +195,13 @@ def run() -> Measured:
     )
     lanes = [s._replace(lane=s.lane + 2 * half) for s in spans(2, 4, 1 / 15, stretch=1.06) for half in (0, 1)]
     return Measured(run="demo", clock="virtual", steps=steps, spans=tuple(lanes), evaluation=(("nats per token", 5.1),))
+
+
+def filling(findings: Findings) -> Findings:
+    """The findings with what each device holds over the step, as their made-up spans have it."""
+    ordered = sorted(findings.spans, key=lambda s: (s.lane, s.start_s))
+    steps = Timeline(events=tuple(Event(s.lane, s.kind, s.micro_batch, s.start_s, s.end_s) for s in ordered))
+    return replace(findings, memory=memory_timelines(findings.graph, findings.cluster, findings.plan, steps))
 
 
 def looking_ahead(findings: Findings, conditions: Conditions | None = None) -> Findings:

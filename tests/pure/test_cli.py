@@ -292,6 +292,11 @@ def test_a_dry_run_is_reported(small_run, tmp_path):
     assert nebula("report", small_run, "-o", page).exit_code == 0
     assert "ernie-3.0-small on 4 devices of emulated-4" in page.read_text(encoding="utf-8")
     assert nebula("report", small_run, "-o", page).exit_code == 2
+    printed = json.loads(nebula("report", small_run, "-o", page, "--force", "--json").stdout)
+    assert (printed["report"], printed["trace"]) == (str(page), None)
+    assert printed["verdict"] in page.read_text(encoding="utf-8")
+    peaks = {timeline["peak_bytes"] for timeline in printed["memory"]}
+    assert peaks == set(printed["prediction"]["memory_bytes"])
 
 
 def test_the_demo_runs_what_the_examples_say():

@@ -1,0 +1,83 @@
+"""What `nebula report --json` prints: every figure and sentence of the page, under names.
+
+It begins with the keys of `nebula plan --json`, which mean the same here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from nebula.cost_model.memory_timeline import MemoryTimeline
+from nebula.plan.legality import executable, kind_of
+from nebula.report.document import plan_document
+from nebula.report.findings import Findings, Measured, Search
+from nebula.report.memory_drawing import SLOTS
+from nebula.report.rows import stage_rows
+from nebula.report.words import fits, measured_words, verdict
+
+
+def report_document(findings: Findings) -> dict[str, Any]:
+    """The document of a report."""
+    plan, search = findings.plan, findings.search
+    document = plan_document(plan, search, executable(plan, kind_of(findings.cluster)), findings.outlook)
+    return {
+        **document,
+        "verdict": verdict(plan, virtual=findings.virtual, outlook=findings.outlook),
+        "fits": fits(plan),
+        "virtual": findings.virtual,
+        "stages": _stages(findings),
+        "timeline": [span._asdict() for span in findings.spans],
+        "memory": [_memory(timeline.fullest(SLOTS)) for timeline in findings.memory],
+        "what_ifs": [asdict(row) for row in findings.what_ifs],
+        "search": {**document["search"], **_search(search)},
+        "measured": _measured(findings) if findings.measured.run else None,
+        "versions": dict(findings.versions),
+    }
+
+
+def _stages(findings: Findings) -> list[dict[str, Any]]:
+    """Who holds what, a row for every stage; the memory of each by what holds it."""
+    prediction = findings.plan.prediction
+    rows = stage_rows(findings.plan, findings.graph, fold_from=len(findings.plan.stages) + 1)
+    held = [asdict(memory) for memory in prediction.memory] if prediction else [None] * len(rows)
+    return [
+        {
+            "layers": row.layers,
+            "number": row.layer_count,
+            "devices": row.places,
+            "split": row.split,
+            "memory": memory,
+        }
+        for row, memory in zip(rows, held, strict=True)
+    ]
+
+
+def _memory(timeline: MemoryTimeline) -> dict[str, Any]:
+    """What one device of the pipeline holds, at the fullest moment of each of equal stretches of the step."""
+    return {
+        "stages": list(timeline.stages),
+        "peak_bytes": timeline.peak_bytes,
+        "limit_bytes": timeline.limit_bytes,
+        "starts_s": timeline.starts_s.tolist(),
+        "end_s": timeline.end_s,
+        "held_bytes": {holder: values.tolist() for holder, values in timeline.held_bytes},
+    }
+
+
+def _search(search: Search) -> dict[str, Any]:
+    contenders = [{**asdict(each), "parts_s": dict(each.parts_s)} for each in search.contenders]
+    return {"contenders": contenders, "notes": list(search.notes)}
+
+
+def _measured(findings: Findings) -> dict[str, Any]:
+    measured: Measured = findings.measured
+    return {
+        "run": measured.run,
+        "clock": measured.clock,
+        "sentence": measured_words(findings),
+        "step_time_s": measured.step_time_s,
+        "steps": [asdict(step) for step in measured.steps],
+        "timeline": [span._asdict() for span in measured.spans],
+        "evaluation": dict(measured.evaluation),
+    }
