@@ -48,6 +48,11 @@ class Sums(NamedTuple):
     working_bytes: Floats
     widest_bytes: Floats
 
+    def where(self, which: Ints) -> Sums:
+        """Those of some runs."""
+        first, end, *columns = self
+        return Sums(first[which], end[which], *(column[which] for column in columns))
+
 
 class Costs(NamedTuple):
     """What runs cost as stages in one place; one entry per run.
@@ -72,6 +77,12 @@ class Spans:
         chain: cost by layer.
         device: what runs them.
         job: precision and optimizer.
+
+    Attributes:
+        whole: all layers.
+        single: each layer alone.
+        fronts: [layers + 1] the layers before each border.
+        backs: [layers + 1] those behind it.
     """
 
     def __init__(self, chain: ChainCost, device: DeviceType, job: Job) -> None:
@@ -97,6 +108,9 @@ class Spans:
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
         self.whole = self.of(np.array([0]), np.array([self.layers]))
         self.single = self.of(np.arange(self.layers), np.arange(1, self.layers + 1))
+        borders = np.arange(self.layers + 1)
+        self.fronts = self.of(np.zeros_like(borders), borders)
+        self.backs = self.of(borders, np.full_like(borders, self.layers))
 
     def of(self, first: Ints, end: Ints) -> Sums:
         """The sums of the runs [first, end)."""
@@ -142,13 +156,30 @@ class Spans:
         self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float, limit_bytes: float
     ) -> Costs:
         """The costs of runs as stages whose ranks meet as in `groups`."""
+        inside = self.inside(sums, micro_batches, sharding, groups, slow, limit_bytes)
+        return self.bordered(inside, sums, groups)
+
+    def inside(
+        self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float, limit_bytes: float
+    ) -> Costs:
+        """The same, borders apart: what lies before and behind a stage has no part in it beyond being there."""
         forward_s, backward_s = self.passes(sums, micro_batches, sharding, groups, slow)
-        (received_s, back_s), (sent_s, returned_s) = self.entry(groups), self.exit(groups)
-        forward_s = forward_s + received_s[sums.first] + sent_s[sums.end]
-        backward_s = backward_s + back_s[sums.first] + returned_s[sums.end]
-        held = self.held_bytes(sums, sharding, groups)
-        room = np.floor((limit_bytes - held) / np.maximum(sums.kept_bytes, 1.0))
+        room = self.room(sums, sharding, groups, limit_bytes)
         return Costs(forward_s, backward_s, self.tail(sums, sharding, groups, slow), room)
+
+    def bordered(self, inside: Costs, sums: Sums, groups: Groups) -> Costs:
+        """The costs of runs with their borders, of the costs without."""
+        (received_s, back_s), (sent_s, returned_s) = self.entry(groups), self.exit(groups)
+        return inside._replace(
+            forward_s=inside.forward_s + received_s[sums.first] + sent_s[sums.end],
+            backward_s=inside.backward_s + back_s[sums.first] + returned_s[sums.end],
+        )
+
+    def room(self, sums: Sums, sharding: Sharding, groups: Groups, limit_bytes: float) -> Floats:
+        """Most micro-batches in flight that fit into memory."""
+        held = self.held_bytes(sums, sharding, groups)
+        room: Floats = np.floor((limit_bytes - held) / np.maximum(sums.kept_bytes, 1.0))
+        return room
 
     def held_bytes(self, sums: Sums, sharding: Sharding, groups: Groups) -> Floats:
         """Bytes on one rank that do not depend on the micro-batches in flight, buffers included."""

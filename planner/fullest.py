@@ -15,11 +15,9 @@ from nebula.plan.layout import uniform_stages
 from nebula.plan.values import MadeFrom, Plan, Prediction, Sharding, StageMemory
 from nebula.planner.engines import engine_of, runs
 from nebula.planner.pool import places
-from nebula.planner.price import NOWHERE
 from nebula.planner.search import SCHEDULE
 from nebula.planner.setting import Setting
 from nebula.planner.space import Split, divisors
-from nebula.planner.stages import Cost, Deals, deal, every_run
 from nebula.units import format_bytes
 
 SLACK = 1e-9
@@ -62,7 +60,7 @@ def fullest(setting: Setting, split: Split) -> Fullest:
     Raises:
         BadInput: the tensor degree does not divide what it has to cut.
     """
-    plan = plan_of(setting, split, leanest_deals(setting, split).boundaries(split.pipeline, SLACK))
+    plan = plan_of(setting, split, setting.prices.leanest_deals(split).boundaries(split.pipeline, SLACK))
     assert plan.prediction is not None
     stage, memory = max(enumerate(plan.prediction.memory), key=lambda pair: pair[1].total_bytes)
     return Fullest(plan=plan, stage=stage, memory=memory)
@@ -76,16 +74,6 @@ def too_full(prediction: Prediction) -> str:
                 f"stage {stage} needs {format_bytes(held.total_bytes)} > {format_bytes(held.limit_bytes)} of a device"
             )
     return ""
-
-
-def leanest_deals(setting: Setting, split: Split) -> Deals:
-    """The deals of layers to up to as many stages as the split has, by the bytes of the fullest device."""
-    prices = setting.prices
-    spans, m = prices.spans(split.tensor, split.rows, split.recompute), split.micro_batches(prices.job)
-    every = every_run(spans.layers)
-    sums = spans.of(every.first, every.end)
-    held = spans.held_bytes(sums, split.sharding, NOWHERE)
-    return deal(every, lambda behind, _: Cost(held + sums.kept_bytes * min(behind + 1, m), held), split.pipeline)
 
 
 def plan_of(setting: Setting, split: Split, boundaries: tuple[int, ...]) -> Plan:

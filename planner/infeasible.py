@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from nebula.errors import BadInput, Infeasible
-from nebula.planner.price import NOWHERE, Prices
+from nebula.planner.price import Prices
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
-from nebula.planner.stages import Cost, deal, every_run
 from nebula.units import format_bytes
 
 MOST_TIMES = 4096
@@ -123,15 +122,11 @@ def _leanest_of(
     if not allowed:
         return None
     sharding = max(allowed, key=lambda s: (s.stage, s.degree))
+    split = Split(data=data, tensor=tensor, pipeline=stages, rows=rows, sharding=sharding, recompute=recompute)
     try:
-        spans = prices.spans(tensor, rows, recompute)
+        table = prices.leanest_deals(split)
     except BadInput:
         return None
-    split = Split(data=data, tensor=tensor, pipeline=1, rows=rows, sharding=sharding, recompute=recompute)
-    m, runs = split.micro_batches(prices.job), every_run(spans.layers)
-    sums = spans.of(runs.first, runs.end)
-    held = spans.held_bytes(sums, sharding, NOWHERE)
-    table = deal(runs, lambda behind, _: Cost(held + sums.kept_bytes * min(behind + 1, m), held), stages)
     needs = [(table.value(p), p) for p in range(1, stages + 1) if limits.allows("pipeline", p)]
     if not needs:
         return None

@@ -9,7 +9,6 @@ from dataclasses import replace
 from nebula.errors import BadInput
 from nebula.plan.values import Sharding
 from nebula.planner.engines import runs
-from nebula.planner.fullest import leanest_deals
 from nebula.planner.setting import Setting
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
 
@@ -46,7 +45,7 @@ def _least_above(
     split = Split(data=data, tensor=tensor, pipeline=max(most, 1), rows=rows, sharding=sharding, recompute=recompute)
     if most < 1 or not runs(split, prices.job, setting.device_kind):
         return
-    table = leanest_deals(setting, split)
+    table = prices.leanest_deals(split)
     for stages in range(1, most + 1):
         needed = table.value(stages)
         if needed > prices.limit_bytes and limits.allows("pipeline", stages):

@@ -21,11 +21,12 @@ from nebula.cost_model.many import Many
 from nebula.cost_model.spans import Spans, Sums
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Plan, Sharding
+from nebula.planner.deals import Cost, Deals, deal, every_run, moved
 from nebula.planner.engines import runs
 from nebula.planner.holdings import Floats
 from nebula.planner.pool import Pool
 from nebula.planner.space import Split, divisors
-from nebula.planner.stages import Cost, Deals, deal, every_run, geometric_bound, moved, stage_bound
+from nebula.planner.stages import Busy, geometric_bound
 
 MOST_DEALS = 16
 """Ways that are dealt layers, the most promising first."""
@@ -235,22 +236,20 @@ def _dealt(spans: Spans, way: Way, micro_batches: int, groups: Groups, limit_byt
     """
     layers = every_run(spans.layers)
     alone_s = _both_s(spans, way._replace(sharding=Sharding()), 1, Groups(), spans.of(layers.first, layers.end))
-    layers = layers.where(micro_batches * alone_s < to_beat_s)
+    layers, _ = layers.where(micro_batches * alone_s < to_beat_s)
     sums = spans.of(layers.first, layers.end)
     costs = spans.costs(sums, micro_batches, way.sharding, groups, 1.0, limit_bytes)
-    in_front = spans.of(np.zeros_like(layers.first), layers.first)
-    behind = spans.of(layers.end, np.full_like(layers.end, spans.layers))
-    before_s, behind_s = (_both_s(spans, way, micro_batches, groups, each) for each in (in_front, behind))
+    in_front_s, behind_s = (_both_s(spans, way, micro_batches, groups, each) for each in (spans.fronts, spans.backs))
+    busy = Busy.of(costs.forward_s, costs.backward_s, in_front_s[sums.first], micro_batches)
     (received_s, returned_s), (sent_s, got_s) = spans.entry(groups), spans.exit(groups)
     borders_s = (received_s + returned_s)[sums.first] + (sent_s + got_s)[sums.end]
 
-    def cost(stages_behind: int, waits_s: Floats) -> Cost:
-        """Of each run with so many stages behind it."""
-        bound_s = stage_bound(
-            costs.forward_s, costs.backward_s, before_s, behind_s + waits_s, micro_batches, stages_behind
-        )
-        fits = costs.room >= min(stages_behind + 1, micro_batches)
-        return Cost(np.where(fits, bound_s + costs.tail_s, np.inf), borders_s)
+    def cost(stages_behind: int, which: slice, waits_s: Floats) -> Cost:
+        """Of some runs with so many stages behind them."""
+        waits_s = behind_s[sums.end[which]] + waits_s
+        bound_s = busy.of_runs(which).bound(waits_s, micro_batches, stages_behind) + costs.tail_s[which]
+        bound_s[costs.room[which] < min(stages_behind + 1, micro_batches)] = np.inf
+        return Cost(bound_s, borders_s[which])
 
     return deal(layers, cost, way.pipeline, to_beat_s)
 

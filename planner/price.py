@@ -1,159 +1,35 @@
-"""What splits cost while they are searched: lower bounds of many at once, and the exact time of given boundaries.
+"""What splits cost while they are searched: what they share is worked out once, and bounds of whole splits.
 
-The same formulas as nebula.cost_model.evaluate, over arrays of runs of layers; a test holds them equal.
+How the boundaries of one split are priced is split_price.py's question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.topology import Level, nic_share
 from nebula.cluster.values import Cluster, Link
-from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import fixed_bytes
 from nebula.cost_model.placed import Placed, place
-from nebula.cost_model.spans import Costs, Spans, Sums
+from nebula.cost_model.spans import Spans, Sums
 from nebula.graph.values import DistributedGraph, Kernel
 from nebula.plan.values import Job, Sharding
+from nebula.planner.deals import Cost, Deals, deal, every_run
 from nebula.planner.pool import Pool
 from nebula.planner.space import Split
-from nebula.planner.stages import Cost, Deals, Runs, deal, every_run, geometric_bound, stage_bound
+from nebula.planner.split_price import NOWHERE, RelaxedPrice, SplitPrice, Useful
+from nebula.planner.stages import geometric_bound, stage_bound
 
 Floats = NDArray[np.float64]
-NOWHERE = Groups()
-"""Groups of one rank each: communication that costs nothing, for bounds."""
-
-
-class Useful(NamedTuple):
-    """The runs of layers that may be a stage, what they add up to, and what lies before and behind each."""
-
-    runs: Runs
-    sums: Sums
-    front: Sums
-    back: Sums
-
-
-class SplitPrice:
-    """Prices the boundaries of one split.
-
-    Args:
-        spans: of the chain that the split runs.
-        placed: its stages.
-        sharding: of every stage.
-        micro_batches: of one step.
-        limit_bytes: device memory that may be filled.
-    """
-
-    def __init__(
-        self, spans: Spans, placed: Placed, sharding: Sharding, micro_batches: int, limit_bytes: float
-    ) -> None:
-        self.spans, self.placed, self.sharding = spans, placed, sharding
-        self.micro_batches, self.limit_bytes = micro_batches, limit_bytes
-
-    def deals(self, useful: Useful, to_beat_s: float) -> Deals:
-        """The best deals of layers to up to as many stages as are placed, by their lower bound.
-
-        Args:
-            useful: what may be a stage.
-            to_beat_s: a deal whose step takes longer is of no use, and its bound may be too high.
-        """
-        f_front_s, b_front_s = self._least_passes(useful.front)
-        f_back_s, b_back_s = self._least_passes(useful.back)
-        before_s, behind_s = f_front_s + b_front_s, f_back_s + b_back_s
-        kinds = [self._kind(useful.sums, b_front_s, *kind) for kind in self.placed.kinds]
-        m, last = self.micro_batches, len(self.placed.stages) - 1
-
-        def cost(behind: int, waits_s: Floats) -> Cost:
-            """The cost of each run with so many stages behind, whose borders take `waits_s` at least."""
-            kind = kinds[self.placed.stages[last - behind]]
-            bound_s = stage_bound(kind.forward_s, kind.backward_s, before_s, behind_s + waits_s, m, behind)
-            fits = kind.room >= min(behind + 1, m)
-            return Cost(np.where(fits, bound_s + kind.tailed_s, np.inf), kind.borders_s)
-
-        return deal(useful.runs, cost, last + 1, to_beat_s)
-
-    def _kind(self, sums: Sums, front_s: Floats, groups: Groups, slow: float) -> _Kind:
-        costs = self._cost(sums, groups, slow)
-        (received_s, returned_s), (sent_s, got_s) = self.spans.entry(groups), self.spans.exit(groups)
-        return _Kind(
-            forward_s=costs.forward_s,
-            backward_s=costs.backward_s,
-            room=costs.room,
-            tailed_s=np.maximum(0.0, costs.tail_s - front_s),
-            borders_s=(received_s + returned_s)[sums.first] + (sent_s + got_s)[sums.end],
-        )
-
-    def _least_passes(self, sums: Sums) -> tuple[Floats, Floats]:
-        """One forward and one backward of runs on the best placed stage, borders apart."""
-        places = {groups.shard: groups for groups, _ in self.placed.kinds}.values()
-        each = [self.spans.passes(sums, self.micro_batches, self.sharding, groups, 1.0) for groups in places]
-        return min(each, key=lambda pair: float(pair[0].sum() + pair[1].sum()))
-
-    def fits(self, boundaries: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-        """Which of several boundaries fit into memory."""
-        stages = len(self.placed.stages)
-        needed = np.minimum(np.arange(stages, 0, -1), self.micro_batches)
-        fits: NDArray[np.bool_] = (self._costs(boundaries).room >= needed).all(axis=1)
-        return fits
-
-    def step_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
-        """The exact step time of each of several boundaries."""
-        costs = self._costs(boundaries)
-        return step_seconds(costs.forward_s, costs.backward_s, costs.tail_s, self.micro_batches)
-
-    def _costs(self, boundaries: Sequence[Sequence[int]]) -> Costs:
-        """Costs of several boundaries, each array [boundaries, stages]."""
-        bounds = np.array(boundaries)
-        sums = self.spans.of(bounds[:, :-1], bounds[:, 1:])
-        by_kind = [self._cost(sums, *kind) for kind in self.placed.kinds]
-        which, column = np.array(self.placed.stages), np.arange(len(self.placed.stages))
-        return Costs(*(np.stack(field)[which, :, column].T for field in zip(*by_kind, strict=True)))
-
-    def _cost(self, sums: Sums, groups: Groups, slow: float) -> Costs:
-        """Costs of runs as stages of one kind."""
-        return self.spans.costs(sums, self.micro_batches, self.sharding, groups, slow, self.limit_bytes)
-
-
-class RelaxedPrice(SplitPrice):
-    """A lower bound for every placement and sharding of a split: nothing but the model's own work takes time.
-
-    Memory is that of the leanest sharding.
-    """
-
-    def __init__(self, spans: Spans, stages: int, leanest: Sharding, micro_batches: int, limit_bytes: float) -> None:
-        placed = Placed(kinds=((NOWHERE, 1.0),), stages=(0,) * stages)
-        super().__init__(spans, placed, Sharding(), micro_batches, limit_bytes)
-        self._leanest = leanest
-
-    def _cost(self, sums: Sums, groups: Groups, slow: float) -> Costs:
-        own = super()._cost(sums, groups, slow)
-        lean = self.spans.costs(sums, self.micro_batches, self._leanest, groups, slow, self.limit_bytes)
-        return own._replace(tail_s=np.zeros_like(own.tail_s), room=lean.room)
-
-
-class _Kind(NamedTuple):
-    """Every run as one kind of stage.
-
-    Attributes:
-        tailed_s: what the tail adds to the step where nothing hides it: while a stage synchronizes, those before it
-            still run one backward each.
-        borders_s: what the borders of each run take of a micro-batch's way forth and back.
-    """
-
-    forward_s: Floats
-    backward_s: Floats
-    room: Floats
-    tailed_s: Floats
-    borders_s: Floats
+Work = tuple[int, int, str, int]
+"""Tensor degree, rows, recompute policy and micro-batches: what the work of runs of layers depends on."""
 
 
 class Prices:
@@ -167,7 +43,9 @@ class Prices:
         self._every = every_run(len(graph.layers))
         self._levels: dict[int, Levels] = {}
         self._placed: dict[tuple[int, int, int, int], Placed] = {}
-        self._useful: dict[tuple[int, int, str, int], tuple[float, Useful]] = {}
+        self._useful: dict[Work, tuple[float, Useful]] = {}
+        self._bounds: dict[Work, tuple[Sums, Floats]] = {}
+        self._least_held: dict[tuple[int, int, str, Sharding], tuple[float, float]] = {}
 
     def spans(self, tensor: int, rows: int, recompute: str) -> Spans:
         """Costs of all runs of layers for that tensor degree, micro-batch and policy.
@@ -196,30 +74,43 @@ class Prices:
         m = split.micro_batches(self.job)
         return RelaxedPrice(self._spans_of(split), split.pipeline, split.sharding, m, self.limit_bytes)
 
-    def deals(self, split: Split, price: SplitPrice, to_beat_s: float) -> Deals:
-        """The best deals of layers to up to split.pipeline stages, by their lower bound."""
-        return price.deals(self._runs(split, to_beat_s), to_beat_s)
+    def deals(self, split: Split, price: SplitPrice, to_beat_s: float, fewest: int) -> Deals:
+        """The best deals of layers to `fewest` to split.pipeline stages, by their lower bound."""
+        return price.deals(self._runs(split, to_beat_s), to_beat_s, fewest)
+
+    def leanest_deals(self, split: Split) -> Deals:
+        """The deals of layers to up to as many stages as the split has, by the bytes of the fullest device."""
+        spans, m = self._spans_of(split), split.micro_batches(self.job)
+        sums = spans.of(self._every.first, self._every.end)
+        held = spans.held_bytes(sums, split.sharding, NOWHERE)
+
+        def cost(behind: int, which: slice, _: Floats) -> Cost:
+            """What each of some runs holds with so many stages behind."""
+            return Cost((held + sums.kept_bytes * min(behind + 1, m))[which], held[which])
+
+        return deal(self._every, cost, split.pipeline)
 
     def _runs(self, split: Split, to_beat_s: float) -> Useful:
         """The runs of layers that can be a stage of a step shorter than to_beat_s, whatever the placement."""
-        m = split.micro_batches(self.job)
-        key = (split.tensor, split.rows, split.recompute, m)
+        key = (split.tensor, split.rows, split.recompute, split.micro_batches(self.job))
         known_s, useful = self._useful.get(key, (np.inf, None))
         if useful is None or known_s > 1.05 * to_beat_s:
-            spans = self.spans(*key[:3])
+            everything, least_s = self._every_bound(key)
+            runs, which = self._every.where(least_s < to_beat_s)
+            useful = Useful(runs=runs, sums=everything.where(which))
+            self._useful[key] = (to_beat_s, useful)
+        return useful
+
+    def _every_bound(self, key: Work) -> tuple[Sums, Floats]:
+        """All runs of layers, and a step time that none of them can be a stage of a shorter one of."""
+        if key not in self._bounds:
+            spans, m = self.spans(*key[:3]), key[3]
             everything = spans.of(self._every.first, self._every.end)
             forward_s, backward_s = spans.passes(everything, m, Sharding(), NOWHERE, 1.0)
             others_s = spans.work_s(m, Sharding(), NOWHERE) - forward_s - backward_s
             least_s = stage_bound(forward_s, backward_s, np.zeros(1), others_s, m, spans.layers)
-            runs = self._every.where(least_s < to_beat_s)
-            useful = Useful(
-                runs=runs,
-                sums=spans.of(runs.first, runs.end),
-                front=spans.of(np.zeros_like(runs.first), runs.first),
-                back=spans.of(runs.end, np.full_like(runs.end, spans.layers)),
-            )
-            self._useful[key] = (to_beat_s, useful)
-        return useful
+            self._bounds[key] = (everything, least_s)
+        return self._bounds[key]
 
     def product_seconds_per_row(self) -> float:
         """Seconds of the matrix products of one more row on one device, forward and backward: no split needs less."""
@@ -254,12 +145,36 @@ class Prices:
 
         The mean over the stages of what does not depend on the deal, one micro-batch in flight; or the fullest layer.
         """
-        spans = self._spans_of(split)
-        alone = spans.held_bytes(spans.single, split.sharding, NOWHERE) + spans.single.kept_bytes
-        shared = fixed_bytes(
-            spans.whole.parameters_bytes, spans.whole.elements, 0.0 * spans.whole.elements, split.sharding, self.job
-        )
-        return max(float(alone.max()), float((shared + spans.whole.kept_bytes)[0]) / split.pipeline)
+        alone, together = self._least_bytes(split)
+        return max(alone, together / split.pipeline)
+
+    def _least_bytes(self, split: Split) -> tuple[float, float]:
+        """Bytes of the fullest layer, and of what all stages hold together."""
+        key = (split.tensor, split.rows, split.recompute, split.sharding)
+        if key not in self._least_held:
+            spans, sharding = self._spans_of(split), split.sharding
+            alone = spans.held_bytes(spans.single, sharding, NOWHERE) + spans.single.kept_bytes
+            whole = spans.whole
+            shared = fixed_bytes(whole.parameters_bytes, whole.elements, 0.0 * whole.elements, sharding, self.job)
+            self._least_held[key] = float(alone.max()), float((shared + whole.kept_bytes)[0])
+        return self._least_held[key]
+
+    def fewest_stages(self, split: Split, to_beat_s: float) -> int:
+        """Stages that split.pipeline must be at least, by all memory and work together; one more when none will do.
+
+        Args:
+            split: with the most stages, and the sharding that holds least.
+            to_beat_s: what a step must beat to be of use.
+        """
+        m, most = split.micro_batches(self.job), split.pipeline
+        work_s = self._spans_of(split).work_s(m, Sharding(), NOWHERE)
+        alone, together = self._least_bytes(split)
+
+        def will_do(stages: int) -> bool:
+            fits = max(alone, together / stages) <= self.limit_bytes
+            return fits and geometric_bound(work_s, m, stages) < to_beat_s
+
+        return next((stages for stages in range(1, most + 1) if will_do(stages)), most + 1)
 
     def _ideal(self, split: Split) -> Groups:
         """Groups of a split that meet as well as any could: as many ranks to a node as it holds, no delay."""

@@ -18,10 +18,12 @@ import numpy as np
 from nebula.errors import BadInput
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Job, Sharding
+from nebula.planner.deals import Deals, every_deal, moved
 from nebula.planner.engines import runs
-from nebula.planner.price import NOWHERE, Prices, SplitPrice
+from nebula.planner.price import Prices
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
-from nebula.planner.stages import Deals, every_deal, geometric_bound, moved
+from nebula.planner.split_price import NOWHERE, SplitPrice
+from nebula.planner.stages import geometric_bound
 
 ENUMERATED = 400
 """Up to so many ways to deal the layers, all are tried."""
@@ -122,7 +124,7 @@ class Tree:
             if self.prices.least_seconds(one) >= self.to_beat_s():
                 return
             price = self.prices.split(one)
-            table = self.prices.deals(one, price, self.to_beat_s())
+            table = self.prices.deals(one, price, self.to_beat_s(), one.pipeline)
             if table.value(one.pipeline) < self.to_beat_s():
                 boundaries = table.boundaries(one.pipeline, SLACKS[0])
                 yield Candidate(one, boundaries, float(price.step_seconds([boundaries])[0]))
@@ -164,13 +166,14 @@ class Tree:
 
     def _by_stages(self, split: Split, allowed: list[Sharding]) -> Iterator[Node]:
         """One set for each number of stages, bounded by the best deal of layers without any communication of data."""
+        fewest = self.prices.fewest_stages(split, self.to_beat_s())
         price = self.prices.without_communication(split)
-        table = self.prices.deals(split, price, self.to_beat_s())
+        table = self.prices.deals(split, price, self.to_beat_s(), fewest)
         for pipeline in range(1, split.pipeline + 1):
             one = replace(split, pipeline=pipeline)
             if not self.limits.allows("pipeline", pipeline):
                 self.cut["fixed"] += len(allowed)
-            elif table.value(pipeline) == NEVER:
+            elif pipeline < fewest or table.value(pipeline) == NEVER:
                 self.cut[self._lost(one)] += len(allowed)
             else:
                 yield Node(table.value(pipeline), len(allowed), partial(self._by_sharding, one, allowed))
@@ -188,7 +191,7 @@ class Tree:
     def _placed(self, split: Split) -> Iterator[Node]:
         """The split with its ranks placed, bounded by the best deal of layers."""
         price = self.prices.split(split)
-        table = self.prices.deals(split, price, self.to_beat_s())
+        table = self.prices.deals(split, price, self.to_beat_s(), split.pipeline)
         if table.value(split.pipeline) == NEVER:
             self.cut[self._lost(split)] += 1
             return

@@ -13,11 +13,11 @@ from nebula.errors import BadInput, Infeasible
 from nebula.plan.job import Objective
 from nebula.plan.legality import executable, violations
 from nebula.plan.values import Job, Sharding
+from nebula.planner.deals import every_deal
 from nebula.planner.pool import equal_devices
 from nebula.planner.price import Prices
 from nebula.planner.search import KEPT, search
 from nebula.planner.space import Split, divisors
-from nebula.planner.stages import every_deal
 from tests.pure.cost_samples import chain, cluster, device, feed_forward, plan, rectified
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cost_model.closed_form import last_backward_s
-from nebula.planner.stages import Cost, deal, every_deal, every_run, geometric_bound, moved, stage_bound
+from nebula.planner.deals import Cost, deal, every_deal, every_run, moved
+from nebula.planner.stages import geometric_bound, stage_bound
 
 seconds = st.floats(0.01, 10.0)
 pairs_of_seconds = st.lists(st.tuples(seconds, seconds), min_size=2, max_size=7)
@@ -61,8 +62,8 @@ def test_the_deal_is_the_best_of_all(values, fewer, room):
     sums = spans(values, runs)
     own = dict(zip(zip(runs.first.tolist(), runs.end.tolist(), strict=True), sums, strict=True))
 
-    def cost(behind, _):
-        bound = sums * (1 + 0.1 * behind)
+    def cost(behind, which, _):
+        bound = sums[which] * (1 + 0.1 * behind)
         return Cost(np.where(bound <= room, bound, np.inf), np.zeros_like(bound))
 
     table = deal(runs, cost, stages)
@@ -79,6 +80,30 @@ def test_the_deal_is_the_best_of_all(values, fewer, room):
             assert worst(table.boundaries(count, 1e-9)) <= best * (1 + 1e-6)
 
 
+@given(st.lists(seconds, min_size=2, max_size=9), st.data())
+def test_what_is_to_beat_and_how_many_stages_are_wanted_change_no_deal_of_use(values, data):
+    layers = len(values)
+    stages = data.draw(st.integers(1, layers))
+    fewest = data.draw(st.integers(1, stages))
+    to_beat = data.draw(st.floats(0.5, 1.5)) * sum(values)
+    runs = every_run(layers)
+    own, _ = runs.where(spans(values, runs) < to_beat)
+
+    def deals(runs, *more):
+        sums = spans(values, runs)
+        return deal(
+            runs, lambda behind, some, _: Cost(sums[some] * (1 + 0.1 * behind), 0.0 * sums[some]), stages, *more
+        )
+
+    whole, part = deals(runs), deals(own, to_beat, fewest)
+    for count in range(fewest, stages + 1):
+        if whole.value(count) < to_beat:
+            assert part.value(count) == whole.value(count)
+            assert part.boundaries(count, 3e-3) == whole.boundaries(count, 3e-3)
+        else:
+            assert part.value(count) >= to_beat
+
+
 @settings(max_examples=40)
 @given(st.lists(st.tuples(seconds, seconds), min_size=3, max_size=6), st.floats(0.01, 1.0))
 def test_the_time_at_borders_behind_a_stage_is_the_least_of_any_deal(layers, border):
@@ -87,14 +112,14 @@ def test_the_time_at_borders_behind_a_stage_is_the_least_of_any_deal(layers, bor
     runs = every_run(count)
     told = {}
 
-    def cost(behind, waits_s):
-        told[behind] = waits_s
-        ends = (runs.first > 0).astype(float) + (runs.end < count)
-        return Cost(np.ones(len(runs.first)), border * ends)
+    def cost(behind, which, waits_s):
+        told[behind] = (which, waits_s)
+        ends = (runs.first[which] > 0).astype(float) + (runs.end[which] < count)
+        return Cost(np.ones(len(ends)), border * ends)
 
     deal(runs, cost, count)
-    for behind, waits_s in told.items():
-        possible = (count - runs.end >= behind) & (behind > 0)
+    for behind, (which, waits_s) in told.items():
+        possible = (count - runs.end[which] >= behind) & (behind > 0)
         # each border behind counts at both its ends, the one in front of the stages behind at one
         assert waits_s[possible] == pytest.approx(border * (2 * behind - 1))
 

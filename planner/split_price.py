@@ -1,0 +1,161 @@
+"""What the boundaries of one split cost: lower bounds of many runs of layers at once, exact times of given boundaries.
+
+The same formulas as nebula.cost_model.evaluate, over arrays of runs of layers; a test holds them equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cost_model.closed_form import step_seconds
+from nebula.cost_model.groups import Groups
+from nebula.cost_model.placed import Placed
+from nebula.cost_model.spans import Costs, Spans, Sums
+from nebula.plan.values import Sharding
+from nebula.planner.deals import Cost, Deals, Runs, deal
+from nebula.planner.stages import Busy
+
+Floats = NDArray[np.float64]
+NOWHERE = Groups()
+"""Groups of one rank each: communication that costs nothing, for bounds."""
+
+
+class Useful(NamedTuple):
+    """The runs of layers that may be a stage, and what they add up to."""
+
+    runs: Runs
+    sums: Sums
+
+
+class SplitPrice:
+    """Prices the boundaries of one split.
+
+    Args:
+        spans: of the chain that the split runs.
+        placed: its stages.
+        sharding: of every stage.
+        micro_batches: of one step.
+        limit_bytes: device memory that may be filled.
+    """
+
+    def __init__(
+        self, spans: Spans, placed: Placed, sharding: Sharding, micro_batches: int, limit_bytes: float
+    ) -> None:
+        self.spans, self.placed, self.sharding = spans, placed, sharding
+        self.micro_batches, self.limit_bytes = micro_batches, limit_bytes
+
+    def deals(self, useful: Useful, to_beat_s: float, fewest: int) -> Deals:
+        """The best deals of layers to `fewest` stages up to as many as are placed, by their lower bound.
+
+        Args:
+            useful: what may be a stage.
+            to_beat_s: a deal whose step takes longer is of no use, and its bound may be too high.
+            fewest: fewest stages.
+        """
+        first, end = useful.sums.first, useful.sums.end
+        (f_front_s, b_front_s), (f_back_s, b_back_s) = map(self._least_passes, (self.spans.fronts, self.spans.backs))
+        before_s, behind_s = (f_front_s + b_front_s)[first], (f_back_s + b_back_s)[end]
+        kinds = self._kinds(useful.sums, before_s, b_front_s[first])
+        m, last = self.micro_batches, len(self.placed.stages) - 1
+
+        def cost(behind: int, which: slice, waits_s: Floats) -> Cost:
+            """The cost of some runs with so many stages behind, whose borders take `waits_s` at least."""
+            kind = kinds[self.placed.stages[last - behind]]
+            busy, room, tailed_s, borders_s = kind.of(which)
+            bound_s = busy.bound(behind_s[which] + waits_s, m, behind) + tailed_s
+            bound_s[room < min(behind + 1, m)] = np.inf
+            return Cost(bound_s, borders_s)
+
+        return deal(useful.runs, cost, last + 1, to_beat_s, fewest)
+
+    def _kinds(self, sums: Sums, before_s: Floats, front_s: Floats) -> list[_Kind]:
+        """Every run as each kind of stage; kinds that differ in their borders alone share the rest."""
+        inside: dict[object, tuple[Costs, Floats]] = {}
+        kinds = []
+        for groups, slow in self.placed.kinds:
+            key = (groups.tensor, groups.shard, groups.outer, bool(groups.before or groups.behind), slow)
+            if key not in inside:
+                own = self._inside(sums, groups, slow)
+                inside[key] = (own, np.maximum(0.0, own.tail_s - front_s))
+            own, tailed_s = inside[key]
+            costs = self.spans.bordered(own, sums, groups)
+            busy = Busy.of(costs.forward_s, costs.backward_s, before_s, self.micro_batches)
+            (received_s, returned_s), (sent_s, got_s) = self.spans.entry(groups), self.spans.exit(groups)
+            borders_s = (received_s + returned_s)[sums.first] + (sent_s + got_s)[sums.end]
+            kinds.append(_Kind(busy, own.room, tailed_s, borders_s))
+        return kinds
+
+    def _least_passes(self, sums: Sums) -> tuple[Floats, Floats]:
+        """One forward and one backward of runs on the best placed stage, borders apart."""
+        places = {groups.shard: groups for groups, _ in self.placed.kinds}.values()
+        each = [self.spans.passes(sums, self.micro_batches, self.sharding, groups, 1.0) for groups in places]
+        forward_s, backward_s = (np.minimum.reduce(column) for column in zip(*each, strict=True))
+        return forward_s, backward_s
+
+    def fits(self, boundaries: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+        """Which of several boundaries fit into memory."""
+        stages = len(self.placed.stages)
+        needed = np.minimum(np.arange(stages, 0, -1), self.micro_batches)
+        fits: NDArray[np.bool_] = (self._costs(boundaries).room >= needed).all(axis=1)
+        return fits
+
+    def step_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
+        """The exact step time of each of several boundaries."""
+        costs = self._costs(boundaries)
+        return step_seconds(costs.forward_s, costs.backward_s, costs.tail_s, self.micro_batches)
+
+    def _costs(self, boundaries: Sequence[Sequence[int]]) -> Costs:
+        """Costs of several boundaries, each array [boundaries, stages]."""
+        bounds = np.array(boundaries)
+        sums = self.spans.of(bounds[:, :-1], bounds[:, 1:])
+        by_kind = [
+            self.spans.bordered(self._inside(sums, groups, slow), sums, groups) for groups, slow in self.placed.kinds
+        ]
+        which, column = np.array(self.placed.stages), np.arange(len(self.placed.stages))
+        return Costs(*(np.stack(field)[which, :, column].T for field in zip(*by_kind, strict=True)))
+
+    def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:
+        """Costs of runs as stages of one kind, borders apart."""
+        return self.spans.inside(sums, self.micro_batches, self.sharding, groups, slow, self.limit_bytes)
+
+
+class RelaxedPrice(SplitPrice):
+    """A lower bound for every placement and sharding of a split: nothing but the model's own work takes time.
+
+    Memory is that of the leanest sharding.
+    """
+
+    def __init__(self, spans: Spans, stages: int, leanest: Sharding, micro_batches: int, limit_bytes: float) -> None:
+        placed = Placed(kinds=((NOWHERE, 1.0),), stages=(0,) * stages)
+        super().__init__(spans, placed, Sharding(), micro_batches, limit_bytes)
+        self._leanest = leanest
+
+    def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:
+        passes_s = self.spans.passes(sums, self.micro_batches, self.sharding, groups, slow)
+        room = self.spans.room(sums, self._leanest, groups, self.limit_bytes)
+        return Costs(*passes_s, np.zeros_like(room), room)
+
+
+class _Kind(NamedTuple):
+    """Every run as one kind of stage.
+
+    Attributes:
+        busy: of the bound.
+        room: most micro-batches in flight.
+        tailed_s: what the tail adds to the step where nothing hides it: while a stage synchronizes, those before it
+            still run one backward each.
+        borders_s: what the borders of each run take of a micro-batch's way forth and back.
+    """
+
+    busy: Busy
+    room: Floats
+    tailed_s: Floats
+    borders_s: Floats
+
+    def of(self, which: slice) -> _Kind:
+        """Some of the runs."""
+        return _Kind(self.busy.of_runs(which), self.room[which], self.tailed_s[which], self.borders_s[which])
