@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.topology import Level, group_links, tiers
+from nebula.cluster.topology import Level, group_links, ports, tiers
 from nebula.cluster.values import Cluster, DeviceType, Link
 
 
@@ -163,7 +163,7 @@ class Fabric:
         self._group = group
         self._node = first_node[group] + local // per_node[group]
         self._widths = [tier.nodes for tier in tiers(cluster) if tier.nodes]
-        self._position = self._node - self._site_start(first_node)[group]
+        self._position = np.concatenate([np.array(own) for own in ports(cluster)])[self._node]
         self._flat = any(g.device.emulated for g in cluster.groups)
         self._slowness = np.ones(len(group))
         for index, nodes in enumerate(cluster.groups):
@@ -173,17 +173,6 @@ class Fabric:
         self._alike = len(cluster.groups) == 1 and not cluster.sites
         self._known: dict[bytes, Levels] = {}
         self._by_meetings: dict[tuple[int, ...], Levels] = {}
-
-    def _site_start(self, first_node: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each node group the number of nodes that do not count towards positions in its site."""
-        if not self.cluster.sites:
-            return np.zeros(len(first_node), dtype=int)
-        starts = []
-        for index, group in enumerate(self.cluster.groups):
-            here = next((s.groups for s in self.cluster.sites if group.name in s.groups), ())
-            elsewhere = (g.count for g in self.cluster.groups[:index] if g.name not in here)
-            starts.append(sum(elsewhere))
-        return np.array(starts)
 
     def levels(self, devices: Sequence[int]) -> Levels:
         """The levels of the group of those global device indices; empty for one device."""
@@ -217,7 +206,7 @@ class Fabric:
 
     def _met(self, devices: NDArray[np.int64]) -> Levels:
         """The levels where all nodes are alike: groups in which as many parts meet at each level have equal ones."""
-        parts, meet = np.unique(self._node[devices], return_counts=True)
+        parts, meet = np.unique(self._position[devices], return_counts=True)
         meetings = [int(meet.max())]
         for tier in tiers(self.cluster):
             above = parts // tier.nodes * tier.nodes if tier.nodes else np.zeros_like(parts)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.topology import nic_share, tiers
+from nebula.cluster.topology import nic_share, ports, tiers
 from nebula.cluster.values import Cluster
 
 Ints = NDArray[np.int64]
@@ -44,15 +44,15 @@ def rings(cluster: Cluster) -> tuple[Ring, ...]:
     first = np.concatenate([[0], np.cumsum([g.device_count for g in cluster.groups])])[group]
     node = np.concatenate([[0], np.cumsum([g.count for g in cluster.groups])])[group]
     node = node + (np.arange(len(group)) - first) // per_node
-    site, position = _sites(cluster, group, node)
+    site, port = _sites(cluster, group), np.concatenate([np.array(own) for own in ports(cluster)])[node]
     found = [Ring("node", node, _least(g.intra.bytes_per_s for g in cluster.groups))]
     rate = _least(nic_share(g) for g in cluster.groups)
     outermost = tiers(cluster)[-1]
     for tier in tiers(cluster):
         rate /= tier.oversubscription
         # the outermost spans a site, whatever it says
-        switch = position // tier.nodes if tier.nodes and tier is not outermost else 0 * position
-        found.append(Ring(tier.name, site * (cluster.node_count + 1) + switch, rate))
+        switch = port // tier.nodes if tier.nodes and tier is not outermost else 0 * port
+        found.append(Ring(tier.name, site * (int(port.max()) + 1) + switch, rate))
     if cluster.wan is not None:
         found.append(Ring("wan", 0 * site, cluster.wan.bytes_per_s, shared=True))
     return tuple(found)
@@ -63,13 +63,8 @@ def _least(rates: Iterable[float]) -> float:
     return min((rate for rate in rates if rate > 0), default=math.inf)
 
 
-def _sites(cluster: Cluster, group: Ints, node: Ints) -> tuple[Ints, Ints]:
-    """For each device its site, and the position of its node there."""
+def _sites(cluster: Cluster, group: Ints) -> Ints:
+    """For each device its site."""
     names = [next((i for i, s in enumerate(cluster.sites) if g.name in s.groups), -1) for g in cluster.groups]
-    place = np.array(names)[group] + 1
-    starts, seen = [], dict[int, int]()
-    for name, nodes in zip(names, cluster.groups, strict=True):
-        starts.append(seen.get(name, 0))
-        seen[name] = seen.get(name, 0) + nodes.count
-    before = np.cumsum([0, *(g.count for g in cluster.groups[:-1])])
-    return place, node - before[group] + np.array(starts)[group]
+    place: Ints = np.array(names)[group] + 1
+    return place

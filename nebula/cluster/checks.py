@@ -51,6 +51,7 @@ def check(document: Document, section: ClusterSection) -> None:
                     ("nodes", index), f"node group {entry.name!r} has no {key}, {why}; add `{key}: {meaning}`"
                 )
     _check_sites(document, section)
+    _check_ports(document, section)
     _check_tiers(document, section)
 
 
@@ -88,10 +89,29 @@ def _check_sites(document: Document, section: ClusterSection) -> None:
         raise document.fault(("network", "wan"), "a WAN lies between sites; list two or more under `sites`")
 
 
+def _check_ports(document: Document, section: ClusterSection) -> None:
+    """A port for every node of a group that names any, and no port twice in a site."""
+    site = {name: entry.name for entry in section.network.sites for name in entry.nodes}
+    taken: dict[tuple[str, int], str] = {}
+    next_port: dict[str, int] = {}
+    for index, entry in enumerate(section.nodes):
+        here, way = site.get(entry.name, ""), ("nodes", index, "ports")
+        if entry.ports and len(entry.ports) != entry.count:
+            raise document.fault(way, f"{len(entry.ports)} ports for {entry.count} nodes; give each node of it one")
+        first = next_port.get(here, 0)
+        for node, port in enumerate(entry.ports or range(first, first + entry.count)):
+            other = taken.setdefault((here, port), f"{entry.name}/{node}")
+            if other != f"{entry.name}/{node}":
+                place = way if entry.ports else way[:-1]
+                raise document.fault(place, f"{other} and {entry.name}/{node} both hang at port {port}; move one")
+        next_port[here] = first + entry.count
+
+
 def _check_tiers(document: Document, section: ClusterSection) -> None:
     tiers = section.network.tiers
     spans = section.network.sites or [SiteSection(name="everywhere", nodes=[entry.name for entry in section.nodes])]
-    most = max(sum(entry.count for entry in section.nodes if entry.name in site.nodes) for site in spans)
+    counts = [sum(entry.count for entry in section.nodes if entry.name in site.nodes) for site in spans]
+    most = max(*counts, *(max(entry.ports, default=0) + 1 for entry in section.nodes))
     below = 1
     for index, tier in enumerate(tiers):
         way = ("network", "tiers", index, "nodes")

@@ -27,10 +27,15 @@ class _Flow(dict[str, Any]):
     """A mapping written on one line."""
 
 
+class _Row(list[int]):
+    """A list written on one line."""
+
+
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that knows _Flow."""
+    """SafeDumper that knows _Flow and _Row."""
 
 
+_Dumper.add_representer(_Row, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, True))
 _Dumper.add_representer(_Flow, lambda dumper, value: dumper.represent_mapping("tag:yaml.org,2002:map", value, True))
 
 
@@ -94,6 +99,8 @@ def _group(group: NodeGroup) -> dict[str, Any]:
         entry["exclude"] = sorted(group.excluded)
     if group.slow:
         entry["slow"] = dict(group.slow)
+    if group.ports:
+        entry["ports"] = _Row(group.ports)
     return entry
 
 

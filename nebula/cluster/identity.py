@@ -24,6 +24,8 @@ def cluster_hash(cluster: Cluster) -> str:
         del group["device"]["sources"]
         for key in HEALTH:
             del group[key]
+        if not group["ports"]:
+            del group["ports"]
     return hashlib.sha256(_canonical(value).encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
 """The same cluster with another number of devices, for curves over sizes.
 
-Groups keep their mix and their links; the last tier joins all nodes, however many there are. What a larger cluster
-would really be wired like is not guessed.
+Groups keep their mix and their links; the last tier joins all nodes, however many there are. Further nodes hang at the
+next ports. What a larger cluster would really be wired like is not guessed.
 """
 
 from __future__ import annotations
@@ -57,12 +57,14 @@ def _resized(cluster: Cluster, counts: Mapping[str, int], devices_per_node: int 
 
 
 def _with_nodes(group: NodeGroup, count: int, devices_per_node: int) -> NodeGroup:
+    free = 1 + max(group.ports, default=0)
     return replace(
         group,
         count=count,
         devices_per_node=devices_per_node or group.devices_per_node,
         excluded=frozenset(node for node in group.excluded if node < count),
         slow=tuple((node, factor) for node, factor in group.slow if node < count),
+        ports=(*group.ports[:count], *range(free, free + count - group.count)) if group.ports else (),
     )
 
 

@@ -149,6 +149,7 @@ def _group(document: Document, index: int, entry: NodeSection, own: Mapping[str,
         nic_count=nic.count if nic else 1,
         excluded=frozenset(entry.exclude),
         slow=tuple(sorted(entry.slow.items())),
+        ports=tuple(entry.ports),
     )
 
 

@@ -22,6 +22,7 @@ Peak = Annotated[float, parsed_by(parse_quantity), Field(ge=1e6, le=1e21)]
 Share = Annotated[float, parsed_by(parse_quantity), Field(ge=1e-6, le=1)]
 Count = Annotated[Whole, Field(ge=1)]
 Index = Annotated[Whole, Field(ge=0)]
+Port = Annotated[Whole, Field(ge=0, le=10_000_000)]
 Dtype = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8"]
 
 NO_LINK = Link(kind="none", bytes_per_s=0.0, latency_s=0.0)
@@ -87,6 +88,7 @@ class NodeSection(Section):
     nic: NicSection | None = Field(None, description="{count: 8, bandwidth: 200Gb/s}")
     exclude: list[Index] = []
     slow: dict[Index, Annotated[float, parsed_by(parse_quantity), Field(gt=1, le=1e6)]] = {}
+    ports: list[Port] = []
 
 
 class TierSection(Section):

@@ -6,7 +6,7 @@ and a tier's oversubscription narrows what passes through it. How long a message
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Level:
 
 
 class _Spot(NamedTuple):
-    """Where a device is on the way up: its group, its node in the cluster, the node's position in its site."""
+    """Where a device is on the way up: its group, its node in the cluster, the node's port in its site."""
 
     group: int
     node: int
@@ -64,7 +64,8 @@ def group_links(cluster: Cluster, devices: Sequence[int]) -> tuple[Level, ...]:
 
     Example: 16 devices on two nodes of 8 behind one leaf switch give (node, 8), (leaf, 2).
     """
-    spots = [_spot(cluster, d) for d in devices]
+    every = ports(cluster)
+    spots = [_spot(cluster, d, every) for d in devices]
     groups = [cluster.groups[i] for i in sorted({s.group for s in spots})]
     levels = [
         Level(name=name, members=members, link=_link_at(cluster, groups, spots, name))
@@ -78,19 +79,29 @@ def nic_share(group: NodeGroup) -> float:
     return group.nic_count * group.nic.bytes_per_s / group.devices_per_node
 
 
+def ports(cluster: Cluster) -> tuple[tuple[int, ...], ...]:
+    """For each node group the ports of its nodes, counted within its site; a switch joins consecutive ones."""
+    site = {name: index for index, s in enumerate(cluster.sites) for name in s.groups}
+    before: dict[int, int] = defaultdict(int)
+    found = []
+    for group in cluster.groups:
+        here = site.get(group.name, -1)
+        found.append(group.ports or tuple(range(before[here], before[here] + group.count)))
+        before[here] += group.count
+    return tuple(found)
+
+
 def tiers(cluster: Cluster) -> tuple[Tier, ...]:
     """The tiers of the cluster, never empty."""
     return cluster.tiers or (FLAT,)
 
 
-def _spot(cluster: Cluster, device: int) -> _Spot:
+def _spot(cluster: Cluster, device: int, every: Sequence[Sequence[int]]) -> _Spot:
     place = cluster.address(device)
     name = cluster.groups[place.group].name
     site = next((i for i, s in enumerate(cluster.sites) if name in s.groups), -1)
-    here = cluster.sites[site].groups if site >= 0 else tuple(g.name for g in cluster.groups)
     before = cluster.groups[: place.group]
-    position = place.node + sum(g.count for g in before if g.name in here)
-    return _Spot(place.group, place.node + sum(g.count for g in before), position, site)
+    return _Spot(place.group, place.node + sum(g.count for g in before), every[place.group][place.node], site)
 
 
 def _meetings(cluster: Cluster, spots: Iterable[_Spot]) -> Iterator[tuple[str, int]]:
@@ -106,7 +117,7 @@ def _meetings(cluster: Cluster, spots: Iterable[_Spot]) -> Iterator[tuple[str, i
     if (most := climb({p: p[:3] for p in below})) > 1:
         yield "node", most
     for tier in tiers(cluster):
-        # the first two coordinates of a part stay its site and the position of its first node
+        # the first two coordinates of a part stay its site and the first port that it has
         width = tier.nodes
         if (most := climb({p: (p[0], p[1] // width * width if width else 0) for p in below})) > 1:
             yield tier.name, most

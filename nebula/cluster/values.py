@@ -101,6 +101,8 @@ class NodeGroup:
         nic: one network card.
         excluded: indices of nodes of this group that must not be used.
         slow: pairs of node index and factor (> 1) by which that node is slower.
+        ports: for each node the port of the lowest tier that it hangs at, counted through all switches of its site;
+            empty: nodes take one port after the other, behind those of the groups before.
     """
 
     name: str
@@ -112,6 +114,7 @@ class NodeGroup:
     nic_count: int = 1
     excluded: frozenset[int] = frozenset()
     slow: tuple[tuple[int, float], ...] = ()
+    ports: tuple[int, ...] = ()
 
     @property
     def device_count(self) -> int:
@@ -124,7 +127,7 @@ class Tier:
     """A level of switches.
 
     Attributes:
-        nodes: how many consecutive nodes one switch of the tier joins; 0: all.
+        nodes: how many consecutive ports one switch of the tier joins, a node at each; 0: all.
         oversubscription: by how much the tier is narrower than what hangs below it, for what passes through it.
         latency_s: added for a message that crosses the tier.
     """

@@ -19,6 +19,7 @@ from nebula.emit.expressible import (
     even,
     no_sequence,
     one_recompute,
+    order_notes,
     require,
 )
 from nebula.emit.values import Decided, Emitted, Options
@@ -72,6 +73,7 @@ def emit(decided: Decided, options: Options) -> Emitted:
         raise BadInput(f"{path}: Paddle's auto_tuner reads a file whose name ends in .json; name it {path.stem}.json")
     beside = str(path.with_name(f"{path.stem}_candidates.csv"))
     rows, notes = candidates(decided)
+    notes += order_notes(decided.plan)
     document = _tuner(decided.plan, beside, len(rows))
     launch = f"--devices ... --auto_tuner_json {path} {options.script}"
     notes += (

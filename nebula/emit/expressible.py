@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan import engines
+from nebula.plan.layout import FLEET, Order, order_of
 from nebula.plan.legality import Case
 from nebula.plan.values import Plan
 
@@ -67,6 +68,21 @@ ON_FLEET: tuple[Predicate, ...] = (
     engines.no_context,
 )
 """What fleet's hybrid topology, and every tool above it, asks of a plan."""
+
+
+def order_notes(plan: Plan, orders: tuple[Order, ...] = (FLEET,)) -> tuple[str, ...]:
+    """What to say of a plan whose ranks are numbered otherwise than a format can; the numbers it trains are the same.
+
+    Args:
+        orders: in which the format can number ranks.
+    """
+    order = order_of(plan.stages)
+    if order is None or order in orders:
+        return ()
+    own = ", ".join(order)
+    return (
+        f"the plan's ranks lie {own} from the outside in, which this format cannot say: groups meet on other links",
+    )
 
 
 def dealt_layers(form: str, graph: DistributedGraph, plan: Plan) -> tuple[int, ...]:

@@ -15,9 +15,6 @@ from nebula.emit.values import Decided, Emitted, Options
 from nebula.plan.values import Plan
 from nebula.runtime.place import degrees
 
-ORDER = ("dp", "pp", "sharding", "sep", "mp")
-"""Axes of fleet's topology from the outside in, as nebula.plan.layout numbers ranks."""
-
 _TEMPLATE = '''\
 """paddle.distributed.fleet for {model} on {cluster}: {split}."""
 
@@ -79,7 +76,7 @@ def fleet_settings(plan: Plan) -> dict[str, Any]:
             "pp_degree": mesh.pipeline,
             "sharding_degree": mesh.sharding,
             "sep_degree": 1,
-            "order": list(ORDER),
+            "order": mesh.paddle_order,
             "pp_configs": {},
         },
         "pipeline_configs": {

@@ -10,10 +10,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from nebula.emit.expressible import ON_FLEET, Inexpressible, dealt_layers, one_recompute, require
+from nebula.emit.expressible import ON_FLEET, Inexpressible, dealt_layers, one_recompute, order_notes, require
 from nebula.emit.values import Decided, Emitted, Options
 from nebula.emit.yaml_edit import Change, Value, keys_of, lines, set_values
 from nebula.errors import BadInput
+from nebula.plan.layout import FLEET
 from nebula.plan.values import Plan
 from nebula.runtime.place import Degrees, degrees
 
@@ -59,6 +60,10 @@ class _File:
         return any(name in self.keys for name in NAMES[setting])
 
 
+TOPO_ORDERS = {FLEET: "pp_first", ("data", "sharding", "pipeline", "tensor"): "sharding_first"}
+"""Orders of ranks that a file can ask for."""
+
+
 def emit(decided: Decided, options: Options) -> Emitted:
     """The user's file with the plan in it; without one, the keys to set.
 
@@ -71,14 +76,15 @@ def emit(decided: Decided, options: Options) -> Emitted:
         stage = plan.stages[0].sharding.stage
         raise Inexpressible(FORM, f"it runs pipelines with sharding stage 1 only, not {stage}")
     config = options.into
+    unsaid = order_notes(plan, tuple(TOPO_ORDERS))
     if config is None:
         values = settings(decided, _File(keys=frozenset(), generation=Generation.FORMERS))
-        return Emitted(text=lines(values), document={"set": values})
+        return Emitted(text=lines(values), document={"set": values}, notes=unsaid)
     keys = keys_of(config)
     values = settings(decided, _File(keys=keys, generation=_generation(keys)))
     text, changes = set_values(config, values)
     return Emitted(
-        text=text, document={"set": values, "changed": [c._asdict() for c in changes]}, notes=_notes(changes)
+        text=text, document={"set": values, "changed": [c._asdict() for c in changes]}, notes=_notes(changes) + unsaid
     )
 
 
@@ -137,7 +143,7 @@ def _pipeline(decided: Decided, file: _File, mesh: Degrees) -> dict[str, Value]:
         values[file.name("chunks")] = 1
     if mesh.pipeline > 1 and mesh.sharding > 1:
         # PaddleFormers numbers ranks of a sharding group farther apart than stages unless told so
-        values["hybrid_parallel_topo_order"] = "pp_first"
+        values["hybrid_parallel_topo_order"] = TOPO_ORDERS.get(mesh.order, "pp_first")
     if mesh.pipeline > 1 and "per_device_eval_batch_size" in file.keys:
         # PaddleFormers refuses a pipeline that evaluates with other rows than it trains with
         values["per_device_eval_batch_size"] = decided.plan.stages[0].replicas[0].micro_batch_rows

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nebula.plan.laws import shape
-from nebula.plan.layout import rank_of
+from nebula.plan.layout import FLEET, order_of, strides
 from nebula.plan.values import Stage
 
 if TYPE_CHECKING:
@@ -40,20 +40,22 @@ def alike(case: Case) -> Iterator[str]:
 
 
 def fleet_order(case: Case) -> Iterator[str]:
-    """Ranks are numbered as fleet numbers them (nebula.plan.layout)."""
+    """Ranks are numbered along the axes of fleet's mesh, in one of the orders of nebula.plan.layout."""
     stages = case.plan.stages
     first = stages[0]
     degree = max(1, first.sharding.degree)
-    if any(shape(stage) != shape(first) for stage in stages) or first.data % degree:
+    if any(shape(stage) != shape(first) for stage in stages) or first.data % degree or order_of(stages):
         return
+    mesh = {"data": first.data // degree, "pipeline": len(stages), "sharding": degree, "tensor": first.tensor}
+    step = strides(FLEET, mesh)
     for index, stage in enumerate(stages):
         for place, replica in enumerate(stage.replicas):
             outer, shard = divmod(place, degree)
-            at = {"data": outer, "stage": index, "shard": shard, "pipeline": len(stages), "sharding": degree}
-            order = tuple(rank_of(tensor=t, tensor_degree=first.tensor, **at) for t in range(len(replica.ranks)))
+            start = outer * step["data"] + index * step["pipeline"] + shard * step["sharding"]
+            order = tuple(range(start, start + len(replica.ranks)))
             if replica.ranks != order:
                 told = f"replica {place} of stage {index} holds ranks {list(replica.ranks)}"
-                yield f"{told}, fleet puts {list(order)} there: number them data, pipeline, sharding, tensor"
+                yield f"{told}, fleet puts {list(order)} there: number them {', '.join(FLEET)}"
                 return
 
 

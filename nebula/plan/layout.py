@@ -1,19 +1,38 @@
-"""Rank numbers of a plan whose stages are alike, in the order of Paddle's fleet: data outermost, then pipeline,
-then sharding, then tensor innermost (`order` of HybridCommunicateGroup as nebula.runtime sets it)."""
+"""Rank numbers of a plan whose stages are alike: the axes of its mesh from the outside in, the last fastest.
+
+Paddle's fleet numbers ranks in any order of its axes (`order` of its hybrid topology); by default data, pipeline,
+sharding, tensor. Tensor groups are neighbours in every order here: they talk most.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+
 from nebula.plan.values import Replica, Sharding, Stage
 
+Order = tuple[str, ...]
+"""Axes from the outside in."""
 
-def rank_of(*, data: int, stage: int, shard: int, tensor: int, pipeline: int, sharding: int, tensor_degree: int) -> int:
-    """The global rank at the given coordinates.
+FLEET: Order = ("data", "pipeline", "sharding", "tensor")
+"""The order that fleet takes where nobody says otherwise."""
+
+ORDERS: tuple[Order, ...] = tuple((*outer, "tensor") for outer in permutations(FLEET[:-1]))
+"""Every order in which ranks can be numbered, fleet's own first."""
+
+
+def strides(order: Order, degrees: Mapping[str, int]) -> dict[str, int]:
+    """By how much a rank number grows along each axis.
 
     Example:
-        >>> rank_of(data=1, stage=0, shard=0, tensor=1, pipeline=2, sharding=1, tensor_degree=2)
-        5
+        >>> strides(FLEET, {"data": 2, "pipeline": 2, "sharding": 1, "tensor": 2})
+        {'tensor': 1, 'sharding': 2, 'pipeline': 2, 'data': 4}
     """
-    return ((data * pipeline + stage) * sharding + shard) * tensor_degree + tensor
+    found, stride = {}, 1
+    for axis in reversed(order):
+        found[axis] = stride
+        stride *= degrees[axis]
+    return found
 
 
 def uniform_stages(
@@ -24,6 +43,7 @@ def uniform_stages(
     sharding: Sharding,
     micro_batch_rows: int,
     recompute: str = "none",
+    order: Order = FLEET,
 ) -> tuple[Stage, ...]:
     """Stages that differ in their layers only.
 
@@ -31,15 +51,18 @@ def uniform_stages(
         boundaries: first layer of each stage and, last, the number of layers.
         data: replicas in all, those that share a sharding group included; a multiple of sharding.degree.
         tensor: ranks of one replica of one stage.
+        order: in which ranks are numbered.
     """
     pipeline, degree = len(boundaries) - 1, sharding.degree
     assert data % degree == 0, f"sharding degree {degree} does not divide data {data}"
+    step = strides(order, {"data": data // degree, "pipeline": pipeline, "sharding": degree, "tensor": tensor})
 
     def replica(index: int, stage: int) -> Replica:
         outer, shard = divmod(index, degree)
-        place = {"data": outer, "stage": stage, "shard": shard, "pipeline": pipeline, "sharding": degree}
-        ranks = tuple(rank_of(tensor=t, tensor_degree=tensor, **place) for t in range(tensor))
-        return Replica(ranks=ranks, tensor_shares=(1,) * tensor, micro_batch_rows=micro_batch_rows)
+        first = outer * step["data"] + stage * step["pipeline"] + shard * step["sharding"]
+        return Replica(
+            ranks=tuple(range(first, first + tensor)), tensor_shares=(1,) * tensor, micro_batch_rows=micro_batch_rows
+        )
 
     return tuple(
         Stage(
@@ -50,3 +73,24 @@ def uniform_stages(
         )
         for s in range(pipeline)
     )
+
+
+def order_of(stages: Sequence[Stage]) -> Order | None:
+    """The order in which the ranks of alike stages are numbered, fleet's own where several fit; None if none does."""
+    first = stages[0]
+    degree = max(1, first.sharding.degree)
+    if first.data % degree:
+        return None
+    mesh = {"data": first.data // degree, "pipeline": len(stages), "sharding": degree, "tensor": first.tensor}
+    return next((order for order in ORDERS if _numbered(stages, degree, strides(order, mesh))), None)
+
+
+def _numbered(stages: Sequence[Stage], degree: int, step: Mapping[str, int]) -> bool:
+    """Whether every replica holds the ranks that the strides give it."""
+    for index, stage in enumerate(stages):
+        for place, replica in enumerate(stage.replicas):
+            outer, shard = divmod(place, degree)
+            first = outer * step["data"] + index * step["pipeline"] + shard * step["sharding"]
+            if replica.ranks != tuple(range(first, first + len(replica.ranks))):
+                return False
+    return True

@@ -8,22 +8,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nebula.plan.layout import FLEET, Order, order_of, strides
 from nebula.plan.values import Plan
+
+PADDLE_AXES = {"data": "dp", "pipeline": "pp", "sharding": "sharding", "tensor": "mp"}
+"""Names of the axes in fleet; `sep`, which no plan uses, stands outside of the tensor axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degrees:
-    """Sizes of the mesh axes in fleet's order; `data` counts the replicas outside the sharding groups."""
+    """Sizes of the mesh axes; `data` counts the replicas outside the sharding groups, `order` is that of the ranks."""
 
     data: int
     pipeline: int
     sharding: int
     tensor: int
+    order: Order = FLEET
 
     @property
     def ranks(self) -> int:
         """Points of the mesh."""
         return self.data * self.pipeline * self.sharding * self.tensor
+
+    @property
+    def paddle_order(self) -> list[str]:
+        """The order of the axes from the outside in, as fleet's hybrid topology takes it."""
+        return [PADDLE_AXES[axis] for axis in self.order[:-1]] + ["sep", PADDLE_AXES[self.order[-1]]]
+
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """Where a rank stands along each axis."""
+        sizes = {axis: getattr(self, axis) for axis in self.order}
+        return {axis: rank // step % sizes[axis] for axis, step in strides(self.order, sizes).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +65,13 @@ def degrees(plan: Plan) -> Degrees:
     """The mesh of a plan that the legality table lets fleet run."""
     first = plan.stages[0]
     shard = first.sharding.degree
-    mesh = Degrees(data=first.data // shard, pipeline=len(plan.stages), sharding=shard, tensor=first.tensor)
+    mesh = Degrees(
+        data=first.data // shard,
+        pipeline=len(plan.stages),
+        sharding=shard,
+        tensor=first.tensor,
+        order=order_of(plan.stages) or FLEET,
+    )
     assert mesh.ranks == plan.world_size, f"{mesh} does not hold {plan.world_size} ranks"
     return mesh
 
@@ -69,16 +90,14 @@ def place(plan: Plan, rank: int) -> Place:
         (0, 8)
     """
     mesh = degrees(plan)
-    rest, tensor = divmod(rank, mesh.tensor)
-    rest, shard = divmod(rest, mesh.sharding)
-    data, stage = divmod(rest, mesh.pipeline)
-    rows, replica = replica_rows(plan), data * mesh.sharding + shard
+    at = mesh.coordinates(rank)
+    rows, replica = replica_rows(plan), at["data"] * mesh.sharding + at["sharding"]
     return Place(
         rank=rank,
-        data=data,
-        stage=stage,
-        shard=shard,
-        tensor=tensor,
-        layers=plan.stages[stage].layers,
+        data=at["data"],
+        stage=at["pipeline"],
+        shard=at["sharding"],
+        tensor=at["tensor"],
+        layers=plan.stages[at["pipeline"]].layers,
         rows=(replica * rows, (replica + 1) * rows),
     )

@@ -133,7 +133,7 @@ def _init_fleet(plan: Plan) -> None:
         "pp_degree": mesh.pipeline,
         "sharding_degree": mesh.sharding,
         "mp_degree": mesh.tensor,
-        "order": ["dp", "pp", "sharding", "sep", "mp"],
+        "order": mesh.paddle_order,
     }
     if mesh.pipeline > 1:
         rows = replica_rows(plan) // plan.micro_batches

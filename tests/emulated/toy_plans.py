@@ -1,12 +1,25 @@
 """The splits whose training must equal that of one serial process, by name and number of ranks. No paddle here."""
 
-from nebula.plan.layout import uniform_stages
+from nebula.plan.layout import FLEET, uniform_stages
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Sharding
 
 EVEN, UNEVEN = (0, 3, 6), (0, 2, 6)
+STAGES_OUTERMOST = ("pipeline", "data", "sharding", "tensor")
+STAGES_INSIDE = ("data", "sharding", "pipeline", "tensor")
 
 
-def plan(*, data=1, tensor=1, stages=(0, 6), sharding=0, degree=1, micro_batches=2, recompute="none", rows=16):
+def plan(
+    *,
+    data=1,
+    tensor=1,
+    stages=(0, 6),
+    sharding=0,
+    degree=1,
+    micro_batches=2,
+    recompute="none",
+    rows=16,
+    order=FLEET,
+):
     """A plan for the toy chain of 6 elements, or another one when `stages` says so."""
     cut = Sharding(stage=sharding, degree=degree)
     ranks = data * tensor * (len(stages) - 1)
@@ -18,6 +31,7 @@ def plan(*, data=1, tensor=1, stages=(0, 6), sharding=0, degree=1, micro_batches
             sharding=cut,
             micro_batch_rows=rows // data // micro_batches,
             recompute=recompute,
+            order=order,
         ),
         micro_batches=micro_batches,
         schedule="1f1b",
@@ -42,6 +56,7 @@ TWO = {
 FOUR = {
     "data 2 x tensor 2": {"data": 2, "tensor": 2},
     "data 2 x pipeline 2": {"data": 2, "stages": UNEVEN},
+    "data 2 x pipeline 2, stages outermost": {"data": 2, "stages": UNEVEN, "order": STAGES_OUTERMOST},
     "tensor 2 x pipeline 2": {"tensor": 2, "stages": UNEVEN},
     "pipeline 4 uneven": {"stages": (0, 1, 3, 4, 6), "micro_batches": 4},
 }
@@ -49,4 +64,5 @@ for stage in (1, 2, 3):
     FOUR[f"data 2 x sharding stage {stage}"] = {"data": 4, "sharding": stage, "degree": 2}
     FOUR[f"tensor 2 x sharding stage {stage}"] = {"data": 2, "tensor": 2, "sharding": stage, "degree": 2}
     FOUR[f"pipeline 2 x sharding stage {stage}"] = {"data": 2, "stages": UNEVEN, "sharding": stage, "degree": 2}
+FOUR["pipeline 2 x sharding stage 1, stages inside"] = FOUR["pipeline 2 x sharding stage 1"] | {"order": STAGES_INSIDE}
 NAMED = TWO | FOUR

@@ -13,7 +13,7 @@ from paddle import nn
 
 import nebula
 from nebula.errors import BadInput
-from nebula.plan.layout import uniform_stages
+from nebula.plan.layout import ORDERS, uniform_stages
 from nebula.plan.values import Sharding
 from nebula.runtime import batch, chain, precision, start, tensor, weights
 from nebula.runtime import parallelize as parallelizing
@@ -46,6 +46,7 @@ def splits(draw):
         "degree": degree,
         "micro_batches": draw(st.integers(1, 3)),
         "rows": 108,
+        "order": draw(st.sampled_from(ORDERS)),
     }
 
 

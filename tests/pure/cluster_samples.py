@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from nebula.cluster import catalogue
@@ -87,6 +89,12 @@ def clusters(draw: st.DrawFn) -> Cluster:
         # half of a round trip, so that twice its half is exact
         wan = Link(kind="wan", bytes_per_s=draw(positive), latency_s=draw(seconds))
     tiers: tuple[Tier, ...] = ()
+    if draw(st.booleans()):
+        # every group takes ports of its own, with gaps and in any order
+        found = tuple(
+            replace(g, ports=tuple(draw(st.permutations(range(8 * i, 8 * i + 6)))[: g.count]))
+            for i, g in enumerate(found)
+        )
     if draw(st.booleans()):
         narrow = st.floats(1, 8)
         leaf = Tier(name="leaf", nodes=2, oversubscription=draw(narrow), latency_s=draw(seconds))

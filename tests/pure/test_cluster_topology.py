@@ -14,6 +14,7 @@ from nebula.cluster import topology
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.places import device_index, exclude, node_name, slowness, usable_devices
 from nebula.cluster.schema import load_cluster
+from nebula.cost_model.communication import Fabric
 from nebula.errors import BadInput
 
 
@@ -77,6 +78,20 @@ def test_laws_of_links(cluster, data):
     everywhere = topology.group_links(cluster, range(cluster.device_count))
     if len({(g.count, g.devices_per_node) for g in cluster.groups}) == 1 and not cluster.tiers:
         assert math.prod(level.members for level in everywhere) == cluster.device_count
+
+
+@settings(deadline=None, max_examples=30)
+@given(order=st.permutations(range(16)))
+def test_ports_say_under_which_switch_a_node_hangs(one_site, order):
+    """Node i of the shuffled group hangs where node order[i] of the other does."""
+    old = one_site.groups[1]
+    shuffled = replace(one_site, groups=(one_site.groups[0], replace(old, ports=tuple(8 + port for port in order))))
+    fabric, moved = Fabric(one_site), Fabric(shuffled)
+    for nodes in ((0, 1, 2), (0, 8), (3, 9, 12, 15)):
+        devices = [64 + 8 * order.index(node) + local for node in nodes for local in range(2)]
+        where = [64 + 8 * node + local for node in nodes for local in range(2)]
+        assert topology.group_links(shuffled, devices) == topology.group_links(one_site, where)
+        assert moved.levels(devices) == fabric.levels(where)
 
 
 @settings(deadline=None, max_examples=30)
