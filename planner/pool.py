@@ -56,10 +56,11 @@ def equal_devices(cluster: Cluster, dtype: str, excluded: Iterable[str] = ()) ->
     best = max(by_type, key=speed)
     rest = {name: len(found) for name, found in by_type.items() if name != best}
     chosen = sorted(by_type[best], key=lambda device: slowness(cluster, device))
+    used = [g for g in offered.groups if g.device.name == best and len(g.excluded) < g.count]
     return Pool(
         device=types[best],
         devices=tuple(chosen),
-        devices_per_node=min(g.devices_per_node for g in cluster.groups if g.device.name == best),
+        devices_per_node=min(group.devices_per_node for group in used),
         left_out=_left_out(rest, types[best], len(chosen)),
     )
 

@@ -5,6 +5,7 @@ How the boundaries of one split are priced is split_price.py's question.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from nebula.cluster.topology import Level, nic_share
 from nebula.cluster.values import Cluster, Link
+from nebula.cost_model.chain import ChainCost
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.evaluate import Pricing
@@ -41,33 +43,51 @@ class Prices:
         self.limit_bytes = pool.device.memory_bytes * job.memory_fraction
         self._devices = np.array(pool.devices)
         self._every = every_run(len(graph.layers))
-        self._levels: dict[int, Levels] = {}
+        self._levels: dict[int, tuple[Levels, ...]] = {}
+        self._least: dict[tuple[int, int, str], Spans] = {}
         self._placed: dict[tuple[int, int, int, int], Placed] = {}
         self._useful: dict[Work, tuple[float, Useful]] = {}
         self._bounds: dict[Work, tuple[Sums, Floats]] = {}
         self._least_held: dict[tuple[int, int, str, Sharding], tuple[float, float]] = {}
 
     def spans(self, tensor: int, rows: int, recompute: str) -> Spans:
-        """Costs of all runs of layers for that tensor degree, micro-batch and policy.
+        """Costs of all runs of layers for that tensor degree, micro-batch and policy; no tensor group takes less.
 
         Raises:
             BadInput: the tensor degree does not divide what it has to cut.
         """
+        key = (tensor, rows, recompute)
+        if key not in self._least:
+            each = [self._spans_at(levels, *key) for levels in self._tensor_levels(tensor)]
+            self._least[key] = each[0] if len(each) == 1 else self._fastest([spans.chain for spans in each])
+        return self._least[key]
+
+    def _tensor_levels(self, tensor: int) -> tuple[Levels, ...]:
+        """The ways in which tensor groups of that degree lie on the pool, whatever the split."""
         if tensor not in self._levels:
-            self._levels[tensor] = self.pricing.fabric.levels(self.pool.devices[:tensor])
+            groups = self._devices[: len(self._devices) // tensor * tensor].reshape(-1, tensor)
+            self._levels[tensor] = tuple(dict.fromkeys(self.pricing.fabric.distinct(groups)[0]))
+        return self._levels[tensor]
+
+    def _spans_at(self, levels: Levels, tensor: int, rows: int, recompute: str) -> Spans:
         return self.pricing.spans(
-            rows=rows,
-            tensor=tensor,
-            levels=self._levels[tensor],
-            sequence=False,
-            device=self.pool.device,
-            policy=recompute,
+            rows=rows, tensor=tensor, levels=levels, sequence=False, device=self.pool.device, policy=recompute
         )
+
+    def _fastest(self, chains: Sequence[ChainCost]) -> Spans:
+        """Chains that differ in where the tensor group meets, each layer as in the fastest."""
+        chain = replace(
+            chains[0],
+            forward_communication_s=np.min([chain.forward_communication_s for chain in chains], axis=0),
+            backward_communication_s=np.min([chain.backward_communication_s for chain in chains], axis=0),
+        )
+        return Spans(chain, self.pool.device, self.job)
 
     def split(self, split: Split) -> SplitPrice:
         """The price of a split with its ranks placed."""
-        m = split.micro_batches(self.job)
-        return SplitPrice(self._spans_of(split), self._place(split), split.sharding, m, self.limit_bytes)
+        m, placed, key = split.micro_batches(self.job), self._place(split), (split.tensor, split.rows, split.recompute)
+        where = {groups.tensor: self._spans_at(groups.tensor, *key) for groups, _ in placed.kinds}
+        return SplitPrice(self._spans_of(split), where, placed, split.sharding, m, self.limit_bytes)
 
     def without_communication(self, split: Split) -> SplitPrice:
         """The same split as if data and pipeline communication and sharding took no time."""
@@ -177,9 +197,17 @@ class Prices:
         return next((stages for stages in range(1, most + 1) if will_do(stages)), most + 1)
 
     def _ideal(self, split: Split) -> Groups:
-        """Groups of a split that meet as well as any could: as many ranks to a node as it holds, no delay."""
+        """Groups of a split that meet as well as any could: as many ranks to a node as it holds, no delay.
+
+        Tensor ranks and borders are there, because gradients are copied otherwise where data parallelism is alone.
+        """
         degree = split.sharding.degree
-        return Groups(shard=self._packed(degree, split.tensor), outer=self._packed(split.data // degree, split.tensor))
+        return Groups(
+            tensor_ranks=split.tensor,
+            shard=self._packed(degree, split.tensor),
+            outer=self._packed(split.data // degree, split.tensor),
+            behind=self._packed(min(split.pipeline, 2), 1),
+        )
 
     def _packed(self, ranks: int, tensor: int) -> Levels:
         """The levels of a group of ranks of different tensor groups, packed into as few nodes as possible."""

@@ -5,13 +5,14 @@ The same formulas as nebula.cost_model.evaluate, over arrays of runs of layers; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cost_model.closed_form import step_seconds
+from nebula.cost_model.communication import Levels
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.placed import Placed
 from nebula.cost_model.spans import Costs, Spans, Sums
@@ -35,7 +36,8 @@ class SplitPrice:
     """Prices the boundaries of one split.
 
     Args:
-        spans: of the chain that the split runs.
+        spans: of the chain that the split runs, no faster on any stage.
+        where: the same where the tensor groups of a stage lie so.
         placed: its stages.
         sharding: of every stage.
         micro_batches: of one step.
@@ -43,9 +45,15 @@ class SplitPrice:
     """
 
     def __init__(
-        self, spans: Spans, placed: Placed, sharding: Sharding, micro_batches: int, limit_bytes: float
+        self,
+        spans: Spans,
+        where: Mapping[Levels, Spans],
+        placed: Placed,
+        sharding: Sharding,
+        micro_batches: int,
+        limit_bytes: float,
     ) -> None:
-        self.spans, self.placed, self.sharding = spans, placed, sharding
+        self.spans, self.where, self.placed, self.sharding = spans, where, placed, sharding
         self.micro_batches, self.limit_bytes = micro_batches, limit_bytes
 
     def deals(self, useful: Useful, to_beat_s: float, fewest: int) -> Deals:
@@ -90,10 +98,14 @@ class SplitPrice:
         return kinds
 
     def _least_passes(self, sums: Sums) -> tuple[Floats, Floats]:
-        """One forward and one backward of runs on the best placed stage, borders apart."""
+        """One forward and one backward of runs on the best placed stage, borders apart.
+
+        A run of no layers is no stage, and sends none of the messages whose number does not depend on the layers.
+        """
         places = {groups.shard: groups for groups, _ in self.placed.kinds}.values()
         each = [self.spans.passes(sums, self.micro_batches, self.sharding, groups, 1.0) for groups in places]
-        forward_s, backward_s = (np.minimum.reduce(column) for column in zip(*each, strict=True))
+        there = sums.end > sums.first
+        forward_s, backward_s = (np.minimum.reduce(column) * there for column in zip(*each, strict=True))
         return forward_s, backward_s
 
     def fits(self, boundaries: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
@@ -120,7 +132,9 @@ class SplitPrice:
 
     def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:
         """Costs of runs as stages of one kind, borders apart."""
-        return self.spans.inside(sums, self.micro_batches, self.sharding, groups, slow, self.limit_bytes)
+        spans = self.where[groups.tensor]
+        own = sums if spans is self.spans else spans.of(sums.first, sums.end)
+        return spans.inside(own, self.micro_batches, self.sharding, groups, slow, self.limit_bytes)
 
 
 class RelaxedPrice(SplitPrice):
@@ -131,7 +145,7 @@ class RelaxedPrice(SplitPrice):
 
     def __init__(self, spans: Spans, stages: int, leanest: Sharding, micro_batches: int, limit_bytes: float) -> None:
         placed = Placed(kinds=((NOWHERE, 1.0),), stages=(0,) * stages)
-        super().__init__(spans, placed, Sharding(), micro_batches, limit_bytes)
+        super().__init__(spans, {}, placed, Sharding(), micro_batches, limit_bytes)
         self._leanest = leanest
 
     def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:

@@ -1,0 +1,148 @@
+"""Random small models, clusters and jobs on which every plan can be tried: by a seed, so that a case comes back."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from functools import cache
+
+from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Tier
+from nebula.graph.values import DistributedGraph
+from nebula.models.describe import decoder_graph
+from nebula.plan.job import Objective
+from nebula.plan.values import Job
+from tests.pure.cost_samples import chain, device
+from tests.pure.decoder_samples import GROUPED, MIXED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One problem."""
+
+    graph: DistributedGraph
+    cluster: Cluster
+    job: Job
+    objective: Objective
+
+    def __str__(self) -> str:
+        groups = [
+            f"{g.count}x{g.devices_per_node} {g.device.name} of {g.device.memory_bytes:.3g} B"
+            f" out {sorted(g.excluded)} slow {dict(g.slow)}"
+            for g in self.cluster.groups
+        ]
+        return f"{self.graph.name} of {len(self.graph.layers)} layers on {groups}, {self.job}, {self.objective}"
+
+
+@cache
+def model(kind: str, layers: int, dtype: str) -> DistributedGraph:
+    """A model of `layers` layers in all, from 2 on; made once."""
+    if kind == "unlike":
+        wide = tuple(i for i in range(layers) if i % 3 == 1)
+        return chain(layers, hidden=32, tokens=64, wide=wide)
+    shape = replace(MIXED if kind == "experts" else GROUPED, layers=max(1, layers - 2), tied=kind == "tied")
+    return decoder_graph(kind, shape, dtype=dtype)
+
+
+def types(rng: random.Random, count: int, room_bytes: float) -> list[DeviceType]:
+    """So many device types, none like another; memory around what the model needs in all."""
+    kind = rng.choice(("npu", "npu", "gpu", "cpu"))
+    made = []
+    for index in range(count):
+        made.append(
+            device(
+                name=f"type{index}",
+                kind=kind,
+                emulated=kind == "npu",
+                peak_flops={"float32": 10 ** rng.uniform(10.5, 13)},
+                memory_bytes=room_bytes * 10 ** rng.uniform(-0.7, 0.8),
+                memory_bytes_per_s=10 ** rng.uniform(9.5, 11.5),
+                kernel_s=rng.choice((0.0, 1e-6, 2e-5)),
+                product_efficiency=rng.uniform(0.4, 1.0),
+                price_per_hour=rng.uniform(1.0, 4.0),
+                power_w=rng.uniform(100.0, 500.0),
+            )
+        )
+    return made
+
+
+def group(rng: random.Random, name: str, kind: DeviceType, sizes: tuple[int, ...], most: int) -> NodeGroup:
+    """Nodes of one size, some of them out of use or slow."""
+    size = rng.choice([s for s in sizes if s <= most])
+    count = rng.randint(1, min(4, most // size))
+    out = frozenset(n for n in range(1, count) if rng.random() < 0.15)
+    slow = tuple((n, rng.uniform(1.1, 3.0)) for n in range(count) if rng.random() < 0.2)
+    return NodeGroup(
+        name=name,
+        count=count,
+        device=kind,
+        devices_per_node=size,
+        intra=Link(kind="bus", bytes_per_s=10 ** rng.uniform(8.5, 11.5), latency_s=rng.choice((0.0, 1e-6, 1e-5))),
+        nic=Link(kind="wire", bytes_per_s=10 ** rng.uniform(7.5, 10.5), latency_s=rng.choice((0.0, 5e-6, 2e-5))),
+        nic_count=rng.choice((1, size)),
+        excluded=out,
+        slow=slow,
+    )
+
+
+TIERS = (
+    (),
+    (Tier(name="leaf", nodes=2, latency_s=1e-6), Tier(name="spine", oversubscription=2.0)),
+    (Tier(name="leaf", nodes=1, latency_s=1e-6), Tier(name="spine", oversubscription=4.0, latency_s=2e-5)),
+)
+"""Flat, and two trees."""
+
+
+def network(rng: random.Random, kinds: list[DeviceType], sizes: tuple[int, ...], most: int) -> Cluster:
+    """One to three groups of nodes, each on a device type drawn anew, in all of at most so many devices."""
+    names = ("a", "b", "c")[: rng.choice((1, 2, 2, 3))]
+    groups = tuple(group(rng, name, rng.choice(kinds), sizes, most // len(names)) for name in names)
+    return Cluster(name="small", groups=groups, tiers=rng.choice(TIERS))
+
+
+def room_bytes(graph: DistributedGraph) -> float:
+    """About what a whole model needs on one device: states and one row's activations."""
+    return 16.0 * graph.parameter_count + sum(graph.block_of(i).saved_bytes for i in range(len(graph.layers)))
+
+
+ORDER = ("recompute", "sharding", "micro_batch_rows", "pipeline", "tensor", "data")
+
+
+def wish(rng: random.Random, name: str, layers: int, batch: int) -> int | str:
+    """A value that a user might fix for a degree; not all of them can be."""
+    divisors = [d for d in range(1, batch + 1) if batch % d == 0]
+    some: dict[str, list[int | str]] = {
+        "recompute": ["none", "selective", "full"],
+        "sharding": [0, 1, 2, 3],
+        "micro_batch_rows": list(divisors),
+        "pipeline": list(range(1, min(4, layers) + 1)),
+        "tensor": [1, 2, 4, 3],
+        "data": list(divisors),
+    }
+    return rng.choice(some[name])
+
+
+def fleet_case(seed: int, most_devices: int = 8) -> Case:
+    """A case of `nebula plan`."""
+    rng = random.Random(seed)
+    kind = rng.choice(("unlike", "dense", "tied", "experts"))
+    graph = model(kind, rng.randint(3 if kind != "unlike" else 2, 8), rng.choice(("float32", "bfloat16")))
+    kinds = types(rng, rng.choice((1, 2, 2)), room_bytes(graph))
+    cluster = network(rng, kinds, (1, 2, 2, 3, 4, 8), most_devices)
+    job = Job(
+        global_batch=rng.choice((1, 2, 3, 4, 6, 8)),
+        precision=rng.choice(("fp32", "fp32", "bf16")),
+        optimizer=rng.choice(("adamw", "adamw", "sgd")),
+        memory_fraction=rng.choice((0.92, 0.5, 1.0)),
+    )
+    names = [name for name in ORDER if rng.random() < 0.06]
+    fixed = {name: wish(rng, name, len(graph.layers), job.global_batch) for name in names}
+    return Case(graph=graph, cluster=cluster, job=job, objective=Objective(fixed=fixed, exclude=left_out(rng, cluster)))
+
+
+def left_out(rng: random.Random, cluster: Cluster) -> tuple[str, ...]:
+    """Now and then a node or a group that the objective leaves out; never all."""
+    if rng.random() < 0.8:
+        return ()
+    if len(cluster.groups) > 1:
+        return (rng.choice((cluster.groups[-1].name, f"{cluster.groups[-1].name}/0")),)
+    return (f"{cluster.groups[0].name}/{cluster.groups[0].count - 1}",) if cluster.groups[0].count > 1 else ()

@@ -1,0 +1,97 @@
+"""The planner against trying every plan of its space, on random small cases that anyone can draw again.
+
+A case is known by its seed, which is in the name of a test: `pytest "tests/pure/test_brute_force.py::NAME[17]"` runs
+one again, and what it was is printed.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from nebula.cost_model.evaluate import evaluate
+from nebula.errors import BadInput, Infeasible
+from nebula.plan.degrees import degrees_of
+from nebula.plan.legality import violations
+from nebula.planner.search import Answer, search
+from tests.pure import naive_fleet
+from tests.pure.brute_cases import Case, fleet_case
+from tests.pure.naive_fleet import Degrees, Found
+
+EXACT = 1e-9
+"""Rounding."""
+
+
+def narrowed(case: Case, seed: int, most: int) -> Case:
+    """The case with as many degrees fixed, to those of some plan of it, as it takes for at most so many plans."""
+    rng = random.Random(f"narrow {seed}")
+    offered = naive_fleet.offer(case.cluster, case.job, case.objective.exclude)
+    while True:
+        fixed = dict(case.objective.fixed)
+        every = list(naive_fleet.every_degrees(len(case.graph.layers), offered, case.job, fixed))
+        if len(every) <= most:
+            return case
+        some = rng.choice(every).given()
+        name = rng.choice(sorted(set(some) - set(fixed)))
+        case = replace(case, objective=replace(case.objective, fixed={**fixed, name: some[name]}))
+
+
+def check_fleet(case: Case, seed: int) -> None:
+    """The search finds what loops over all plans find: the best, the second, or that there is none."""
+    print(f"seed {seed}: {case}")
+    every = naive_fleet.every_plan(case.graph, case.cluster, case.job, case.objective)
+    fitting = {degrees: found for degrees, found in every.items() if found.fits}
+    if not fitting:
+        with pytest.raises((Infeasible, BadInput) if not every else Infeasible):
+            search(case.graph, case.cluster, case.job, case.objective)
+        return
+    answer = search(case.graph, case.cluster, case.job, case.objective)
+    least_s = min(found.prediction.step_time_s for found in fitting.values())
+    check_answer(case, answer, fitting, least_s)
+    check_runner_up(answer, fitting)
+    one = random.Random(seed).choice(list(fitting.values()))
+    alone = evaluate(case.graph, case.cluster, one.plan)
+    assert alone == one.prediction
+    assert alone.step_time_s >= answer.plan.prediction.step_time_s * (1 - EXACT)
+
+
+def check_answer(case: Case, answer: Answer, fitting: dict[Degrees, Found], least_s: float) -> None:
+    """The answer is a plan of the space, none is better, and its bound is below all."""
+    own = answer.plan.prediction
+    assert own.step_time_s == pytest.approx(least_s, rel=EXACT)
+    assert answer.bound_s <= least_s * (1 + EXACT)
+    assert answer.gap >= 0.0
+    assert violations(answer.plan, layers=len(case.graph.layers), cluster=case.cluster) == ()
+    assert all(held.total_bytes <= held.limit_bytes for held in own.memory)
+    assert fitting[degrees_in(answer.plan)].prediction == own
+
+
+def degrees_in(plan) -> Degrees:
+    given = degrees_of(plan)
+    names = ("data", "tensor", "micro_batch_rows", "sharding", "sharding_degree", "recompute")
+    return Degrees(
+        *(given[name] for name in names), tuple(last - first for first, last in (s.layers for s in plan.stages))
+    )
+
+
+def check_runner_up(answer: Answer, fitting: dict[Degrees, Found]) -> None:
+    """The second candidate is the best of the other splits."""
+    by_split: dict[tuple[object, ...], float] = {}
+    for degrees, found in fitting.items():
+        by_split[degrees.split] = min(found.prediction.step_time_s, by_split.get(degrees.split, float("inf")))
+    times = sorted(by_split.values())
+    told = [plan.prediction.step_time_s for plan in answer.candidates[:2]]
+    assert told == pytest.approx(times[:2], rel=EXACT)
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_the_fleet_planner_equals_trying_everything(seed):
+    check_fleet(narrowed(fleet_case(seed), seed, most=60), seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(400, 700))
+def test_the_fleet_planner_equals_trying_everything_on_larger_cases(seed):
+    check_fleet(narrowed(fleet_case(seed, most_devices=12), seed, most=400), seed)
