@@ -152,8 +152,8 @@ class Chains:
         self, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str
     ) -> ChainCost:
         blocks = [self.block(i, rows, tensor, sequence) for i in range(len(self.graph.blocks))]
-        layers = [self._layer(i, rows, tensor, sequence, device) for i in range(len(blocks))]
-        borders = [_border(block) for block in blocks]
+        layers = [self.layer(i, rows, tensor, sequence, device) for i in range(len(blocks))]
+        borders = [border_of(block) for block in blocks]
 
         def each(values: list[float]) -> Floats:
             return np.array(values, dtype=float)[list(self.graph.layers)]
@@ -182,14 +182,19 @@ class Chains:
             backward_messages=each([b[3] for b in borders]),
         )
 
-    def _layer(self, index: int, rows: int, degree: int, sequence: bool, device: DeviceType) -> LayerCost:
+    def layer(self, index: int, rows: int, degree: int, sequence: bool, device: DeviceType) -> LayerCost:
+        """What a layer of the block of that index costs one rank.
+
+        Raises:
+            BadInput: the degree does not divide what it must cut.
+        """
         key = (index, rows, degree, sequence, device.name)
         if key not in self._layers:
             self._layers[key] = layer_cost(self.block(index, rows, degree, sequence), device)
         return self._layers[key]
 
 
-def _border(block: Block) -> tuple[float, float, float, float]:
+def border_of(block: Block) -> tuple[float, float, float, float]:
     """Bytes forward, bytes backward, tensors forward, tensors backward across the border behind a block."""
     tensors = block.by_name
     out = [tensors[n] for n in block.outputs]

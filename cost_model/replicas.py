@@ -18,7 +18,7 @@ from nebula.cost_model.execution import Execution
 from nebula.cost_model.passes import Passes
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.cost_model.traffic import Axes, wire
-from nebula.graph.values import DTYPE_BYTES
+from nebula.graph.values import DTYPE_BYTES, Collective
 from nebula.plan.values import Stage
 
 
@@ -43,6 +43,9 @@ Counted = Sequence[tuple[LayerLoad, int]]
 """Layers of a stage that differ, each with how many there are."""
 
 
+Wires = tuple[Collective, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Replicas:
     """The replicas of one stage.
@@ -65,15 +68,18 @@ class Replicas:
 
     def layer_seconds(self, load: LayerLoad) -> tuple[float, float]:
         """Gathering a layer's parameters, and reducing its gradients, in every micro-batch: under stage 3."""
+        gathers, reduces = self.layer_wires(load)
+        return self._seconds(gathers), self._seconds(reduces)
+
+    def layer_wires(self, load: LayerLoad) -> tuple[Wires, Wires]:
+        """The collectives of that."""
         if self.stage.sharding.stage < 3:
-            return 0.0, 0.0
-        shard, expert = self.axes.shard, self.axes.expert_shard
-        gather_s = self._wire("all_gather", shard, load.elements * self._gather_bytes)
-        gather_s += self._wire("all_gather", expert, load.expert_elements * self._gather_bytes)
-        reduce_s = self._wire("reduce_scatter", shard, load.elements * self._reduce_bytes)
-        reduce_s += self._wire("reduce_scatter", expert, load.expert_elements * self._reduce_bytes)
-        reduce_s += self._wire("all_reduce", self.axes.outer, load.elements * self._reduce_bytes / self._degree)
-        return gather_s, reduce_s
+            return (), ()
+        gathers = (
+            Collective(kind="all_gather", axis="shard", bytes=load.elements * self._gather_bytes),
+            Collective(kind="all_gather", axis="expert_shard", bytes=load.expert_elements * self._gather_bytes),
+        )
+        return gathers, self._reduces(load.elements, load.expert_elements)
 
     def adds_seconds(self, loads: Counted) -> float:
         """Adding a micro-batch's gradients to the sums of those before, on average over the micro-batches of a step.
@@ -87,18 +93,34 @@ class Replicas:
 
     def sync_seconds(self, loads: Counted) -> tuple[float, float]:
         """Gradients reduced and parameters gathered once a step, whatever hides them."""
+        reduces, gathers = self.sync_wires(loads)
+        return self._seconds(reduces), self._seconds(gathers)
+
+    def sync_wires(self, loads: Counted) -> tuple[Wires, Wires]:
+        """The collectives of that; axis `replicas` is all ranks that hold the same."""
         dense, experts = _elements(loads)
-        shard, outer, expert = self.axes.shard, self.axes.outer, self.axes.expert_shard
         if self.stage.sharding.stage == 3:
-            return 0.0, 0.0
+            return (), ()
         if self.stage.sharding.stage == 0:
-            reduce_s = self._wire("all_reduce", _joined(shard, outer), dense * self._reduce_bytes)
-            return reduce_s + self._wire("all_reduce", expert, experts * self._reduce_bytes), 0.0
-        reduce_s = self._wire("reduce_scatter", shard, dense * self._reduce_bytes)
-        reduce_s += self._wire("all_reduce", outer, dense * self._reduce_bytes / self._degree)
-        reduce_s += self._wire("reduce_scatter", expert, experts * self._reduce_bytes)
-        gather_s = self._wire("all_gather", shard, dense * self._gather_bytes)
-        return reduce_s, gather_s + self._wire("all_gather", expert, experts * self._gather_bytes)
+            every = Collective(kind="all_reduce", axis="replicas", bytes=dense * self._reduce_bytes)
+            return (
+                every,
+                Collective(kind="all_reduce", axis="expert_shard", bytes=experts * self._reduce_bytes),
+            ), ()
+        gathers = (
+            Collective(kind="all_gather", axis="shard", bytes=dense * self._gather_bytes),
+            Collective(kind="all_gather", axis="expert_shard", bytes=experts * self._gather_bytes),
+        )
+        return self._reduces(dense, experts), gathers
+
+    def _reduces(self, dense: float, experts: float) -> Wires:
+        """Gradients of so many elements to those that own them, then over the groups that own the same."""
+        width = self._reduce_bytes
+        return (
+            Collective(kind="reduce_scatter", axis="shard", bytes=dense * width),
+            Collective(kind="all_reduce", axis="outer", bytes=dense * width / self._degree),
+            Collective(kind="reduce_scatter", axis="expert_shard", bytes=experts * width),
+        )
 
     def update_seconds(self, loads: Counted) -> float:
         """The clip of the global norm and the optimizer's update of what a rank owns.
@@ -113,8 +135,15 @@ class Replicas:
         width = 4 * gradient + 2 * DTYPE_BYTES[e.moments_dtype] * e.moments + copy
         return moving_seconds(owned * width, 0.0, self.device)
 
-    def _wire(self, kind: str, levels: Levels, size_bytes: float) -> float:
-        return wire(kind, levels, self.parameters).seconds(size_bytes) if size_bytes else 0.0
+    def _seconds(self, wires: Wires) -> float:
+        return sum(
+            wire(each.kind, self._levels(each.axis), self.parameters).seconds(each.bytes)
+            for each in wires
+            if each.bytes
+        )
+
+    def _levels(self, axis: str) -> Levels:
+        return _joined(self.axes.shard, self.axes.outer) if axis == "replicas" else self.axes.of(axis)
 
     def _owned(self, loads: Counted) -> tuple[float, float]:
         """Elements whose states the rank keeps, and those of experts: its share of what others hold as well."""

@@ -65,25 +65,33 @@ def stage_axes(
         behind: the grid of the next stage.
         fabric: of the cluster.
     """
+    members = axis_groups(grid, shard=shard, expert=expert, expert_tensor=expert_tensor)
+    found = {axis: _slowest(groups, fabric) for axis, groups in members.items()}
+    if behind is None:
+        return Axes(**found)
+    count = min(grid.size, behind.size)
+    pairs = np.stack([grid.reshape(-1)[:count], behind.reshape(-1)[:count]], axis=1)
+    return Axes(**found, pair=_slowest(pairs, fabric) if len(pairs) else Levels())
+
+
+def axis_groups(
+    grid: NDArray[np.int64], *, shard: int, expert: int, expert_tensor: int
+) -> dict[str, NDArray[np.int64]]:
+    """For each axis of Axes but `pair` its groups, [groups, ranks of a group]; arguments as of stage_axes."""
     data, context, tensor = grid.shape
     replicas = grid.reshape(data // shard, shard * context, tensor)
     dealt = (
         grid.reshape(-1, expert, expert_tensor) if grid.size % (expert * expert_tensor) == 0 else grid.reshape(1, -1, 1)
     )
-    pairs = np.zeros((0, 2), dtype=np.int64)
-    if behind is not None:
-        count = min(grid.size, behind.size)
-        pairs = np.stack([grid.reshape(-1)[:count], behind.reshape(-1)[:count]], axis=1)
-    return Axes(
-        tensor=_slowest(grid.reshape(-1, tensor), fabric),
-        context=_slowest(grid.transpose(0, 2, 1).reshape(-1, context), fabric),
-        expert=_slowest(dealt.transpose(0, 2, 1).reshape(-1, dealt.shape[1]), fabric),
-        expert_tensor=_slowest(dealt.reshape(-1, dealt.shape[2]), fabric),
-        shard=_slowest(replicas.transpose(0, 2, 1).reshape(-1, shard * context), fabric),
-        outer=_slowest(replicas.transpose(1, 2, 0).reshape(-1, data // shard), fabric),
-        expert_shard=_slowest(dealt.transpose(1, 2, 0).reshape(-1, dealt.shape[0]), fabric),
-        pair=_slowest(pairs, fabric) if len(pairs) else Levels(),
-    )
+    return {
+        "tensor": grid.reshape(-1, tensor),
+        "context": grid.transpose(0, 2, 1).reshape(-1, context),
+        "expert": dealt.transpose(0, 2, 1).reshape(-1, dealt.shape[1]),
+        "expert_tensor": dealt.reshape(-1, dealt.shape[2]),
+        "shard": replicas.transpose(0, 2, 1).reshape(-1, shard * context),
+        "outer": replicas.transpose(1, 2, 0).reshape(-1, data // shard),
+        "expert_shard": dealt.transpose(1, 2, 0).reshape(-1, dealt.shape[0]),
+    }
 
 
 def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> Levels:

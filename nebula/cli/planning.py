@@ -63,9 +63,10 @@ def plan(
 ) -> None:
     """Find how to train the model on the cluster, and say why."""
     from nebula.cli.console import log, print_json
+    from nebula.cli.details import dry_findings
     from nebula.cli.emitting import check_asked, print_or_write
     from nebula.cli.output import apart, free
-    from nebula.cli.subject import dry_findings, explored_plan, find_plan, load_subject, search_record
+    from nebula.cli.subject import explored_plan, find_plan, load_subject, search_record
     from nebula.cost_model.economy import outlook
     from nebula.plan.files import save_plan
     from nebula.plan.legality import executable, kind_of

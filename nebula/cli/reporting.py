@@ -52,8 +52,9 @@ def report(
 
 def gather(source: Path, overrides: list[str] | None, plan_file: Path | None, *, replan: bool = False) -> Findings:
     """The findings of a run's folder, or of a dry run with what would be if."""
+    from nebula.cli.details import dry_findings
     from nebula.cli.run_folder import run_findings
-    from nebula.cli.subject import chosen_plan, dry_findings, load_subject
+    from nebula.cli.subject import chosen_plan, load_subject
 
     if source.is_dir():
         return run_findings(source)

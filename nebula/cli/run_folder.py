@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nebula.cli.details import detailed
 from nebula.cli.subject import check_origin, described_graph, findings
 from nebula.errors import BadInput
 from nebula.report.findings import Findings, Search
@@ -85,4 +86,4 @@ def run_findings(folder: Path) -> Findings:
     if plan.prediction is None:
         plan = replace(plan, prediction=evaluate(graph, cluster, plan))
     found = findings(plan, graph, cluster, load_search(folder / SEARCH), load_conditions(folder / CONDITIONS))
-    return replace(found, measured=read_run(folder))
+    return replace(detailed(found), measured=read_run(folder))

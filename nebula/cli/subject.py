@@ -173,20 +173,17 @@ def findings(
     search: Search | None = None,
     conditions: Conditions | None = None,
 ) -> Findings:
-    """Everything a report or a table of a plan shows, its predicted timeline and its outlook included."""
+    """What a table of a plan shows, its predicted timeline and its outlook included."""
     from nebula.cost_model.economy import outlook
     from nebula.cost_model.evaluate import predicted_timeline
-    from nebula.cost_model.memory_timeline import memory_timelines
     from nebula.plan.legality import executable, kind_of
     from nebula.report.spans import predicted_spans
 
-    steps = predicted_timeline(graph, cluster, plan)
     return Findings(
         plan=plan,
         graph=graph,
         cluster=cluster,
-        spans=predicted_spans(steps.events),
-        memory=memory_timelines(graph, cluster, plan, steps) if plan.prediction else (),
+        spans=predicted_spans(predicted_timeline(graph, cluster, plan).events),
         search=search or Search(),
         outlook=outlook(graph, cluster, plan, conditions) if plan.prediction else None,
         missing=executable(plan, kind_of(cluster)).missing,
@@ -198,19 +195,6 @@ def subject_findings(plan: Plan, subject: Subject, search: Search | None = None)
     """The findings of a plan for what a run file asks."""
     run = subject.run
     return findings(plan, subject.graph, run.cluster, search, run.conditions)
-
-
-def dry_findings(plan: Plan, subject: Subject, search: Search | None = None, *, replan: bool = False) -> Findings:
-    """The findings of a dry run, with the plan under other links, memory and nodes.
-
-    Args:
-        replan: whether to plan again for more memory and without a node, which takes two more searches.
-    """
-    from nebula.planner.sensitivity import what_ifs
-
-    run = subject.run
-    rows = what_ifs(subject.graph, run.cluster, plan, run.objective, replan=replan)
-    return replace(subject_findings(plan, subject, search), what_ifs=rows)
 
 
 def search_record(answer: Answer) -> Search:

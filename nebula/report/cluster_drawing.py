@@ -5,9 +5,11 @@ The network stands on the left, outermost on the far left: WAN, then each switch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from nebula.cluster.topology import FLAT
 from nebula.cluster.values import Cluster, NodeGroup
+from nebula.cost_model.traffic_matrix import WAN, TrafficMatrix
 from nebula.plan.values import Plan
 from nebula.report.folding import UNUSED, Tile, device_stages, tiles
 from nebula.report.svg import drawing, element, line, rect, stage_colour, text
@@ -114,13 +116,18 @@ def _trunk(x: float, top: float, bottom: float, words: str, class_: str) -> list
     return [rect(x, top, 22, bottom - top, rx=5, class_=class_, title=words), label]
 
 
-def _nic(group: NodeGroup, left: float, y: float) -> list[str]:
+def _nic(group: NodeGroup, left: float, y: float, most_bytes: float) -> list[str]:
+    """The cards of a node, and what the node that sends most puts through them in a step."""
     cards = f"{group.nic_count} × " if group.nic_count > 1 else ""
     x = left - NIC
     return [
         line(x, y, left, y, class_="cable"),
         text(x + NIC / 2, y - 6, f"{cards}{format_rate(group.nic.bytes_per_s)}", class_="tick middle"),
         text(x + NIC / 2, y + 14, f"{format_seconds(group.nic.latency_s)} a node", class_="tick middle"),
+        *(
+            [text(x + NIC / 2, y + 30, f"≤ {format_bytes(most_bytes)} a step", class_="tick middle strong")]
+            * bool(most_bytes)
+        ),
     ]
 
 
@@ -131,20 +138,33 @@ def _sites(cluster: Cluster) -> tuple[tuple[str, tuple[NodeGroup, ...]], ...]:
     return tuple((s.name, tuple(g for g in cluster.groups if g.name in s.groups)) for s in cluster.sites)
 
 
-def _tier_words(cluster: Cluster) -> list[str]:
+def _tier_words(cluster: Cluster, through: Mapping[str, float]) -> list[str]:
     """Outermost first."""
     words = []
     for tier in reversed(cluster.tiers):
         joins = f" of {tier.nodes}" if tier.nodes else ""
-        words.append(f"{tier.name}{joins} · {tier.oversubscription:g}:1 · +{format_seconds(tier.latency_s)}")
-    return words or (["one switch"] if cluster.node_count > 1 else [])
+        rate = f"{tier.oversubscription:g}:1 · +{format_seconds(tier.latency_s)}"
+        words.append(f"{tier.name}{joins}{_a_step(through, tier.name)} · {rate}")
+    alone = [f"one switch{_a_step(through, FLAT.name)}"] if cluster.node_count > 1 else []
+    return words or alone
 
 
-def cluster_drawing(cluster: Cluster, plan: Plan) -> str:
-    """The cluster with the plan's stages on its devices."""
+def _a_step(through: Mapping[str, float], level: str) -> str:
+    """What passes a level in a step, as a part of its name."""
+    return f" · {format_bytes(through[level])} a step" if through.get(level) else ""
+
+
+def _through(traffic: TrafficMatrix | None) -> dict[str, float]:
+    """Bytes of a step by level."""
+    return dict(zip(traffic.levels, traffic.level_bytes().sum(axis=1).tolist(), strict=True)) if traffic else {}
+
+
+def cluster_drawing(cluster: Cluster, plan: Plan, traffic: TrafficMatrix | None = None) -> str:
+    """The cluster with the plan's stages on its devices, and with traffic what a step sends through each level."""
+    through, out_bytes = _through(traffic), traffic.out_bytes() if traffic else {}
     stages, count = device_stages(plan), len(plan.stages)
     rows = {group.name: tiles(group, stages) for group in cluster.groups}
-    cell, tiers = _cell(cluster, list(rows.values())), _tier_words(cluster)
+    cell, tiers = _cell(cluster, list(rows.values())), _tier_words(cluster, through)
     wan = TRUNK if cluster.wan else 0.0
     left = wan + TRUNK * len(tiers) + (NIC if tiers else 2.0)
     out: list[str] = []
@@ -153,11 +173,13 @@ def cluster_drawing(cluster: Cluster, plan: Plan) -> str:
         begin = top
         for group in groups:
             panel, height = _panel(group, rows[group.name], left, top, cell, count)
-            out += panel + (_nic(group, left, top + height / 2) if tiers else [])
+            most_bytes = max((size for n, size in out_bytes.items() if n.rpartition("/")[0] == group.name), default=0.0)
+            out += panel + (_nic(group, left, top + height / 2, most_bytes) if tiers else [])
             top += height + 12
         out += _switches(name, tiers, wan, begin, top - 12)
     if cluster.wan:
         words = f"WAN {format_rate(cluster.wan.bytes_per_s)}, {format_seconds(cluster.wan.latency_s)} one way"
+        words += _a_step(through, WAN)
         out += _trunk(0.0, 4.0, top - 12, words, "wan")
     return drawing(WIDTH, top, out, label=f"cluster {cluster.name} with the stages of the plan")
 

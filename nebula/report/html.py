@@ -12,16 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nebula.cost_model.economy import Outlook
-from nebula.report.bars import funnel, time_shares, waterfall
-from nebula.report.cluster_drawing import cluster_drawing
-from nebula.report.curves import loss_curve, time_curve
 from nebula.report.findings import Findings
-from nebula.report.memory_drawing import memory_bars, memory_panels, panels_legend, panels_note
+from nebula.report.memory_drawing import panels_note
 from nebula.report.outlook_words import amount, condition_rows, days_words, outlook_rows, progress_words
+from nebula.report.pictures import drawings, panels
 from nebula.report.rows import stage_rows
 from nebula.report.svg import stage_colour
-from nebula.report.timeline_drawing import timeline_drawing
-from nebula.report.what_if_drawing import what_if_bars
+from nebula.report.traffic_drawing import level_rows, traffic_words
 from nebula.report.words import (
     bound_words,
     engine_words,
@@ -31,10 +28,8 @@ from nebula.report.words import (
     percent,
     verdict,
 )
-from nebula.units import format_count, format_seconds
+from nebula.units import format_bytes, format_count, format_seconds
 from nebula.whole_file import write_whole
-
-MOST_RANKS = 16
 
 
 def report_page(findings: Findings) -> str:
@@ -46,7 +41,7 @@ def report_page(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": format_seconds, "percent": percent}
+    environment.filters |= {"seconds": format_seconds, "percent": percent, "bytes": format_bytes}
     folder = files("nebula.report")
     return environment.get_template("page.html.j2").render(
         plan=findings.plan,
@@ -56,7 +51,8 @@ def report_page(findings: Findings) -> str:
         versions=findings.versions,
         css=Markup(folder.joinpath("page.css").read_text(encoding="utf-8")),
         js=Markup(folder.joinpath("page.js").read_text(encoding="utf-8")),
-        drawings={name: Markup(svg) for name, svg in _drawings(findings).items()},
+        drawings={name: Markup(svg) for name, svg in drawings(findings).items()},
+        panels={name: [Markup(svg) for svg in svgs] for name, svgs in panels(findings).items()},
         **_words(findings),
     )
 
@@ -64,41 +60,6 @@ def report_page(findings: Findings) -> str:
 def write_report(findings: Findings, path: Path) -> None:
     """Writes the report to `path`, replacing a report that is there."""
     write_whole(path, report_page(findings))
-
-
-def measured_lanes(findings: Findings) -> dict[int, str]:
-    """The ranks whose timelines are drawn: the first of each stage, then others while there is room."""
-    present = {s.lane for s in findings.measured.spans}
-    stages = {rank: index for index, stage in enumerate(findings.plan.stages) for rank in stage.ranks}
-    first = [next((r for r in stage.ranks if r in present), -1) for stage in findings.plan.stages]
-    rest = sorted(present - set(first)) if len(first) == 1 else []
-    chosen = sorted([r for r in first if r >= 0] + rest, key=lambda r: (stages.get(r, 0), r))[:MOST_RANKS]
-    return {rank: f"stage {stages.get(rank, 0)} · rank {rank}" for rank in chosen}
-
-
-def _drawings(findings: Findings) -> dict[str, str]:
-    """Every picture by name; empty where there is nothing to draw."""
-    plan, measured = findings.plan, findings.measured
-    out = dict.fromkeys(("timeline", "memory", "holders", "parts", "shares", "what_ifs", "loss", "time", "funnel"), "")
-    out["cluster"] = cluster_drawing(findings.cluster, plan)
-    if findings.spans:
-        out["timeline"] = timeline_drawing(findings.spans, measured.spans, measured_lanes(findings))
-    if plan.prediction:
-        out["memory"] = memory_bars(plan.prediction.memory)
-        out["parts"] = waterfall(
-            plan.prediction, measured.step_time_s, f"median of {len(measured.steps)} steps, {measured.clock} time"
-        )
-    if findings.memory:
-        out["holders"] = panels_legend(findings.memory)
-    if findings.outlook:
-        out["shares"] = time_shares(findings.outlook)
-    if measured.steps:
-        out["loss"], out["time"] = loss_curve(measured.steps), time_curve(measured.steps, measured.clock)
-    if findings.what_ifs:
-        out["what_ifs"] = what_if_bars(findings.what_ifs)
-    if findings.search.candidates:
-        out["funnel"] = funnel(findings.search)
-    return out
 
 
 def _clock(findings: Findings) -> str:
@@ -131,8 +92,9 @@ def _words(findings: Findings) -> dict[str, object]:
         "stages": rows,
         "folded": findings.cluster.node_count > 8,
         "timeline_note": _timeline_note(findings),
-        "memory_panels": [Markup(svg) for svg in memory_panels(findings.memory)] if findings.memory else [],
         "memory_note": panels_note(findings.memory),
+        "traffic_note": traffic_words(findings.traffic) if findings.traffic else "",
+        "traffic": level_rows(findings.traffic) if findings.traffic else (),
         "parts_note": f"On the stage that ends last{_clock(findings)}; the parts sum to the step.",
         "measured_note": f"Run {findings.measured.run}: {measured_words(findings)}." if findings.measured.steps else "",
         "bound": bound_words(plan),

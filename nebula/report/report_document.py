@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from nebula.cost_model.flows import AXES
 from nebula.cost_model.memory_timeline import MemoryTimeline
+from nebula.cost_model.traffic_matrix import TrafficMatrix
 from nebula.plan.legality import executable, kind_of
 from nebula.report.document import plan_document
 from nebula.report.findings import Findings, Measured, Search
 from nebula.report.memory_drawing import SLOTS
 from nebula.report.rows import stage_rows
+from nebula.report.traffic_drawing import level_rows, parts_of
 from nebula.report.words import fits, measured_words, verdict
 
 
@@ -29,6 +32,7 @@ def report_document(findings: Findings) -> dict[str, Any]:
         "stages": _stages(findings),
         "timeline": [span._asdict() for span in findings.spans],
         "memory": [_memory(timeline.fullest(SLOTS)) for timeline in findings.memory],
+        "traffic": _traffic(findings.traffic, findings) if findings.traffic else None,
         "what_ifs": [asdict(row) for row in findings.what_ifs],
         "search": {**document["search"], **_search(search)},
         "measured": _measured(findings) if findings.measured.run else None,
@@ -62,6 +66,18 @@ def _memory(timeline: MemoryTimeline) -> dict[str, Any]:
         "starts_s": timeline.starts_s.tolist(),
         "end_s": timeline.end_s,
         "held_bytes": {holder: values.tolist() for holder, values in timeline.held_bytes},
+    }
+
+
+def _traffic(traffic: TrafficMatrix, findings: Findings) -> dict[str, Any]:
+    """Bytes by axis and level, and [from][to] between the nodes that the page puts together."""
+    parts = parts_of(traffic, findings.cluster, findings.plan)
+    cells = traffic.folded([part.nodes for part in parts])
+    return {
+        "total_bytes": traffic.total_bytes,
+        "levels": [asdict(row) for row in level_rows(traffic)],
+        "nodes": [list(part.nodes) for part in parts],
+        "sent_bytes": {axis: cells[:, :, j].tolist() for j, axis in enumerate(AXES) if cells[:, :, j].any()},
     }
 
 
