@@ -87,12 +87,12 @@ def executed_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan, exe
     pricing = StepPricing(graph, cluster, execution)
     stages = pricing.step(plan).stages
     homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
-    send = [s.send_s for s in stages]
+    forward, backward, send, back = (tuple(each.tolist()) for each in pricing.durations(stages))
     durations = Durations(
-        forward_s=tuple(s.forward_s for s in stages),
-        backward_s=tuple(s.backward_s for s in stages),
-        send_forward_s=(*send[:-1], 0.0),
-        send_backward_s=(0.0, *send[:-1]),
+        forward_s=forward,
+        backward_s=backward,
+        send_forward_s=send,
+        send_backward_s=back,
         weight_s=tuple(min(s.weight_s, s.backward_s) for s in stages),
         sends=Sends.BESIDE if execution.hidden.pipeline else Sends.OCCUPY,
     )

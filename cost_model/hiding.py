@@ -5,12 +5,18 @@ What is hidden is worked out against the kernels that run meanwhile, and what ru
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nebula.cost_model.execution import Hidden
 from nebula.cost_model.passes import Pass
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.cost_model.traffic import Axes, seconds_by_axis
+
+Floats: TypeAlias = NDArray[np.float64]
+Seconds: TypeAlias = float | Floats
 
 
 class Hiding(NamedTuple):
@@ -21,7 +27,11 @@ class Hiding(NamedTuple):
 
     def beside(self, work_s: float, wire_s: float) -> float:
         """What communication adds to kernels that run meanwhile: what is longer, and what both delay one another."""
-        return max(0.0, wire_s - work_s) + self.parameters.contention * min(work_s, wire_s)
+        return max(0.0, wire_s - work_s) + float(self.delay(work_s, wire_s))
+
+    def delay(self, work_s: Seconds, wire_s: Seconds) -> Floats:
+        """By how much kernels and communication that run at once delay one another."""
+        return self.parameters.contention * np.minimum(work_s, wire_s)
 
     def behind_data(self, work_s: float, wire_s: float) -> float:
         """What traffic of sharded parameters adds to kernels."""

@@ -167,13 +167,23 @@ class StepPricing:
         backward_s, forward_s = (passes * sum(getattr(t, f) for t in own) for f in ("backward_s", "forward_s"))
         return self.hiding.beside(backward_s, reduce_s) + self.hiding.beside(forward_s, gather_s)
 
-    def _ends(self, plan: Plan, stages: Sequence[StageTimes], chunks: int, borders: float) -> Floats:
+    def durations(self, stages: Sequence[StageTimes], borders: float = 1.0) -> tuple[Floats, Floats, Floats, Floats]:
+        """Forward and backward of virtual stages, and what the messages of each take: outputs on, gradients back.
+
+        Of messages that travel beside kernels the sender is busy with as much as the two delay one another.
+        """
         forward, backward = (np.array([getattr(s, f) for s in stages]) for f in ("forward_s", "backward_s"))
         send = borders * np.array([s.send_s for s in stages])
         back = np.roll(send, 1)
         back[0] = 0.0
-        weight = np.array([s.weight_s for s in stages])
-        args = (plan.micro_batches, plan.schedule, chunks, weight)
+        if self.execution.hidden.pipeline:
+            busy, busy_back = self.hiding.delay(forward, send), self.hiding.delay(backward, back)
+            return forward + busy, backward + busy_back, send - busy, back - busy_back
+        return forward, backward, send, back
+
+    def _ends(self, plan: Plan, stages: Sequence[StageTimes], chunks: int, borders: float) -> Floats:
+        forward, backward, send, back = self.durations(stages, borders)
+        args = (plan.micro_batches, plan.schedule, chunks, np.array([s.weight_s for s in stages]))
         if self.execution.hidden.pipeline:
             return last_backward_s(forward, backward, *args, send_forward_s=send, send_backward_s=back)
         return last_backward_s(forward + send, backward + back, *args)

@@ -233,6 +233,23 @@ def test_interleaving_equal_stages_divides_the_bubble(chunks: int, devices: int,
     assert found.passes_s == pytest.approx(pass_s * (micro_batches + (devices - 1) / chunks))
 
 
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_messages_that_travel_beside_kernels_delay_their_senders(chunks: int) -> None:
+    graph = chain(16)
+    plan = split(graph, pipeline=2, chunks=chunks, micro_batches=32)
+
+    def passes_s(hidden: Hidden, contention: float) -> float:
+        parameters = replace(QUIET, contention=contention)
+        found = times(plan, replace(BARE, hidden=hidden), cluster(4, 2, intra=1e12), graph, parameters)
+        assert 0 < found.stages[0].send_s < found.stages[0].forward_s
+        return found.passes_s
+
+    free, half, whole = (passes_s(Hidden(pipeline=True), contention) for contention in (0.0, 0.5, 1.0))
+    assert free < half < whole
+    # what delays kernels by all that it takes is not hidden
+    assert whole == pytest.approx(passes_s(Hidden(), 0.0))
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     st.integers(0, 3), st.floats(1, 4), st.floats(0, 4), st.sampled_from([1, 2]), st.sampled_from([Hidden(), HIDDEN])
