@@ -102,6 +102,12 @@ class Chains:
         self._layers: dict[tuple[int, int, int, bool, str], LayerCost] = {}
         self._chains: dict[tuple[object, ...], ChainCost] = {}
 
+    def for_other_devices(self) -> Chains:
+        """Chains of the same graph for devices that have the same names and other rates; blocks stay cut."""
+        other = Chains(self.graph, self._tensor_block)
+        other._blocks = self._blocks
+        return other
+
     def block(self, index: int, rows: int, tensor: int, sequence: bool) -> Block:
         """The block of that index as one rank of a tensor group computes it.
 

@@ -84,11 +84,15 @@ def predicted_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan) ->
 
 
 class Pricing:
-    """Prices plans of one graph on one cluster for one job."""
+    """Prices plans of one graph on one cluster for one job.
 
-    def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job) -> None:
+    Args:
+        chains: of the graph, where blocks are cut already; they must not have priced layers on other devices.
+    """
+
+    def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job, chains: Chains | None = None) -> None:
         self.graph, self.cluster, self.job = graph, cluster, job
-        self.chains, self.fabric = Chains(graph), Fabric(attained(cluster, DEFAULT))
+        self.chains, self.fabric = chains or Chains(graph), Fabric(attained(cluster, DEFAULT))
         self._device: dict[RankPlace, int] = {}
         self._placed: dict[tuple[object, ...], list[_Place]] = {}
         self._types: dict[str, DeviceType] = {}
@@ -125,6 +129,10 @@ class Pricing:
             memory=tuple(c.memory for c in costs),
             provenance=provenance(types),
         )
+
+    def on(self, cluster: Cluster) -> Pricing:
+        """The same on a cluster that differs in its rates."""
+        return Pricing(self.graph, cluster, self.job, self.chains.for_other_devices())
 
     def timeline(self, plan: Plan) -> Timeline:
         """The events of one predicted step."""

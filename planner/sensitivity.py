@@ -1,22 +1,25 @@
 """What would be if: one plan under slower and faster links, memory and arithmetic, and after what goes wrong.
 
-The plan stays and is priced again, except where planning again is the point: with more memory, and with a node lost.
-Each answer is a row with a sentence.
+The plan stays and is priced again, except where another plan is the point: with more memory, and with a node lost.
+There plans near it are priced, or all are searched. Each answer is a row with a sentence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nebula.cluster.places import exclude
 from nebula.cluster.values import Cluster
-from nebula.cost_model.evaluate import evaluate
+from nebula.cost_model.evaluate import Pricing, beyond_fleet, evaluate
+from nebula.errors import BadInput, Infeasible
 from nebula.graph.imbalance import imbalanced
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.values import Plan, Prediction
-from nebula.planner.outcome import plan_outcome
+from nebula.planner.options import step_s
+from nebula.planner.outcome import first_sentence, plan_outcome
+from nebula.planner.replan import Replanner
 from nebula.planner.variations import Rate, rates, with_memory, with_slow_node
 from nebula.units import format_bytes, format_seconds
 
@@ -33,7 +36,8 @@ MOST_PLACES = 8
 UNCHANGED = 5e-4
 """Changes of the step time below this share are called none."""
 
-SAME_PLAN, PLANNED_AGAIN = "same plan", "planned again"
+SAME_PLAN, NEAR_IT, PLANNED_AGAIN = "same plan", "plans near it", "planned again"
+"""How a row was found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,7 @@ class WhatIf:
 
     Attributes:
         name: what is changed: `tier spine −10 %`, `node atlas/0 lost`.
-        how: SAME_PLAN or PLANNED_AGAIN.
+        how: SAME_PLAN, NEAR_IT (of the same tensor degree, see nebula.planner.replan) or PLANNED_AGAIN.
         step_time_s: then; 0 when there is no plan.
         change: of the step time, as a share of what it was; 0 when there is no plan.
         split: of the plan then; empty when there is none.
@@ -73,7 +77,8 @@ def what_ifs(
         cluster: that the plan is for.
         plan: with or without a prediction; it is priced here.
         objective: what was fixed and left out, where planning again.
-        replan: whether to plan again for more memory and without a node, which takes as long as a search each.
+        replan: whether to plan again for more memory and without a node, which takes as long as a search each, rather
+            than to look among plans near the plan; of plans with experts or context parallelism these are not known.
         on_row: called with the number of rows that are there.
 
     Raises:
@@ -91,8 +96,10 @@ class _Rows:
 
     def __init__(self, graph: DistributedGraph, cluster: Cluster, plan: Plan, objective: Objective) -> None:
         self.graph, self.plan = graph, plan
-        self.cluster, self.objective = exclude(cluster, objective.exclude), replace(objective, exclude=())
-        self.before_s = evaluate(graph, cluster, plan).step_time_s
+        self.cluster = exclude(cluster, objective.exclude)
+        self.objective = Objective(fixed=objective.fixed)
+        self.pricing = Pricing(graph, self.cluster, plan.job)
+        self.before_s = self._on(cluster).step_time_s
         self.nodes = tuple(dict.fromkeys(place.node for place in plan.ranks))
         self.first_node: dict[str, str] = {}
         for node in self.nodes:
@@ -106,13 +113,15 @@ class _Rows:
         if replan:
             yield self.memory()
             yield from map(self.lost, self.first_node.values())
+        else:
+            yield from self.near()
         yield self.slow()
         if any(stage.expert > 1 for stage in self.plan.stages):
             yield self.uneven_experts()
 
     def rate(self, rate: Rate, share: float) -> WhatIf:
         """A rate changed by a share."""
-        found = evaluate(self.graph, rate.times(1.0 + share), self.plan)
+        found = self._on(rate.times(1.0 + share))
         name = f"{rate.name} {_signed(share)}"
         words = f"With {rate.name} {_unsigned(share)} {'slower' if share < 0 else 'faster'}"
         if abs(self._change(found)) < UNCHANGED:
@@ -131,15 +140,48 @@ class _Rows:
         self.without_s[node.rpartition("/")[0]] = row.step_time_s
         return row
 
+    def near(self) -> Iterator[WhatIf]:
+        """More memory, and a node gone, with plans near this one; none where such plans cannot be priced."""
+        try:
+            replanner = Replanner(self.graph, self.cluster, self.plan, objective=self.objective)
+        except BadInput:
+            return
+        yield self._near_with_memory(replanner)
+        for node in self.first_node.values():
+            yield self._near_without(replanner, node)
+
+    def _near_with_memory(self, replanner: Replanner) -> WhatIf:
+        size = f"{MORE_BYTES / 1e9:g} GB"
+        options = replanner.replan(with_memory(self.cluster, MORE_BYTES)).options
+        found = min(options, key=lambda option: option.step_s).plan
+        same = found.split == self.plan.split
+        plan = "no plan near this one is faster" if same else f"the fastest plan near this one is {found.split}"
+        words = f"With {size} more on every device {plan}: {self._takes(step_s(found))}."
+        return self._found(f"memory +{size}", NEAR_IT, found, words)
+
+    def _near_without(self, replanner: Replanner, node: str) -> WhatIf:
+        name = f"node {node} lost"
+        try:
+            option = replanner.replan(exclude(self.cluster, [node])).options[0]
+        except (BadInput, Infeasible) as error:
+            return _no_plan(
+                name, NEAR_IT, f"Without node {node} no plan near this one is left: {first_sentence(error)}."
+            )
+        self.without_s[node.rpartition("/")[0]] = option.step_s
+        moves = option.moves
+        moved = f"after {format_bytes(moves.total_bytes)} are moved in {format_seconds(moves.seconds)}"
+        how = f"it goes on as {option.plan.split}, {moved if moves.total_bytes else 'and nothing is moved'}"
+        return self._found(name, NEAR_IT, option.plan, f"Without node {node} {how}: {self._takes(option.step_s)}.")
+
     def slow(self) -> WhatIf:
         """A node slower, at the place of the pipeline where that is worst."""
         firsts = tuple(dict.fromkeys(self.plan.ranks[stage.ranks[0]].node for stage in self.plan.stages))
         tried = firsts[:: -(-len(firsts) // MOST_PLACES)]
-        found = {node: evaluate(self.graph, with_slow_node(self.cluster, node, SLOWER), self.plan) for node in tried}
+        found = {node: self._on(with_slow_node(self.cluster, node, SLOWER)) for node in tried}
         node = max(found, key=lambda name: found[name].step_time_s)
         words = f"With node {node} slower by {SLOWER:g} every step waits for it: {self._takes(found[node].step_time_s)}"
         if without_s := self.without_s.get(node.rpartition("/")[0]):
-            words += f"; planned again without a node of its group it would take {format_seconds(without_s)}"
+            words += f"; without a node of its group it would take {format_seconds(without_s)}"
         return self._same(f"node {node} slow × {SLOWER:g}", found[node], f"{words}.")
 
     def uneven_experts(self) -> WhatIf:
@@ -149,6 +191,12 @@ class _Rows:
             f"When the busiest experts get {IMBALANCE:g} times the mean of the tokens {self._takes(found.step_time_s)}"
         )
         return self._same(f"expert imbalance {IMBALANCE:g}", found, f"{words}.")
+
+    def _on(self, cluster: Cluster) -> Prediction:
+        """The plan on a cluster of other rates."""
+        if beyond_fleet(self.plan):
+            return evaluate(self.graph, cluster, self.plan)
+        return self.pricing.on(cluster).predict(self.plan)
 
     def _change(self, found: Prediction) -> float:
         return found.step_time_s / self.before_s - 1.0
@@ -178,19 +226,27 @@ class _Rows:
         """The row of the best plan on a changed cluster."""
         found = plan_outcome(self.graph, cluster, self.plan.job, self.objective)
         if found.plan is None:
-            sentence = f"{words} there is no plan: {found.reason}."
-            return WhatIf(name=name, how=PLANNED_AGAIN, step_time_s=0.0, change=0.0, split="", sentence=sentence)
-        takes = self._takes(found.step_time_s)
+            return _no_plan(name, PLANNED_AGAIN, f"{words} there is no plan: {found.reason}.")
         same = found.plan.split == self.plan.split
         plan = "the best plan splits as this one does" if same else f"the best plan is {found.plan.split}"
+        sentence = f"{words} {plan}, on {found.plan.world_size:,} devices: {self._takes(found.step_time_s)}."
+        return self._found(name, PLANNED_AGAIN, found.plan, sentence)
+
+    def _found(self, name: str, how: str, plan: Plan, sentence: str) -> WhatIf:
+        """The row of another plan."""
+        took_s = step_s(plan)
         return WhatIf(
             name=name,
-            how=PLANNED_AGAIN,
-            step_time_s=found.step_time_s,
-            change=found.step_time_s / self.before_s - 1.0,
-            split=found.plan.split,
-            sentence=f"{words} {plan}, on {found.plan.world_size:,} devices: {takes}.",
+            how=how,
+            step_time_s=took_s,
+            change=took_s / self.before_s - 1.0,
+            split=plan.split,
+            sentence=sentence,
         )
+
+
+def _no_plan(name: str, how: str, sentence: str) -> WhatIf:
+    return WhatIf(name=name, how=how, step_time_s=0.0, change=0.0, split="", sentence=sentence)
 
 
 def _signed(share: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nebula.planner.sensitivity import PLANNED_AGAIN, WhatIf
+from nebula.planner.sensitivity import NEAR_IT, PLANNED_AGAIN, WhatIf
 from nebula.report.outcome_table import figures
 from nebula.report.svg import drawing, line, rect, text
 
@@ -28,7 +28,7 @@ def what_if_bars(rows: Sequence[WhatIf]) -> str:
 
 def _row(row: WhatIf, y: float, zero: float, scale: float) -> list[str]:
     step, change = figures(row)
-    again = " (planned again)" if row.how == PLANNED_AGAIN else ""
+    again = {NEAR_IT: " (plans near it)", PLANNED_AGAIN: " (planned again)"}.get(row.how, "")
     width = max(abs(row.change) * scale, 1.0)
     slower = row.change >= 0
     start = zero if slower else zero - width

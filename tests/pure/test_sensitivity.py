@@ -13,7 +13,7 @@ from nebula.models.describe import decoder_graph
 from nebula.plan.job import Objective
 from nebula.plan.values import Job
 from nebula.planner.search import search
-from nebula.planner.sensitivity import PLANNED_AGAIN, SAME_PLAN, SHARE, SLOWER, what_ifs
+from nebula.planner.sensitivity import NEAR_IT, PLANNED_AGAIN, SAME_PLAN, SHARE, SLOWER, what_ifs
 from nebula.planner.variations import rates, with_memory, with_slow_node
 from tests.pure.cost_samples import chain, cluster, device, plan
 from tests.pure.decoder_samples import MIXED
@@ -111,6 +111,27 @@ def test_a_lost_node_without_which_nothing_fits_is_a_row_that_says_so():
     row = by_name(what_ifs(GRAPH, lone, search(GRAPH, lone, JOB).plan))["node n/0 lost"]
     assert (row.step_time_s, row.change, row.split) == (0.0, 0.0, "")
     assert "there is no plan" in row.sentence
+
+
+def test_without_searches_plans_near_it_stand_for_more_memory_and_a_lost_node(rows):
+    found = by_name(what_ifs(GRAPH, WHERE, search(GRAPH, WHERE, JOB).plan, replan=False))
+    assert list(found) == list(rows)
+    for name in ("memory +10 GB", "node n/0 lost"):
+        assert found[name].how == NEAR_IT
+        assert found[name].step_time_s >= rows[name].step_time_s * (1 - 1e-12)
+        assert found[name].split in found[name].sentence or found[name].change == 0
+    assert found["memory +10 GB"].change <= 1e-12
+    assert "are moved in" in found["node n/0 lost"].sentence
+    lone = cluster(nodes=1, per_node=2)
+    nothing = by_name(what_ifs(GRAPH, lone, search(GRAPH, lone, JOB).plan, replan=False))["node n/0 lost"]
+    assert (nothing.step_time_s, nothing.split) == (0.0, "")
+    assert "no plan near this one is left" in nothing.sentence
+
+
+def test_an_aim_other_than_the_step_time_is_no_reason_to_find_no_plan():
+    aim = Objective(minimise="cost", budget=1e9)
+    found = by_name(what_ifs(GRAPH, WHERE, search(GRAPH, WHERE, JOB).plan, aim))
+    assert found["node n/0 lost"].split
 
 
 @settings(max_examples=15, deadline=None)

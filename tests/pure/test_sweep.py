@@ -201,7 +201,7 @@ def test_the_report_of_a_dry_run_says_what_if(run, tmp_path):
     priced = page.read_text()
     assert "<h2>What if</h2>" in priced
     assert "peak FLOP/s −10 %" in priced
-    assert "node pair/0 lost" not in priced
+    assert "node pair/0 lost (plans near it)" in priced
     assert nebula("report", run, "-o", page, "--force", "--what-if").exit_code == 0
     assert "node pair/0 lost (planned again)" in page.read_text()
 
