@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.topology import Level, group_links, ports, tiers
+from nebula.cluster.topology import Level, levels_met, ports, tiers
 from nebula.cluster.values import Cluster, DeviceType, Link
+from nebula.cost_model.lattice import Lattice, Regular, meetings
 
 
 class Levels(tuple[Level, ...]):
@@ -162,17 +164,34 @@ class Fabric:
         local = np.arange(len(group)) - first_device
         self._group = group
         self._node = first_node[group] + local // per_node[group]
-        self._widths = [tier.nodes for tier in tiers(cluster) if tier.nodes]
-        self._position = np.concatenate([np.array(own) for own in ports(cluster)])[self._node]
+        self._tiers = [tier.nodes for tier in tiers(cluster)]
+        self._widths = [width for width in self._tiers if width]
+        every = [np.array(own) for own in ports(cluster)]
+        self._position = np.concatenate(every)[self._node]
+        self._ahead = np.array([own[0] for own in every]) * per_node - first_device_of
+        self._units = [self._units_of(g.devices_per_node, own) for g, own in zip(cluster.groups, every, strict=True)]
+        sites = [next((i for i, s in enumerate(cluster.sites) if g.name in s.groups), -1) for g in cluster.groups]
+        self._site = np.array(sites)
+        self._most_ports = int(self._position.max()) + 1
         self._flat = any(g.device.emulated for g in cluster.groups)
+        self._ill = any(g.slow for g in cluster.groups)
         self._slowness = np.ones(len(group))
         for index, nodes in enumerate(cluster.groups):
             for node, factor in nodes.slow:
                 first = first_device_of[index] + node * nodes.devices_per_node
                 self._slowness[first : first + nodes.devices_per_node] = factor
-        self._alike = len(cluster.groups) == 1 and not cluster.sites
         self._known: dict[bytes, Levels] = {}
-        self._by_meetings: dict[tuple[int, ...], Levels] = {}
+        self._by_meetings: dict[tuple[object, ...], Levels] = {}
+
+    def _units_of(self, per_node: int, own: NDArray[np.int64]) -> tuple[int, ...]:
+        """Devices of a node of a group, and of each switch below the widest tier.
+
+        Empty where they are no multiples of each other, or nodes do not hang at consecutive ports.
+        """
+        inner, last = self._tiers[:-1], self._tiers[-1]
+        units = (per_node, *(per_node * width for width in inner))
+        nested = not last and all(inner) and all(wide % unit == 0 for unit, wide in pairwise(units))
+        return units if nested and (np.diff(own) == 1).all() else ()
 
     def levels(self, devices: Sequence[int]) -> Levels:
         """The levels of the group of those global device indices; empty for one device."""
@@ -189,6 +208,30 @@ class Fabric:
         patterns, which = self._patterns(groups)
         return [self._lookup(*pattern) for pattern in patterns], which
 
+    def regular(self, devices: NDArray[np.int64]) -> Regular | None:
+        """How devices [stages, sharding groups, replicas, ranks] lie; None where they lie not regularly."""
+        lattice, group = Lattice.of(devices), int(self._group[devices.flat[0]])
+        if lattice is None or group != self._group[devices.flat[-1]] or not self._units[group]:
+            return None
+        return Regular(lattice._replace(first=lattice.first + int(self._ahead[group])), group, self._units[group])
+
+    def distinct_rows(self, regular: Regular, axis: int) -> tuple[list[Levels], NDArray[np.int64]]:
+        """The different levels among the groups along an axis, and which of them each has, [stages, groups].
+
+        They are the groups that Lattice.rows tells: of those that lie alike the first.
+        """
+        rows = regular.lattice.rows(axis, regular.units)
+        if rows.ranks == 1:
+            return [Levels()], np.zeros(rows.start.shape, dtype=np.int64)
+        met = meetings(rows, regular.units)
+        key = np.zeros(len(met), dtype=np.int64)
+        for column in met.T:
+            key = key * (int(column.max()) + 1) + column
+        _, first, which = np.unique(key, return_index=True, return_inverse=True)
+        group = (regular.group,)
+        levels = [self._of_meetings(rows.ranks, (*met[i].tolist(), 1), group, group, rows.ranks) for i in first]
+        return levels, which.reshape(rows.start.shape)
+
     def _patterns(self, groups: NDArray[np.int64]) -> tuple[list[Pattern], NDArray[np.int64]]:
         """How groups lie: each way once, and which of them each group has; rates of links have no part in it."""
         node, position = self._node[groups], self._position[groups]
@@ -201,25 +244,33 @@ class Fabric:
 
     def _lookup(self, pattern: bytes, devices: NDArray[np.int64]) -> Levels:
         if pattern not in self._known:
-            self._known[pattern] = self._met(devices) if self._alike else self._asked(devices)
+            self._known[pattern] = self._met(devices)
         return self._known[pattern]
 
     def _met(self, devices: NDArray[np.int64]) -> Levels:
-        """The levels where all nodes are alike: groups in which as many parts meet at each level have equal ones."""
-        parts, meet = np.unique(self._position[devices], return_counts=True)
-        meetings = [int(meet.max())]
-        for tier in tiers(self.cluster):
-            above = parts // tier.nodes * tier.nodes if tier.nodes else np.zeros_like(parts)
-            parts, meet = np.unique(above, return_counts=True)
-            meetings.append(int(meet.max()))
-        key = (len(devices), *meetings, len(parts))
-        if key not in self._by_meetings:
-            self._by_meetings[key] = self._asked(devices)
-        return self._by_meetings[key]
+        """The levels of a group, by how many parts meet at each of them."""
+        _, first, held = np.unique(self._node[devices], return_index=True, return_counts=True)
+        group, position = self._group[devices][first], self._position[devices][first]
+        site, found = self._site[group], [int(held.max())]
+        for width in self._tiers:
+            # a part is where its first node is
+            position = position // width * width if width else 0 * position
+            _, kept, meet = np.unique(site * self._most_ports + position, return_index=True, return_counts=True)
+            site, position = site[kept], position[kept]
+            found.append(int(meet.max()))
+        senders = int(np.bincount(self._site[self._group[devices]] + 1).max())
+        groups, crowded = (tuple(np.unique(which).tolist()) for which in (group, group[held > 1]))
+        return self._of_meetings(len(devices), (*found, len(site)), groups, crowded, senders)
 
-    def _asked(self, devices: NDArray[np.int64]) -> Levels:
-        levels = Levels(group_links(self.cluster, [int(d) for d in devices]))
-        return one_ring(levels, len(devices)) if self._flat else levels
+    def _of_meetings(
+        self, ranks: int, met: tuple[int, ...], groups: tuple[int, ...], crowded: tuple[int, ...], senders: int
+    ) -> Levels:
+        """The levels of a group of so many ranks; other arguments are those of levels_met."""
+        key = (ranks, met, groups, crowded, senders)
+        if key not in self._by_meetings:
+            levels = Levels(levels_met(self.cluster, met, groups=groups, crowded=crowded, senders=senders))
+            self._by_meetings[key] = one_ring(levels, ranks) if self._flat else levels
+        return self._by_meetings[key]
 
     def node_of(self, devices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The node of each device."""
@@ -243,6 +294,8 @@ class Fabric:
 
     def slowness(self, stages: NDArray[np.int64]) -> list[float]:
         """The same for each row of [stages, devices]."""
+        if not self._ill:
+            return [1.0] * len(stages)
         factors: list[float] = self._slowness[stages].max(axis=1).tolist()
         return factors
 

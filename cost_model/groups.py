@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cost_model.communication import Fabric, Levels, collective
+from nebula.cost_model.lattice import OUTER, PIPELINE, SHARD, TENSOR
 from nebula.plan.values import Stage
 
 PROBE_BYTES = 64e6
@@ -52,7 +53,7 @@ def stage_groups(held: Sequence[NDArray[np.int64]], degrees: Sequence[int], fabr
     if len({(grid.shape, degree) for grid, degree in zip(held, degrees, strict=True)}) == 1:
         return uniform_groups(np.stack(held), degrees[0], fabric)
     alone = [uniform_groups(grid[None], degree, fabric)[0] for grid, degree in zip(held, degrees, strict=True)]
-    borders = [_slowest(border_pairs(a, b)[None], fabric)[0] for a, b in pairwise(held)]
+    borders = [_slowest_of(border_pairs(a, b)[None], fabric)[0] for a, b in pairwise(held)]
     ends = [ALONE, *borders, ALONE]
     return tuple(replace(g, before=ends[i], behind=ends[i + 1]) for i, g in enumerate(alone))
 
@@ -65,27 +66,31 @@ def uniform_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> tupl
         degree: replicas of a sharding group.
         fabric: of the cluster.
     """
-    stages, replicas, tensor = grid.shape
-    flat = grid.reshape(stages, replicas * tensor)
-    borders = _slowest(np.stack([flat[:-1], flat[1:]], axis=2), fabric) if stages > 1 else []
-    ends = [ALONE, *borders, ALONE]
-    within, across = _slowest(grid, fabric), data_groups(grid, degree, fabric)
+    stages, _, tensor = grid.shape
+    ranks = grid.reshape(stages, -1, degree, tensor)
+    within, shard, outer = (_along(ranks, axis, fabric) for axis in (TENSOR, SHARD, OUTER))
+    ends = [ALONE, *(_along(ranks, PIPELINE, fabric) if stages > 1 else ()), ALONE]
     return tuple(
-        Groups(tensor=levels, tensor_ranks=tensor, shard=shard, outer=outer, before=ends[i], behind=ends[i + 1])
-        for i, (levels, (shard, outer)) in enumerate(zip(within, across, strict=True))
+        Groups(tensor=levels, tensor_ranks=tensor, shard=inner, outer=across, before=ends[i], behind=ends[i + 1])
+        for i, (levels, inner, across) in enumerate(zip(within, shard, outer, strict=True))
     )
 
 
-def data_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> list[tuple[Levels, Levels]]:
-    """For each stage where a sharding group meets, and where the replicas with the same shard do."""
-    stages, replicas, tensor = grid.shape
-    if fabric.same_node(grid):
+def _along(ranks: NDArray[np.int64], axis: int, fabric: Fabric) -> list[Levels]:
+    """For each stage the levels of the slowest group along an axis; along the first these are pairs, with the next.
+
+    Args:
+        ranks: [stages, sharding groups, replicas, ranks] devices.
+    """
+    if regular := fabric.regular(ranks):
+        return _slowest(*fabric.distinct_rows(regular, axis))
+    if axis == PIPELINE:
+        flat = ranks.reshape(len(ranks), -1)
+        return _slowest_of(np.stack([flat[:-1], flat[1:]], axis=2), fabric)
+    if axis != TENSOR and fabric.same_node(ranks):
         # the peers of a rank lie like those of its whole tensor group
-        grid, tensor = grid[:, :, :1], 1
-    shards = grid.reshape(stages, replicas // degree, degree, tensor)
-    inner = shards.transpose(0, 1, 3, 2).reshape(stages, -1, degree)
-    outer = shards.transpose(0, 2, 3, 1).reshape(stages, -1, replicas // degree)
-    return list(zip(_slowest(inner, fabric), _slowest(outer, fabric), strict=True))
+        ranks = ranks[..., :1]
+    return _slowest_of(np.moveaxis(ranks, axis, -1).reshape(len(ranks), -1, ranks.shape[axis]), fabric)
 
 
 def replica_devices(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -108,9 +113,15 @@ def border_pairs(sender: NDArray[np.int64], receiver: NDArray[np.int64]) -> NDAr
     return np.stack([sender[:rows, :width].ravel(), receiver[:rows, :width].ravel()], axis=1)
 
 
-def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> list[Levels]:
+def _slowest_of(groups: NDArray[np.int64], fabric: Fabric) -> list[Levels]:
     """For each stage the levels of its slowest group; groups is [stages, groups, ranks]."""
     levels, which = fabric.distinct(groups.reshape(-1, groups.shape[2]))
+    return _slowest(levels, which.reshape(groups.shape[:2]))
+
+
+def _slowest(levels: list[Levels], which: NDArray[np.int64]) -> list[Levels]:
+    """For each stage the levels of its slowest group; `which` of them each has is [stages, groups]."""
+    if len(levels) == 1:
+        return levels * len(which)
     seconds = np.array([collective("all_reduce", group).seconds(PROBE_BYTES) for group in levels])
-    each = which.reshape(groups.shape[:2])
-    return [levels[i] for i in each[np.arange(len(each)), seconds[each].argmax(axis=1)]]
+    return [levels[i] for i in which[np.arange(len(which)), seconds[which].argmax(axis=1)]]

@@ -66,12 +66,40 @@ def group_links(cluster: Cluster, devices: Sequence[int]) -> tuple[Level, ...]:
     """
     every = ports(cluster)
     spots = [_spot(cluster, d, every) for d in devices]
-    groups = [cluster.groups[i] for i in sorted({s.group for s in spots})]
-    levels = [
-        Level(name=name, members=members, link=_link_at(cluster, groups, spots, name))
-        for name, members in _meetings(cluster, spots)
-    ]
-    return tuple(levels)
+    nodes = Counter(s.node for s in spots)
+    return levels_met(
+        cluster,
+        list(_meetings(cluster, spots)),
+        groups={s.group for s in spots},
+        crowded={s.group for s in spots if nodes[s.node] > 1},
+        senders=max(Counter(s.site for s in spots).values(), default=0),
+    )
+
+
+def levels_met(
+    cluster: Cluster, meetings: Sequence[int], *, groups: Iterable[int], crowded: Iterable[int], senders: int
+) -> tuple[Level, ...]:
+    """The levels of a set of devices, of all that they depend on.
+
+    Args:
+        cluster: that has them.
+        meetings: the most parts that meet in one place, in a node, at each tier and at the WAN.
+        groups: indices of the node groups that the devices are of.
+        crowded: of those, the groups of nodes that hold several of the devices.
+        senders: most devices at one site.
+    """
+    outside = [cluster.groups[i] for i in sorted(groups)]
+    inside = [cluster.groups[i].intra for i in sorted(crowded)]
+    names = ("node", *(tier.name for tier in tiers(cluster)), "wan")
+    return tuple(
+        Level(
+            name=name,
+            members=members,
+            link=_narrowest(inside) if name == "node" else _link_outside(cluster, outside, senders, name),
+        )
+        for name, members in zip(names, meetings, strict=True)
+        if members > 1
+    )
 
 
 def nic_share(group: NodeGroup) -> float:
@@ -104,8 +132,8 @@ def _spot(cluster: Cluster, device: int, every: Sequence[Sequence[int]]) -> _Spo
     return _Spot(place.group, place.node + sum(g.count for g in before), every[place.group][place.node], site)
 
 
-def _meetings(cluster: Cluster, spots: Iterable[_Spot]) -> Iterator[tuple[str, int]]:
-    """For each level where two parts meet: its name and the most parts that meet in one place."""
+def _meetings(cluster: Cluster, spots: Iterable[_Spot]) -> Iterator[int]:
+    """The most parts that meet in one place: devices in a node, nodes and switches at each tier, sites at the WAN."""
     below: set[tuple[int, ...]] = {(s.site, s.position, s.node, i) for i, s in enumerate(spots)}
 
     def climb(above: dict[tuple[int, ...], tuple[int, ...]]) -> int:
@@ -114,27 +142,24 @@ def _meetings(cluster: Cluster, spots: Iterable[_Spot]) -> Iterator[tuple[str, i
         below = set(above.values())
         return most
 
-    if (most := climb({p: p[:3] for p in below})) > 1:
-        yield "node", most
+    yield climb({p: p[:3] for p in below})
     for tier in tiers(cluster):
         # the first two coordinates of a part stay its site and the first port that it has
         width = tier.nodes
-        if (most := climb({p: (p[0], p[1] // width * width if width else 0) for p in below})) > 1:
-            yield tier.name, most
-    if (most := climb(dict.fromkeys(below, ()))) > 1:
-        yield "wan", most
+        yield climb({p: (p[0], p[1] // width * width if width else 0) for p in below})
+    yield climb(dict.fromkeys(below, ()))
 
 
-def _link_at(cluster: Cluster, groups: Sequence[NodeGroup], spots: Sequence[_Spot], name: str) -> Link:
-    if name == "node":
-        crowded = {node for node, count in Counter(s.node for s in spots).items() if count > 1}
-        inside = [cluster.groups[s.group].intra for s in spots if s.node in crowded]
-        return min(inside, key=lambda x: (x.bytes_per_s, -x.latency_s))
+def _narrowest(links: Iterable[Link]) -> Link:
+    return min(links, key=lambda link: (link.bytes_per_s, -link.latency_s))
+
+
+def _link_outside(cluster: Cluster, groups: Sequence[NodeGroup], senders: int, name: str) -> Link:
+    """What one device has at a tier, or at the WAN, of which each site's devices have a share."""
     rate = min(nic_share(g) for g in groups)
     latency = max(g.nic.latency_s for g in groups)
     if name == "wan":
         assert cluster.wan is not None, "several sites and no WAN"
-        senders = max(Counter(s.site for s in spots).values())
         return Link(
             kind="wan", bytes_per_s=min(rate, cluster.wan.bytes_per_s / senders), latency_s=cluster.wan.latency_s
         )
