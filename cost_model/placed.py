@@ -1,6 +1,6 @@
 """Where the stages of a uniform split are: whom their ranks meet, and how slow their slowest node is.
 
-Ranks lie in the order of nebula.plan.layout. Stages that lie alike are one kind, so that a cost is worked out once.
+Ranks lie in an order of nebula.plan.layout. Stages that lie alike are one kind, so that a cost is worked out once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.groups import Groups, uniform_groups
+from nebula.plan.layout import FLEET, Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,16 @@ class Placed:
         return Placed(kinds=tuple(index), stages=stages)
 
 
-def place(devices: NDArray[np.int64], *, data: int, tensor: int, pipeline: int, degree: int, fabric: Fabric) -> Placed:
+def place(
+    devices: NDArray[np.int64],
+    *,
+    data: int,
+    tensor: int,
+    pipeline: int,
+    degree: int,
+    fabric: Fabric,
+    order: Order = FLEET,
+) -> Placed:
     """The placement of a uniform split.
 
     Args:
@@ -45,10 +55,21 @@ def place(devices: NDArray[np.int64], *, data: int, tensor: int, pipeline: int, 
         pipeline: stages.
         degree: replicas of a sharding group.
         fabric: of the cluster.
+        order: in which ranks are numbered.
     """
-    grid = devices[: data * tensor * pipeline].reshape(-1, pipeline, degree, tensor)
-    by_stage = grid.transpose(1, 0, 2, 3).reshape(pipeline, data, tensor)
+    by_stage = stage_grid(devices, data=data, tensor=tensor, pipeline=pipeline, degree=degree, order=order)
     return Placed.of(uniform_groups(by_stage, degree, fabric), fabric.slowness(by_stage.reshape(pipeline, -1)))
+
+
+def stage_grid(
+    devices: NDArray[np.int64], *, data: int, tensor: int, pipeline: int, degree: int, order: Order = FLEET
+) -> NDArray[np.int64]:
+    """[pipeline, data, tensor] devices of a uniform split; arguments as of `place`."""
+    sizes = {"data": data // degree, "pipeline": pipeline, "sharding": degree, "tensor": tensor}
+    grid = devices[: data * tensor * pipeline].reshape([sizes[axis] for axis in order])
+    axes = [order.index(axis) for axis in ("pipeline", "data", "sharding", "tensor")]
+    by_stage: NDArray[np.int64] = grid.transpose(axes).reshape(pipeline, data, tensor)
+    return by_stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nebula.cluster.places import exclude, node_name, slowness, usable_devices
+from nebula.cluster.places import exclude, slowness, usable_devices
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.errors import BadInput
 from nebula.plan.values import RankPlace
@@ -67,7 +67,16 @@ def equal_devices(cluster: Cluster, dtype: str, excluded: Iterable[str] = ()) ->
 
 def places(cluster: Cluster, devices: Iterable[int]) -> tuple[RankPlace, ...]:
     """Where the ranks run that are placed on those devices in order."""
-    return tuple(RankPlace(node_name(cluster, d), cluster.address(d).local) for d in devices)
+    found = []
+    name, first, last, begin = "", 0, 0, 0
+    for device in devices:
+        if not first <= device < last:
+            # devices of a node follow each other
+            group, node, local = cluster.address(device)
+            name, begin = f"{cluster.groups[group].name}/{node}", device - local
+            first, last = begin, begin + cluster.groups[group].devices_per_node
+        found.append(RankPlace(name, device - begin))
+    return tuple(found)
 
 
 def _left_out(rest: dict[str, int], used: DeviceType, count: int) -> str:

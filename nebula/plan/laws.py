@@ -201,6 +201,41 @@ def kinds(case: Case) -> Iterator[str]:
             yield f"stage {index} spans devices of kinds {' and '.join(found)}, which share no communicator"
 
 
+def wan(case: Case) -> Iterator[str]:
+    """What a layer waits for in every pass, and what gathers parameters, stays within one site of a WAN."""
+    cluster = case.cluster
+    if cluster is None or len(cluster.sites) < 2:
+        return
+    sites = {group: site.name for site in cluster.sites for group in site.groups}
+    at = [sites.get(place.node.rpartition("/")[0], "") for place in case.plan.ranks]
+    for index, stage in enumerate(case.plan.stages):
+        for axis, groups in close_groups(stage):
+            for group in groups:
+                found = list(dict.fromkeys(at[rank] for rank in group if 0 <= rank < len(at)))
+                if len(found) > 1:
+                    told = f"{axis} group of stage {index} (ranks {group[0]} to {group[-1]}) spans "
+                    yield told + WAN_CROSSED.format(" and ".join(found))
+                    break
+
+
+WAN_CROSSED = (
+    "sites {}: only pipeline and data may cross a WAN, for tensor, context, expert and sharding groups exchange "
+    "activations or parameters of every layer"
+)
+"""Why a group must not span sites, which are named in it."""
+
+
+def close_groups(stage: Stage) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
+    """The groups of a stage that must not be far apart, by axis; those of one rank are left out."""
+    ranks, degree = stage.ranks, max(1, stage.sharding.degree)
+    yield "tensor" if stage.context == 1 else "context", [r.ranks for r in stage.replicas if len(r.ranks) > 1]
+    if stage.expert > 1:
+        yield "expert", [ranks[i : i + stage.expert] for i in range(0, len(ranks), stage.expert)]
+    if degree > 1:
+        held = [stage.replicas[i : i + degree] for i in range(0, stage.data, degree)]
+        yield "sharding", [tuple(rank for replica in group for rank in replica.ranks) for group in held]
+
+
 def shape(stage: Stage) -> tuple[object, ...]:
     """What must be equal for stages to be alike: all but the layers and the recompute policy."""
     rows = stage.replicas[0].micro_batch_rows

@@ -85,6 +85,7 @@ RULES = (
     Rule("places", laws.places),
     Rule("excluded", laws.excluded),
     Rule("kinds", laws.kinds),
+    Rule("wan", laws.wan),
     Rule("serial", engines.one_rank, engine="serial"),
     Rule("alike", engines.alike, engine="fleet"),
     Rule("order", engines.fleet_order, engine="fleet"),
