@@ -42,7 +42,7 @@ def plan_peaks(
         tied_elements: of a rank's parameters, that the graph has twice.
         expert_tensor: ranks over which the width of an expert is cut.
     """
-    setting = _setting(plan, execution, counted, limit_bytes, tied_elements, expert_tensor)
+    setting = setting_of(plan, execution, counted, limit_bytes, tied_elements, expert_tensor)
     return tuple(rank_peak(chunks, setting) for chunks in plan_chunks(graph, plan, execution, block_of))
 
 
@@ -50,11 +50,20 @@ def plan_chunks(
     graph: DistributedGraph, plan: Plan, execution: Execution, block_of: BlockOf
 ) -> tuple[tuple[Chunk, ...], ...]:
     """The virtual stages of one rank of each group of ranks; arguments as of plan_peaks."""
+    return chunks_of(plan, layer_loads(graph, execution, block_of))
+
+
+def layer_loads(graph: DistributedGraph, execution: Execution, block_of: BlockOf) -> tuple[LayerLoad, ...]:
+    """What each layer of the chain brings to a rank."""
     every = execution.recompute.every
     blocks = [block_of(index) for index in range(len(graph.blocks))]
     again = [_load(block, execution, again=True) for block in blocks]
     others = [_load(block, execution, again=False) for block in blocks] if every > 1 else again
-    loads = [(others if place % every else again)[i] for place, i in enumerate(graph.layers)]
+    return tuple((others if place % every else again)[i] for place, i in enumerate(graph.layers))
+
+
+def chunks_of(plan: Plan, loads: Sequence[LayerLoad]) -> tuple[tuple[Chunk, ...], ...]:
+    """The virtual stages of one rank of each group of ranks, from what each layer of the chain brings."""
     homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
     return tuple(_chunks(plan, loads, home, homes) for home in range(len(homes)))
 
@@ -63,9 +72,15 @@ def _load(block: Block, execution: Execution, *, again: bool) -> LayerLoad:
     return layer_load(block, activations(block, execution, again=again))
 
 
-def _setting(
-    plan: Plan, execution: Execution, counted: Counted, limit_bytes: float, tied_elements: float, expert_tensor: int
+def setting_of(
+    plan: Plan,
+    execution: Execution,
+    counted: Counted,
+    limit_bytes: float,
+    tied_elements: float = 0.0,
+    expert_tensor: int = 1,
 ) -> Setting:
+    """What holds for all ranks of a plan; arguments as of plan_peaks."""
     stage = plan.stages[0]
     context, tensor = stage.context, len(stage.replicas[0].ranks) // stage.context
     level = stage.sharding.stage

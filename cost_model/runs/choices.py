@@ -34,11 +34,13 @@ class Choice:
         chosen: the row that is predicted fastest.
         best: the row that was fastest.
         splits: how many different ones were measured.
+        interleaved: whether some of them had virtual stages.
     """
 
     chosen: Scored
     best: Scored
     splits: int
+    interleaved: bool = False
 
     @property
     def lost(self) -> float:
@@ -62,6 +64,7 @@ def choices(scored: Iterable[Scored]) -> tuple[Choice, ...]:
             chosen=min(rows, key=lambda s: s.predicted.time_s),
             best=min(rows, key=_measured_s),
             splits=len({_split(s.row) for s in rows}),
+            interleaved=any(s.row.vpp > 1 for s in rows),
         )
         for rows in jobs.values()
         if len({_split(s.row) for s in rows}) > 1

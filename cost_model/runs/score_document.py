@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from nebula.cost_model.runs.choices import choices
+from nebula.cost_model.runs.ranks import NO_RANKS, Rank, Ranks
 from nebula.cost_model.runs.sanity import Doubt
 from nebula.cost_model.runs.score import GROUPS, Scored, Validation
 
 
-def document_of(validation: Validation, invalid: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+def document_of(
+    validation: Validation, invalid: Sequence[tuple[str, str]] = (), ranks: Ranks = NO_RANKS
+) -> dict[str, Any]:
     """The document of a validation.
 
     Args:
         validation: of the rows that could be read.
         invalid: id and reason of those that could not.
+        ranks: of jobs that were measured under several splits.
     """
     refused = [*invalid, *((r.row.id, r.reason) for r in validation.refused)]
     return {
@@ -26,7 +30,7 @@ def document_of(validation: Validation, invalid: Sequence[tuple[str, str]] = ())
             "memory": _rounded(validation.memory_within_pct),
         },
         "by": {group: {name: _part(part) for name, part in validation.by(group).items()} for group in GROUPS},
-        "choices": _choices(validation),
+        "choices": _choices(validation, ranks),
         "unsupported": [{"id": name, "reason": reason} for name, reason in refused],
         "doubts": [_doubt(d) for d in validation.doubts],
         "suspicious": [{"id": s.id, "sentence": s.sentence} for s in validation.suspicious],
@@ -34,7 +38,7 @@ def document_of(validation: Validation, invalid: Sequence[tuple[str, str]] = ())
     }
 
 
-def _choices(validation: Validation) -> dict[str, Any]:
+def _choices(validation: Validation, ranks: Ranks) -> dict[str, Any]:
     """Of jobs measured under several splits, how often the one predicted fastest is within NEAR of the fastest."""
     found = choices(validation.scored)
     return {
@@ -46,9 +50,19 @@ def _choices(validation: Validation) -> dict[str, Any]:
                 "best": choice.best.row.id,
                 "splits": choice.splits,
                 "lost_pct": round(100.0 * choice.lost, 3),
+                "rank": _rank(ranks[choice.best.row.id]) if ranks else None,
             }
             for choice in found
         ],
+    }
+
+
+def _rank(rank: Rank) -> dict[str, Any]:
+    return {
+        "position": rank.position,
+        "of": rank.splits,
+        "behind_pct": round(100.0 * rank.behind, 3),
+        "first": rank.first.words,
     }
 
 

@@ -15,7 +15,9 @@ import typer
 from nebula.cli.options import Json
 
 if TYPE_CHECKING:
+    from nebula.cost_model.runs.ranks import Ranks
     from nebula.cost_model.runs.schema import Fault
+    from nebula.cost_model.runs.score import Validation
 
 
 def validate(
@@ -23,6 +25,10 @@ def validate(
     worst: Annotated[int, typer.Option("--worst", min=0, metavar="N", help="Show the N worst rows.")] = 20,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="End with 0 although rows of the file were wrong.")
+    ] = False,
+    ranks: Annotated[
+        bool,
+        typer.Option("--ranks", help="Rank the fastest measured split of a job among all splits that fit (minutes)."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -43,18 +49,32 @@ def validate(
     line = CountLine("predicting", len(found.rows), "runs")
     validation = score(found.rows, described_run, line)
     line.clear()
+    ranked = _ranked(validation) if ranks else {}
     for sentence in suspicions(validation):
         log(f"nebula: warning: {sentence}")
     if json:
-        print_json(document_of(validation, invalid))
+        print_json(document_of(validation, invalid, ranked))
     else:
-        results().print(validation_text(validation, worst, invalid))
+        results().print(validation_text(validation, worst, invalid, ranked))
     if invalid and not keep_going:
         sys.stdout.flush()
         rows = "1 row is" if len(invalid) == 1 else f"{len(invalid)} rows are"
         raise BadInput(
             f"{runs}: {rows} wrong, as said above; the others were predicted (--keep-going ends with 0 then)"
         )
+
+
+def _ranked(validation: Validation) -> Ranks:
+    """The ranks of all jobs, with a line that says how far it is."""
+    from nebula.cli.console import CountLine
+    from nebula.cost_model.runs.choices import choices
+    from nebula.cost_model.runs.ranks import ranks_of
+
+    found = choices(validation.scored)
+    line = CountLine("ranking", len(found), "jobs")
+    ranks = ranks_of(found, line)
+    line.clear()
+    return ranks
 
 
 def _told(fault: Fault) -> tuple[str, str]:

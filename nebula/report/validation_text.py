@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nebula.cost_model.runs.choices import NEAR, choices
+from nebula.cost_model.runs.ranks import NO_RANKS, Ranks
 from nebula.cost_model.runs.score import GROUPS, Errors, Scored, Validation
 from nebula.units import format_bytes, format_seconds
 
@@ -29,13 +30,16 @@ LEAST_SHARE = 0.03
 """Parts of a step below this are not named."""
 
 
-def validation_text(validation: Validation, worst: int, invalid: Sequence[tuple[str, str]] = ()) -> RenderableType:
+def validation_text(
+    validation: Validation, worst: int, invalid: Sequence[tuple[str, str]] = (), ranks: Ranks = NO_RANKS
+) -> RenderableType:
     """A validation as one block of text for a rich console.
 
     Args:
         validation: of the rows that could be read.
         worst: how many rows are shown.
         invalid: id and reason of those that could not.
+        ranks: of jobs that were measured under several splits.
     """
     blocks = (
         _summary(validation, len(invalid)),
@@ -43,6 +47,7 @@ def validation_text(validation: Validation, worst: int, invalid: Sequence[tuple[
         _worst_times(validation, worst),
         _worst_peaks(validation, worst),
         _listed("choice of a split", _choices(validation)),
+        _listed("the fastest measured split among all that fit, as predicted", _ranked(validation, ranks)),
         _listed("not predicted", _refused(validation, invalid)),
         _listed("assumed, because no row says it", _assumed(validation)),
         _listed("read with doubt", _doubts(validation)),
@@ -178,6 +183,15 @@ def _choices(validation: Validation) -> Iterator[str]:
                 f"{line(choice.chosen.row.id)} took {choice.lost:.0%} more than {line(choice.best.row.id)}, "
                 f"of {choice.splits} splits"
             )
+
+
+def _ranked(validation: Validation, ranks: Ranks) -> Iterator[str]:
+    """Where the fastest measured split of each job stands, and the split that is predicted fastest."""
+    for choice in choices(validation.scored) if ranks else ():
+        rank = ranks[choice.best.row.id]
+        place = f"{line(choice.best.row.id)} is number {rank.position} of {rank.splits}"
+        behind = f", {rank.behind:.1%} behind {rank.first.words}" if rank.position > 1 else ""
+        yield f"{place}{behind}"
 
 
 def _doubts(validation: Validation) -> Iterator[str]:
