@@ -99,6 +99,7 @@ class Chains:
         self.graph = graph
         self._tensor_block = tensor_block
         self._blocks: dict[tuple[int, int, int, bool], Block] = {}
+        self._whole: dict[tuple[int, int], Block] = {}
         self._layers: dict[tuple[int, int, int, bool, str], LayerCost] = {}
         self._chains: dict[tuple[object, ...], ChainCost] = {}
 
@@ -120,7 +121,9 @@ class Chains:
         return self._blocks[key]
 
     def _cut(self, index: int, rows: int, tensor: int, sequence: bool) -> Block:
-        block = block_with_rows(self.graph.blocks[index], rows)
+        if (index, rows) not in self._whole:
+            self._whole[index, rows] = block_with_rows(self.graph.blocks[index], rows)
+        block = self._whole[index, rows]
         return self._tensor_block(block, tensor, self.graph.splits, sequence=sequence) if tensor > 1 else block
 
     def _stretched(self, index: int, rows: int, tensor: int, sequence: bool) -> Block | None:

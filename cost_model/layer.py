@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, collective
 from nebula.cost_model.compute import compute_seconds, moving_seconds
-from nebula.graph.kept import block_bytes
+from nebula.graph.kept import again_of, block_bytes
 from nebula.graph.values import Block, Collective, Operator, Work
 from nebula.plan.job import RECOMPUTE
 
@@ -60,7 +59,7 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     again = {policy: recomputed(block, policy) for policy in RECOMPUTE}
     saved = block.saved_bytes
     tensors, outputs = block.by_name, module_outputs(block)
-    kept = {policy: block_bytes(block, partial(recomputed, policy=policy)) for policy in RECOMPUTE}
+    kept = {policy: block_bytes(block, again_of(ops)) for policy, ops in again.items()}
     widest = max((_written_bytes(block, op) for op in block.operators), default=0)
     composed = sum(2 * block.tensor(op.inputs[0]).bytes for op in block.operators if _is_composed(op, device))
     backward = [w for op in block.operators for w in op.backward]

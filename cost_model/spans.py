@@ -105,6 +105,7 @@ class Spans:
         self._shared_bytes = np.concatenate([[0.0], np.cumsum(chain.shared_bytes)])
         self._working_bytes, self._widest_bytes = _maxima(chain.working_bytes), _maxima(chain.parameters_bytes)
         self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
+        self._borders: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
         self.whole = self.of(np.array([0]), np.array([self.layers]))
         self.single = self.of(np.arange(self.layers), np.arange(1, self.layers + 1))
@@ -193,15 +194,21 @@ class Spans:
 
     def entry(self, groups: Groups) -> tuple[Floats, Floats]:
         """Receiving a forward and sending a gradient back, [layers + 1] by the first layer of a run."""
-        (f_bytes, b_bytes), (f_count, b_count) = self._border_bytes, self._messages
-        received_s = receive_seconds(f_bytes, f_count, groups.before, groups.tensor)
-        return received_s, send_seconds(b_bytes, b_count, groups.before, groups.tensor_ranks)
+        key = ("entry", groups.before, groups.tensor, groups.tensor_ranks)
+        if key not in self._borders:
+            (f_bytes, b_bytes), (f_count, b_count) = self._border_bytes, self._messages
+            received_s = receive_seconds(f_bytes, f_count, groups.before, groups.tensor)
+            self._borders[key] = received_s, send_seconds(b_bytes, b_count, groups.before, groups.tensor_ranks)
+        return self._borders[key]
 
     def exit(self, groups: Groups) -> tuple[Floats, Floats]:
         """Sending a forward on and receiving a gradient, [layers + 1] by the layer behind a run."""
-        (f_bytes, b_bytes), (f_count, b_count) = self._border_bytes, self._messages
-        sent_s = send_seconds(f_bytes, f_count, groups.behind, groups.tensor_ranks)
-        return sent_s, receive_seconds(b_bytes, b_count, groups.behind, groups.tensor)
+        key = ("exit", groups.behind, groups.tensor, groups.tensor_ranks)
+        if key not in self._borders:
+            (f_bytes, b_bytes), (f_count, b_count) = self._border_bytes, self._messages
+            sent_s = send_seconds(f_bytes, f_count, groups.behind, groups.tensor_ranks)
+            self._borders[key] = sent_s, receive_seconds(b_bytes, b_count, groups.behind, groups.tensor)
+        return self._borders[key]
 
     @property
     def widest_s(self) -> float:

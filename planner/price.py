@@ -20,8 +20,9 @@ from nebula.cost_model.evaluate import Pricing
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import fixed_bytes
 from nebula.cost_model.placed import Placed, place
+from nebula.cost_model.siblings import kernels_of
 from nebula.cost_model.spans import Spans, Sums
-from nebula.graph.values import DistributedGraph, Kernel
+from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Job, Sharding
 from nebula.planner.deals import Cost, Deals, deal, every_run
 from nebula.planner.pool import Pool
@@ -140,13 +141,9 @@ class Prices:
     def _product_seconds(self, rows: int) -> float:
         best = replace(self.pool.device, half_product_flops=0.0)
         blocks = [self.pricing.chains.block(i, rows, 1, False) for i in range(len(self.pricing.graph.blocks))]
-        return sum(
-            product_seconds(work, best)
-            for index in self.pricing.graph.layers
-            for op in blocks[index].operators
-            for work in (*op.forward, *op.backward)
-            if isinstance(work, Kernel)
-        )
+        works = [kernels_of(work for op in block.operators for work in (*op.forward, *op.backward)) for block in blocks]
+        each = [sum(product_seconds(work, best) for work in own) for own in works]
+        return sum(each[index] for index in self.pricing.graph.layers)
 
     def least_seconds(self, split: Split) -> float:
         """A lower bound of the split's step time that needs neither boundaries nor places.

@@ -76,6 +76,7 @@ class Tree:
         self.job: Job = prices.job
         self.cut: Counter[str] = Counter()
         self._uncut: set[int] = set()
+        self._allowed_shardings: dict[int, tuple[list[Sharding], int]] = {}
 
     def roots(self) -> Iterator[Node]:
         """One set for each tensor degree, number of replicas and micro-batch; bounded by the model's products."""
@@ -84,7 +85,7 @@ class Tree:
         for tensor in tensor_degrees(self.limits, self.cut):
             for data, rows in pairs:
                 stages = self.most_stages(tensor, data)
-                splits = len(policies(self.limits)) * self._sharding_count(data)
+                splits = len(policies(self.limits)) * len(self._shardings(data)[0])
                 self.cut["devices"] += splits * (self.limits.layers - stages)
                 if stages:
                     m = self.job.global_batch // (data * rows)
@@ -134,8 +135,12 @@ class Tree:
         fixed = self.limits
         return fixed.allows("sharding", sharding.stage) and fixed.allows("sharding_degree", sharding.degree)
 
-    def _sharding_count(self, data: int) -> int:
-        return len(list(shardings(data, self.limits, Counter())))
+    def _shardings(self, data: int) -> tuple[list[Sharding], int]:
+        """The shardings that are allowed, and how many the user left out."""
+        if data not in self._allowed_shardings:
+            cut: Counter[str] = Counter()
+            self._allowed_shardings[data] = list(shardings(data, self.limits, cut)), cut["fixed"]
+        return self._allowed_shardings[data]
 
     def _cuts(self, split: Split) -> bool:
         """Whether the tensor degree divides what it has to cut."""
@@ -150,7 +155,8 @@ class Tree:
 
     def _by_policy(self, tensor: int, data: int, rows: int, stages: int) -> Iterator[Node]:
         """One set for each recompute policy."""
-        allowed = list(shardings(data, self.limits, self.cut))
+        allowed, left_out = self._shardings(data)
+        self.cut["fixed"] += left_out
         if not allowed:
             return
         leanest = max(allowed, key=lambda s: (s.stage, s.degree))

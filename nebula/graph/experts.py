@@ -58,7 +58,7 @@ def expert_parallel(block: Block, degree: int, *, expert_tensor: int = 1, same_t
     if degree * expert_tensor == 1 or not products:
         return block
     writer = _Writer(
-        tensors=block.by_name,
+        tensors=dict(block.by_name),
         degree=degree,
         expert_tensor=expert_tensor,
         same_tokens=same_tokens,

@@ -7,7 +7,7 @@ All answers take the operators that recomputation runs again, whose own saved te
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 
 from nebula.graph.values import Block, DistributedGraph, Operator, Role, Tensor
@@ -19,6 +19,11 @@ Again = Callable[[Block], Sequence[Operator]]
 def nothing_again(_block: Block) -> Sequence[Operator]:
     """No recomputation."""
     return ()
+
+
+def again_of(operators: Sequence[Operator]) -> Again:
+    """Those operators, of the one block that they are of."""
+    return lambda _: operators
 
 
 def kept_bytes(graph: DistributedGraph, first: int, last: int, again: Again = nothing_again) -> int:
@@ -42,7 +47,8 @@ def shared_before(blocks: Sequence[Block], layers: Sequence[int], again: Again =
     Returns:
         One number a layer, 0 for the first.
     """
-    pairs = {(i, j): shared_bytes(blocks[i], blocks[j], again) for i, j in set(pairwise(layers))}
+    kept = [_kept(block, again) for block in blocks]
+    pairs = {(i, j): _shared_bytes(blocks[i], blocks[j], kept[i], kept[j]) for i, j in set(pairwise(layers))}
     return (0, *(pairs[pair] for pair in pairwise(layers)))[: len(layers)]
 
 
@@ -51,7 +57,10 @@ def shared_bytes(before: Block, after: Block, again: Again = nothing_again) -> i
 
     A memory that three layers hand on is right when the middle one keeps it too; if not, it counts twice.
     """
-    mine, others = _kept(before, again), _kept(after, again)
+    return _shared_bytes(before, after, _kept(before, again), _kept(after, again))
+
+
+def _shared_bytes(before: Block, after: Block, mine: Collection[str], others: Collection[str]) -> int:
     tensors = before.by_name
     passed = ((_owner(tensors, out), into) for out, into in zip(before.outputs, after.inputs, strict=False))
     return sum(tensors[name].bytes for name in {name for name, into in passed if name in mine and into in others})

@@ -113,7 +113,7 @@ class _Writer:
 
     def note(self, work: _Work) -> None:
         """Takes down how the operator reads its inputs, before anything is written."""
-        self.known = self.known or self.block.by_name
+        self.known = self.known or dict(self.block.by_name)
         for name, lies, gradient in zip(work.operator.inputs, work.use.inputs, work.use.gradients, strict=True):
             tensor = self.known[name]
             reads = self.reads.setdefault(name, _Reads())
@@ -124,7 +124,7 @@ class _Writer:
 
     def begin(self) -> None:
         """Writes the tensors that no operator makes."""
-        self.known = self.known or self.block.by_name
+        self.known = self.known or dict(self.block.by_name)
         made = {name for op in self.block.operators for name in op.outputs}
         for tensor in self.block.tensors:
             if tensor.name not in made:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -195,7 +197,7 @@ class Operator:
         return dict(self.attributes).get(name, default)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """The operators of one layer (or of all layers that are alike).
 
@@ -222,8 +224,8 @@ class Block:
         """The tensor of that name."""
         return self.by_name[name]
 
-    @property
-    def by_name(self) -> dict[str, Tensor]:
+    @cached_property
+    def by_name(self) -> Mapping[str, Tensor]:
         """All tensors by name."""
         return {t.name: t for t in self.tensors}
 

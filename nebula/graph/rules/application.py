@@ -25,15 +25,14 @@ def apply_with(block: Block, rules: Mapping[str, Rule], otherwise: Rule) -> Bloc
             continue
         rule = rules.get(operator.kind, otherwise)
         call = _call(operator, tensors, rule)
-        worked = _worked(call, rule, copied, assumed=operator.kind not in rules)
-        done.append(replace(worked, backward=(*worked.backward, *_sums(call, met))))
+        done.append(_worked(call, rule, copied, met, assumed=operator.kind not in rules))
     operators = tuple(reversed(done))
     return replace(block, tensors=tuple(tensors[t.name] for t in block.tensors), operators=operators)
 
 
 def _resolved(block: Block, rules: Mapping[str, Rule], otherwise: Rule) -> dict[str, Tensor]:
     """All tensors with `needs_gradient` and `alias_of` set."""
-    tensors = block.by_name
+    tensors = dict(block.by_name)
     for operator in block.operators:
         rule = rules.get(operator.kind, otherwise)
         collective = operator.kind in COLLECTIVE_KINDS
@@ -41,7 +40,9 @@ def _resolved(block: Block, rules: Mapping[str, Rule], otherwise: Rule) -> dict[
         for name in operator.outputs:
             tensor = tensors[name]
             alias = operator.inputs[0] if rule.view and not collective else tensor.alias_of
-            tensors[name] = replace(tensor, needs_gradient=source and is_float(tensor.dtype), alias_of=alias)
+            wanted = source and is_float(tensor.dtype)
+            if (wanted, alias) != (tensor.needs_gradient, tensor.alias_of):
+                tensors[name] = replace(tensor, needs_gradient=wanted, alias_of=alias)
     return tensors
 
 
@@ -54,8 +55,8 @@ def _call(operator: Operator, tensors: Mapping[str, Tensor], rule: Rule) -> Call
     )
 
 
-def _worked(call: Call, rule: Rule, copied: Mapping[str, str], *, assumed: bool) -> Operator:
-    """The operator of a call with its work."""
+def _worked(call: Call, rule: Rule, copied: Mapping[str, str], met: set[str], *, assumed: bool) -> Operator:
+    """The operator of a call with its work; `met` holds the tensors that have a gradient already, and grows."""
     attributes = {k: v for k, v in call.operator.attributes if k != "assumed"} | ({"assumed": True} if assumed else {})
     backward: Works = ()
     saved: Names = ()
@@ -68,7 +69,7 @@ def _worked(call: Call, rule: Rule, copied: Mapping[str, str], *, assumed: bool)
         call.operator,
         attributes=tuple(sorted(attributes.items())),
         forward=rule.forward(call),
-        backward=backward,
+        backward=(*backward, *_sums(call, met)),
         saved=tuple(dict.fromkeys(saved)),
     )
 

@@ -67,7 +67,7 @@ def _runs(shape: Sequence[int], strides: Strides) -> list[tuple[int, int]]:
 def with_copies(block: Block) -> Block:
     """The block with a `contiguous` operator before each reader that is no view; applying it twice changes nothing."""
     tensors = list(block.tensors)
-    by_name = block.by_name
+    by_name = dict(block.by_name)
     strides: dict[str, Strides] = {}
     operators: list[Operator] = []
 
