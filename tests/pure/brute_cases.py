@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Protocol, TypeVar
 
 from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Tier
+from nebula.cost_model.peak import CONTEXT_BYTES
 from nebula.graph.values import DistributedGraph
+from nebula.models.decoders import DecoderConfig
+from nebula.models.decoders_parts import Experts
 from nebula.models.describe import decoder_graph
 from nebula.plan.job import Objective
 from nebula.plan.values import Job
@@ -31,6 +36,17 @@ class Case:
             for g in self.cluster.groups
         ]
         return f"{self.graph.name} of {len(self.graph.layers)} layers on {groups}, {self.job}, {self.objective}"
+
+
+class Decided(Protocol):
+    """What is decided about a plan."""
+
+    def given(self) -> dict[str, int | str]:
+        """By the names that `objective.fixed` takes."""
+        ...
+
+
+Chosen = TypeVar("Chosen", bound=Decided)
 
 
 @cache
@@ -95,7 +111,8 @@ TIERS = (
 def network(rng: random.Random, kinds: list[DeviceType], sizes: tuple[int, ...], most: int) -> Cluster:
     """One to three groups of nodes, each on a device type drawn anew, in all of at most so many devices."""
     names = ("a", "b", "c")[: rng.choice((1, 2, 2, 3))]
-    groups = tuple(group(rng, name, rng.choice(kinds), sizes, most // len(names)) for name in names)
+    drawn = [kinds[i % len(kinds)] if rng.random() < 0.5 else rng.choice(kinds) for i in range(len(names))]
+    groups = tuple(group(rng, name, kind, sizes, most // len(names)) for name, kind in zip(names, drawn, strict=True))
     return Cluster(name="small", groups=groups, tiers=rng.choice(TIERS))
 
 
@@ -146,3 +163,57 @@ def left_out(rng: random.Random, cluster: Cluster) -> tuple[str, ...]:
     if len(cluster.groups) > 1:
         return (rng.choice((cluster.groups[-1].name, f"{cluster.groups[-1].name}/0")),)
     return (f"{cluster.groups[0].name}/{cluster.groups[0].count - 1}",) if cluster.groups[0].count > 1 else ()
+
+
+WIDE = DecoderConfig(style="llama", layers=1, hidden=1024, heads=8, kv_heads=8, ffn=4096, vocabulary=16384, seq_len=256)
+"""Large enough that its memory counts beside that of a process."""
+
+FEW = Experts(count=4, top_k=2, ffn=2048, shared=1)
+
+
+@cache
+def wide_model(layers: int, tokens: int, experts: bool) -> DistributedGraph:
+    """A decoder of `layers` layers in all; made once."""
+    shape = replace(WIDE, layers=layers - 2, seq_len=tokens, **({"experts": FEW} if experts else {}))
+    return decoder_graph("experts" if experts else "dense", shape, dtype="bfloat16")
+
+
+def explored_case(seed: int, most_devices: int = 6) -> Case:
+    """A case of `nebula plan --explore`."""
+    rng = random.Random(f"explore {seed}")
+    graph = wide_model(rng.randint(3, 7), rng.choice((256, 1024, 1024)), rng.random() < 0.4)
+    needed = room_bytes(graph)
+    kinds = [
+        replace(
+            kind,
+            peak_flops={"float32": 10 ** rng.uniform(12.5, 13.5), "bfloat16": 10 ** rng.uniform(13, 14.5)},
+            memory_bytes_per_s=10 ** rng.uniform(11, 12.5),
+            memory_bytes=2.5 * CONTEXT_BYTES + needed * 10 ** rng.uniform(-0.9, 0.4),
+        )
+        for kind in types(rng, rng.choice((1, 2, 2)), needed)
+    ]
+    cluster = network(rng, kinds, (1, 2, 2, 4), most_devices)
+    job = Job(
+        global_batch=rng.choice((1, 2, 3, 4, 6, 8)),
+        precision="bf16",
+        optimizer=rng.choice(("adamw", "sgd")),
+        memory_fraction=rng.choice((0.92, 1.0)),
+    )
+    return Case(graph=graph, cluster=cluster, job=job, objective=Objective(exclude=left_out(rng, cluster)))
+
+
+def narrowed(case: Case, seed: int, most: int, every: Callable[[Case], list[Chosen]]) -> tuple[Case, list[Chosen]]:
+    """The case with as many degrees fixed, to those of some plan of it, as it takes for at most so many plans.
+
+    Args:
+        every: what the numbers allow in a case.
+
+    Returns:
+        The case, and what the numbers allow in it.
+    """
+    rng = random.Random(f"narrow {seed}")
+    while len(chosen := every(case)) > most:
+        some, fixed = rng.choice(chosen).given(), dict(case.objective.fixed)
+        name = rng.choice(sorted(set(some) - set(fixed)))
+        case = replace(case, objective=replace(case.objective, fixed={**fixed, name: some[name]}))
+    return case, chosen

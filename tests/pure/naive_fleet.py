@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from nebula.cluster.values import Cluster, DeviceType
+from nebula.cluster.values import Cluster, DeviceType, NodeGroup
 from nebula.cost_model.evaluate import Pricing
 from nebula.errors import BadInput
-from nebula.graph.values import DistributedGraph
-from nebula.plan.job import Objective
 from nebula.plan.legality import executable, violations
 from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, Prediction, RankPlace, Replica, Sharding, Stage
+from tests.pure.brute_cases import Case
 
 MADE_FROM = MadeFrom(model="", model_hash="", cluster="", cluster_hash="")
 
@@ -56,20 +55,24 @@ class Offer(NamedTuple):
     per_node: int
 
 
+def usable_nodes(cluster: Cluster, left_out: tuple[str, ...]) -> Iterator[tuple[NodeGroup, str, float]]:
+    """Group, name and slowness of every node that may be used, in order."""
+    for group in cluster.groups:
+        for node in range(group.count):
+            name = f"{group.name}/{node}"
+            if node not in group.excluded and group.name not in left_out and name not in left_out:
+                yield group, name, dict(group.slow).get(node, 1.0)
+
+
 def offer(cluster: Cluster, job: Job, left_out: tuple[str, ...]) -> Offer:
     """All devices of the type that computes most in all, nodes in order, slower nodes last."""
     found: dict[str, list[tuple[float, RankPlace]]] = {}
     smallest: dict[str, int] = {}
     types = {group.device.name: group.device for group in cluster.groups}
-    for group in cluster.groups:
-        for node in range(group.count):
-            name = f"{group.name}/{node}"
-            if node in group.excluded or group.name in left_out or name in left_out:
-                continue
-            slow = dict(group.slow).get(node, 1.0)
-            kind, size = group.device.name, group.devices_per_node
-            found.setdefault(kind, []).extend((slow, RankPlace(name, device)) for device in range(size))
-            smallest[kind] = min(size, smallest.get(kind, size))
+    for group, name, slow in usable_nodes(cluster, left_out):
+        kind, size = group.device.name, group.devices_per_node
+        found.setdefault(kind, []).extend((slow, RankPlace(name, device)) for device in range(size))
+        smallest[kind] = min(size, smallest.get(kind, size))
     dtype = PRECISION_DTYPE[job.precision]
     best = max(found, key=lambda name: len(found[name]) * types[name].peak(dtype) * types[name].product_efficiency)
     ordered = sorted(found[best], key=lambda pair: pair[0])
@@ -155,18 +158,28 @@ class Found(NamedTuple):
         return all(held.total_bytes <= held.limit_bytes for held in self.prediction.memory)
 
 
-def every_plan(graph: DistributedGraph, cluster: Cluster, job: Job, objective: Objective) -> dict[Degrees, Found]:
-    """All legal plans that an engine runs, fitting or not, with their predictions.
+def every_degrees_of(case: Case) -> list[Degrees]:
+    """What the numbers of a case allow."""
+    offered = offer(case.cluster, case.job, case.objective.exclude)
+    return list(every_degrees(len(case.graph.layers), offered, case.job, case.objective.fixed))
+
+
+def every_plan(case: Case, choices: list[Degrees]) -> dict[Degrees, Found]:
+    """All legal plans of a case that an engine runs, fitting or not, with their predictions.
 
     What an engine lacks for whatever plan of the job (a precision) keeps none out.
+
+    Args:
+        choices: what the numbers allow.
     """
-    offered, fixed = offer(cluster, job, objective.exclude), objective.fixed
+    job, layers, found = case.job, len(case.graph.layers), {}
+    offered = offer(case.cluster, job, case.objective.exclude)
     kind = "emulated" if offered.device.emulated else offered.device.kind
     lacking = set(executable(plan_of(Degrees(1, 1, 1, 0, 1, "none", (1,)), offered, job), kind).missing)
-    pricing, layers, found = Pricing(graph, cluster, job), len(graph.layers), {}
-    for degrees in every_degrees(layers, offered, job, fixed):
+    pricing = Pricing(case.graph, case.cluster, job)
+    for degrees in choices:
         plan = plan_of(degrees, offered, job)
-        if violations(plan, layers=layers, cluster=cluster) or set(executable(plan, kind).missing) - lacking:
+        if violations(plan, layers=layers, cluster=case.cluster) or set(executable(plan, kind).missing) - lacking:
             continue
         try:
             found[degrees] = Found(plan, pricing.predict(plan))

@@ -7,7 +7,6 @@ one again, and what it was is printed.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -16,32 +15,18 @@ from nebula.errors import BadInput, Infeasible
 from nebula.plan.degrees import degrees_of
 from nebula.plan.legality import violations
 from nebula.planner.search import Answer, search
-from tests.pure import naive_fleet
-from tests.pure.brute_cases import Case, fleet_case
-from tests.pure.naive_fleet import Degrees, Found
+from tests.pure.brute_cases import Case, fleet_case, narrowed
+from tests.pure.naive_fleet import Degrees, Found, every_degrees_of, every_plan
 
 EXACT = 1e-9
 """Rounding."""
 
 
-def narrowed(case: Case, seed: int, most: int) -> Case:
-    """The case with as many degrees fixed, to those of some plan of it, as it takes for at most so many plans."""
-    rng = random.Random(f"narrow {seed}")
-    offered = naive_fleet.offer(case.cluster, case.job, case.objective.exclude)
-    while True:
-        fixed = dict(case.objective.fixed)
-        every = list(naive_fleet.every_degrees(len(case.graph.layers), offered, case.job, fixed))
-        if len(every) <= most:
-            return case
-        some = rng.choice(every).given()
-        name = rng.choice(sorted(set(some) - set(fixed)))
-        case = replace(case, objective=replace(case.objective, fixed={**fixed, name: some[name]}))
-
-
-def check_fleet(case: Case, seed: int) -> None:
+def check_fleet(case: Case, seed: int, most: int) -> None:
     """The search finds what loops over all plans find: the best, the second, or that there is none."""
+    case, choices = narrowed(case, seed, most, every_degrees_of)
     print(f"seed {seed}: {case}")
-    every = naive_fleet.every_plan(case.graph, case.cluster, case.job, case.objective)
+    every = every_plan(case, choices)
     fitting = {degrees: found for degrees, found in every.items() if found.fits}
     if not fitting:
         with pytest.raises((Infeasible, BadInput) if not every else Infeasible):
@@ -88,10 +73,10 @@ def check_runner_up(answer: Answer, fitting: dict[Degrees, Found]) -> None:
 
 @pytest.mark.parametrize("seed", range(400))
 def test_the_fleet_planner_equals_trying_everything(seed):
-    check_fleet(narrowed(fleet_case(seed), seed, most=60), seed)
+    check_fleet(fleet_case(seed), seed, most=60)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(400, 700))
 def test_the_fleet_planner_equals_trying_everything_on_larger_cases(seed):
-    check_fleet(narrowed(fleet_case(seed, most_devices=12), seed, most=400), seed)
+    check_fleet(fleet_case(seed, most_devices=12), seed, most=400)

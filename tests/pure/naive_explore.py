@@ -1,0 +1,306 @@
+"""Every plan of the space of `nebula plan --explore`, by loops over whole numbers, each priced by itself.
+
+Written from docs/explore.md and the legality table; of the planner nothing is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from math import lcm
+from typing import NamedTuple
+
+from nebula.cluster.values import Cluster
+from nebula.cost_model.executed import paddle_execution
+from nebula.cost_model.peak import Counted
+from nebula.cost_model.plan_peaks import plan_peaks
+from nebula.cost_model.step import StepPricing
+from nebula.errors import BadInput
+from nebula.graph.values import Block, DistributedGraph
+from nebula.plan.schedule import device_of
+from nebula.plan.values import Job, Plan, RankPlace, Replica, Sharding, Stage
+from tests.pure.brute_cases import Case
+from tests.pure.naive_fleet import MADE_FROM, compositions, usable_nodes
+
+POLICIES = ("none", "selective", "full")
+
+
+class Way(NamedTuple):
+    """What is decided about a plan, the deal of its layers apart; `stages` says how many lie on each type of device."""
+
+    tensor: int
+    context: int
+    expert: int
+    rows: int
+    recompute: str
+    data: int
+    stages: tuple[int, ...]
+    schedule: str
+    chunks: int
+    sharding: int
+
+    def given(self) -> dict[str, int | str]:
+        """By the names that `objective.fixed` takes."""
+        return {
+            "data": self.data,
+            "tensor": self.tensor,
+            "pipeline": sum(self.stages),
+            "sharding": self.sharding,
+            "sharding_degree": self.data if self.sharding else 1,
+            "recompute": self.recompute,
+            "micro_batch_rows": self.rows,
+            "schedule": self.schedule,
+        }
+
+
+class Offer(NamedTuple):
+    """The devices of each type that may be used, slower nodes last, and how many the smallest node has."""
+
+    places: tuple[tuple[RankPlace, ...], ...]
+    per_node: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Devices of each type."""
+        return tuple(len(places) for places in self.places)
+
+
+def offer(cluster: Cluster, left_out: tuple[str, ...]) -> Offer:
+    """All types in the order of the cluster."""
+    found: dict[str, list[tuple[float, RankPlace]]] = {}
+    nodes = list(usable_nodes(cluster, left_out))
+    for group, name, slow in nodes:
+        found.setdefault(group.device.name, []).extend(
+            (slow, RankPlace(name, device)) for device in range(group.devices_per_node)
+        )
+    ordered = [sorted(places, key=lambda pair: pair[0]) for places in found.values()]
+    return Offer(
+        tuple(tuple(place for _, place in places) for places in ordered),
+        min(group.devices_per_node for group, _, _ in nodes),
+    )
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def every_way(graph: DistributedGraph, offered: Offer, job: Job, fixed: Mapping[str, object]) -> Iterator[Way]:
+    """What numbers allow, and a user who fixed some of them."""
+    contexts = [2**i for i in range(12) if i == 0 or graph.tokens_per_row / 2**i >= 512]
+    for tensor in divisors(offered.per_node):
+        for context in contexts:
+            for expert in divisors(experts_of(graph)):
+                for data in divisors(job.global_batch):
+                    group = tensor * context * data
+                    for stages in every_stages(group, offered.sizes, len(graph.layers)):
+                        for rows in range(1, 9):
+                            if group % expert or job.global_batch % (data * rows):
+                                continue
+                            m = job.global_batch // (data * rows)
+                            for schedule, chunks in every_schedule(sum(stages), m, len(graph.layers)):
+                                for recompute in POLICIES:
+                                    for sharding in (0, 1, 2, 3) if data > 1 else (0,):
+                                        way = Way(
+                                            tensor,
+                                            context,
+                                            expert,
+                                            rows,
+                                            recompute,
+                                            data,
+                                            stages,
+                                            schedule,
+                                            chunks,
+                                            sharding,
+                                        )
+                                        if all(way.given()[name] == value for name, value in fixed.items()):
+                                            yield way
+
+
+def every_stages(group: int, sizes: tuple[int, ...], layers: int) -> Iterator[tuple[int, ...]]:
+    """Stages of so many ranks on one type alone, or on several as many as each has room for."""
+    room = tuple(min(size // group, layers) for size in sizes)
+    for index, most in enumerate(room):
+        for count in range(1, most + 1):
+            yield tuple(count if i == index else 0 for i in range(len(sizes)))
+    if sum(count > 0 for count in room) > 1 and sum(room) <= layers:
+        yield room
+
+
+def every_schedule(stages: int, micro_batches: int, layers: int) -> Iterator[tuple[str, int]]:
+    """Schedules with the virtual stages on a device."""
+    if stages == 1:
+        yield "1f1b", 1
+        return
+    if micro_batches < stages:
+        return
+    yield "1f1b", 1
+    yield "zb-h1", 1
+    for chunks in range(2, 9):
+        if stages * chunks <= layers:
+            yield "interleaved", chunks
+    if 2 * stages <= layers and micro_batches >= 2 * stages:
+        yield "zb-v", 2
+        yield "dualpipe-v", 2
+
+
+def experts_of(graph: DistributedGraph) -> int:
+    """Experts of a layer."""
+    counts = [1]
+    for block in graph.blocks:
+        counts += [block.tensor(op.inputs[1]).shape[0] for op in block.operators if op.kind == "grouped_matmul"]
+    return max(counts)
+
+
+CUTS: dict[tuple[Block, ...], tuple[dict[tuple[int, ...], Block], ...]] = {}
+"""Local blocks, by the blocks that they are cut from: they depend on neither device, job nor policy."""
+
+
+class Prices:
+    """Prices plans of one case one by one; what does not depend on the plan is kept."""
+
+    def __init__(self, case: Case) -> None:
+        graph, cluster = case.graph, case.cluster
+        self.graph, self.job, self.offered = graph, case.job, offer(cluster, case.objective.exclude)
+        healthy = replace(cluster, groups=tuple(replace(group, slow=()) for group in cluster.groups))
+        self.pricings, self.healthy = (
+            {policy: StepPricing(graph, on, paddle_execution(case.job, policy)) for policy in POLICIES}
+            for on in (cluster, healthy)
+        )
+        cuts = CUTS.setdefault(graph.blocks, ({}, {}))
+        for pricing in (*self.pricings.values(), *self.healthy.values()):
+            pricing._blocks, pricing._undealt = cuts
+        self._layers: dict[tuple[object, ...], list[float]] = {}
+        self._memory = {group.device.name: group.device.memory_bytes for group in cluster.groups}
+        self._type = {group.name: group.device.name for group in cluster.groups}
+
+    def step_s(self, plan: Plan) -> float:
+        """Seconds of a step.
+
+        Raises:
+            BadInput: a degree does not divide what it has to cut.
+        """
+        return self.pricings[plan.stages[0].recompute].step(plan).step_s
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether every device holds no more than the job may fill of it."""
+        pricing = self.pricings[plan.stages[0].recompute]
+        degrees = pricing.degrees(plan)
+        peaks = plan_peaks(
+            self.graph,
+            plan,
+            pricing.execution,
+            lambda index: pricing.block(index, degrees),
+            counted=Counted.PROCESS,
+            limit_bytes=0.0,
+        )
+        homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
+        return all(
+            peak.memory.total_bytes <= self.job.memory_fraction * self._room(plan, ranks)
+            for peak, ranks in zip(peaks, homes, strict=True)
+        )
+
+    def _room(self, plan: Plan, ranks: tuple[int, ...]) -> float:
+        names = {plan.ranks[rank].node.rpartition("/")[0] for rank in ranks}
+        return min(self._memory[self._type[name]] for name in names)
+
+    def deals(self, way: Way) -> list[tuple[int, ...]]:
+        """The layers of each virtual stage, for all deals whose slowest virtual stage takes least.
+
+        Raises:
+            BadInput: a degree does not divide what it has to cut.
+        """
+        pools = [pool for pool, count in enumerate(way.stages) for _ in range(count)]
+        homes = [device_of(way.schedule, s, len(pools), way.chunks) for s in range(len(pools) * way.chunks)]
+        seconds = [self.layer_seconds(way, pools[home]) for home in homes]
+        slowest = {}
+        for counts in compositions(len(self.graph.layers), len(homes)):
+            ends = [sum(counts[:i]) for i in range(len(counts) + 1)]
+            slowest[counts] = max(sum(own[a:b]) for own, (a, b) in zip(seconds, pairwise(ends), strict=True))
+        least = min(slowest.values())
+        return [counts for counts, worst in slowest.items() if worst <= least * (1 + 1e-9)]
+
+    def layer_seconds(self, way: Way, pool: int) -> list[float]:
+        """Both passes of every layer on the first devices of a type, all healthy, without any traffic of data."""
+        key = (way[:5], pool)
+        if key not in self._layers:
+            width = way.tensor * way.context
+            alone = way._replace(data=lcm(width, way.expert) // width, schedule="1f1b", chunks=1, sharding=0)
+            alone = alone._replace(stages=tuple(int(i == pool) for i in range(len(way.stages))))
+            pricing = self.healthy[way.recompute]
+            found = {}
+            for index in set(self.graph.layers):
+                layer = self.graph.layers.index(index)
+                plan = self.plan(alone, (1,))
+                one = replace(plan, stages=(replace(plan.stages[0], layers=(layer, layer + 1)),), micro_batches=1)
+                times = pricing.layer(one)
+                found[index] = times.forward_s + times.backward_s
+            self._layers[key] = [found[index] for index in self.graph.layers]
+        return self._layers[key]
+
+    def plan(self, way: Way, layers: tuple[int, ...]) -> Plan:
+        """The plan with its ranks numbered pipeline, data, context, tensor from the outside in."""
+        width, devices = way.tensor * way.context, sum(way.stages)
+        places = [
+            place
+            for count, offered in zip(way.stages, self.offered.places, strict=True)
+            for place in offered[: count * way.data * width]
+        ]
+        stages, first = [], 0
+        for index, count in enumerate(layers):
+            home = device_of(way.schedule, index, devices, way.chunks)
+            starts = [(home * way.data + replica) * width for replica in range(way.data)]
+            stages.append(
+                Stage(
+                    layers=(first, first + count),
+                    replicas=tuple(
+                        Replica(
+                            ranks=tuple(range(start, start + width)),
+                            tensor_shares=(1,) * width,
+                            micro_batch_rows=way.rows,
+                        )
+                        for start in starts
+                    ),
+                    context=way.context,
+                    expert=way.expert,
+                    sharding=Sharding(stage=way.sharding, degree=way.data if way.sharding else 1),
+                    recompute=way.recompute,
+                )
+            )
+            first += count
+        return Plan(
+            stages=tuple(stages),
+            micro_batches=self.job.global_batch // (way.data * way.rows),
+            schedule=way.schedule,
+            engine="executor",
+            ranks=tuple(places),
+            job=self.job,
+            made_from=MADE_FROM,
+            sequence_parallel=way.tensor > 1,
+        )
+
+
+class Found(NamedTuple):
+    """A plan and its step time."""
+
+    plan: Plan
+    step_s: float
+
+
+def every_way_of(case: Case) -> list[Way]:
+    """What the numbers of a case allow."""
+    offered = offer(case.cluster, case.objective.exclude)
+    return list(every_way(case.graph, offered, case.job, case.objective.fixed))
+
+
+def every_plan(prices: Prices, ways: list[Way]) -> list[Found]:
+    """All plans of those ways that the model can be cut for, fitting or not, fastest first."""
+    found = []
+    for way in ways:
+        try:
+            plans = [prices.plan(way, deal) for deal in prices.deals(way)]
+            found += [Found(plan, prices.step_s(plan)) for plan in plans]
+        except BadInput:
+            # a degree does not divide what it has to cut
+            continue
+    return sorted(found, key=lambda each: each.step_s)
