@@ -93,36 +93,76 @@ def aimed(
         Infeasible: nothing fits into memory, or into the limits; the text says what would.
     """
     _check(objective, job)
-    pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
-    names = list(dict.fromkeys(node_name(cluster, device) for device in pool.devices))
-    bare = replace(objective, minimise=AIM, deadline_s=0.0, budget=0.0)
-    known: dict[int, Tried] = {}
-
-    def attempt(nodes: int) -> None:
-        if nodes in known:
-            return
-        try:
-            answer = searching(replace(bare, exclude=(*objective.exclude, *names[nodes:])))
-        except Infeasible:
-            if nodes == len(names):
-                raise
-            return
-        ahead = outlook(graph, cluster, answer.plan, conditions)
-        _check_known(objective, ahead)
-        known[nodes] = Tried(nodes=nodes, answer=answer, outlook=ahead)
-
-    for nodes in _halved(len(names)):
-        attempt(nodes)
+    attempts = _Attempts(graph, cluster, job, objective, conditions, searching)
+    attempts.halve()
     for _ in range(ROUNDS):
-        for nodes in _between(known, _best(known.values(), objective, within=False).nodes):
-            attempt(nodes)
-    tried = tuple(known[nodes] for nodes in sorted(known, reverse=True))
+        for nodes in _between(attempts.known, _best(attempts.known.values(), objective, within=False).nodes):
+            attempts.attempt(nodes)
+    tried = attempts.tried
     chosen = _best(tried, objective)
     because = f"{_reason(chosen, tried, objective)} {chosen.answer.plan.because}"
     told = f"Numbers of nodes that were tried: {', '.join(str(t.nodes) for t in tried)}; the bound is that of plans on "
     notes = (*chosen.answer.notes, f"{told}{counted(chosen.nodes)} or fewer.")
     answer = replace(chosen.answer, plan=replace(chosen.answer.plan, because=because), notes=notes)
     return Aimed(answer=answer, tried=tried, front=front(tried))
+
+
+def halves(
+    graph: DistributedGraph,
+    cluster: Cluster,
+    job: Job,
+    objective: Objective,
+    conditions: Conditions | None,
+    searching: Searching,
+) -> tuple[Tried, ...]:
+    """The fastest plans on all nodes, on half of them, on a quarter and so on; arguments and errors as of aimed."""
+    attempts = _Attempts(graph, cluster, job, objective, conditions, searching)
+    attempts.halve()
+    return attempts.tried
+
+
+class _Attempts:
+    """Searches on several numbers of nodes; arguments as of aimed."""
+
+    def __init__(
+        self,
+        graph: DistributedGraph,
+        cluster: Cluster,
+        job: Job,
+        objective: Objective,
+        conditions: Conditions | None,
+        searching: Searching,
+    ) -> None:
+        self._graph, self._cluster, self._conditions = graph, cluster, conditions
+        self._objective, self._searching = objective, searching
+        pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
+        self._names = list(dict.fromkeys(node_name(cluster, device) for device in pool.devices))
+        self.known: dict[int, Tried] = {}
+
+    def halve(self) -> None:
+        """Tries all nodes, half of them, and so on."""
+        for nodes in _halved(len(self._names)):
+            self.attempt(nodes)
+
+    def attempt(self, nodes: int) -> None:
+        """Tries so many nodes, of which too few for the model are no error."""
+        if nodes in self.known:
+            return
+        bare = replace(self._objective, minimise=AIM, deadline_s=0.0, budget=0.0)
+        try:
+            answer = self._searching(replace(bare, exclude=(*bare.exclude, *self._names[nodes:])))
+        except Infeasible:
+            if nodes == len(self._names):
+                raise
+            return
+        ahead = outlook(self._graph, self._cluster, answer.plan, self._conditions)
+        _check_known(self._objective, ahead)
+        self.known[nodes] = Tried(nodes=nodes, answer=answer, outlook=ahead)
+
+    @property
+    def tried(self) -> tuple[Tried, ...]:
+        """What fits, most nodes first."""
+        return tuple(self.known[nodes] for nodes in sorted(self.known, reverse=True))
 
 
 def front(tried: Sequence[Tried]) -> tuple[Tried, ...]:

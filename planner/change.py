@@ -103,6 +103,11 @@ class Change:
         found = found or self._answered(self.changed, asked)
         return self._reached(found), looked
 
+    def near_options(self) -> list[Option]:
+        """What might be done without any search; empty when nothing near the plan fits."""
+        found = self._fitting(self._nearest())
+        return self._reached(found) if found else []
+
     def _fitting(self, plans: Iterable[Plan]) -> list[Plan]:
         """Plans with their exact predictions, those that fit into memory."""
         priced = [replace(plan, prediction=self._predict(plan)) for plan in plans]

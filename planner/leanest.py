@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 from nebula.errors import BadInput
@@ -23,33 +23,31 @@ def leanest_above(setting: Setting) -> Split | None:
     rows: dict[int, int] = {}
     for data, r in data_and_rows(prices.job, limits, Counter()):
         rows[data] = min(r, rows.get(data, r))
-    found = [
-        held
+    ways = [
+        Split(data=data, tensor=tensor, pipeline=most, rows=r, sharding=sharding, recompute=recompute)
         for tensor in cutting(setting)
         for data, r in rows.items()
+        if (most := min(limits.layers, limits.devices // (tensor * data)))
         for recompute in policies(limits)
         for sharding in _widest(data, limits)
         if sharding.stage or data == min(rows)
-        for held in _least_above(setting, (data, tensor, r), sharding, recompute)
     ]
-    return min(found, key=lambda held: held[0])[1] if found else None
+    found: tuple[float, Split | None] = (math.inf, None)
+    for way in ways:
+        if runs(way, prices.job, setting.device_kind):
+            found = _leaner(setting, way, found)
+    return found[1]
 
 
-def _least_above(
-    setting: Setting, degrees: tuple[int, int, int], sharding: Sharding, recompute: str
-) -> Iterator[tuple[float, Split]]:
-    """The bytes and the number of stages that come nearest to fitting without doing so."""
+def _leaner(setting: Setting, way: Split, found: tuple[float, Split | None]) -> tuple[float, Split | None]:
+    """The bytes and the split that come nearest to fitting without doing so: found before, or with fewer stages."""
     prices, limits = setting.prices, setting.limits
-    data, tensor, rows = degrees
-    most = min(limits.layers, limits.devices // (tensor * data))
-    split = Split(data=data, tensor=tensor, pipeline=max(most, 1), rows=rows, sharding=sharding, recompute=recompute)
-    if most < 1 or not runs(split, prices.job, setting.device_kind):
-        return
-    table = prices.leanest_deals(split)
-    for stages in range(1, most + 1):
+    table = prices.leanest_deals(way, found[0])
+    for stages in range(1, way.pipeline + 1):
         needed = table.value(stages)
-        if needed > prices.limit_bytes and limits.allows("pipeline", stages):
-            yield needed, replace(split, pipeline=stages)
+        if prices.limit_bytes < needed < found[0] and limits.allows("pipeline", stages):
+            found = needed, replace(way, pipeline=stages)
+    return found
 
 
 def _widest(data: int, limits: Limits) -> list[Sharding]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nebula.cluster.topology import Level, nic_share
 from nebula.cluster.values import Cluster, Link
-from nebula.cost_model.chain import ChainCost
+from nebula.cost_model.chain import ChainCost, Chains
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.evaluate import Pricing
@@ -36,10 +36,16 @@ Work = tuple[int, int, str, int]
 
 
 class Prices:
-    """Prices splits of one graph over one pool of devices."""
+    """Prices splits of one graph over one pool of devices.
 
-    def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job, pool: Pool) -> None:
-        self.pricing = Pricing(graph, cluster, job)
+    Args:
+        chains: of the graph, whose blocks are cut already.
+    """
+
+    def __init__(
+        self, graph: DistributedGraph, cluster: Cluster, job: Job, pool: Pool, chains: Chains | None = None
+    ) -> None:
+        self.pricing = Pricing(graph, cluster, job, chains and chains.for_other_devices())
         self.job, self.pool = job, pool
         self.limit_bytes = pool.device.memory_bytes * job.memory_fraction
         self._devices = np.array(pool.devices)
@@ -99,8 +105,11 @@ class Prices:
         """The best deals of layers to `fewest` to split.pipeline stages, by their lower bound."""
         return price.deals(self._runs(split, to_beat_s), to_beat_s, fewest)
 
-    def leanest_deals(self, split: Split) -> Deals:
-        """The deals of layers to up to as many stages as the split has, by the bytes of the fullest device."""
+    def leanest_deals(self, split: Split, to_beat_bytes: float = np.inf) -> Deals:
+        """The deals of layers to up to as many stages as the split has, by the bytes of the fullest device.
+
+        Those that do not stay below to_beat_bytes may come out too high.
+        """
         spans, m = self._spans_of(split), split.micro_batches(self.job)
         sums = spans.of(self._every.first, self._every.end)
         held = spans.held_bytes(sums, split.sharding, NOWHERE)
@@ -109,7 +118,7 @@ class Prices:
             """What each of some runs holds with so many stages behind."""
             return Cost((held + sums.kept_bytes * min(behind + 1, m))[which], held[which])
 
-        return deal(self._every, cost, split.pipeline)
+        return deal(self._every, cost, split.pipeline, to_beat_bytes)
 
     def _runs(self, split: Split, to_beat_s: float) -> Useful:
         """The runs of layers that can be a stage of a step shorter than to_beat_s, whatever the placement."""

@@ -52,8 +52,12 @@ class Rejection:
         return f"{self.count:,} {self.counted if self.count != 1 else _SINGULAR[self.counted]}"
 
 
-def rejections(setting: Setting, answer: Answer) -> tuple[Rejection, ...]:
-    """A row for each rule that left something out, most first."""
+def rejections(setting: Setting, answer: Answer, *, search: bool = True) -> tuple[Rejection, ...]:
+    """A row for each rule that left something out, most first.
+
+    Args:
+        search: whether to search for the best plan without each fixed degree; each takes a search.
+    """
     fixed, unlisted = setting.objective.fixed, _undividing(setting)
     counts = {
         **({"batch": len(unlisted)} if unlisted else {}),
@@ -62,7 +66,8 @@ def rejections(setting: Setting, answer: Answer) -> tuple[Rejection, ...]:
     }
     rows = []
     for rule, count in sorted(counts.items(), key=lambda pair: -pair[1]):
-        facts, remedies = _ABOUT.get(rule, _unexplained)(setting, answer)
+        about = _ABOUT if search else {**_ABOUT, "fixed": _fixed_only}
+        facts, remedies = about.get(rule, _unexplained)(setting, answer)
         rows.append(
             Rejection(
                 rule=rule,
@@ -161,6 +166,12 @@ def _fixed(setting: Setting, answer: Answer) -> Words:
         gained = f"{gain:.1%} less" if gain > 5e-4 else "nothing gained"
         remedies.append(f"without {name}={value} the best is {other.split}: {format_seconds(takes_s)}, {gained}")
     return [], remedies
+
+
+def _fixed_only(setting: Setting, answer: Answer) -> Words:
+    """Which degrees are fixed."""
+    del answer
+    return [], [f"leave out objective.fixed.{name}={value}" for name, value in setting.objective.fixed.items()]
 
 
 def _engine(setting: Setting, answer: Answer) -> Words:

@@ -24,7 +24,7 @@ from nebula.plan.job import FIXABLE, Objective
 from nebula.plan.values import Plan, RankPlace
 from nebula.planner.change import Change
 from nebula.planner.moves import Sizes, layer_sizes
-from nebula.planner.options import Replanned, reason
+from nebula.planner.options import Option, Replanned, reason
 from nebula.planner.pool import places
 from nebula.planner.survivors import survivors
 
@@ -124,6 +124,11 @@ class Replanner:
             looked=looked,
             seconds=self.clock() - began_s,
         )
+
+    def near(self, changed: Cluster) -> tuple[Option, ...]:
+        """What might be done on a changed cluster without any search, best first; empty when nothing near fits."""
+        change = Change(self, exclude(changed, self.objective.exclude))
+        return tuple(sorted(change.near_options(), key=lambda option: option.rank))
 
     def _sizes(self) -> Sizes:
         """What tensor parallelism cuts is told by the plan's degree, or by a degree of 2 where that can be cut."""

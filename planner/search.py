@@ -15,6 +15,7 @@ from itertools import count
 
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster
+from nebula.cost_model.chain import Chains
 from nebula.errors import BadInput
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
@@ -81,6 +82,7 @@ def search(
     job: Job,
     objective: Objective | None = None,
     *,
+    chains: Chains | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Answer:
@@ -91,6 +93,7 @@ def search(
         cluster: what may be used; of unlike devices the fastest set of equal ones.
         job: batch, precision, optimizer, memory to fill.
         objective: fixed degrees and nodes to leave out; by default the shortest step.
+        chains: of the graph, whose blocks are cut already; further ones are cut there.
         on_progress: called each time a candidate has been priced.
         clock: seconds, for the time that the search reports.
 
@@ -100,7 +103,7 @@ def search(
     """
     objective = objective or Objective()
     _check_objective(objective)
-    return _Search(graph, cluster, job, objective, on_progress or (lambda _: None), clock).run()
+    return _Search(graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock).run()
 
 
 def _check_objective(objective: Objective) -> None:
@@ -125,6 +128,7 @@ class _Search:
         cluster: Cluster,
         job: Job,
         objective: Objective,
+        chains: Chains | None,
         on_progress: Callable[[Progress], None],
         clock: Callable[[], float],
     ) -> None:
@@ -137,7 +141,7 @@ class _Search:
             layers=len(graph.layers),
             fixed=objective.fixed,
         )
-        self.prices = Prices(graph, cluster, job, self.pool)
+        self.prices = Prices(graph, cluster, job, self.pool, chains)
         kind = "emulated" if self.pool.device.emulated else self.pool.device.kind
         check_fixed(self.prices, self.limits, kind)
         self.tree = Tree(self.prices, self.limits, kind, lambda: self.to_beat_s)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from nebula.cluster.places import exclude
 from nebula.cluster.values import Cluster
+from nebula.cost_model.chain import Chains
 from nebula.cost_model.evaluate import Pricing, beyond_fleet, evaluate
-from nebula.errors import BadInput, Infeasible
+from nebula.errors import BadInput
 from nebula.graph.imbalance import imbalanced
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
@@ -68,6 +69,7 @@ def what_ifs(
     objective: Objective | None = None,
     *,
     replan: bool = True,
+    chains: Chains | None = None,
     on_row: Callable[[int], None] = lambda _: None,
 ) -> tuple[WhatIf, ...]:
     """Every row: rates by −10 % and +10 %, 10 GB more memory, a node lost, a node slow, experts uneven.
@@ -79,13 +81,14 @@ def what_ifs(
         objective: what was fixed and left out, where planning again.
         replan: whether to plan again for more memory and without a node, which takes as long as a search each, rather
             than to look among plans near the plan; of plans with experts or context parallelism these are not known.
+        chains: of the graph, whose blocks are cut already.
         on_row: called with the number of rows that are there.
 
     Raises:
         BadInput: the plan does not fit the graph or the cluster.
     """
     rows: list[WhatIf] = []
-    for row in _Rows(graph, cluster, plan, objective or Objective()).all(replan=replan):
+    for row in _Rows(graph, cluster, plan, objective or Objective(), chains).all(replan=replan):
         rows.append(row)
         on_row(len(rows))
     return tuple(rows)
@@ -94,11 +97,13 @@ def what_ifs(
 class _Rows:
     """The rows of one plan, which share what it takes as it is."""
 
-    def __init__(self, graph: DistributedGraph, cluster: Cluster, plan: Plan, objective: Objective) -> None:
+    def __init__(
+        self, graph: DistributedGraph, cluster: Cluster, plan: Plan, objective: Objective, chains: Chains | None
+    ) -> None:
         self.graph, self.plan = graph, plan
         self.cluster = exclude(cluster, objective.exclude)
         self.objective = Objective(fixed=objective.fixed)
-        self.pricing = Pricing(graph, self.cluster, plan.job)
+        self.pricing = Pricing(graph, self.cluster, plan.job, chains and chains.for_other_devices())
         self.before_s = self._on(cluster).step_time_s
         self.nodes = tuple(dict.fromkeys(place.node for place in plan.ranks))
         self.first_node: dict[str, str] = {}
@@ -152,21 +157,25 @@ class _Rows:
 
     def _near_with_memory(self, replanner: Replanner) -> WhatIf:
         size = f"{MORE_BYTES / 1e9:g} GB"
-        options = replanner.replan(with_memory(self.cluster, MORE_BYTES)).options
+        options = replanner.near(with_memory(self.cluster, MORE_BYTES))
+        name = f"memory +{size}"
+        if not options:
+            return _no_plan(name, NEAR_IT, f"With {size} more on every device no plan near this one fits.")
         found = min(options, key=lambda option: option.step_s).plan
         same = found.split == self.plan.split
         plan = "no plan near this one is faster" if same else f"the fastest plan near this one is {found.split}"
         words = f"With {size} more on every device {plan}: {self._takes(step_s(found))}."
-        return self._found(f"memory +{size}", NEAR_IT, found, words)
+        return self._found(name, NEAR_IT, found, words)
 
     def _near_without(self, replanner: Replanner, node: str) -> WhatIf:
         name = f"node {node} lost"
         try:
-            option = replanner.replan(exclude(self.cluster, [node])).options[0]
-        except (BadInput, Infeasible) as error:
-            return _no_plan(
-                name, NEAR_IT, f"Without node {node} no plan near this one is left: {first_sentence(error)}."
-            )
+            options = replanner.near(exclude(self.cluster, [node]))
+        except BadInput as error:
+            return _no_plan(name, NEAR_IT, f"Without node {node} there is no plan: {first_sentence(error)}.")
+        if not options:
+            return _no_plan(name, NEAR_IT, f"Without node {node} no plan near this one fits.")
+        option = options[0]
         self.without_s[node.rpartition("/")[0]] = option.step_s
         moves = option.moves
         moved = f"after {format_bytes(moves.total_bytes)} are moved in {format_seconds(moves.seconds)}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from nebula.cluster.values import Cluster
+from nebula.cost_model.chain import Chains
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.values import PRECISION_DTYPE, Job
@@ -52,12 +53,18 @@ class Setting:
 
 
 def setting_of(
-    graph: DistributedGraph, cluster: Cluster, job: Job, objective: Objective, find: Find | None = None
+    graph: DistributedGraph,
+    cluster: Cluster,
+    job: Job,
+    objective: Objective,
+    find: Find | None = None,
+    chains: Chains | None = None,
 ) -> Setting:
     """What a search of those works on.
 
     Args:
         find: how plans are found; by default by a search that tells nobody how far it is.
+        chains: of the graph, whose blocks are cut already.
 
     Raises:
         BadInput: the cluster offers no device, or a fixed degree has an unknown name.
@@ -65,7 +72,7 @@ def setting_of(
     pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
     return Setting(
         objective=objective,
-        prices=Prices(graph, cluster, job, pool),
+        prices=Prices(graph, cluster, job, pool, chains),
         limits=Limits(
             devices=len(pool.devices),
             devices_per_node=pool.devices_per_node,

@@ -36,8 +36,9 @@ def demo(
 ) -> None:
     """Do the main job once, here: plan, launch, train, report."""
     from nebula.cli.console import console, print_json
+    from nebula.cli.details import recorded
     from nebula.cli.running import outcome, run_training
-    from nebula.cli.subject import find_plan, load_subject, search_record, subject_findings
+    from nebula.cli.subject import find_plan, load_subject, subject_findings
     from nebula.cluster.discover import discover
     from nebula.report.cluster_table import cluster_table
     from nebula.report.graph_table import headline
@@ -59,7 +60,7 @@ def demo(
 
     _step(tell, 4, "The plan")
     answer = find_plan(subject)
-    search = search_record(answer)
+    search = recorded(subject, answer)
     tell(plan_table(subject_findings(answer.plan, subject, search)))
 
     _step(tell, 5, f"Training: {answer.plan.world_size} processes of paddle.distributed.launch")

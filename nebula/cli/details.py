@@ -1,16 +1,22 @@
-"""What a report shows beyond a table of its plan: memory over the step, traffic, and what would be if."""
+"""What a report shows beyond a table of its plan: memory, traffic, what a search left out, and what would be if."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nebula.cli.subject import subject_findings
-from nebula.report.findings import Findings, Search
+from nebula.cli.subject import find_plans, given_plan, search_record, setting, subject_findings
+from nebula.report.findings import Findings, Search, TimeCost
 
 if TYPE_CHECKING:
     from nebula.cli.subject import Subject
+    from nebula.plan.job import Objective
     from nebula.plan.values import Plan
+    from nebula.planner.aims import Tried
+    from nebula.planner.search import Answer
 
 
 def detailed(found: Findings) -> Findings:
@@ -36,5 +42,90 @@ def dry_findings(plan: Plan, subject: Subject, search: Search | None = None, *, 
     from nebula.planner.sensitivity import what_ifs
 
     run = subject.run
-    rows = what_ifs(subject.graph, run.cluster, plan, run.objective, replan=replan)
+    rows = what_ifs(subject.graph, run.cluster, plan, run.objective, replan=replan, chains=subject.chains)
     return replace(detailed(subject_findings(plan, subject, search)), what_ifs=rows)
+
+
+def chosen_in_depth(subject: Subject, plan_file: Path | None, *, replan: bool = False) -> tuple[Plan, Search]:
+    """The plan in a file, or else the one that a search finds, with all that a report tells of the search.
+
+    Args:
+        replan: whether to search on fewer nodes as well, and without each fixed degree.
+    """
+    if plan_file:
+        return given_plan(subject, plan_file), Search()
+    answer, tried = find_plans(subject)
+    if replan and not tried:
+        tried = _on_fewer_nodes(subject)
+    return answer.plan, recorded(subject, answer, tried, replan=replan)
+
+
+def recorded(
+    subject: Subject,
+    answer: Answer,
+    tried: Sequence[Tried] = (),
+    *,
+    replan: bool = False,
+    explored: bool = False,
+) -> Search:
+    """What a search went through, with what would admit what its rules left out, and time against money.
+
+    Args:
+        tried: plans on other numbers of nodes; where there are none, plans near the answer stand for them.
+        replan: whether to search without each fixed degree.
+        explored: the answer is that of an exploration, whose rules are others.
+    """
+    from nebula.planner.fewer import near_on_fewer_nodes
+    from nebula.planner.rejected import rejections
+
+    others = [one.answer.plan for one in tried] or near_on_fewer_nodes(subject.graph, subject.run.cluster, answer.plan)
+    return replace(
+        search_record(answer),
+        rejections=() if explored else rejections(setting(subject), answer, search=replan),
+        time_costs=time_costs(subject, [*answer.candidates, *others]),
+    )
+
+
+def time_costs(subject: Subject, plans: Iterable[Plan]) -> tuple[TimeCost, ...]:
+    """Plans by step time and by what a token costs, each once, the fastest first."""
+    from nebula.cost_model.economy import outlook
+
+    run, found = subject.run, {}
+    for plan in plans:
+        assert plan.prediction is not None
+        ahead = outlook(subject.graph, run.cluster, plan, run.conditions)
+        one = TimeCost(
+            split=plan.split,
+            devices=plan.world_size,
+            step_time_s=plan.prediction.step_time_s,
+            money=0.0 if ahead.money.unknown else ahead.money.per_million_tokens,
+            energy_j=0.0 if ahead.energy.unknown else ahead.energy.per_million_tokens_j,
+        )
+        found[one.split, one.devices] = one
+    return with_front(found.values())
+
+
+def with_front(points: Iterable[TimeCost]) -> tuple[TimeCost, ...]:
+    """The points whose cost is known, the fastest first, marked where no other beats them in both."""
+    found: list[TimeCost] = []
+    least = math.inf
+    for one in sorted((p for p in points if p.cost), key=lambda p: (p.step_time_s, p.cost)):
+        found.append(replace(one, on_front=one.cost < least))
+        least = min(least, one.cost)
+    return tuple(found)
+
+
+def _on_fewer_nodes(subject: Subject) -> tuple[Tried, ...]:
+    from nebula.cli.console import SearchLine
+    from nebula.planner.aims import halves
+    from nebula.planner.search import search
+
+    run, line = subject.run, SearchLine()
+
+    def fastest(objective: Objective) -> Answer:
+        return search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
+
+    try:
+        return halves(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest)
+    finally:
+        line.clear()

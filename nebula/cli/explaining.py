@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -13,7 +12,6 @@ from nebula.cli.options import Json, Overrides, PlanOption, RunFile
 if TYPE_CHECKING:
     from nebula.cli.subject import Subject
     from nebula.plan.values import Plan
-    from nebula.planner.setting import Setting
 
 
 def explain(
@@ -45,13 +43,13 @@ def explain(
 
 def _print_explanation(subject: Subject, given: Plan | None, *, json: bool) -> None:
     from nebula.cli.console import print_json, results
-    from nebula.cli.subject import find_plan
+    from nebula.cli.subject import find_plan, setting
     from nebula.planner.alternatives import explanation
     from nebula.report.explanation_document import explanation_document
     from nebula.report.explanation_text import explanation_text
 
     answer = find_plan(subject)
-    found = explanation(_setting(subject), answer, given or answer.plan)
+    found = explanation(setting(subject), answer, given or answer.plan)
     if json:
         print_json(explanation_document(found))
     else:
@@ -60,11 +58,12 @@ def _print_explanation(subject: Subject, given: Plan | None, *, json: bool) -> N
 
 def _print_why_not(subject: Subject, plan: Plan, degrees: dict[str, int | str], *, json: bool) -> None:
     from nebula.cli.console import print_json, results
+    from nebula.cli.subject import setting
     from nebula.planner.why_not import why_not
     from nebula.report.explanation_document import why_not_document
     from nebula.report.explanation_text import why_not_text
 
-    found = why_not(_setting(subject), plan, degrees)
+    found = why_not(setting(subject), plan, degrees)
     if json:
         print_json(why_not_document(found, plan))
     else:
@@ -85,21 +84,6 @@ def _given(subject: Subject, path: Path) -> Plan:
     for sentence in other_job(plan, subject):
         raise BadInput(f"{path}: {sentence}")
     return plan
-
-
-def _setting(subject: Subject) -> Setting:
-    """What the planner works on; searches show how far they are."""
-    from nebula.cli.subject import find_plan
-    from nebula.planner.setting import setting_of
-
-    run = subject.run
-    return setting_of(
-        subject.graph,
-        run.cluster,
-        run.job,
-        run.objective,
-        lambda wanted: find_plan(replace(subject, run=replace(run, objective=wanted))),
-    )
 
 
 def _virtual(subject: Subject) -> bool:

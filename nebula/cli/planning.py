@@ -63,10 +63,10 @@ def plan(
 ) -> None:
     """Find how to train the model on the cluster, and say why."""
     from nebula.cli.console import log, print_json
-    from nebula.cli.details import dry_findings
+    from nebula.cli.details import dry_findings, recorded
     from nebula.cli.emitting import check_asked, print_or_write
     from nebula.cli.output import apart, free
-    from nebula.cli.subject import explored_plan, find_plan, load_subject, search_record
+    from nebula.cli.subject import explored_plan, find_plans, load_subject, search_record
     from nebula.cost_model.economy import outlook
     from nebula.plan.files import save_plan
     from nebula.plan.legality import executable, kind_of
@@ -79,7 +79,7 @@ def plan(
         if path:
             free(path, force=force)
     subject = load_subject(run, overrides)
-    answer = explored_plan(subject, patience) if explore else find_plan(subject)
+    answer, tried = (explored_plan(subject, patience), ()) if explore else find_plans(subject)
     search = search_record(answer)
     if json:
         able = executable(answer.plan, kind_of(subject.run.cluster))
@@ -91,7 +91,8 @@ def plan(
         save_plan(answer.plan, output, overwrite=force)
         log(f"wrote {output}")
     if report:
-        write_report(dry_findings(answer.plan, subject, search), report)
+        told = recorded(subject, answer, tried, explored=explore)
+        write_report(dry_findings(answer.plan, subject, told), report)
         log(f"wrote {report}")
     if emit:
         print_or_write(emit, subject, answer.candidates, emit_to, force=force)

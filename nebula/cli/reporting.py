@@ -52,14 +52,14 @@ def report(
 
 def gather(source: Path, overrides: list[str] | None, plan_file: Path | None, *, replan: bool = False) -> Findings:
     """The findings of a run's folder, or of a dry run with what would be if."""
-    from nebula.cli.details import dry_findings
+    from nebula.cli.details import chosen_in_depth, dry_findings
     from nebula.cli.run_folder import run_findings
-    from nebula.cli.subject import chosen_plan, load_subject
+    from nebula.cli.subject import load_subject
 
     if source.is_dir():
         return run_findings(source)
     subject = load_subject(source, overrides)
-    plan, search = chosen_plan(subject, plan_file)
+    plan, search = chosen_in_depth(subject, plan_file, replan=replan)
     return dry_findings(plan, subject, search, replan=replan)
 
 

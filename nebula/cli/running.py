@@ -62,11 +62,12 @@ def train(
 ) -> None:
     """Plan, launch and train a built-in model, then report."""
     from nebula.cli.console import log, print_json
-    from nebula.cli.subject import chosen_plan, load_subject
+    from nebula.cli.details import chosen_in_depth
+    from nebula.cli.subject import load_subject
 
     subject = load_subject(run, overrides)
     folder = folder or Path("runs") / subject.graph.name
-    chosen, search = chosen_plan(subject, plan_file)
+    chosen, search = chosen_in_depth(subject, plan_file)
     log(f"{chosen.split} · {folder}")
     found = run_training(subject, chosen, search, folder, force=force, quiet=json)
     if json:

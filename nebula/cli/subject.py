@@ -17,6 +17,7 @@ from nebula.report.findings import Contender, Findings, Search
 
 if TYPE_CHECKING:
     from nebula.cluster.values import Cluster
+    from nebula.cost_model.chain import Chains
     from nebula.graph.values import DistributedGraph
     from nebula.plan.conditions import Conditions
     from nebula.plan.job import ModelSpec, Objective
@@ -24,14 +25,22 @@ if TYPE_CHECKING:
     from nebula.plan.values import Plan
     from nebula.planner.aims import Tried
     from nebula.planner.search import Answer
+    from nebula.planner.setting import Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is to be planned: the run file's values and the model's graph."""
+    """What is to be planned.
+
+    Attributes:
+        run: the run file's values.
+        graph: of the model.
+        chains: of the graph, so that its blocks are cut once for all that asks about them.
+    """
 
     run: Run
     graph: DistributedGraph
+    chains: Chains
 
 
 def load_subject(path: Path, overrides: Sequence[str] | None) -> Subject:
@@ -40,10 +49,12 @@ def load_subject(path: Path, overrides: Sequence[str] | None) -> Subject:
     Raises:
         BadInput: a mistake in the file, in an override or in the model.
     """
+    from nebula.cost_model.chain import Chains
     from nebula.plan.run_file import load_run
 
     run = load_run(path, list(overrides or ()))
-    return Subject(run=run, graph=model_graph(run.model, run.job.precision))
+    graph = model_graph(run.model, run.job.precision)
+    return Subject(run=run, graph=graph, chains=Chains(graph))
 
 
 def model_graph(model: ModelSpec, precision: str) -> DistributedGraph:
@@ -74,6 +85,15 @@ def find_plan(subject: Subject) -> Answer:
     Raises:
         Infeasible: there is none; the text says by how much and what would help.
     """
+    return find_plans(subject)[0]
+
+
+def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
+    """The same, and the plans on other numbers of nodes that were weighed, where the objective asks for that.
+
+    Raises:
+        Infeasible: there is none.
+    """
     from nebula.planner.aims import aimed, wants_more
     from nebula.planner.explore.ways import experts_of
     from nebula.planner.search import search
@@ -81,18 +101,34 @@ def find_plan(subject: Subject) -> Answer:
     run, line = subject.run, SearchLine()
 
     def fastest(objective: Objective) -> Answer:
-        return search(subject.graph, run.cluster, run.job, objective=objective, on_progress=line)
+        return search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
 
     try:
         if not wants_more(run.objective):
-            return fastest(run.objective)
+            return fastest(run.objective), ()
         found = aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest)
-        return replace(found.answer, notes=(*found.answer.notes, *map(front_words, found.front)))
+        return replace(found.answer, notes=(*found.answer.notes, *map(front_words, found.front))), found.tried
     except Infeasible as error:
         more = "; `nebula plan --explore` deals the experts to ranks as well" if experts_of(subject.graph) > 1 else ""
         raise Infeasible(f"{error}{more}") from None
     finally:
         line.clear()
+
+
+def setting(subject: Subject) -> Setting:
+    """What a search for the plan of a run works on.
+
+    Raises:
+        BadInput: the cluster offers no device, or a fixed degree has an unknown name.
+    """
+    from nebula.planner.setting import setting_of
+
+    run = subject.run
+
+    def find(wanted: Objective) -> Answer:
+        return find_plan(replace(subject, run=replace(run, objective=wanted)))
+
+    return setting_of(subject.graph, run.cluster, run.job, run.objective, find, subject.chains)
 
 
 def front_words(one: Tried) -> str:

@@ -23,7 +23,7 @@ def explanation_document(found: Explanation) -> dict[str, Any]:
         "better": list(found.better),
         "bound": {**(bound_document(plan) or {}), "sentence": found.bound},
         "alternatives": [_alternative(each) for each in found.alternatives],
-        "rejected": [_rejection(each) for each in found.rejections],
+        "rejected": [rejection_document(each) for each in found.rejections],
         "notes": list(found.notes),
     }
 
@@ -70,7 +70,8 @@ def _alternative(each: Alternative) -> dict[str, Any]:
     }
 
 
-def _rejection(each: Rejection) -> dict[str, Any]:
+def rejection_document(each: Rejection) -> dict[str, Any]:
+    """What one rule left out."""
     return {
         "rule": each.rule,
         "count": each.count,

@@ -14,6 +14,7 @@ from nebula.cost_model.memory_timeline import MemoryTimeline
 from nebula.cost_model.traffic_matrix import TrafficMatrix
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Plan
+from nebula.planner.rejected import Rejection
 from nebula.planner.sensitivity import WhatIf
 from nebula.report.spans import Span
 
@@ -36,6 +37,31 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimeCost:
+    """A plan by its step time and what a token costs.
+
+    Attributes:
+        split: of the plan.
+        devices: that it uses.
+        money: for a million tokens; 0 where a price is unknown.
+        energy_j: for a million tokens; 0 where a board power is unknown.
+        on_front: whether no other that is known beats it in both time and money (energy, where a price is unknown).
+    """
+
+    split: str
+    devices: int
+    step_time_s: float
+    money: float
+    energy_j: float
+    on_front: bool = False
+
+    @property
+    def cost(self) -> float:
+        """Money where prices are known, else energy; 0 where neither is."""
+        return self.money or self.energy_j
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """What the planner went through.
 
@@ -44,6 +70,8 @@ class Search:
         contenders: the best that were costed, best first.
         cut: pairs of a rule and how many candidates it ruled out, most first.
         notes: what a reader should know, a sentence each.
+        rejections: what each rule left out, with the change that would admit one of them; empty when not asked.
+        time_costs: the contenders, and plans on fewer nodes where these were searched, the fastest first.
     """
 
     seconds: float = 0.0
@@ -51,6 +79,8 @@ class Search:
     contenders: tuple[Contender, ...] = ()
     cut: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+    time_costs: tuple[TimeCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from nebula.report.bars import funnel, time_shares, waterfall
 from nebula.report.cluster_drawing import cluster_drawing
 from nebula.report.curves import loss_curve, time_curve
 from nebula.report.findings import Findings
+from nebula.report.front_drawing import front_drawing
 from nebula.report.memory_drawing import memory_bars, memory_panels, panels_legend
 from nebula.report.timeline_drawing import timeline_drawing
 from nebula.report.traffic_drawing import matrices
@@ -17,7 +18,9 @@ MOST_RANKS = 16
 def drawings(findings: Findings) -> dict[str, str]:
     """Pictures that stand alone."""
     plan, measured = findings.plan, findings.measured
-    out = dict.fromkeys(("timeline", "memory", "holders", "parts", "shares", "what_ifs", "loss", "time", "funnel"), "")
+    out = dict.fromkeys(
+        ("timeline", "memory", "holders", "parts", "shares", "what_ifs", "loss", "time", "funnel", "front"), ""
+    )
     out["cluster"] = cluster_drawing(findings.cluster, plan, findings.traffic)
     if findings.spans:
         out["timeline"] = timeline_drawing(findings.spans, measured.spans, measured_lanes(findings))
@@ -36,6 +39,8 @@ def drawings(findings: Findings) -> dict[str, str]:
         out["what_ifs"] = what_if_bars(findings.what_ifs)
     if findings.search.candidates:
         out["funnel"] = funnel(findings.search)
+    if len(findings.search.time_costs) > 1:
+        out["front"] = front_drawing(findings.search.time_costs)
     return out
 
 

@@ -13,6 +13,7 @@ from nebula.cost_model.memory_timeline import MemoryTimeline
 from nebula.cost_model.traffic_matrix import TrafficMatrix
 from nebula.plan.legality import executable, kind_of
 from nebula.report.document import plan_document
+from nebula.report.explanation_document import rejection_document
 from nebula.report.findings import Findings, Measured, Search
 from nebula.report.memory_drawing import SLOTS
 from nebula.report.rows import stage_rows
@@ -83,7 +84,12 @@ def _traffic(traffic: TrafficMatrix, findings: Findings) -> dict[str, Any]:
 
 def _search(search: Search) -> dict[str, Any]:
     contenders = [{**asdict(each), "parts_s": dict(each.parts_s)} for each in search.contenders]
-    return {"contenders": contenders, "notes": list(search.notes)}
+    return {
+        "contenders": contenders,
+        "notes": list(search.notes),
+        "rejected": [rejection_document(each) for each in search.rejections],
+        "time_costs": [asdict(each) for each in search.time_costs],
+    }
 
 
 def _measured(findings: Findings) -> dict[str, Any]:

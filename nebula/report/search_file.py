@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from nebula.errors import BadInput
-from nebula.report.findings import Contender, Search
+from nebula.planner.rejected import Rejection
+from nebula.report.findings import Contender, Search, TimeCost
 
 
 def save_search(search: Search, path: Path) -> None:
@@ -30,6 +32,17 @@ def load_search(path: Path) -> Search:
             for c in value.pop("contenders")
         )
         cut = tuple((str(rule), int(count)) for rule, count in value.pop("cut"))
-        return Search(**{**value, "contenders": contenders, "cut": cut, "notes": tuple(value.get("notes", ()))})
+        parts = {
+            "contenders": contenders,
+            "cut": cut,
+            "notes": tuple(value.get("notes", ())),
+            "rejections": tuple(map(_rejection, value.get("rejections", ()))),
+            "time_costs": tuple(TimeCost(**each) for each in value.get("time_costs", ())),
+        }
+        return Search(**{**value, **parts})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: not the record of a search ({error})") from error
+
+
+def _rejection(value: dict[str, Any]) -> Rejection:
+    return Rejection(**{**value, "facts": tuple(value["facts"]), "remedies": tuple(value["remedies"])})
