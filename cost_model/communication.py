@@ -208,10 +208,17 @@ class Fabric:
         patterns, which = self._patterns(groups)
         return [self._lookup(*pattern) for pattern in patterns], which
 
-    def regular(self, devices: NDArray[np.int64]) -> Regular | None:
-        """How devices [stages, sharding groups, replicas, ranks] lie; None where they lie not regularly."""
-        lattice, group = Lattice.of(devices), int(self._group[devices.flat[0]])
-        if lattice is None or group != self._group[devices.flat[-1]] or not self._units[group]:
+    @property
+    def healthy(self) -> bool:
+        """Whether no node is slow."""
+        return not self._ill
+
+    def regular(self, lattice: Lattice | None) -> Regular | None:
+        """How the devices of a lattice lie; None where they lie not regularly, as those of no lattice do."""
+        if lattice is None:
+            return None
+        group = int(self._group[lattice.first])
+        if group != self._group[lattice.last] or not self._units[group]:
             return None
         return Regular(lattice._replace(first=lattice.first + int(self._ahead[group])), group, self._units[group])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cost_model.communication import Fabric, Levels, collective
-from nebula.cost_model.lattice import OUTER, PIPELINE, SHARD, TENSOR
+from nebula.cost_model.lattice import OUTER, PIPELINE, SHARD, TENSOR, Lattice, Regular
 from nebula.plan.values import Stage
 
 PROBE_BYTES = 64e6
@@ -68,8 +68,21 @@ def uniform_groups(grid: NDArray[np.int64], degree: int, fabric: Fabric) -> tupl
     """
     stages, _, tensor = grid.shape
     ranks = grid.reshape(stages, -1, degree, tensor)
-    within, shard, outer = (_along(ranks, axis, fabric) for axis in (TENSOR, SHARD, OUTER))
-    ends = [ALONE, *(_along(ranks, PIPELINE, fabric) if stages > 1 else ()), ALONE]
+    if regular := fabric.regular(Lattice.of(ranks)):
+        return regular_groups(regular, fabric)
+    return _of_axes(stages, tensor, lambda axis: _along(ranks, axis, fabric))
+
+
+def regular_groups(regular: Regular, fabric: Fabric) -> tuple[Groups, ...]:
+    """The groups of stages whose devices lie regularly."""
+    stages, *_, tensor = regular.lattice.shape
+    return _of_axes(stages, tensor, lambda axis: _slowest(*fabric.distinct_rows(regular, axis)))
+
+
+def _of_axes(stages: int, tensor: int, along: Callable[[int], list[Levels]]) -> tuple[Groups, ...]:
+    """The groups of stages, of the levels of the slowest group of each along an axis."""
+    within, shard, outer = (along(axis) for axis in (TENSOR, SHARD, OUTER))
+    ends = [ALONE, *(along(PIPELINE) if stages > 1 else ()), ALONE]
     return tuple(
         Groups(tensor=levels, tensor_ranks=tensor, shard=inner, outer=across, before=ends[i], behind=ends[i + 1])
         for i, (levels, inner, across) in enumerate(zip(within, shard, outer, strict=True))
@@ -82,8 +95,6 @@ def _along(ranks: NDArray[np.int64], axis: int, fabric: Fabric) -> list[Levels]:
     Args:
         ranks: [stages, sharding groups, replicas, ranks] devices.
     """
-    if regular := fabric.regular(ranks):
-        return _slowest(*fabric.distinct_rows(regular, axis))
     if axis == PIPELINE:
         flat = ranks.reshape(len(ranks), -1)
         return _slowest_of(np.stack([flat[:-1], flat[1:]], axis=2), fabric)

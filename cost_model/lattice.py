@@ -58,6 +58,16 @@ class Lattice(NamedTuple):
         )
         return Lattice(first, steps, shape) if np.array_equal(regular, devices) else None
 
+    @staticmethod
+    def straight(devices: Ints, steps: tuple[int, ...], shape: tuple[int, ...]) -> Lattice | None:
+        """The lattice of devices in a row, the steps being those of their ranks; None where they are no row."""
+        return Lattice(int(devices[0]), steps, shape) if (np.diff(devices) == 1).all() else None
+
+    @property
+    def last(self) -> int:
+        """The furthest device."""
+        return self.first + sum(step * (length - 1) for step, length in zip(self.steps, self.shape, strict=True))
+
     def rows(self, axis: int, units: Sequence[int]) -> Rows:
         """The groups of each stage along an axis; of groups that lie alike the first alone.
 

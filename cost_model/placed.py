@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cost_model.communication import Fabric
-from nebula.cost_model.groups import Groups, uniform_groups
-from nebula.plan.layout import FLEET, Order
+from nebula.cost_model.groups import Groups, regular_groups, uniform_groups
+from nebula.cost_model.lattice import Lattice
+from nebula.plan.layout import FLEET, Order, strides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +58,20 @@ def place(
         fabric: of the cluster.
         order: in which ranks are numbered.
     """
+    if regular := fabric.healthy and fabric.regular(_lattice(devices, data, tensor, pipeline, degree, order)):
+        return Placed.of(regular_groups(regular, fabric), [1.0] * pipeline)
     by_stage = stage_grid(devices, data=data, tensor=tensor, pipeline=pipeline, degree=degree, order=order)
     return Placed.of(uniform_groups(by_stage, degree, fabric), fabric.slowness(by_stage.reshape(pipeline, -1)))
+
+
+def _lattice(
+    devices: NDArray[np.int64], data: int, tensor: int, pipeline: int, degree: int, order: Order
+) -> Lattice | None:
+    """The lattice of a split whose devices follow each other; None where they do not."""
+    sizes = {"pipeline": pipeline, "data": data // degree, "sharding": degree, "tensor": tensor}
+    step = strides(order, sizes)
+    held, steps = devices[: data * tensor * pipeline], tuple(step[axis] for axis in sizes)
+    return Lattice.straight(held, steps, tuple(sizes.values()))
 
 
 def stage_grid(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 
-from nebula.cluster.places import exclude, slowness, usable_devices
+from nebula.cluster.places import exclude, usable_nodes
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.errors import BadInput
 from nebula.plan.values import RankPlace
@@ -41,25 +43,25 @@ def equal_devices(cluster: Cluster, dtype: str, excluded: Iterable[str] = ()) ->
         BadInput: no device is left.
     """
     offered = exclude(cluster, excluded)
-    by_type: dict[str, list[int]] = defaultdict(list)
-    types: dict[str, DeviceType] = {}
-    for device in usable_devices(offered):
-        kind = cluster.device_type(device)
-        types[kind.name] = kind
-        by_type[kind.name].append(device)
-    if not by_type:
+    by_type: dict[str, list[tuple[float, range]]] = defaultdict(list)
+    types = {group.device.name: group.device for group in offered.groups}
+    slow = {group.name: dict(group.slow) for group in offered.groups}
+    for group, node, devices in usable_nodes(offered):
+        by_type[group.device.name].append((slow[group.name].get(node, 1.0), devices))
+    counts = {name: sum(len(devices) for _, devices in nodes) for name, nodes in by_type.items()}
+    if not counts:
         raise BadInput(f"cluster {cluster.name} offers no device: its nodes are excluded or have none")
 
     def speed(name: str) -> float:
-        return len(by_type[name]) * types[name].peak(dtype) * types[name].product_efficiency
+        return counts[name] * types[name].peak(dtype) * types[name].product_efficiency
 
     best = max(by_type, key=speed)
-    rest = {name: len(found) for name, found in by_type.items() if name != best}
-    chosen = sorted(by_type[best], key=lambda device: slowness(cluster, device))
+    rest = {name: count for name, count in counts.items() if name != best}
+    chosen = tuple(chain.from_iterable(devices for _, devices in sorted(by_type[best], key=itemgetter(0))))
     used = [g for g in offered.groups if g.device.name == best and len(g.excluded) < g.count]
     return Pool(
         device=types[best],
-        devices=tuple(chosen),
+        devices=chosen,
         devices_per_node=min(group.devices_per_node for group in used),
         left_out=_left_out(rest, types[best], len(chosen)),
     )

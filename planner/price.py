@@ -54,7 +54,8 @@ class Prices:
         self._least: dict[tuple[int, int, str], Spans] = {}
         self._placed: dict[tuple[int, int, int, int], Placed] = {}
         self._useful: dict[Work, tuple[float, Useful]] = {}
-        self._bounds: dict[Work, tuple[Sums, Floats]] = {}
+        self._sums: dict[tuple[int, int, str], Sums] = {}
+        self._bounds: dict[Work, Floats] = {}
         self._least_held: dict[tuple[int, int, str, Sharding], tuple[float, float]] = {}
 
     def spans(self, tensor: int, rows: int, recompute: str) -> Spans:
@@ -111,7 +112,7 @@ class Prices:
         Those that do not stay below to_beat_bytes may come out too high.
         """
         spans, m = self._spans_of(split), split.micro_batches(self.job)
-        sums = spans.of(self._every.first, self._every.end)
+        sums = self._every_sums(split.tensor, split.rows, split.recompute)
         held = spans.held_bytes(sums, split.sharding, NOWHERE)
 
         def cost(behind: int, which: slice, _: Floats) -> Cost:
@@ -125,21 +126,25 @@ class Prices:
         key = (split.tensor, split.rows, split.recompute, split.micro_batches(self.job))
         known_s, useful = self._useful.get(key, (np.inf, None))
         if useful is None or known_s > 1.05 * to_beat_s:
-            everything, least_s = self._every_bound(key)
-            runs, which = self._every.where(least_s < to_beat_s)
-            useful = Useful(runs=runs, sums=everything.where(which))
+            runs, which = self._every.where(self._every_bound(key) < to_beat_s)
+            useful = Useful(runs=runs, sums=self._every_sums(*key[:3]).where(which))
             self._useful[key] = (to_beat_s, useful)
         return useful
 
-    def _every_bound(self, key: Work) -> tuple[Sums, Floats]:
-        """All runs of layers, and a step time that none of them can be a stage of a shorter one of."""
+    def _every_sums(self, tensor: int, rows: int, recompute: str) -> Sums:
+        """What all runs of layers add up to."""
+        key = (tensor, rows, recompute)
+        if key not in self._sums:
+            self._sums[key] = self.spans(*key).of(self._every.first, self._every.end)
+        return self._sums[key]
+
+    def _every_bound(self, key: Work) -> Floats:
+        """For each run of layers a step time that no step with such a stage can beat."""
         if key not in self._bounds:
             spans, m = self.spans(*key[:3]), key[3]
-            everything = spans.of(self._every.first, self._every.end)
-            forward_s, backward_s = spans.passes(everything, m, Sharding(), NOWHERE, 1.0)
+            forward_s, backward_s = spans.passes(self._every_sums(*key[:3]), m, Sharding(), NOWHERE, 1.0)
             others_s = spans.work_s(m, Sharding(), NOWHERE) - forward_s - backward_s
-            least_s = stage_bound(forward_s, backward_s, np.zeros(1), others_s, m, spans.layers)
-            self._bounds[key] = (everything, least_s)
+            self._bounds[key] = stage_bound(forward_s, backward_s, np.zeros(1), others_s, m, spans.layers)
         return self._bounds[key]
 
     def product_seconds_per_row(self) -> float:

@@ -6,8 +6,9 @@ Plans, run files and errors speak of nodes by these names; everything that compu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 from nebula.cluster.values import Cluster, NodeGroup
 from nebula.errors import BadInput, closest, shown
@@ -37,14 +38,18 @@ def device_index(cluster: Cluster, node: str, local: int) -> int:
 
 def usable_devices(cluster: Cluster) -> tuple[int, ...]:
     """Global indices of the devices on nodes that are not excluded, in order."""
-    usable: list[int] = []
+    return tuple(chain.from_iterable(devices for _, _, devices in usable_nodes(cluster)))
+
+
+def usable_nodes(cluster: Cluster) -> Iterator[tuple[NodeGroup, int, range]]:
+    """Every node that is not excluded: its group, its index there and the global indices of its devices, in order."""
     first = 0
     for group in cluster.groups:
         for node in range(group.count):
             if node not in group.excluded:
-                usable += range(first + node * group.devices_per_node, first + (node + 1) * group.devices_per_node)
+                begin = first + node * group.devices_per_node
+                yield group, node, range(begin, begin + group.devices_per_node)
         first += group.device_count
-    return tuple(usable)
 
 
 def slowness(cluster: Cluster, device: int) -> float:

@@ -57,12 +57,13 @@ def uniform_stages(
     assert data % degree == 0, f"sharding degree {degree} does not divide data {data}"
     step = strides(order, {"data": data // degree, "pipeline": pipeline, "sharding": degree, "tensor": tensor})
 
+    shares = (1,) * tensor
+
     def replica(index: int, stage: int) -> Replica:
         outer, shard = divmod(index, degree)
         first = outer * step["data"] + stage * step["pipeline"] + shard * step["sharding"]
-        return Replica(
-            ranks=tuple(range(first, first + tensor)), tensor_shares=(1,) * tensor, micro_batch_rows=micro_batch_rows
-        )
+        ranks = tuple(range(first, first + tensor))
+        return Replica(ranks=ranks, tensor_shares=shares, micro_batch_rows=micro_batch_rows)
 
     return tuple(
         Stage(

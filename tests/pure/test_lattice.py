@@ -14,6 +14,8 @@ from nebula.cluster.values import Link, NodeGroup, Tier
 from nebula.cost_model.communication import Fabric, Levels, collective
 from nebula.cost_model.groups import PROBE_BYTES, uniform_groups
 from nebula.cost_model.lattice import Lattice, Rows, meetings
+from nebula.cost_model.placed import place, stage_grid
+from nebula.plan.layout import ORDERS
 from tests.pure.cost_samples import cluster, device
 
 
@@ -77,7 +79,7 @@ def test_groups_of_a_regular_split_are_those_that_the_topology_finds(drawn):
     where, devices = drawn
     stages, _, shard, tensor = devices.shape
     fabric = Fabric(where)
-    assert fabric.regular(devices)
+    assert fabric.regular(Lattice.of(devices))
     found = uniform_groups(devices.reshape(stages, -1, tensor), shard, fabric)
     for stage, (groups, held) in enumerate(zip(found, devices, strict=True)):
         assert groups.tensor == slowest(where, held.reshape(-1, tensor))
@@ -95,8 +97,8 @@ def test_a_split_with_a_hole_or_over_unlike_nodes_is_walked():
     assert Lattice.of(devices[::-1]) is None
     one = cluster(nodes=2, per_node=8)
     two = replace(one, groups=(one.groups[0], replace(one.groups[0], name="more")))
-    assert Fabric(two).regular(devices)
-    assert Fabric(two).regular(devices + 8) is None
+    assert Fabric(two).regular(Lattice.of(devices))
+    assert Fabric(two).regular(Lattice.of(devices + 8)) is None
 
 
 def test_nodes_of_a_second_group_count_from_where_its_site_begins():
@@ -106,7 +108,7 @@ def test_nodes_of_a_second_group_count_from_where_its_site_begins():
     )
     where = replace(network(4, 8, (2,)), groups=(small, network(4, 8, (2,)).groups[0]))
     devices = np.arange(6, 38).reshape(1, 4, 2, 4)
-    regular = Fabric(where).regular(devices)
+    regular = Fabric(where).regular(Lattice.of(devices))
     assert regular is not None
     # three small nodes stand before, of four devices each as the second group counts
     assert (regular.lattice.first, regular.units) == (12, (4, 8))
@@ -120,7 +122,29 @@ def test_switches_that_are_no_multiples_of_each_other_are_walked(widths):
     where = network(2, 12, widths)
     devices = np.arange(24).reshape(2, 3, 2, 2)
     fabric = Fabric(where)
-    assert fabric.regular(devices) is None
+    assert fabric.regular(Lattice.of(devices)) is None
     assert uniform_groups(devices.reshape(2, 6, 2), 2, fabric)[0].outer == slowest(
         where, np.moveaxis(devices[0], 0, 2).reshape(-1, 3)
     )
+
+
+@given(splits(), st.sampled_from(ORDERS), st.booleans())
+def test_a_split_is_placed_as_its_devices_are_walked(drawn, order, hole):
+    where, held = drawn
+    devices = np.sort(held.ravel())
+    if hole:
+        devices = devices[devices != devices[len(devices) // 2]]
+    pipeline, outer, degree, tensor = held.shape
+    outer = len(devices) // (pipeline * degree * tensor)
+    assume(outer)
+    split = {"data": outer * degree, "tensor": tensor, "pipeline": pipeline, "degree": degree}
+    fabric = Fabric(where)
+    placed = place(devices, **split, fabric=fabric, order=order)
+    grid = stage_grid(devices, **split, order=order)
+    for stage, kind in enumerate(placed.stages):
+        groups, slow = placed.kinds[kind]
+        ranks = grid[stage].reshape(outer, degree, tensor)
+        assert slow == 1.0
+        assert groups.tensor == slowest(where, ranks.reshape(-1, tensor))
+        assert groups.shard == slowest(where, np.moveaxis(ranks, 1, 2).reshape(-1, degree))
+        assert groups.outer == slowest(where, np.moveaxis(ranks, 0, 2).reshape(-1, outer))
