@@ -106,7 +106,9 @@ class Arrangements:
         return self._known[mesh]
 
     def every(self, mesh: Mesh) -> list[tuple[Arrangement, Placed]]:
-        """Those of `of`, and further ones: axes woven over every packed sequence of nodes."""
+        """Those of `of`, and on a tree that is not even further ones: axes woven over every packed sequence."""
+        if not self.uneven:
+            return self.of(mesh)
         return self._distinct(mesh, chain((arrangement for arrangement, _ in self.of(mesh)), self._woven(mesh)))
 
     def _distinct(self, mesh: Mesh, ways: Iterable[Arrangement]) -> list[tuple[Arrangement, Placed]]:

@@ -12,7 +12,7 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.conditions import Conditions
 from nebula.plan.job import Objective
 from nebula.plan.values import Job, Plan
-from nebula.planner.search import search
+from nebula.planner.placed_answer import placed_search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def plan_outcome(
     """The best plan with its outlook, or why there is none; what a user can cause is no error here."""
     devices = len(usable_devices(cluster))
     try:
-        plan = search(graph, cluster, job, objective).plan
+        plan = placed_search(graph, cluster, job, objective).plan
         return Outcome(devices=devices, plan=plan, outlook=outlook(graph, cluster, plan, conditions))
     except (BadInput, Infeasible) as error:
         return Outcome(devices=devices, reason=first_sentence(error))

@@ -201,12 +201,11 @@ def _moved_words(placement: Placement) -> str:
     nodes = list(dict.fromkeys(place.node for place in plan.ranks))
     more = ", ..." if len(nodes) > SHOWN else ""
     text = f"Ranks lie {', '.join(axes)} from the inside out, on nodes {', '.join(nodes[:SHOWN])}{more}: "
-    text += f"{format_seconds(plan.prediction.step_time_s)} a step; rank i on device i "
     if first is None or first.prediction is None:
-        return text + "would have a group across the WAN that must not be."
+        return text + "rank i on device i would have a group across the WAN that must not be."
     name, more_s = deciding_term(plan.prediction.parts, first.prediction.parts)
-    took = format_seconds(first.prediction.step_time_s)
-    return text + f"takes {took} because of {format_seconds(more_s)} more {name}."
+    longer = first.prediction.step_time_s / plan.prediction.step_time_s - 1.0
+    return text + f"with rank i on device i a step takes {longer:.2%} longer, by {format_seconds(more_s)} more {name}."
 
 
 def _wan_words(placement: Placement, cluster: Cluster) -> str:

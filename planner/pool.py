@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from operator import itemgetter
 
 from nebula.cluster.places import exclude, usable_nodes
+from nebula.cluster.topology import ports
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.errors import BadInput
 from nebula.plan.values import RankPlace
@@ -20,7 +20,7 @@ class Pool:
 
     Attributes:
         device: their type.
-        devices: global indices, nodes together, slow nodes last.
+        devices: global indices, nodes together, those under one switch together, slow nodes last.
         devices_per_node: of the node that has fewest.
         left_out: a sentence about devices of other types; empty when there are none.
     """
@@ -57,7 +57,9 @@ def equal_devices(cluster: Cluster, dtype: str, excluded: Iterable[str] = ()) ->
 
     best = max(by_type, key=speed)
     rest = {name: count for name, count in counts.items() if name != best}
-    chosen = tuple(chain.from_iterable(devices for _, devices in sorted(by_type[best], key=itemgetter(0))))
+    wired = _wiring(cluster)
+    ordered = sorted(by_type[best], key=lambda node: (node[0], wired(node[1][0])))
+    chosen = tuple(chain.from_iterable(devices for _, devices in ordered))
     used = [g for g in offered.groups if g.device.name == best and len(g.excluded) < g.count]
     return Pool(
         device=types[best],
@@ -65,6 +67,18 @@ def equal_devices(cluster: Cluster, dtype: str, excluded: Iterable[str] = ()) ->
         devices_per_node=min(group.devices_per_node for group in used),
         left_out=_left_out(rest, types[best], len(chosen)),
     )
+
+
+def _wiring(cluster: Cluster) -> Callable[[int], tuple[int, int]]:
+    """The site and the port of a device's node: nodes in this order fill switch after switch."""
+    every = ports(cluster)
+    site = [next((i for i, s in enumerate(cluster.sites) if g.name in s.groups), 0) for g in cluster.groups]
+
+    def where(device: int) -> tuple[int, int]:
+        place = cluster.address(device)
+        return site[place.group], every[place.group][place.node]
+
+    return where
 
 
 def places(cluster: Cluster, devices: Iterable[int]) -> tuple[RankPlace, ...]:

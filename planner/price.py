@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,9 @@ from nebula.cost_model.placed import Placed, place
 from nebula.cost_model.siblings import kernels_of
 from nebula.cost_model.spans import Spans, Sums
 from nebula.graph.values import DistributedGraph
+from nebula.plan.layout import FLEET
 from nebula.plan.values import Job, Sharding
+from nebula.planner.arrangements import Arrangement, Arrangements, Mesh
 from nebula.planner.deals import Cost, Deals, deal, every_run
 from nebula.planner.pool import Pool
 from nebula.planner.space import Split
@@ -52,7 +55,8 @@ class Prices:
         self._every = every_run(len(graph.layers))
         self._levels: dict[int, tuple[Levels, ...]] = {}
         self._least: dict[tuple[int, int, str], Spans] = {}
-        self._placed: dict[tuple[int, int, int, int], Placed] = {}
+        self._met: dict[Mesh, Placed] = {}
+        self._arranged: dict[Split, tuple[Arrangement, Placed]] = {}
         self._useful: dict[Work, tuple[float, Useful]] = {}
         self._sums: dict[tuple[int, int, str], Sums] = {}
         self._bounds: dict[Work, Floats] = {}
@@ -93,7 +97,10 @@ class Prices:
 
     def split(self, split: Split) -> SplitPrice:
         """The price of a split with its ranks placed."""
-        m, placed, key = split.micro_batches(self.job), self._place(split), (split.tensor, split.rows, split.recompute)
+        return self._price(split, self.arranged(split)[1])
+
+    def _price(self, split: Split, placed: Placed) -> SplitPrice:
+        m, key = split.micro_batches(self.job), (split.tensor, split.rows, split.recompute)
         where = {groups.tensor: self._spans_at(groups.tensor, *key) for groups, _ in placed.kinds}
         return SplitPrice(self._spans_of(split), where, placed, split.sharding, m, self.limit_bytes)
 
@@ -230,20 +237,48 @@ class Prices:
         levels = ((inside, fastest), (ranks // inside, wire))
         return Levels(Level(name=link.kind, members=members, link=link) for members, link in levels if members > 1)
 
-    def _place(self, split: Split) -> Placed:
-        """Groups and slowness of each stage, ranks in the order of nebula.plan.layout on the pool's devices."""
-        key = (split.data, split.tensor, split.pipeline, split.sharding.degree)
-        if key not in self._placed:
-            data, tensor, pipeline, degree = key
-            self._placed[key] = place(
-                self._devices,
-                data=data,
-                tensor=tensor,
-                pipeline=pipeline,
-                degree=degree,
-                fabric=self.pricing.fabric,
-            )
-        return self._placed[key]
+    @cached_property
+    def _ways(self) -> Arrangements | None:
+        """The ways to place ranks where the pool has devices on both sides of a WAN; None within one site."""
+        if len(self.pricing.cluster.sites) < 2:
+            return None
+        ways = Arrangements(self.pricing.cluster, self.pool.devices, self.pricing.fabric)
+        return ways if ways.several_sites else None
+
+    def placeable(self, split: Split) -> bool:
+        """Whether the ranks can be placed so that no tensor or sharding group crosses a WAN."""
+        return self._ways is None or bool(self._ways.of(_mesh(split)))
+
+    def arranged(self, split: Split) -> tuple[Arrangement, Placed]:
+        """Where the ranks of a split that is placeable are, and whom those of each stage meet.
+
+        Within one site they lie in fleet's order on the pool's devices. Across sites they lie so that a step with
+        layers dealt evenly by their seconds takes least.
+        """
+        mesh = _mesh(split)
+        if self._ways is None:
+            if mesh not in self._met:
+                self._met[mesh] = place(self._devices, **mesh._asdict(), fabric=self.pricing.fabric)
+            return Arrangement(FLEET, self._devices[: split.ranks]), self._met[mesh]
+        if split not in self._arranged:
+            every, even = self._ways.of(mesh), self._even_deal(split)
+            seconds = [self._price(split, met).step_seconds([even])[0] for _, met in every]
+            self._arranged[split] = every[int(np.argmin(seconds))]
+        return self._arranged[split]
+
+    def _even_deal(self, split: Split) -> tuple[int, ...]:
+        """Boundaries that cut the seconds of all layers into equal parts, as far as every stage has a layer."""
+        chain, p = self._spans_of(split).chain, split.pipeline
+        done_s = np.cumsum(chain.forward_total_s + chain.backward_total_s)
+        bounds, layers = [0], len(done_s)
+        for stage in range(1, p):
+            wanted = int(np.searchsorted(done_s, done_s[-1] * stage / p)) + 1
+            bounds.append(min(max(wanted, bounds[-1] + 1), layers - (p - stage)))
+        return (*bounds, layers)
 
     def _spans_of(self, split: Split) -> Spans:
         return self.spans(split.tensor, split.rows, split.recompute)
+
+
+def _mesh(split: Split) -> Mesh:
+    return Mesh(data=split.data, tensor=split.tensor, pipeline=split.pipeline, degree=split.sharding.degree)

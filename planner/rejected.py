@@ -19,6 +19,7 @@ from nebula.planner.infeasible import describe
 from nebula.planner.leanest import cutting, leanest_above, shape_fault
 from nebula.planner.search import Answer
 from nebula.planner.setting import Setting
+from nebula.planner.sites import site_words
 from nebula.planner.space import RULES, Split, divisors, tensor_degrees
 from nebula.units import format_seconds
 
@@ -211,6 +212,14 @@ def _layers(setting: Setting, answer: Answer) -> Words:
     return [], [f"a model of {more} layers would admit pipeline {more}"]
 
 
+def _wan(setting: Setting, answer: Answer) -> Words:
+    """How many devices each site has, into one of which a group must fit."""
+    del answer
+    held = site_words(setting.prices.pricing.cluster, setting.prices.pool.devices)
+    facts = [f"Devices are {held}; a group of tensor × sharding_degree ranks lies at one"] if held else []
+    return facts, ["a smaller objective.fixed.sharding_degree would fit more groups into a site"]
+
+
 def _unexplained(setting: Setting, answer: Answer) -> Words:
     """A rule of which nothing more is known than its meaning."""
     del setting, answer
@@ -225,6 +234,7 @@ _ABOUT: dict[str, Callable[[Setting, Answer], Words]] = {
     "shape": _shape,
     "fixed": _fixed,
     "engine": _engine,
+    "wan": _wan,
     "memory": _memory,
     "bound": _bound,
 }

@@ -21,13 +21,14 @@ from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.layout import uniform_stages
-from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, RankPlace
+from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan
 from nebula.planner.engines import engine_of
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.fixed import check_fixed
 from nebula.planner.infeasible import infeasible
 from nebula.planner.pool import equal_devices, places
 from nebula.planner.price import Prices
+from nebula.planner.sites import no_site_holds
 from nebula.planner.space import Limits, Split
 from nebula.planner.tree import NEVER, Candidate, Node, Tree
 
@@ -67,6 +68,10 @@ class Answer:
         return self.plan.prediction.step_time_s / self.bound_s - 1.0
 
 
+Settle = Callable[[Answer, Prices], Answer]
+"""Makes an answer of an answer, with the prices that led to it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a search is: splits priced, best step time and bound so far."""
@@ -85,6 +90,7 @@ def search(
     chains: Chains | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    settle: Settle | None = None,
 ) -> Answer:
     """The best plan for training a model on a cluster.
 
@@ -96,6 +102,7 @@ def search(
         chains: of the graph, whose blocks are cut already; further ones are cut there.
         on_progress: called each time a candidate has been priced.
         clock: seconds, for the time that the search reports.
+        settle: looks at what was found again, within that time (nebula.planner.placed_answer).
 
     Raises:
         BadInput: the objective or the cluster cannot be used.
@@ -103,7 +110,11 @@ def search(
     """
     objective = objective or Objective()
     _check_objective(objective)
-    return _Search(graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock).run()
+    one = _Search(graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock)
+    answer = one.run()
+    if settle is not None:
+        answer = replace(settle(answer, one.prices), seconds=clock() - one.began_s)
+    return answer
 
 
 def _check_objective(objective: Objective) -> None:
@@ -178,6 +189,8 @@ class _Search:
             self.bound_s = min(self.bound_s, opened_s)
         self.tree.cut["bound"] += sum(node.splits for _, _, node in heap)
         if not self.found:
+            if self.tree.cut["wan"]:
+                raise no_site_holds(self.cluster, self.pool.devices)
             raise infeasible(self.prices, self.limits)
         return self.answer(min(self.best_s, self.bound_s, *(bound for bound, _, _ in heap[:1])))
 
@@ -211,6 +224,7 @@ class _Search:
     def plan(self, candidate: Candidate) -> Plan:
         """The plan of a candidate, with its prediction."""
         split = candidate.split
+        way, _ = self.prices.arranged(split)
         stages = uniform_stages(
             boundaries=candidate.boundaries,
             data=split.data,
@@ -218,22 +232,18 @@ class _Search:
             sharding=split.sharding,
             micro_batch_rows=split.rows,
             recompute=split.recompute,
+            order=way.order,
         )
         plan = Plan(
             stages=stages,
             micro_batches=split.micro_batches(self.job),
             schedule=SCHEDULE,
             engine=engine_of(split),
-            ranks=self.places[: split.ranks],
+            ranks=places(self.cluster, way.devices.tolist()),
             job=self.job,
             made_from=self.made_from,
         )
         return replace(plan, prediction=self.prices.pricing.predict(plan))
-
-    @cached_property
-    def places(self) -> tuple[RankPlace, ...]:
-        """Where rank r runs, for as many ranks as there are devices."""
-        return places(self.cluster, self.pool.devices)
 
     @cached_property
     def made_from(self) -> MadeFrom:

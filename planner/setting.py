@@ -10,13 +10,14 @@ from nebula.cost_model.chain import Chains
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.values import PRECISION_DTYPE, Job
+from nebula.planner.placed_answer import placed_search
 from nebula.planner.pool import equal_devices
 from nebula.planner.price import Prices
-from nebula.planner.search import Answer, search
+from nebula.planner.search import Answer
 from nebula.planner.space import Limits
 
 Find = Callable[[Objective], Answer]
-"""The best plan under an objective: nebula.planner.search.search for one graph, cluster and job."""
+"""The best plan under an objective: nebula.planner.placed_answer.placed_search for one graph, cluster and job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,5 +81,5 @@ def setting_of(
             fixed=objective.fixed,
         ),
         device_kind="emulated" if pool.device.emulated else pool.device.kind,
-        find=find or (lambda wanted: search(graph, cluster, job, wanted)),
+        find=find or (lambda wanted: placed_search(graph, cluster, job, wanted)),
     )

@@ -22,6 +22,7 @@ RULES = {
     "shape": "the tensor degree does not divide what it has to cut",
     "fixed": "the user asked for another degree",
     "engine": "no engine can run it on these devices",
+    "wan": "a tensor or sharding group would cross a WAN, which only pipeline and data may",
     "memory": "does not fit into device memory",
     "bound": "cannot beat what was found, by its lower bound",
 }

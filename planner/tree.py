@@ -124,6 +124,8 @@ class Tree:
                 continue
             if self.prices.least_seconds(one) >= self.to_beat_s():
                 return
+            if not self.prices.placeable(one):
+                return
             price = self.prices.split(one)
             table = self.prices.deals(one, price, self.to_beat_s(), one.pipeline)
             if table.value(one.pipeline) < self.to_beat_s():
@@ -196,6 +198,9 @@ class Tree:
 
     def _placed(self, split: Split) -> Iterator[Node]:
         """The split with its ranks placed, bounded by the best deal of layers."""
+        if not self.prices.placeable(split):
+            self.cut["wan"] += 1
+            return
         price = self.prices.split(split)
         table = self.prices.deals(split, price, self.to_beat_s(), split.pipeline)
         if table.value(split.pipeline) == NEVER:

@@ -96,12 +96,12 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     """
     from nebula.planner.aims import aimed, wants_more
     from nebula.planner.explore.ways import experts_of
-    from nebula.planner.search import search
+    from nebula.planner.placed_answer import placed_search
 
     run, line = subject.run, SearchLine()
 
     def fastest(objective: Objective) -> Answer:
-        return search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
+        return placed_search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
 
     try:
         if not wants_more(run.objective):

@@ -18,6 +18,7 @@ from nebula.planner.contradiction import first_fault
 from nebula.planner.explain import TERMS
 from nebula.planner.fullest import fullest
 from nebula.planner.leanest import leanest_above
+from nebula.planner.placed_answer import placed_search
 from nebula.planner.rejected import Rejection, rejections
 from nebula.planner.search import Answer, search
 from nebula.planner.setting import Setting, setting_of
@@ -166,7 +167,7 @@ def test_no_split_that_does_not_fit_is_leaner(tight):
 def test_what_a_fixed_degree_costs_is_told():
     setting, answer = asked(chain(6), cluster(nodes=2, per_node=4, nic=5e9), fixed={"tensor": 4})
     one = row(rejections(setting, answer), "fixed")
-    free = search(chain(6), cluster(nodes=2, per_node=4, nic=5e9), JOB).plan
+    free = placed_search(chain(6), cluster(nodes=2, per_node=4, nic=5e9), JOB).plan
     assert one.remedies[0].startswith(f"without tensor=4 the best is {free.split}: ")
     gain = 1 - free.prediction.step_time_s / answer.plan.prediction.step_time_s
     assert f"{gain:.1%} less" in one.remedies[0]

@@ -16,7 +16,7 @@ from nebula.plan.job import FIXABLE, RECOMPUTE, Objective
 from nebula.plan.values import Job
 from nebula.planner.contradiction import contradictions, first_fault, multiples
 from nebula.planner.explain import TERMS
-from nebula.planner.search import search
+from nebula.planner.placed_answer import placed_search
 from nebula.planner.setting import Setting, setting_of
 from nebula.planner.why_not import why_not
 from tests.pure.cost_samples import chain, cluster, device
@@ -30,7 +30,7 @@ def ground(graph=GRAPH, where=WHERE, job=JOB, **objective) -> Setting:
 
 @pytest.fixture(scope="module")
 def best():
-    return search(GRAPH, WHERE, JOB).plan
+    return placed_search(GRAPH, WHERE, JOB).plan
 
 
 DEGREES = {
@@ -84,7 +84,7 @@ def test_multiples_enclose_a_number(number, factor):
 def test_what_is_slower_is_the_best_of_its_kind_and_the_term_is_the_largest_difference(best, degrees):
     found = why_not(ground(), best, degrees)
     (other,) = found.plans
-    assert other == search(GRAPH, WHERE, JOB, Objective(fixed=degrees)).plan
+    assert other == placed_search(GRAPH, WHERE, JOB, Objective(fixed=degrees)).plan
     assert degrees.items() <= degrees_of(other).items()
     assert found.outcome == "slower"
     assert found.more_s == pytest.approx(other.prediction.step_time_s - best.prediction.step_time_s)
@@ -97,7 +97,7 @@ def test_what_is_slower_is_the_best_of_its_kind_and_the_term_is_the_largest_diff
 def test_what_does_not_fit_names_the_stage_the_bytes_and_what_would_do():
     graph, kind, job = chain(4, hidden=128, tokens=128), device(memory_bytes=6e6), Job(global_batch=8)
     where = cluster(per_node=4, kind=kind)
-    plan = search(graph, where, job).plan
+    plan = placed_search(graph, where, job).plan
     degrees = {"sharding": 0, "pipeline": 1, "tensor": 1}
     found = why_not(ground(graph, where, job), plan, degrees)
     (leanest,) = found.plans
@@ -111,7 +111,7 @@ def test_what_does_not_fit_names_the_stage_the_bytes_and_what_would_do():
     assert f"stage {found.stage} needs" in found.sentence
     enough = int(re.search(r"devices with ([\d,]+) MiB each", "; ".join(found.remedies))[1].replace(",", ""))
     roomy = cluster(per_node=4, kind=device(memory_bytes=enough * 2**20))
-    assert degrees.items() <= degrees_of(search(graph, roomy, job, Objective(fixed=degrees)).plan).items()
+    assert degrees.items() <= degrees_of(placed_search(graph, roomy, job, Objective(fixed=degrees)).plan).items()
 
 
 def test_the_plans_own_degrees_lose_against_nothing(best):
@@ -121,7 +121,7 @@ def test_the_plans_own_degrees_lose_against_nothing(best):
 
 
 def test_a_plan_that_the_search_did_not_choose_can_lose(best):
-    slow = search(GRAPH, WHERE, JOB, Objective(fixed={"recompute": "full", "tensor": 4})).plan
+    slow = placed_search(GRAPH, WHERE, JOB, Objective(fixed={"recompute": "full", "tensor": 4})).plan
     found = why_not(ground(), slow, {"tensor": degrees_of(best)["tensor"], "recompute": "none"})
     assert found.outcome == "faster"
     assert found.more_s == pytest.approx(best.prediction.step_time_s - slow.prediction.step_time_s)
@@ -130,7 +130,7 @@ def test_a_plan_that_the_search_did_not_choose_can_lose(best):
 
 def test_a_plan_that_does_not_fit_itself_says_so():
     graph, job = chain(4, hidden=128, tokens=128), Job(global_batch=8)
-    plan = search(graph, cluster(per_node=4), job, Objective(fixed={"pipeline": 1, "data": 1, "tensor": 1})).plan
+    plan = placed_search(graph, cluster(per_node=4), job, Objective(fixed={"pipeline": 1, "data": 1, "tensor": 1})).plan
     where = cluster(per_node=4, kind=device(memory_bytes=6e6))
     plan = replace(plan, prediction=evaluate(graph, where, plan))
     found = why_not(ground(graph, where, job), plan, {"pipeline": 4})
@@ -152,7 +152,7 @@ def test_a_tensor_group_across_nodes_says_why_no_search_looks_at_it(best):
 
 def test_what_no_engine_runs_is_a_contradiction_with_what_is_missing():
     where = cluster(per_node=4, kind=device(kind="cpu", emulated=False))
-    plan = search(chain(4), where, Job(global_batch=8)).plan
+    plan = placed_search(chain(4), where, Job(global_batch=8)).plan
     found = why_not(ground(chain(4), where, Job(global_batch=8)), plan, {"tensor": 2})
     assert found.rule == "engine"
     assert "tensor-parallel layers refuse the CPU" in found.sentence
@@ -192,7 +192,7 @@ def test_a_mistyped_degree_says_what_to_write(text, sentence):
 
 def test_every_degree_that_can_be_fixed_is_read_off_a_plan(best):
     assert degrees_of(best).keys() == set(FIXABLE)
-    again = search(GRAPH, WHERE, JOB, Objective(fixed=degrees_of(best))).plan
+    again = placed_search(GRAPH, WHERE, JOB, Objective(fixed=degrees_of(best))).plan
     assert replace(again, because="", runner_up=None, bound_s=0.0) == replace(
         best, because="", runner_up=None, bound_s=0.0
     )

@@ -1,0 +1,85 @@
+"""The plans that a search found with their ranks placed where a step is shortest, and the answer made of them.
+
+A search prices splits with ranks in fleet's order on the devices as they stand in the cluster file. What another order
+of axes or nodes can gain is seen here, for each of the best plans that could still become the best. The bound stays
+that of the searched space; a plan that its placement brings below the bound is its own bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from nebula.cluster.values import Cluster
+from nebula.cost_model.chain import Chains
+from nebula.graph.values import DistributedGraph
+from nebula.plan.job import Objective
+from nebula.plan.values import Job, Plan
+from nebula.planner.explain import reason, runner_up
+from nebula.planner.placement import Placement, best_placement
+from nebula.planner.placement import reason as placement_reason
+from nebula.planner.price import Prices
+from nebula.planner.search import Answer, Progress, search
+
+PLACED = 4
+"""Plans of an answer whose ranks are placed: the best by what they take in fleet's order."""
+
+
+def placed_search(
+    graph: DistributedGraph,
+    cluster: Cluster,
+    job: Job,
+    objective: Objective | None = None,
+    *,
+    chains: Chains | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Answer:
+    """The best plan for training a model on a cluster, ranks placed; arguments and errors as of `search`."""
+    return search(graph, cluster, job, objective, chains=chains, on_progress=on_progress, settle=placed)
+
+
+def placed(answer: Answer, prices: Prices) -> Answer:
+    """The answer of a search with the ranks of its best plans placed."""
+    pricing, devices = prices.pricing, prices.pool.devices
+    placements: dict[int, Placement] = {}
+    best_s = float("inf")
+    for index, plan in enumerate(answer.candidates[:PLACED]):
+        if plan.world_size > 1 and _least_seconds(plan) < best_s:
+            found = best_placement(plan, pricing.cluster, devices, pricing.fabric, pricing.predict)
+            placements[index], best_s = found, min(best_s, _seconds(found.plan))
+    return _answer(answer, placements, pricing.cluster, len(devices)) if placements else answer
+
+
+def _answer(answer: Answer, placements: dict[int, Placement], cluster: Cluster, offered: int) -> Answer:
+    """The answer with those of its candidates replaced that a placement made faster."""
+    better = {
+        index: placement.plan
+        for index, placement in placements.items()
+        if _seconds(placement.plan) < _seconds(answer.candidates[index]) * (1.0 - 1e-9)
+    }
+    plans = [better.get(index, plan) for index, plan in enumerate(answer.candidates)]
+    order = sorted(range(len(plans)), key=lambda index: _seconds(plans[index]))
+    ranked = [plans[index] for index in order]
+    told = placements.get(order[0])
+    words = ""
+    if told is not None and (order[0] in better or told.crossing):
+        words = " " + placement_reason(told, cluster)
+    best = replace(
+        ranked[0],
+        because=(reason(ranked, offered) if better else answer.plan.because) + words,
+        runner_up=runner_up(ranked[0], ranked[1]) if len(ranked) > 1 else None,
+        bound_s=min(answer.bound_s, _seconds(ranked[0])),
+    )
+    return replace(answer, plan=best, candidates=tuple(ranked), bound_s=best.bound_s)
+
+
+def _seconds(plan: Plan) -> float:
+    assert plan.prediction is not None
+    return plan.prediction.step_time_s
+
+
+def _least_seconds(plan: Plan) -> float:
+    """What the step would take if data parallelism and borders cost nothing: no placement comes below."""
+    assert plan.prediction is not None
+    parts = plan.prediction.parts
+    return plan.prediction.step_time_s - parts.data_communication_s - parts.pipeline_communication_s
