@@ -118,12 +118,12 @@ def with_front(points: Iterable[TimeCost]) -> tuple[TimeCost, ...]:
 def _on_fewer_nodes(subject: Subject) -> tuple[Tried, ...]:
     from nebula.cli.console import SearchLine
     from nebula.planner.aims import halves
-    from nebula.planner.search import search
+    from nebula.planner.placed_answer import placed_search
 
     run, line = subject.run, SearchLine()
 
     def fastest(objective: Objective) -> Answer:
-        return search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
+        return placed_search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
 
     try:
         return halves(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest)
