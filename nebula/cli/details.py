@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nebula.cli.subject import find_plans, given_plan, search_record, setting, subject_findings
-from nebula.report.findings import Findings, Search, TimeCost
+from nebula.report.findings import Findings, Launch, Search, TimeCost
 
 if TYPE_CHECKING:
     from nebula.cli.subject import Subject
@@ -29,8 +29,27 @@ def detailed(found: Findings) -> Findings:
     if plan.prediction is None:
         return found
     steps = predicted_timeline(graph, cluster, plan)
-    memory = memory_timelines(graph, cluster, plan, steps)
-    return replace(found, memory=memory, traffic=traffic_matrix(graph, cluster, plan))
+    return replace(
+        found,
+        memory=memory_timelines(graph, cluster, plan, steps),
+        traffic=traffic_matrix(graph, cluster, plan),
+        launch=_launch(found),
+    )
+
+
+def _launch(found: Findings) -> Launch:
+    """The commands of paddle.distributed.launch, or why there are none."""
+    from nebula.emit import Decided, Options, emit
+    from nebula.errors import BadInput
+
+    if found.missing:
+        return Launch(notes=found.missing)
+    try:
+        made = emit("launch", Decided(graph=found.graph, cluster=found.cluster, candidates=(found.plan,)), Options())
+    except BadInput as error:
+        return Launch(notes=(str(error),))
+    nodes = made.document["nodes"]
+    return Launch(commands=tuple((node["node"], node["line"]) for node in nodes), notes=made.notes)
 
 
 def dry_findings(plan: Plan, subject: Subject, search: Search | None = None, *, replan: bool = False) -> Findings:
@@ -42,8 +61,9 @@ def dry_findings(plan: Plan, subject: Subject, search: Search | None = None, *, 
     from nebula.planner.sensitivity import what_ifs
 
     run = subject.run
+    found = detailed(subject_findings(plan, subject, search))
     rows = what_ifs(subject.graph, run.cluster, plan, run.objective, replan=replan, chains=subject.chains)
-    return replace(detailed(subject_findings(plan, subject, search)), what_ifs=rows)
+    return replace(found, what_ifs=rows, objective=run.objective)
 
 
 def chosen_in_depth(subject: Subject, plan_file: Path | None, *, replan: bool = False) -> tuple[Plan, Search]:

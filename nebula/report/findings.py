@@ -13,6 +13,7 @@ from nebula.cost_model.economy import Outlook
 from nebula.cost_model.memory_timeline import MemoryTimeline
 from nebula.cost_model.traffic_matrix import TrafficMatrix
 from nebula.graph.values import DistributedGraph
+from nebula.plan.job import Objective
 from nebula.plan.values import Plan
 from nebula.planner.rejected import Rejection
 from nebula.planner.sensitivity import WhatIf
@@ -121,6 +122,19 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How a plan is started without a scheduler.
+
+    Attributes:
+        commands: pairs of a node and its command; empty where the plan cannot be started so.
+        notes: what to know beforehand, or why there are no commands.
+    """
+
+    commands: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """What a report is about.
 
@@ -130,6 +144,8 @@ class Findings:
         traffic: who sends how much to whom in a step; None without a prediction.
         outlook: days, goodput, money and energy; None without a prediction.
         what_ifs: the plan under other links, memory and nodes; empty when that was not asked.
+        launch: how it is started.
+        objective: what the plan was to minimise, and what bounded it.
         missing: what keeps every engine from executing the plan, a sentence each; empty when one can.
         versions: pairs of a program and its version.
     """
@@ -144,6 +160,8 @@ class Findings:
     measured: Measured = field(default_factory=Measured)
     outlook: Outlook | None = None
     what_ifs: tuple[WhatIf, ...] = ()
+    launch: Launch = field(default_factory=Launch)
+    objective: Objective = field(default_factory=Objective)
     missing: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
 

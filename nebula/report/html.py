@@ -12,19 +12,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nebula.cost_model.economy import Outlook
+from nebula.plan.identity import plan_hash
 from nebula.report.findings import Findings
 from nebula.report.memory_drawing import panels_note
 from nebula.report.outlook_words import amount, condition_rows, days_words, outlook_rows, progress_words
 from nebula.report.pictures import drawings, panels
 from nebula.report.rows import stage_rows
+from nebula.report.running import form_rows, shown_commands
 from nebula.report.svg import stage_colour
 from nebula.report.traffic_drawing import level_rows, traffic_words
 from nebula.report.words import (
     bound_words,
     engine_words,
+    figure,
     fits,
     fullest,
     measured_words,
+    objective_rows,
     percent,
     verdict,
 )
@@ -41,10 +45,16 @@ def report_page(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": format_seconds, "percent": percent, "bytes": format_bytes}
+    environment.filters |= {
+        "seconds": format_seconds,
+        "percent": percent,
+        "bytes": format_bytes,
+        "figure": figure,
+    }
     folder = files("nebula.report")
     return environment.get_template("page.html.j2").render(
         plan=findings.plan,
+        launch=findings.launch,
         measured=findings.measured,
         search=findings.search,
         what_ifs=findings.what_ifs,
@@ -97,6 +107,9 @@ def _words(findings: Findings) -> dict[str, object]:
         "traffic": level_rows(findings.traffic) if findings.traffic else (),
         "parts_note": f"On the stage that ends last{_clock(findings)}; the parts sum to the step.",
         "measured_note": f"Run {findings.measured.run}: {measured_words(findings)}." if findings.measured.steps else "",
+        "commands": shown_commands(findings.launch),
+        "form": form_rows(findings),
+        "hash": plan_hash(plan),
         "bound": bound_words(plan),
         "slowest_s": max((c.step_time_s for c in search.contenders), default=1.0),
         "inputs": _inputs(findings),
@@ -151,6 +164,7 @@ def _inputs(findings: Findings) -> list[tuple[str, str]]:
     plan, graph, cluster = findings.plan, findings.graph, findings.cluster
     job = plan.job
     return [
+        ("plan", plan_hash(plan)),
         (
             "model",
             f"{plan.made_from.model}, {format_count(graph.parameter_count)} parameters ({plan.made_from.model_hash})",
@@ -158,6 +172,7 @@ def _inputs(findings: Findings) -> list[tuple[str, str]]:
         ("layers", f"{len(graph.layers)}, {len(graph.blocks)} distinct"),
         ("cluster", f"{cluster.name}, {cluster.device_count:,} devices ({plan.made_from.cluster_hash})"),
         ("global batch", f"{job.global_batch:,} rows of {graph.tokens_per_row:,} tokens"),
+        *objective_rows(findings.objective),
         ("token budget", format_count(job.tokens) if job.tokens else "not given"),
         ("memory that may be used", percent(job.memory_fraction)),
         ("engine", engine_words(findings)),

@@ -11,12 +11,14 @@ from typing import Any
 from nebula.cost_model.flows import AXES
 from nebula.cost_model.memory_timeline import MemoryTimeline
 from nebula.cost_model.traffic_matrix import TrafficMatrix
+from nebula.plan.identity import plan_hash
 from nebula.plan.legality import executable, kind_of
 from nebula.report.document import plan_document
 from nebula.report.explanation_document import rejection_document
 from nebula.report.findings import Findings, Measured, Search
 from nebula.report.memory_drawing import SLOTS
 from nebula.report.rows import stage_rows
+from nebula.report.running import form_rows
 from nebula.report.traffic_drawing import level_rows, parts_of
 from nebula.report.words import fits, measured_words, verdict
 
@@ -36,6 +38,10 @@ def report_document(findings: Findings) -> dict[str, Any]:
         "traffic": _traffic(findings.traffic, findings) if findings.traffic else None,
         "what_ifs": [asdict(row) for row in findings.what_ifs],
         "search": {**document["search"], **_search(search)},
+        "launch": asdict(findings.launch),
+        "objective": asdict(findings.objective),
+        "plan_hash": plan_hash(plan),
+        "form": [asdict(row) for row in form_rows(findings)],
         "measured": _measured(findings) if findings.measured.run else None,
         "versions": dict(findings.versions),
     }

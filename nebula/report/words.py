@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from nebula.cost_model.economy import DAY_S, Outlook
+from nebula.plan.job import Objective
 from nebula.plan.values import Plan, Prediction
 from nebula.report.findings import Findings
 from nebula.units import format_bytes, format_count, format_seconds
@@ -96,6 +97,16 @@ def percent(share: float) -> str:
     return f"{hundredths:.{digits}f} %"
 
 
+def figure(value: float) -> str:
+    """A number to compare with another, in five digits.
+
+    Example:
+        >>> figure(20.84197), figure(117921.4)
+        ('20.842', '117,921')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.5g}"
+
+
 def fullest(plan: Plan) -> float:
     """The largest share that a device fills of the memory that the plan may fill; 0 without a prediction."""
     if plan.prediction is None:
@@ -180,3 +191,16 @@ def engine_words(findings: Findings) -> str:
     batch = f"{plan.job.global_batch:,} rows of {findings.graph.tokens_per_row:,} tokens a step"
     words = f"{plan.engine}, schedule {plan.schedule}, {plan.job.precision}, {plan.job.optimizer}; {batch}"
     return words + (f"; a dry run only: {'; '.join(findings.missing)}" if findings.missing else "")
+
+
+def objective_rows(objective: Objective) -> tuple[tuple[str, str], ...]:
+    """What a plan was to minimise and what bounded it, pairs of a name and words; only what was asked for."""
+    fixed = ", ".join(f"{name} {value}" for name, value in objective.fixed.items())
+    rows = (
+        ("minimised", objective.minimise.replace("_", " ")),
+        ("fixed", fixed),
+        ("left out", ", ".join(objective.exclude)),
+        ("deadline", f"{objective.deadline_s / DAY_S:g} days" if objective.deadline_s else ""),
+        ("budget", f"{objective.budget:,.0f}" if objective.budget else ""),
+    )
+    return tuple((name, words) for name, words in rows if words)
