@@ -151,6 +151,8 @@ class Arrangements:
 
     def crossed(self, mesh: Mesh, arrangement: Arrangement) -> tuple[str, ...]:
         """The axes along which neighbours are at different sites."""
+        if not self.several_sites:
+            return ()
         site = self._site[stage_grid(arrangement.devices, **mesh._asdict(), order=arrangement.order)]
         by_stage = site.reshape(mesh.pipeline, -1, mesh.degree * mesh.tensor)
         pipeline, data = (by_stage != by_stage[:1]).any(), (by_stage != by_stage[:, :1]).any()

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from nebula.cluster.values import Cluster
 from nebula.cost_model.chain import Chains
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.values import Job, Plan
+from nebula.planner.arrangements import Arrangements
 from nebula.planner.explain import reason, runner_up
+from nebula.planner.options import fits
 from nebula.planner.placement import Placement, best_placement
 from nebula.planner.placement import reason as placement_reason
 from nebula.planner.price import Prices
 from nebula.planner.search import Answer, Progress, search
+from nebula.planner.space import Split
 
 PLACED = 4
 """Plans of an answer whose ranks are placed: the best by what they take in fleet's order."""
@@ -41,13 +45,29 @@ def placed_search(
 def placed(answer: Answer, prices: Prices) -> Answer:
     """The answer of a search with the ranks of its best plans placed."""
     pricing, devices = prices.pricing, prices.pool.devices
+    ways = Arrangements(pricing.cluster, devices, pricing.fabric)
     placements: dict[int, Placement] = {}
     best_s = float("inf")
     for index, plan in enumerate(answer.candidates[:PLACED]):
         if plan.world_size > 1 and _least_seconds(plan) < best_s:
-            found = best_placement(plan, pricing.cluster, devices, pricing.fabric, pricing.predict)
-            placements[index], best_s = found, min(best_s, _seconds(found.plan))
+            seconds = partial(prices.step_seconds, *split_and_boundaries(plan))
+            placements[index] = best_placement(plan, ways, pricing.predict, seconds)
+            best_s = min(best_s, _seconds(placements[index].plan))
     return _answer(answer, placements, pricing.cluster, len(devices)) if placements else answer
+
+
+def split_and_boundaries(plan: Plan) -> tuple[Split, tuple[int, ...]]:
+    """The split of a plan that fleet runs, and the first layer of each stage and the number of layers."""
+    first = plan.stages[0]
+    split = Split(
+        data=first.data,
+        tensor=first.tensor,
+        pipeline=len(plan.stages),
+        rows=first.replicas[0].micro_batch_rows,
+        sharding=first.sharding,
+        recompute=first.recompute,
+    )
+    return split, (*(stage.layers[0] for stage in plan.stages), plan.stages[-1].layers[1])
 
 
 def _answer(answer: Answer, placements: dict[int, Placement], cluster: Cluster, offered: int) -> Answer:
@@ -55,7 +75,7 @@ def _answer(answer: Answer, placements: dict[int, Placement], cluster: Cluster, 
     better = {
         index: placement.plan
         for index, placement in placements.items()
-        if _seconds(placement.plan) < _seconds(answer.candidates[index]) * (1.0 - 1e-9)
+        if fits(placement.plan) and _seconds(placement.plan) < _seconds(answer.candidates[index]) * (1.0 - 1e-9)
     }
     plans = [better.get(index, plan) for index, plan in enumerate(answer.candidates)]
     order = sorted(range(len(plans)), key=lambda index: _seconds(plans[index]))

@@ -7,14 +7,13 @@ worse. Ranks of a node follow each other, as Paddle's launcher numbers them; how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 
 from nebula.cluster.values import Cluster
-from nebula.cost_model.communication import Fabric
 from nebula.cost_model.placed import Placed
 from nebula.errors import BadInput
 from nebula.plan.laws import WAN_CROSSED
@@ -36,6 +35,8 @@ STARTED_RANKS = 6_000
 """Likewise, so many ranks are placed in starts, one for each order of the axes."""
 
 Predict = Callable[[Plan], Prediction]
+Seconds = Callable[[Placed], float]
+"""Seconds of a step of one split whose ranks meet so."""
 
 
 def mesh_of(plan: Plan) -> Mesh | None:
@@ -87,29 +88,28 @@ class Placement:
         return self.first_fit is None or _where(self.plan) != _where(self.first_fit)
 
 
-def best_placement(plan: Plan, cluster: Cluster, devices: Sequence[int], fabric: Fabric, predict: Predict) -> Placement:
+def best_placement(plan: Plan, ways: Arrangements, predict: Predict, seconds: Seconds | None = None) -> Placement:
     """The best placement found for the ranks of a plan on devices that may be used.
 
     Args:
         plan: alike stages, as fleet runs them.
-        cluster: that has the devices.
-        devices: equal ones, in the order in which they are taken where nothing speaks for another.
-        fabric: of the cluster.
+        ways: to place it on the devices.
         predict: prices a plan.
+        seconds: gives the same step time sooner; by default that of a prediction.
 
     Raises:
         BadInput: every placement has a tensor or sharding group across a WAN.
     """
     mesh = mesh_of(plan)
     assert mesh is not None, "stages that differ have no mesh to place"
-    return _Placing(plan, mesh, Arrangements(cluster, devices, fabric), predict).best()
+    return _Placing(plan, mesh, ways, predict, seconds).best()
 
 
 class _Placing:
     """One plan being placed: every placement that was priced, with its step time."""
 
-    def __init__(self, plan: Plan, mesh: Mesh, ways: Arrangements, predict: Predict) -> None:
-        self.plan, self.mesh, self.ways, self.predict = plan, mesh, ways, predict
+    def __init__(self, plan: Plan, mesh: Mesh, ways: Arrangements, predict: Predict, quick: Seconds | None) -> None:
+        self.plan, self.mesh, self.ways, self.predict, self.quick = plan, mesh, ways, predict, quick
         self.known: dict[Placed, float] = {}
         self.tries = min(TRIES, TRIED_RANKS // mesh.ranks)
 
@@ -153,16 +153,18 @@ class _Placing:
 
     def priced(self, arrangement: Arrangement) -> Plan:
         """The plan with its prediction."""
-        plan = with_arrangement(self.plan, arrangement, self.ways.cluster)
+        plan = self._arranged(arrangement)
         return replace(plan, prediction=self.predict(plan))
+
+    def _arranged(self, arrangement: Arrangement) -> Plan:
+        return with_arrangement(self.plan, arrangement, self.ways.cluster)
 
     def seconds(self, arrangement: Arrangement) -> float:
         """Seconds of a step, in which ties are ties; ways in which ranks meet alike take as long."""
         placed = self.ways.met(self.mesh, arrangement)
         if placed not in self.known:
-            prediction = self.priced(arrangement).prediction
-            assert prediction is not None
-            self.known[placed] = float(f"{prediction.step_time_s:.12g}")
+            step_s = self.quick(placed) if self.quick else self.predict(self._arranged(arrangement)).step_time_s
+            self.known[placed] = float(f"{step_s:.12g}")
         return self.known[placed]
 
     def _broken(self) -> str:

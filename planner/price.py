@@ -99,6 +99,10 @@ class Prices:
         """The price of a split with its ranks placed."""
         return self._price(split, self.arranged(split)[1])
 
+    def step_seconds(self, split: Split, boundaries: Sequence[int], placed: Placed) -> float:
+        """Seconds of a step of a split whose ranks meet so."""
+        return float(self._price(split, placed).step_seconds([boundaries])[0])
+
     def _price(self, split: Split, placed: Placed) -> SplitPrice:
         m, key = split.micro_batches(self.job), (split.tensor, split.rows, split.recompute)
         where = {groups.tensor: self._spans_at(groups.tensor, *key) for groups, _ in placed.kinds}
@@ -262,7 +266,7 @@ class Prices:
             return Arrangement(FLEET, self._devices[: split.ranks]), self._met[mesh]
         if split not in self._arranged:
             every, even = self._ways.of(mesh), self._even_deal(split)
-            seconds = [self._price(split, met).step_seconds([even])[0] for _, met in every]
+            seconds = [self.step_seconds(split, even, met) for _, met in every]
             self._arranged[split] = every[int(np.argmin(seconds))]
         return self._arranged[split]
 

@@ -14,7 +14,8 @@ from nebula.cluster.values import Cluster
 from nebula.models.describe import graph
 from nebula.plan.values import Job
 from nebula.planner.explore.search import explore
-from nebula.planner.search import Answer, search
+from nebula.planner.placed_answer import placed_search
+from nebula.planner.search import Answer
 from tests.bench.rows import Row
 
 PATIENCE_S = 60.0
@@ -29,11 +30,13 @@ def rows() -> list[Row]:
     )
     found = [
         _timed("cluster object of 10,000 devices", lambda: cluster({"H100-80GB-SXM": 1250}), 0.1)[0],
-        _timed("search, Titan on 1,920 Ascend 910", lambda: search(titan, ascend(240), job(1920, "fp16")), 1.0)[0],
+        _timed("search, Titan on 1,920 Ascend 910", lambda: placed_search(titan, ascend(240), job(1920, "fp16")), 1.0)[
+            0
+        ],
     ]
     for nodes in (24, 80, 1250, 12500):
         name = f"search, Titan on {8 * nodes:,} Ascend 910"
-        found.append(_timed(name, lambda nodes=nodes: search(titan, ascend(nodes), job(1920, "fp16")))[0])
+        found.append(_timed(name, lambda nodes=nodes: placed_search(titan, ascend(nodes), job(1920, "fp16")))[0])
     h800 = cluster({"H800-80GB-SXM": 256})
     mixed = cluster({"A100-80GB-SXM": 16, "V100-32GB-SXM3": 48})
     small = cluster({"A100-80GB-SXM": 4, "V100-32GB-SXM3": 4})

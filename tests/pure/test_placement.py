@@ -15,7 +15,7 @@ from nebula.errors import BadInput
 from nebula.plan.layout import FLEET
 from nebula.plan.legality import violations
 from nebula.plan.values import Sharding
-from nebula.planner.arrangements import Arrangement, Mesh, weaves
+from nebula.planner.arrangements import Arrangement, Arrangements, Mesh, weaves
 from nebula.planner.packing import packed, slots_of
 from nebula.planner.placement import best_placement, mesh_of, reason, with_arrangement
 from tests.pure.cost_samples import chain, cluster, device, plan
@@ -36,9 +36,9 @@ EVEN = (0, 2, 4, 6, 8)
 GPU = device(kind="gpu", emulated=False)
 
 
-def put(own, where, graph=GRAPH, devices=None):
+def put(own, where, graph=GRAPH):
     pricing = Pricing(graph, where, own.job)
-    return best_placement(own, where, devices or usable_devices(where), pricing.fabric, pricing.predict)
+    return best_placement(own, Arrangements(where, usable_devices(where), pricing.fabric), pricing.predict)
 
 
 def wired(where, ports):
