@@ -13,7 +13,7 @@ from nebula.cost_model.traffic_matrix import WAN, TrafficMatrix
 from nebula.plan.values import Plan
 from nebula.report.folding import UNUSED, Tile, device_stages, tiles
 from nebula.report.svg import drawing, element, line, rect, stage_colour, text
-from nebula.report.words import ranges
+from nebula.report.words import ranges, stage_names
 from nebula.units import format_bytes, format_rate, format_seconds
 
 WIDTH = 1180.0
@@ -38,9 +38,9 @@ def _link_line(group: NodeGroup) -> str:
     return f"inside a node: {link.kind} {format_rate(link.bytes_per_s)}, {format_seconds(link.latency_s)}"
 
 
-def _tip(group: NodeGroup, tile: Tile, device: int) -> str:
+def _tip(group: NodeGroup, tile: Tile, device: int, names: Sequence[str]) -> str:
     stage = tile.look.stages[device]
-    work = "not used" if stage == UNUSED else f"stage {stage}"
+    work = "not used" if stage == UNUSED else names[stage]
     return f"{group.name}/{ranges(tile.nodes)}, device {device}: {work}"
 
 
@@ -54,19 +54,21 @@ def _tile_size(group: NodeGroup, cell: float) -> tuple[float, float]:
     return max(columns * (cell + 2) + 12, 64.0), lines * (cell + 2) + 28
 
 
-def _devices(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, count: int) -> list[str]:
+def _devices(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, names: Sequence[str]) -> list[str]:
     columns, out = _columns(group.devices_per_node), []
     for device, stage in enumerate(tile.look.stages):
         down, along = divmod(device, columns)
         left, top = x + 7 + along * (cell + 2), y + 20 + down * (cell + 2)
-        used = {"class_": "unused"} if stage == UNUSED else {"fill": stage_colour(stage, count), "data_stage": stage}
-        out.append(rect(left, top, cell, cell, rx=3, title=_tip(group, tile, device), **used))
+        used = (
+            {"class_": "unused"} if stage == UNUSED else {"fill": stage_colour(stage, len(names)), "data_stage": stage}
+        )
+        out.append(rect(left, top, cell, cell, rx=3, title=_tip(group, tile, device, names), **used))
         if stage != UNUSED and cell >= 18:
             out.append(text(left + cell / 2, top + cell / 2 + 4, str(stage), class_="on-stage middle"))
     return out
 
 
-def _tile(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, stage_count: int) -> list[str]:
+def _tile(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, names: Sequence[str]) -> list[str]:
     width, height = _tile_size(group, cell)
     many = len(tile.nodes)
     out = []
@@ -77,7 +79,7 @@ def _tile(group: NodeGroup, tile: Tile, x: float, y: float, cell: float, stage_c
     out.append(text(x + 7, y + 14, first, class_="tick", title=f"nodes {ranges(tile.nodes)}"))
     marks = [f"× {many}" if many > 1 else "", tile.look.state]
     out.append(text(x + width - 7, y + 14, ", ".join(filter(None, marks)), class_="tick end strong"))
-    return out + _devices(group, tile, x, y, cell, stage_count)
+    return out + _devices(group, tile, x, y, cell, names)
 
 
 def _cell(cluster: Cluster, rows: Sequence[Sequence[Tile]]) -> float:
@@ -88,7 +90,7 @@ def _cell(cluster: Cluster, rows: Sequence[Sequence[Tile]]) -> float:
 
 
 def _panel(
-    group: NodeGroup, row: Sequence[Tile], left: float, top: float, cell: float, stage_count: int
+    group: NodeGroup, row: Sequence[Tile], left: float, top: float, cell: float, names: Sequence[str]
 ) -> tuple[list[str], float]:
     """The panel's shapes and its height."""
     width, height = _tile_size(group, cell)
@@ -100,7 +102,7 @@ def _panel(
     out.append(text(WIDTH - 16, top + 22, _link_line(group), class_="small end"))
     for index, tile in enumerate(shown):
         down, along = divmod(index, across)
-        out += _tile(group, tile, left + 14 + along * (width + 12), top + 42 + down * (height + 12), cell, stage_count)
+        out += _tile(group, tile, left + 14 + along * (width + 12), top + 42 + down * (height + 12), cell, names)
     if len(row) > len(shown):
         rest = sum(len(t.nodes) for t in row[len(shown) :])
         out.append(text(left + 14, top + bottom - 10, f"and {rest:,} more nodes", class_="small"))
@@ -162,7 +164,7 @@ def _through(traffic: TrafficMatrix | None) -> dict[str, float]:
 def cluster_drawing(cluster: Cluster, plan: Plan, traffic: TrafficMatrix | None = None) -> str:
     """The cluster with the plan's stages on its devices, and with traffic what a step sends through each level."""
     through, out_bytes = _through(traffic), traffic.out_bytes() if traffic else {}
-    stages, count = device_stages(plan), len(plan.stages)
+    stages, names = device_stages(plan), stage_names(plan)
     rows = {group.name: tiles(group, stages) for group in cluster.groups}
     cell, tiers = _cell(cluster, list(rows.values())), _tier_words(cluster, through)
     wan = TRUNK if cluster.wan else 0.0
@@ -172,7 +174,7 @@ def cluster_drawing(cluster: Cluster, plan: Plan, traffic: TrafficMatrix | None 
     for name, groups in _sites(cluster):
         begin = top
         for group in groups:
-            panel, height = _panel(group, rows[group.name], left, top, cell, count)
+            panel, height = _panel(group, rows[group.name], left, top, cell, names)
             most_bytes = max((size for n, size in out_bytes.items() if n.rpartition("/")[0] == group.name), default=0.0)
             out += panel + (_nic(group, left, top + height / 2, most_bytes) if tiers else [])
             top += height + 12

@@ -35,12 +35,12 @@ class Tile(NamedTuple):
 
 
 def device_stages(plan: Plan) -> dict[tuple[str, int], int]:
-    """The stage on each device in use, by node name and place within the node."""
-    return {
-        (plan.ranks[rank].node, plan.ranks[rank].device): index
-        for index, stage in enumerate(plan.stages)
-        for rank in stage.ranks
-    }
+    """The first stage on each device in use, by node name and place within the node."""
+    found: dict[tuple[str, int], int] = {}
+    for index, stage in enumerate(plan.stages):
+        for rank in stage.ranks:
+            found.setdefault((plan.ranks[rank].node, plan.ranks[rank].device), index)
+    return found
 
 
 def looks(group: NodeGroup, stages: dict[tuple[str, int], int]) -> tuple[Look, ...]:

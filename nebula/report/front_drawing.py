@@ -12,6 +12,9 @@ from nebula.units import format_energy, format_seconds
 JOULES_PER_WH = 3600.0
 WIDTH, HEIGHT = 1180.0, 280.0
 LEFT, TOP, RIGHT, BOTTOM = 110.0, 28.0, 170.0, 44.0
+LEAST_SPAN = 0.1
+"""Of the greatest value, what an axis spans at least, so that its marks can be told apart."""
+
 ROOM = 0.06
 """What is left free beside the outermost points, as a share of what they span."""
 
@@ -60,8 +63,9 @@ class _Axis:
     """Where values lie between two ends of a drawing."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        span = (max(values) - min(values)) or max(values)
-        self._low, high = max(0.0, min(values) - ROOM * span), max(values) + ROOM * span
+        span = max(max(values) - min(values), LEAST_SPAN * max(values))
+        middle = (max(values) + min(values)) / 2
+        self._low, high = max(0.0, middle - (0.5 + ROOM) * span), middle + (0.5 + ROOM) * span
         self._start, self._scale = start, (end - start) / (high - self._low)
         self.ticks = ticks(high, 6, low=self._low)
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from nebula.cost_model.economy import Outlook
 from nebula.plan.identity import plan_hash
+from nebula.planner.sensitivity import SAME_PLAN
 from nebula.report.findings import Findings
 from nebula.report.memory_drawing import panels_note
 from nebula.report.outlook_words import amount, condition_rows, days_words, outlook_rows, progress_words
@@ -110,6 +111,7 @@ def _words(findings: Findings) -> dict[str, object]:
         "commands": shown_commands(findings.launch),
         "form": form_rows(findings),
         "hash": plan_hash(plan),
+        "others": any(row.how != SAME_PLAN for row in findings.what_ifs),
         "bound": bound_words(plan),
         "slowest_s": max((c.step_time_s for c in search.contenders), default=1.0),
         "inputs": _inputs(findings),

@@ -8,7 +8,7 @@ from nebula.cost_model.memory_timeline import HOLDERS, MemoryTimeline, holder_by
 from nebula.plan.values import StageMemory
 from nebula.report.bars import LEFT, RIGHT, WIDTH, legend
 from nebula.report.svg import byte_ticks, drawing, element, line, rect, seconds_tick, text, ticks
-from nebula.report.words import percent, ranges
+from nebula.report.words import named_stages, percent, ranges
 from nebula.units import format_bytes, format_seconds
 
 SPAN = WIDTH - LEFT - RIGHT
@@ -93,7 +93,7 @@ def memory_panels(timelines: Sequence[MemoryTimeline]) -> tuple[str, ...]:
 def _panel(timeline: MemoryTimeline, high: float) -> str:
     right, bottom = PANEL_WIDTH - PANEL_RIGHT, PANEL_HEIGHT - PANEL_BOTTOM
     scale = (right - PANEL_LEFT) / timeline.end_s, (bottom - PANEL_TOP) / high
-    name = f"stage{'s' if len(timeline.stages) > 1 else ''} {ranges(timeline.stages)}"
+    name = named_stages(timeline.stages)
     peak = f"{format_bytes(timeline.peak_bytes)} after {format_seconds(timeline.peak_s)}" if timeline.peak_s else "peak"
     out = [
         text(PANEL_LEFT, 14, name, class_="small strong"),

@@ -11,6 +11,7 @@ from nebula.report.memory_drawing import memory_bars, memory_panels, panels_lege
 from nebula.report.timeline_drawing import timeline_drawing
 from nebula.report.traffic_drawing import matrices
 from nebula.report.what_if_drawing import what_if_bars
+from nebula.report.words import stage_names
 
 MOST_RANKS = 16
 
@@ -23,7 +24,7 @@ def drawings(findings: Findings) -> dict[str, str]:
     )
     out["cluster"] = cluster_drawing(findings.cluster, plan, findings.traffic)
     if findings.spans:
-        out["timeline"] = timeline_drawing(findings.spans, measured.spans, measured_lanes(findings))
+        out["timeline"] = timeline_drawing(findings.spans, measured.spans, stage_names(plan), measured_lanes(findings))
     if plan.prediction:
         out["memory"] = memory_bars(plan.prediction.memory)
         out["parts"] = waterfall(

@@ -72,16 +72,19 @@ def _legend(spans: Sequence[Span], rows: Sequence[str]) -> list[str]:
     return legend([words for words, _ in entries], [class_ for _, class_ in entries], 12)
 
 
-def timeline_drawing(predicted: Sequence[Span], measured: Sequence[Span], rank_names: dict[int, str]) -> str:
+def timeline_drawing(
+    predicted: Sequence[Span], measured: Sequence[Span], stage_names: Sequence[str], rank_names: dict[int, str]
+) -> str:
     """The step as lanes, the measurement under the prediction on one scale.
 
     Args:
-        predicted: lane = stage.
+        predicted: lane = device of the pipeline.
         measured: lane = rank; empty for a dry run.
+        stage_names: of the predicted lanes.
         rank_names: the measured lanes to draw with their names, in order.
     """
     measured = [s for s in measured if s.lane in rank_names]
-    stages = {lane: f"stage {lane}" for lane in sorted({s.lane for s in predicted})}
+    stages = {lane: stage_names[lane] for lane in sorted({s.lane for s in predicted})}
     high_s = max(end_s(predicted), end_s(measured))
     scale = SPAN / high_s
     count = len(stages) + (len(rank_names) if measured else 0)

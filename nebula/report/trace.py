@@ -15,6 +15,7 @@ from typing import Any
 
 from nebula.report.findings import Findings
 from nebula.report.spans import Span
+from nebula.report.words import stage_names
 from nebula.whole_file import write_whole
 
 Event = dict[str, Any]
@@ -27,7 +28,8 @@ def chrome_trace(findings: Findings) -> dict[str, Any]:
     """The trace as a JSON document."""
     stages = {rank: index for index, stage in enumerate(findings.plan.stages) for rank in stage.ranks}
     clock = findings.measured.clock if findings.measured.spans else ""
-    predicted = {lane: f"predicted · stage {lane}" for lane in sorted({s.lane for s in findings.spans})}
+    held = stage_names(findings.plan)
+    predicted = {lane: f"predicted · {held[lane]}" for lane in sorted({s.lane for s in findings.spans})}
     measured = {
         lane: f"measured ({clock} time) · stage {stages.get(lane, 0)} · rank {lane}"
         for lane in sorted({s.lane for s in findings.measured.spans}, key=lambda r: (stages.get(r, 0), r))

@@ -15,7 +15,7 @@ from nebula.cost_model.traffic_matrix import INSIDE, WAN, TrafficMatrix
 from nebula.plan.values import Plan
 from nebula.report.folding import UNUSED, Tile, device_stages, tiles
 from nebula.report.svg import drawing, rect, text
-from nebula.report.words import percent, ranges
+from nebula.report.words import named_stages, percent, ranges
 from nebula.units import format_bytes
 
 MOST_PARTS = 32
@@ -107,7 +107,7 @@ def parts_of(traffic: TrafficMatrix, cluster: Cluster, plan: Plan) -> tuple[Part
 def _part(group: str, alike: Sequence[Tile]) -> Part:
     numbers = sorted(n for tile in alike for n in tile.nodes)
     held = sorted({stage for tile in alike for stage in tile.look.stages if stage != UNUSED})
-    label = f"stage{'s' if len(held) > 1 else ''} {ranges(held)} × {len(numbers)}"
+    label = f"{named_stages(held)} × {len(numbers)}"
     return Part(name=f"{group}/{ranges(numbers)}", label=label, nodes=tuple(f"{group}/{n}" for n in numbers))
 
 

@@ -83,6 +83,27 @@ def places(plan: Plan, ranks: Sequence[int]) -> str:
     return f"{words} · {len(ranks)} devices"
 
 
+def stage_names(plan: Plan) -> tuple[str, ...]:
+    """For each stage the name of its device of the pipeline: `stage 3`, or `stages 0, 3` where it holds several.
+
+    The first stages of a plan are on different devices, so that these are also the names of the lanes of a timeline.
+    """
+    homes: dict[tuple[int, ...], list[int]] = {}
+    for index, stage in enumerate(plan.stages):
+        homes.setdefault(stage.ranks, []).append(index)
+    return tuple(named_stages(homes[stage.ranks]) for stage in plan.stages)
+
+
+def named_stages(held: Sequence[int]) -> str:
+    """Stages by number.
+
+    Example:
+        >>> named_stages([2]), named_stages([0, 3])
+        ('stage 2', 'stages 0, 3')
+    """
+    return f"stage{'s' if len(held) > 1 else ''} {ranges(held)}"
+
+
 def percent(share: float) -> str:
     """A share for people.
 

@@ -114,3 +114,20 @@ def test_ticks_are_few_and_inside(high, count):
     marks = ticks(high, count)
     assert 2 <= len(marks) <= count + 2
     assert all(0 <= m <= high * 1.001 for m in marks)
+
+
+def test_a_device_of_several_stages_is_named_by_all_of_them():
+    findings = small()
+    first, second = findings.plan.stages
+    cut = [(0, 2), (2, 4), (4, 7), (7, 10)]
+    stages = tuple(replace(home, layers=run) for home, run in zip((first, second, second, first), cut, strict=True))
+    chosen = replace(findings.plan, stages=stages, schedule="zb-v")
+    assert chosen.prediction
+    memory = (*chosen.prediction.memory, *chosen.prediction.memory[::-1])
+    chosen = replace(chosen, prediction=replace(chosen.prediction, memory=memory))
+    page = report_page(replace(findings, plan=chosen))
+    assert page.count(">stages 0, 3</text>") == 1
+    assert page.count(">stages 1–2</text>") == 1
+    assert page.count("device 0: stages 0, 3<") == 1
+    shown = [r.get("data-stage") for r in drawings(page)[1].iter("rect") if r.get("data-stage") is not None]
+    assert sorted(shown) == ["0", "0", "1", "1"]
