@@ -137,6 +137,35 @@ class Deals:
             bounds.append(int(runs.end[best]))
         return tuple(bounds)
 
+    def below(self, stages: int, limit: float, most: int) -> list[tuple[int, ...]] | None:
+        """All deals of which every stage costs less than a limit; None when they are more than `most`.
+
+        Args:
+            stages: of the deals.
+            limit: at most what the table was made to beat.
+            most: how many are too many to list.
+        """
+        counts, after = [], np.zeros(self.runs.layers + 1)
+        after[-1] = 1.0
+        for step in self.steps[:stages]:
+            counts.append((step.cost < limit) * after[self.runs.end[step.which]])
+            after = np.zeros(self.runs.layers + 1)
+            starts = _starts(self.runs, step.first, step.last)
+            after[step.first : step.last + 1] = np.add.reduceat(counts[-1], starts)
+        if len(counts) < stages or after[0] > most:
+            return None if after[0] > most else []
+        found: list[tuple[int, ...]] = [(0,)]
+        for step, count in zip(reversed(self.steps[:stages]), reversed(counts), strict=True):
+            found = [(*bounds, end) for bounds in found for end in self._ends(step, count, bounds[-1])]
+        return found
+
+    def _ends(self, step: Step, counts: Floats, first: int) -> list[int]:
+        """Where the runs that begin with a layer and of which there are deals end."""
+        own = self.runs.beginning(first, first)
+        kept = counts[own.start - step.which.start : own.stop - step.which.start] > 0.0
+        ends: list[int] = self.runs.end[own][kept].tolist()
+        return ends
+
 
 def deal(
     runs: Runs,
@@ -197,6 +226,16 @@ def every_deal(layers: int, stages: int) -> Iterator[tuple[int, ...]]:
     """All ways to deal layers to stages, each stage at least one."""
     for inner in combinations(range(1, layers), stages - 1):
         yield (0, *inner, layers)
+
+
+def carried(boundaries: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The deals that differ by one layer, which one stage gives to another: the borders between them move together."""
+    for first in range(1, len(boundaries) - 1):
+        for last in range(first, len(boundaries) - 1):
+            for step in (-1, 1):
+                borders = tuple(place + step for place in boundaries[first : last + 1])
+                if boundaries[first - 1] < borders[0] and borders[-1] < boundaries[last + 1]:
+                    yield (*boundaries[:first], *borders, *boundaries[last + 1 :])
 
 
 def moved(boundaries: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

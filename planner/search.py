@@ -1,7 +1,7 @@
 """Which plan is best: best-first search over sets of splits by their lower bounds, and the answer with its proof.
 
 A set is opened only while its lower bound is below the second best time found, so the answer and its runner-up are the
-best of the whole space that tree.py spans, boundaries apart where there are too many to try them all.
+best of the whole space that tree.py spans, boundaries apart where too many deals of layers come near to try them all.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class _Search:
                         bound = max(child.bound_s, opened_s)
                         heapq.heappush(heap, (bound, next(self._order), child._replace(bound_s=bound)))
                     else:
-                        self.bound_s = min(self.bound_s, opened_s)
+                        self.bound_s = min(self.bound_s, max(child.bound_s, opened_s))
                         self.note(child, opened_s)
         except KeyboardInterrupt:
             if not self.found:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +17,15 @@ import numpy as np
 from nebula.errors import BadInput
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Job, Sharding
-from nebula.planner.deals import Deals, every_deal, moved
+from nebula.planner.deals import Deals, carried, moved
 from nebula.planner.engines import runs
 from nebula.planner.price import Prices
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
 from nebula.planner.split_price import NOWHERE, SplitPrice
 from nebula.planner.stages import geometric_bound
 
-ENUMERATED = 400
-"""Up to so many ways to deal the layers, all are tried."""
+LISTED = 1000
+"""Up to so many ways to deal the layers whose bound lies below the best found, all are tried."""
 
 SLACKS = (1e-9, 3e-3)
 """How far above the least bound the deals may lie from which better ones are looked for."""
@@ -35,11 +34,16 @@ NEVER = float("inf")
 
 
 class Candidate(NamedTuple):
-    """A split with boundaries and its exact step time."""
+    """A split with boundaries and its exact step time.
+
+    Attributes:
+        bound_s: no boundaries of the split give a shorter step.
+    """
 
     split: Split
     boundaries: tuple[int, ...]
     step_s: float
+    bound_s: float
 
     @property
     def rank(self) -> tuple[object, ...]:
@@ -130,7 +134,8 @@ class Tree:
             table = self.prices.deals(one, price, self.to_beat_s(), one.pipeline)
             if table.value(one.pipeline) < self.to_beat_s():
                 boundaries = table.boundaries(one.pipeline, SLACKS[0])
-                yield Candidate(one, boundaries, float(price.step_seconds([boundaries])[0]))
+                step_s = float(price.step_seconds([boundaries])[0])
+                yield Candidate(one, boundaries, step_s, table.value(one.pipeline))
                 return
 
     def _allowed(self, sharding: Sharding) -> bool:
@@ -209,18 +214,31 @@ class Tree:
         yield Node(table.value(split.pipeline), 1, partial(self._dealt, split, price, table))
 
     def _dealt(self, split: Split, price: SplitPrice, table: Deals) -> Iterator[Candidate]:
-        """The split with the best boundaries found and its exact time."""
-        if comb(self.limits.layers - 1, split.pipeline - 1) <= ENUMERATED:
-            every = list(every_deal(self.limits.layers, split.pipeline))
-            deals = [deal for deal, fits in zip(every, price.fits(every), strict=True) if fits]
-            times = price.step_seconds(deals)
-            best = int(times.argmin())
-            yield Candidate(split, deals[best], float(times[best]))
-            return
-        starts = {table.boundaries(split.pipeline, slack) for slack in SLACKS}
-        ends = [climb(price, start, table.value(split.pipeline)) for start in starts]
-        boundaries, step_s = min(ends, key=lambda end: end[1])
-        yield Candidate(split, boundaries, step_s)
+        """The split with its best boundaries and its exact time; the best found, where too many come near."""
+        starts = list({table.boundaries(split.pipeline, slack) for slack in SLACKS})
+        found = min(zip(price.step_seconds(starts).tolist(), starts, strict=True))
+        exact = self._best_below(split, price, table, found)
+        if exact is None:
+            ends = [climb(price, start, table.value(split.pipeline)) for start in starts]
+            found = min((step_s, boundaries) for boundaries, step_s in ends)
+            exact = self._best_below(split, price, table, found)
+        if exact is not None:
+            yield exact
+        else:
+            yield Candidate(split, found[1], found[0], table.value(split.pipeline))
+
+    def _best_below(
+        self, split: Split, price: SplitPrice, table: Deals, found: tuple[float, tuple[int, ...]]
+    ) -> Candidate | None:
+        """The best of a deal and of all that its time and what there is to beat do not rule out; None: too many."""
+        limit_s = min(found[0], self.to_beat_s())
+        near = table.below(split.pipeline, limit_s, LISTED)
+        if near is None:
+            return None
+        step_s, boundaries = min(
+            [found, *zip(price.step_seconds(near).tolist(), near, strict=True)] if near else [found]
+        )
+        return Candidate(split, boundaries, step_s, min(step_s, limit_s))
 
     def _lost(self, split: Split) -> str:
         """Why a split has no deal: memory, where that is plain without looking at times, or else the bound."""
@@ -229,12 +247,21 @@ class Tree:
 
 
 def climb(price: SplitPrice, boundaries: tuple[int, ...], bound_s: float) -> tuple[tuple[int, ...], float]:
-    """Moves single layers across borders as long as the step gets shorter and is not proven the shortest."""
+    """Moves single layers as long as the step gets shorter and is not proven the shortest.
+
+    Across one border first; where that does not help, from any stage to any other.
+    """
     step_s = float(price.step_seconds([boundaries])[0])
-    while (near := list(moved(boundaries))) and step_s > bound_s * (1.0 + 1e-9):
-        times = np.where(price.fits(near), price.step_seconds(near), np.inf)
+    ways = iter((moved, carried))
+    way = next(ways)
+    while step_s > bound_s * (1.0 + 1e-9):
+        near = list(way(boundaries))
+        times = np.where(price.fits(near), price.step_seconds(near), np.inf) if near else np.array([np.inf])
         best = int(times.argmin())
-        if times[best] >= step_s * (1.0 - 1e-12):
+        if times[best] < step_s * (1.0 - 1e-12):
+            boundaries, step_s = near[best], float(times[best])
+        elif (after := next(ways, None)) is None:
             break
-        boundaries, step_s = near[best], float(times[best])
+        else:
+            way = after
     return boundaries, step_s

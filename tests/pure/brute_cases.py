@@ -156,6 +156,17 @@ def fleet_case(seed: int, most_devices: int = 8) -> Case:
     return Case(graph=graph, cluster=cluster, job=job, objective=Objective(fixed=fixed, exclude=left_out(rng, cluster)))
 
 
+def long_case(seed: int, layers: int) -> Case:
+    """A case of a chain of unlike layers on devices of one type, at least one for every other layer."""
+    rng = random.Random(f"long {seed}")
+    wide = tuple(i for i in range(layers) if rng.random() < 0.4)
+    graph = chain(layers, hidden=32, tokens=rng.choice((16, 64, 256)), wide=wide)
+    (kind,) = types(rng, 1, 4 * room_bytes(graph) / layers)
+    node = group(rng, "a", kind, (1, 2, 4), 4)
+    on = Cluster(name="small", groups=(replace(node, count=layers, excluded=frozenset()),), tiers=rng.choice(TIERS))
+    return Case(graph=graph, cluster=on, job=Job(global_batch=rng.choice((4, 6, 8, 12))), objective=Objective())
+
+
 def left_out(rng: random.Random, cluster: Cluster) -> tuple[str, ...]:
     """Now and then a node or a group that the objective leaves out; never all."""
     if rng.random() < 0.8:

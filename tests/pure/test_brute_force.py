@@ -7,19 +7,24 @@ one again, and what it was is printed.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from nebula.cost_model.evaluate import evaluate
 from nebula.errors import BadInput, Infeasible
 from nebula.plan.degrees import degrees_of
+from nebula.plan.job import Objective
 from nebula.plan.legality import violations
 from nebula.planner.search import Answer, search
-from tests.pure.brute_cases import Case, fleet_case, narrowed
+from tests.pure.brute_cases import Case, fleet_case, long_case, narrowed
 from tests.pure.naive_fleet import Degrees, Found, every_degrees_of, every_plan
 
 EXACT = 1e-9
 """Rounding."""
+
+INTERRUPTED = 24
+"""A case whose search prices several splits."""
 
 
 def check_fleet(case: Case, seed: int, most: int) -> None:
@@ -47,7 +52,7 @@ def check_answer(case: Case, answer: Answer, fitting: dict[Degrees, Found], leas
     own = answer.plan.prediction
     assert own.step_time_s == pytest.approx(least_s, rel=EXACT)
     assert answer.bound_s <= least_s * (1 + EXACT)
-    assert answer.gap >= 0.0
+    assert 0.0 <= answer.gap <= EXACT
     assert violations(answer.plan, layers=len(case.graph.layers), cluster=case.cluster) == ()
     assert all(held.total_bytes <= held.limit_bytes for held in own.memory)
     assert fitting[degrees_in(answer.plan)].prediction == own
@@ -69,6 +74,28 @@ def check_runner_up(answer: Answer, fitting: dict[Degrees, Found]) -> None:
     times = sorted(by_split.values())
     told = [plan.prediction.step_time_s for plan in answer.candidates[:2]]
     assert told == pytest.approx(times[:2], rel=EXACT)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_uneven_stages_of_longer_chains_equal_trying_every_deal(seed):
+    """There are 462 deals of 12 layers to 6 stages."""
+    fixed = {"pipeline": 6, "tensor": 1, "data": 1, "micro_batch_rows": 1, "recompute": "none"}
+    case = long_case(seed, 12)
+    check_fleet(replace(case, objective=Objective(fixed=fixed)), seed, most=500)
+
+
+def test_an_interrupted_search_knows_how_far_it_may_be_from_the_best():
+    case = fleet_case(INTERRUPTED)
+    best = search(case.graph, case.cluster, case.job, case.objective)
+    assert best.priced > 5
+    for priced in range(1, best.priced):
+
+        def stop(progress, priced=priced):
+            if progress.priced == priced:
+                raise KeyboardInterrupt
+
+        early = search(case.graph, case.cluster, case.job, case.objective, on_progress=stop)
+        assert early.bound_s <= best.plan.prediction.step_time_s <= early.plan.prediction.step_time_s
 
 
 @pytest.mark.parametrize("seed", range(400))

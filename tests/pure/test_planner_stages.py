@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cost_model.closed_form import last_backward_s
-from nebula.planner.deals import Cost, deal, every_deal, every_run, moved
+from nebula.planner.deals import Cost, carried, deal, every_deal, every_run, moved
 from nebula.planner.stages import geometric_bound, stage_bound
 
 seconds = st.floats(0.01, 10.0)
@@ -80,6 +80,23 @@ def test_the_deal_is_the_best_of_all(values, fewer, room):
             assert worst(table.boundaries(count, 1e-9)) <= best * (1 + 1e-6)
 
 
+@given(st.lists(seconds, min_size=2, max_size=8), st.floats(0.2, 1.0), st.integers(0, 30), st.data())
+def test_deals_below_a_limit_are_all_there_or_told_to_be_too_many(values, share, most, data):
+    layers, limit = len(values), share * sum(values)
+    stages = data.draw(st.integers(1, layers))
+    runs = every_run(layers)
+    sums = spans(values, runs)
+    own = dict(zip(zip(runs.first.tolist(), runs.end.tolist(), strict=True), sums.tolist(), strict=True))
+    to_beat = data.draw(st.sampled_from([np.inf, limit]))
+    table = deal(runs, lambda behind, some, _: Cost(sums[some], 0.0 * sums[some]), stages, to_beat)
+    wanted = [d for d in every_deal(layers, stages) if all(own[run] < limit for run in pairwise(d))]
+    found = table.below(stages, limit, most)
+    if len(wanted) > most:
+        assert found is None
+    else:
+        assert sorted(found) == wanted
+
+
 @given(st.lists(seconds, min_size=2, max_size=9), st.data())
 def test_what_is_to_beat_and_how_many_stages_are_wanted_change_no_deal_of_use(values, data):
     layers = len(values)
@@ -128,3 +145,4 @@ def test_every_deal_is_there_once_and_moves_stay_legal():
     deals = list(every_deal(5, 3))
     assert len(deals) == len(set(deals)) == 6
     assert set(moved((0, 1, 4, 5))) == {(0, 2, 4, 5), (0, 1, 3, 5)}
+    assert set(carried((0, 2, 3, 6))) == {*moved((0, 2, 3, 6)), (0, 1, 2, 6), (0, 3, 4, 6)}
