@@ -9,7 +9,8 @@ from itertools import chain, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cost_model.communication import Fabric, Levels, collective
+from nebula.cluster.values import Link
+from nebula.cost_model.communication import Fabric, Levels, collective, ranks_of
 from nebula.cost_model.lattice import OUTER, PIPELINE, SHARD, TENSOR, Lattice, Regular
 from nebula.plan.values import Stage
 
@@ -98,10 +99,11 @@ def _along(ranks: NDArray[np.int64], axis: int, fabric: Fabric) -> list[Levels]:
     if axis == PIPELINE:
         flat = ranks.reshape(len(ranks), -1)
         return _slowest_of(np.stack([flat[:-1], flat[1:]], axis=2), fabric)
+    like = 1
     if axis != TENSOR and fabric.same_node(ranks):
         # the peers of a rank lie like those of its whole tensor group
-        ranks = ranks[..., :1]
-    return _slowest_of(np.moveaxis(ranks, axis, -1).reshape(len(ranks), -1, ranks.shape[axis]), fabric)
+        like, ranks = ranks.shape[TENSOR], ranks[..., :1]
+    return _slowest_of(np.moveaxis(ranks, axis, -1).reshape(len(ranks), -1, ranks.shape[axis]), fabric, like)
 
 
 def replica_devices(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -124,10 +126,34 @@ def border_pairs(sender: NDArray[np.int64], receiver: NDArray[np.int64]) -> NDAr
     return np.stack([sender[:rows, :width].ravel(), receiver[:rows, :width].ravel()], axis=1)
 
 
-def _slowest_of(groups: NDArray[np.int64], fabric: Fabric) -> list[Levels]:
-    """For each stage the levels of its slowest group; groups is [stages, groups, ranks]."""
+def _slowest_of(groups: NDArray[np.int64], fabric: Fabric, like: int = 1) -> list[Levels]:
+    """For each stage the levels of its slowest group; those that cross a WAN share it.
+
+    Args:
+        groups: [stages, groups, ranks].
+        fabric: of the cluster.
+        like: how many groups each of them stands for.
+    """
     levels, which = fabric.distinct(groups.reshape(-1, groups.shape[2]))
-    return _slowest(levels, which.reshape(groups.shape[:2]))
+    found = _slowest(levels, which.reshape(groups.shape[:2]))
+    wan = fabric.cluster.wan
+    return found if wan is None else [shared_wan(each, like * crossing(levels, which), wan) for each in found]
+
+
+def crossing(levels: Sequence[Levels], which: NDArray[np.int64]) -> int:
+    """How many groups have ranks at several sites; `which` of the levels each of them has."""
+    across = [i for i, each in enumerate(levels) if each and each[-1].name == "wan"]
+    return int(np.isin(which, across).sum()) if across else 0
+
+
+def shared_wan(levels: Levels, groups: int, wan: Link) -> Levels:
+    """The levels of one of so many groups that cross a WAN at the same time, each with its part of it."""
+    if groups < 2 or not levels or levels[-1].name != "wan":
+        return levels
+    outermost = levels[-1]
+    bytes_per_s = wan.bytes_per_s / (groups * ranks_of(Levels(levels[:-1])))
+    link = replace(outermost.link, bytes_per_s=min(outermost.link.bytes_per_s, bytes_per_s))
+    return Levels((*levels[:-1], replace(outermost, link=link)))
 
 
 def _slowest(levels: list[Levels], which: NDArray[np.int64]) -> list[Levels]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nebula.cluster.values import Cluster, Link, NodeGroup
 from nebula.cost_model.communication import AlphaBeta, Fabric, Levels, collective
-from nebula.cost_model.groups import ALONE, PROBE_BYTES
+from nebula.cost_model.groups import ALONE, PROBE_BYTES, crossing, shared_wan
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.graph.values import Collective
 
@@ -95,8 +95,11 @@ def axis_groups(
 
 
 def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> Levels:
-    levels, _ = fabric.distinct(groups)
-    return max(levels, key=lambda group: collective("all_reduce", group).seconds(PROBE_BYTES))
+    """The levels of the slowest of the groups; those that cross a WAN share it."""
+    levels, which = fabric.distinct(groups)
+    slowest = max(levels, key=lambda group: collective("all_reduce", group).seconds(PROBE_BYTES))
+    wan = fabric.cluster.wan
+    return slowest if wan is None else shared_wan(slowest, crossing(levels, which), wan)
 
 
 def wire(kind: str, levels: Levels, parameters: StepParameters) -> AlphaBeta:

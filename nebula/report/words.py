@@ -22,6 +22,7 @@ CUT_WORDS = {
     "memory": "do not fit into memory",
     "shape": "do not divide a tensor",
     "node": "tensor groups across nodes",
+    "wan": "groups across the WAN",
     "fixed": "differ from what is fixed",
     "batch": "do not divide the batch",
     "layers": "more stages than layers",

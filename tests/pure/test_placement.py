@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from nebula.cluster.places import device_index, usable_devices
 from nebula.cluster.values import Cluster, Link, Site, Tier
+from nebula.cost_model.communication import Fabric, collective
 from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.groups import uniform_groups
+from nebula.cost_model.step_parameters import DEFAULT
+from nebula.cost_model.traffic import attained, stage_axes
 from nebula.errors import BadInput
 from nebula.plan.layout import FLEET
 from nebula.plan.legality import violations
@@ -283,3 +287,21 @@ def test_small_trees_are_placed_as_well_as_by_trying_every_order_of_nodes(seed):
     ]
     least = min(pricing.predict(with_arrangement(own, way, where)).step_time_s for way in every)
     assert step_s(put(own, where).plan) == pytest.approx(least, rel=1e-9)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_all_that_cross_a_wan_at_once_share_it(replicas, tensor):
+    """No border and no sum of gradients passes a WAN faster than all their bytes need there."""
+    where, size_bytes = two_sites(4, 4, wan=1e7), 64e6
+    fabric = Fabric(attained(where, DEFAULT))
+    ranks = replicas * tensor
+    across = np.stack([np.arange(ranks), 8 + np.arange(ranks)]).reshape(2, replicas, tensor)
+    border = uniform_groups(across, 1, fabric)[0].behind
+    assert collective("send", border).seconds(size_bytes / tensor) >= replicas * size_bytes / 1e7
+    axes = stage_axes(across[:1], shard=1, expert=1, expert_tensor=1, behind=across[1:], fabric=fabric)
+    assert axes.pair == border
+    stages = across.transpose(1, 0, 2).reshape(replicas, 2, tensor)
+    for groups in uniform_groups(stages, 1, fabric):
+        summed = collective("all_reduce", groups.outer).seconds(size_bytes)
+        assert summed >= 2 * (1 / 2) * replicas * tensor * size_bytes / 1e7
