@@ -23,6 +23,7 @@ def detailed(found: Findings) -> Findings:
     """The findings with what a predicted step holds and sends; as they are without a prediction."""
     from nebula.cost_model.evaluate import predicted_timeline
     from nebula.cost_model.memory_timeline import memory_timelines
+    from nebula.cost_model.operations import operation_rows
     from nebula.cost_model.traffic_matrix import traffic_matrix
 
     graph, cluster, plan = found.graph, found.cluster, found.plan
@@ -32,6 +33,7 @@ def detailed(found: Findings) -> Findings:
     return replace(
         found,
         memory=memory_timelines(graph, cluster, plan, steps),
+        operations=operation_rows(graph, cluster, plan),
         traffic=traffic_matrix(graph, cluster, plan),
         launch=_launch(found),
     )

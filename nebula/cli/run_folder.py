@@ -72,6 +72,7 @@ def run_findings(folder: Path) -> Findings:
     from nebula.cost_model.evaluate import evaluate
     from nebula.plan.conditions_file import load_conditions
     from nebula.plan.files import load_plan
+    from nebula.planner.sensitivity import what_ifs
     from nebula.report.measured import read_run
     from nebula.report.search_file import load_search
     from nebula.runtime.training import load
@@ -86,4 +87,5 @@ def run_findings(folder: Path) -> Findings:
     if plan.prediction is None:
         plan = replace(plan, prediction=evaluate(graph, cluster, plan))
     found = findings(plan, graph, cluster, load_search(folder / SEARCH), load_conditions(folder / CONDITIONS))
-    return replace(detailed(found), measured=read_run(folder))
+    rows = what_ifs(graph, cluster, plan, replan=False)
+    return replace(detailed(found), measured=read_run(folder), what_ifs=rows)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from nebula.cluster.values import Cluster
 from nebula.cost_model.economy import Outlook
 from nebula.cost_model.memory_timeline import MemoryTimeline
+from nebula.cost_model.operations import OperationRow
 from nebula.cost_model.traffic_matrix import TrafficMatrix
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
@@ -141,6 +142,7 @@ class Findings:
     Attributes:
         spans: the predicted timeline of one step, stage by stage.
         memory: what each device of the pipeline holds over the step; empty without a prediction.
+        operations: the kinds of operators of the busiest stage; empty without a prediction.
         traffic: who sends how much to whom in a step; None without a prediction.
         outlook: days, goodput, money and energy; None without a prediction.
         what_ifs: the plan under other links, memory and nodes; empty when that was not asked.
@@ -155,6 +157,7 @@ class Findings:
     cluster: Cluster
     spans: tuple[Span, ...] = ()
     memory: tuple[MemoryTimeline, ...] = ()
+    operations: tuple[OperationRow, ...] = ()
     traffic: TrafficMatrix | None = None
     search: Search = field(default_factory=Search)
     measured: Measured = field(default_factory=Measured)

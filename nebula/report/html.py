@@ -18,6 +18,7 @@ from nebula.report.findings import Findings
 from nebula.report.memory_drawing import panels_note
 from nebula.report.outlook_words import amount, condition_rows, days_words, outlook_rows, progress_words
 from nebula.report.pictures import drawings, panels
+from nebula.report.provenance import basis_rows
 from nebula.report.rows import stage_rows
 from nebula.report.running import form_rows, shown_commands
 from nebula.report.svg import stage_colour
@@ -108,6 +109,7 @@ def _words(findings: Findings) -> dict[str, object]:
         "traffic": level_rows(findings.traffic) if findings.traffic else (),
         "parts_note": f"On the stage that ends last{_clock(findings)}; the parts sum to the step.",
         "measured_note": f"Run {findings.measured.run}: {measured_words(findings)}." if findings.measured.steps else "",
+        "basis": basis_rows(findings),
         "commands": shown_commands(findings.launch),
         "form": form_rows(findings),
         "hash": plan_hash(plan),

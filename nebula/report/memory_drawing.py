@@ -22,6 +22,9 @@ MOST_PANELS = 8
 SLOTS = 150
 """Moments that are drawn of a step; of those in between the one with most is shown."""
 
+HIGH_LIMIT = 0.6
+"""A limit of which less is held lies above the panels, which are filled up to this share instead."""
+
 PANEL_WIDTH, PANEL_HEIGHT = 560.0, 190.0
 PANEL_LEFT, PANEL_TOP, PANEL_RIGHT, PANEL_BOTTOM = 66.0, 26.0, 14.0, 26.0
 
@@ -86,8 +89,14 @@ def shown_timelines(timelines: Sequence[MemoryTimeline], most: int = MOST_PANELS
 def memory_panels(timelines: Sequence[MemoryTimeline]) -> tuple[str, ...]:
     """A small drawing for each of the shown devices, all on one scale."""
     shown = shown_timelines(timelines)
-    high = max(max(t.peak_bytes, t.limit_bytes) for t in shown)
+    high = _top(shown)
     return tuple(_panel(timeline, high) for timeline in shown)
+
+
+def _top(shown: Sequence[MemoryTimeline]) -> float:
+    """Bytes at the top of the panels: the limit, unless it is so high that nothing could be told apart below it."""
+    most, limit = max(t.peak_bytes for t in shown), max(t.limit_bytes for t in shown)
+    return max(most, limit) if most > HIGH_LIMIT * limit else most / HIGH_LIMIT
 
 
 def _panel(timeline: MemoryTimeline, high: float) -> str:
@@ -102,8 +111,9 @@ def _panel(timeline: MemoryTimeline, high: float) -> str:
         *_areas(timeline.fullest(SLOTS), scale, bottom),
         *_axes(timeline, high, scale, bottom),
     ]
-    limit = bottom - timeline.limit_bytes * scale[1]
-    out.append(line(PANEL_LEFT, limit, right, limit, class_="limit"))
+    if timeline.limit_bytes <= high:
+        limit = bottom - timeline.limit_bytes * scale[1]
+        out.append(line(PANEL_LEFT, limit, right, limit, class_="limit"))
     return drawing(PANEL_WIDTH, PANEL_HEIGHT, out, label=f"memory of {name} over one step")
 
 
@@ -155,8 +165,10 @@ def panels_note(timelines: Sequence[MemoryTimeline]) -> str:
     note = (
         "From moment to moment of one step: weights and optimizer states all the time, gradients from the first "
         "backward to the update, activations from a forward to the end of its backward, the workspace while a "
-        "backward runs. The red line is what the plan may fill"
+        "backward runs. "
     )
+    drawn = any(t.limit_bytes <= _top(shown) for t in shown) if shown else True
+    note += "The red line is what the plan may fill" if drawn else "What the plan may fill lies above the panels"
     if len(shown) < len(timelines):
         note += f"; stages {ranges(stage for t in shown for stage in t.stages)} are drawn, the fullest among them"
     return note + "."

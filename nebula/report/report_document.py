@@ -17,6 +17,7 @@ from nebula.report.document import plan_document
 from nebula.report.explanation_document import rejection_document
 from nebula.report.findings import Findings, Measured, Search
 from nebula.report.memory_drawing import SLOTS
+from nebula.report.provenance import basis_rows
 from nebula.report.rows import stage_rows
 from nebula.report.running import form_rows
 from nebula.report.traffic_drawing import level_rows, parts_of
@@ -35,6 +36,7 @@ def report_document(findings: Findings) -> dict[str, Any]:
         "stages": _stages(findings),
         "timeline": [span._asdict() for span in findings.spans],
         "memory": [_memory(timeline.fullest(SLOTS)) for timeline in findings.memory],
+        "operations": [asdict(row) for row in basis_rows(findings)],
         "traffic": _traffic(findings.traffic, findings) if findings.traffic else None,
         "what_ifs": [asdict(row) for row in findings.what_ifs],
         "search": {**document["search"], **_search(search)},

@@ -51,6 +51,15 @@ def test_a_deep_pipeline_shows_some_stages_the_fullest_among_them():
     assert len(page) < 500_000
 
 
+def test_where_little_is_held_the_limit_lies_above_the_panels():
+    findings = filling(small())
+    roomy = [replace(timeline, limit_bytes=4 * timeline.limit_bytes) for timeline in findings.memory]
+    assert all('class="limit"' in svg for svg in memory_panels(findings.memory))
+    assert not any('class="limit"' in svg for svg in memory_panels(roomy))
+    page = report_page(replace(findings, memory=tuple(roomy)))
+    assert "What the plan may fill lies above the panels" in page
+
+
 @given(st.integers(1, 80), st.integers(3, 12), st.data())
 def test_the_fullest_is_always_among_those_that_are_shown(count: int, most: int, data: st.DataObject):
     (own, _) = filling(small()).memory
