@@ -7,7 +7,6 @@ device gets while all devices of its node talk. Overlap with compute is not deci
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +19,10 @@ from nebula.cost_model.lattice import Lattice, Regular, meetings
 
 
 class Levels(tuple[Level, ...]):
-    """Where the ranks of a group meet, from the node outward; empty for one rank. Hashed once, for many look-ups."""
+    """Where the ranks of a group meet, from the node outward; empty for one rank.
+
+    Keeps its hash and what collectives cost over it (`collective`), for many look-ups.
+    """
 
     def __hash__(self) -> int:
         known: int | None = self.__dict__.get("hash")
@@ -46,7 +48,6 @@ class AlphaBeta(NamedTuple):
 NOTHING = AlphaBeta(0.0, 0.0)
 
 
-@lru_cache(maxsize=4096)
 def collective(kind: str, levels: Levels) -> AlphaBeta:
     """The cost of a collective over a group, by the bytes of the larger buffer on one rank.
 
@@ -54,7 +55,12 @@ def collective(kind: str, levels: Levels) -> AlphaBeta:
         kind: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast or send.
         levels: where the ranks of the group meet; empty for a group of one, which costs nothing.
     """
-    return FORMULAS[kind](levels) if levels else NOTHING
+    if not levels:
+        return NOTHING
+    known: AlphaBeta | None = levels.__dict__.get(kind)
+    if known is None:
+        known = levels.__dict__[kind] = FORMULAS[kind](levels)
+    return known
 
 
 def ranks_of(levels: Levels) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.places import slowness
+from nebula.cluster.places import node_runs, slowness
 from nebula.cluster.topology import ports, tiers
 from nebula.cluster.values import Cluster
 
@@ -56,10 +56,8 @@ def slots_of(cluster: Cluster, devices: Iterable[int]) -> tuple[Slot, ...]:
         path = (site[group], *(port // width for width in widths))
         return Slot(node, held, path, slowness(cluster, held[0]))
 
-    found = []
-    for (group, index), held in groupby(devices, key=lambda device: cluster.address(device)[:2]):
-        found.append(slot(before[group] + index, group, index, tuple(held)))
-    return tuple(found)
+    runs = node_runs(cluster, devices)
+    return tuple(slot(before[group] + index, group, index, tuple(held)) for (group, index, _), held in runs)
 
 
 def _sites(cluster: Cluster) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
-from nebula.cluster.places import exclude, usable_nodes
+from nebula.cluster.places import exclude, node_runs, usable_nodes
 from nebula.cluster.topology import ports
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.errors import BadInput
@@ -83,15 +83,10 @@ def _wiring(cluster: Cluster) -> Callable[[int], tuple[int, int]]:
 
 def places(cluster: Cluster, devices: Iterable[int]) -> tuple[RankPlace, ...]:
     """Where the ranks run that are placed on those devices in order."""
-    found = []
-    name, first, last, begin = "", 0, 0, 0
-    for device in devices:
-        if not first <= device < last:
-            # devices of a node follow each other
-            group, node, local = cluster.address(device)
-            name, begin = f"{cluster.groups[group].name}/{node}", device - local
-            first, last = begin, begin + cluster.groups[group].devices_per_node
-        found.append(RankPlace(name, device - begin))
+    found: list[RankPlace] = []
+    for (group, node, local), run in node_runs(cluster, devices):
+        name, first = f"{cluster.groups[group].name}/{node}", run[0] - local
+        found += [RankPlace(name, device - first) for device in run]
     return tuple(found)
 
 

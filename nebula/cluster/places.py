@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
-from nebula.cluster.values import Cluster, NodeGroup
+from nebula.cluster.values import Address, Cluster, NodeGroup
 from nebula.errors import BadInput, closest, shown
 
 _INDEX = re.compile(r"0|[1-9][0-9]{0,11}")
@@ -50,6 +50,21 @@ def usable_nodes(cluster: Cluster) -> Iterator[tuple[NodeGroup, int, range]]:
                 begin = first + node * group.devices_per_node
                 yield group, node, range(begin, begin + group.devices_per_node)
         first += group.device_count
+
+
+def node_runs(cluster: Cluster, devices: Iterable[int]) -> Iterator[tuple[Address, list[int]]]:
+    """Runs of devices of one node that are given one after the other: where the node is, and their global indices."""
+    address, first, end, run = Address(0, 0, 0), 0, 0, list[int]()
+    for device in devices:
+        if not first <= device < end:
+            if run:
+                yield address, run
+            address, run = cluster.address(device), []
+            first = device - address.local
+            end = first + cluster.groups[address.group].devices_per_node
+        run.append(device)
+    if run:
+        yield address, run
 
 
 def slowness(cluster: Cluster, device: int) -> float:
