@@ -1,4 +1,4 @@
-"""Runs every benchmark (or those named as arguments) and prints one line a figure."""
+"""Runs every benchmark (or those named as arguments) and prints one table: a line a figure, with what is promised."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import importlib
 import os
 import sys
 
-BENCHMARKS = ("start_up", "titan", "planning", "pricing", "replan", "cpu_step")
+from tests.bench.rows import HEADER, Row
+
+BENCHMARKS = ("start_up", "titan", "searching", "replan", "pricing", "exploring", "cpu_step")
 
 
 def main() -> int:
     """Print all rows; 1 when a promise was missed."""
     print(f"load average before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
-    missed = False
+    print(HEADER)
+    promised: list[Row] = []
     for name in sys.argv[1:] or BENCHMARKS:
-        for row in importlib.import_module(f"tests.bench.{name}").rows():
+        module = importlib.import_module(f"tests.bench.{name}")
+        print(f"-- {name}: {str(module.__doc__).partition(chr(10))[0]}", flush=True)
+        for row in module.rows():
             print(row.text(), flush=True)
-            missed |= row.missed
-    return int(missed)
+            promised += [row] if row.promise is not None else []
+    missed = [row for row in promised if row.missed]
+    print(f"{len(promised) - len(missed)} of {len(promised)} promises kept")
+    for row in missed:
+        print(f"missed: {row.name}")
+    return int(bool(missed))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ import sys
 import time
 from dataclasses import dataclass
 
+HEADER = f"{'figure':60} {'value':>10} {'unit':6} {'promised':16} kept"
+"""Names of the columns of `Row.text`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -30,9 +33,9 @@ class Row:
     def text(self) -> str:
         """One line for people."""
         sign = "≥" if self.more_is_better else "≤"
-        promise = "" if self.promise is None else f"promised {sign} {self.promise:g} {self.unit}"
+        promise = "" if self.promise is None else f"{sign} {self.promise:g} {self.unit}"
         verdict = "" if self.promise is None else ("MISSED" if self.missed else "ok")
-        return f"{self.name:58} {self.value:10.4g} {self.unit:6} {promise:24} {verdict}"
+        return f"{self.name:60} {self.value:10.4g} {self.unit:6} {promise:16} {verdict}".rstrip()
 
 
 def median_seconds(command: list[str], repeats: int = 9) -> float:
