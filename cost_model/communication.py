@@ -299,7 +299,8 @@ class Fabric:
         """The device types among those devices, each once."""
         if len(self.cluster.groups) == 1:
             return [self.cluster.groups[0].device] if devices.size else []
-        return [self.cluster.groups[int(g)].device for g in np.unique(self._group[devices])]
+        found = [self.cluster.groups[int(g)].device for g in np.unique(self._group[devices])]
+        return list({device.name: device for device in found}.values())
 
     def slowest(self, devices: NDArray[np.int64]) -> float:
         """By what factor the slowest of the devices is slower than its type says."""

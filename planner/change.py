@@ -16,7 +16,9 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.evaluate import beyond_fleet, evaluate
 from nebula.errors import BadInput, Infeasible
 from nebula.plan.job import Objective
+from nebula.plan.laws import wan
 from nebula.plan.layout import uniform_stages
+from nebula.plan.legality import Case
 from nebula.plan.values import PRECISION_DTYPE, MadeFrom, Plan, Prediction, RankPlace
 from nebula.planner.engines import engine_of
 from nebula.planner.holdings import NOWHERE
@@ -109,9 +111,13 @@ class Change:
         return self._reached(found) if found else []
 
     def _fitting(self, plans: Iterable[Plan]) -> list[Plan]:
-        """Plans with their exact predictions, those that fit into memory."""
-        priced = [replace(plan, prediction=self._predict(plan)) for plan in plans]
+        """Plans with their exact predictions, those that fit into memory and keep close groups within a site."""
+        priced = [replace(plan, prediction=self._predict(plan)) for plan in plans if self._within_sites(plan)]
         return [plan for plan in priced if fits(plan)]
+
+    def _within_sites(self, plan: Plan) -> bool:
+        """Whether no group crosses a WAN that must not."""
+        return not any(wan(Case(plan=plan, layers=plan.stages[-1].layers[1], cluster=self.changed)))
 
     def _reached(self, plans: list[Plan]) -> list[Option]:
         """The fastest plans with the way to each, and the first of all plans, which are near by how they are made."""

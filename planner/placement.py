@@ -213,8 +213,8 @@ def _moved_words(placement: Placement) -> str:
 def _wan_words(placement: Placement, cluster: Cluster) -> str:
     used = {place.node.rpartition("/")[0] for place in placement.plan.ranks}
     sites = [site.name for site in cluster.sites if used & set(site.groups)]
-    text = f"Of all axes {' and '.join(placement.crossing)} cross{'es' if len(placement.crossing) == 1 else ''} "
-    text += f"the WAN between {' and '.join(sites)}"
+    verb = "crosses" if len(placement.crossing) == 1 else "cross"
+    text = f"Only {' and '.join(placement.crossing)} {verb} the WAN between {' and '.join(sites)}"
     for axes, step_s in placement.others:
         across = f"with {axes} across it" if axes else "at one site"
         text += f"; {across} a step takes {format_seconds(step_s)}"

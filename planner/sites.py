@@ -17,10 +17,14 @@ def site_words(cluster: Cluster, devices: Iterable[int]) -> str:
     return " and ".join(held)
 
 
-def no_site_holds(cluster: Cluster, devices: Iterable[int]) -> Infeasible:
+class AcrossWan(Infeasible):
+    """Every split that fits into memory has a group that would cross a WAN."""
+
+
+def no_site_holds(cluster: Cluster, devices: Iterable[int]) -> AcrossWan:
     """The error for splits that all fit into memory and of which each has a group across the WAN."""
     sites = " and ".join(site.name for site in cluster.sites)
-    return Infeasible(
+    return AcrossWan(
         f"every split that fits into memory has a group that spans {WAN_CROSSED.format(sites)}. "
         f"Devices are {site_words(cluster, devices)}, and a group of tensor × sharding_degree ranks lies at one site: "
         "relax objective.fixed, or leave a site out with objective.exclude"

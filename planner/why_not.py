@@ -17,6 +17,7 @@ from nebula.planner.explain import TERMS, deciding_term
 from nebula.planner.fullest import fullest, too_full
 from nebula.planner.infeasible import describe, leanest, remedies
 from nebula.planner.setting import Setting
+from nebula.planner.sites import AcrossWan
 from nebula.units import format_seconds
 
 ALIKE = 1e-9
@@ -91,6 +92,9 @@ def why_not(setting: Setting, plan: Plan, degrees: Mapping[str, int | str]) -> W
 def _searched(wanted: Setting, plan: Plan, degrees: Mapping[str, int | str], facts: tuple[str, ...]) -> WhyNot:
     try:
         answer = wanted.best()
+    except AcrossWan as crossing:
+        sentence = f"{_opened(str(crossing))}."
+        return WhyNot(degrees=degrees, outcome="refused", rule="wan", sentence=sentence, facts=facts)
     except Infeasible as nothing:
         return _does_not_fit(wanted, degrees, facts, str(nothing))
     except BadInput as refused:

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nebula.cluster.places import exclude
 from nebula.cluster.schema import load_cluster
 from nebula.cluster.values import Cluster, Link, Site, Tier
 from nebula.cost_model.evaluate import evaluate
@@ -18,7 +19,10 @@ from nebula.plan.legality import executable, violations
 from nebula.plan.values import Job
 from nebula.planner.packing import slots_of
 from nebula.planner.placed_answer import placed_search
+from nebula.planner.replan import replan
 from nebula.planner.search import search
+from nebula.planner.setting import setting_of
+from nebula.planner.why_not import why_not
 from tests.pure.cost_samples import chain, cluster, device
 
 GRAPH = chain(6, hidden=128)
@@ -98,6 +102,25 @@ def test_a_split_whose_groups_no_site_holds_is_refused():
     asked = Objective(fixed={"data": 8, "sharding": 1, "sharding_degree": 8, "tensor": 1, "pipeline": 1})
     with pytest.raises(Infeasible, match="4 at east and 4 at west"):
         placed_search(GRAPH, two_sites(2, 2), Job(global_batch=8), asked)
+
+
+def test_why_not_names_the_rule_of_the_wan():
+    where, job = two_sites(2, 2), Job(global_batch=8)
+    own = placed_search(GRAPH, where, job).plan
+    degrees = {"data": 8, "sharding": 1, "sharding_degree": 8, "tensor": 1, "pipeline": 1}
+    found = why_not(setting_of(GRAPH, where, job, Objective()), own, degrees)
+    assert (found.outcome, found.rule) == ("refused", "wan")
+    assert "Devices are 4 at east and 4 at west" in found.sentence
+
+
+def test_what_goes_on_after_a_lost_node_keeps_close_groups_within_a_site():
+    where, graph = two_sites(3, 3), chain(8, hidden=256, tokens=256)
+    asked = Objective(fixed={"sharding": 1})
+    own = placed_search(graph, where, Job(global_batch=48), asked).plan
+    for lost in ("e/0", "w/2"):
+        changed = exclude(where, [lost])
+        for option in replan(graph, own, changed, before=where).options:
+            assert violations(option.plan, layers=8, cluster=changed) == ()
 
 
 def test_the_file_of_the_docs_hangs_nodes_where_it_says():
