@@ -6,6 +6,7 @@ device gets while all devices of its node talk. Overlap with compute is not deci
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
@@ -152,6 +153,10 @@ Pattern = tuple[bytes, NDArray[np.int64]]
 """How a group lies, and the devices of one group that lies so."""
 
 
+FEW = 4
+"""Groups that are told apart one by one."""
+
+
 class Fabric:
     """The levels of many groups of one cluster, each shape worked out once.
 
@@ -176,6 +181,11 @@ class Fabric:
         self._position = np.concatenate(every)[self._node]
         self._ahead = np.array([own[0] for own in every]) * per_node - first_device_of
         self._units = [self._units_of(g.devices_per_node, own) for g, own in zip(cluster.groups, every, strict=True)]
+        # after so many devices nodes and switches repeat; 0: not where nodes hang at ports in another order
+        repeats = math.lcm(*self._widths)
+        self._periods = [
+            int(n) * repeats * bool((np.diff(own) == 1).all()) for n, own in zip(per_node, every, strict=True)
+        ]
         sites = [next((i for i, s in enumerate(cluster.sites) if g.name in s.groups), -1) for g in cluster.groups]
         self._site = np.array(sites)
         self._most_ports = int(self._position.max()) + 1
@@ -247,13 +257,31 @@ class Fabric:
 
     def _patterns(self, groups: NDArray[np.int64]) -> tuple[list[Pattern], NDArray[np.int64]]:
         """How groups lie: each way once, and which of them each group has; rates of links have no part in it."""
+        chosen, same = self._shifted(groups)
+        groups = groups[chosen]
         node, position = self._node[groups], self._position[groups]
         switches = [position // width - position[:, :1] // width for width in self._widths]
         patterns = np.hstack([self._group[groups], node - node[:, :1], *switches])
         # equal patterns have equal sums; unequal ones collide with a chance of about 2**-60
         sums = patterns @ np.random.default_rng(0).integers(1 << 62, size=patterns.shape[1])
         _, first, which = np.unique(sums, return_index=True, return_inverse=True)
-        return [(patterns[i].tobytes(), groups[i]) for i in first], which.ravel()
+        return [(patterns[i].tobytes(), groups[i]) for i in first], which.ravel()[same]
+
+    def _shifted(self, groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of groups that are one shape at several places of a node group, those that may lie unlike; and whose each is.
+
+        Nodes and switches repeat after a period, so that a shape lies alike wherever it begins at the same place in it.
+        """
+        every = np.arange(len(groups))
+        index = int(self._group[groups[0, 0]])
+        within = self._group[groups.max()] == self._group[groups.min()] == index
+        if len(groups) < FEW or not within or not self._periods[index]:
+            return every, every
+        shapes = groups - groups[:, :1]
+        if (shapes != shapes[0]).any():
+            return every, every
+        _, first, which = np.unique(groups[:, 0] % self._periods[index], return_index=True, return_inverse=True)
+        return first, which.ravel()
 
     def _lookup(self, pattern: bytes, devices: NDArray[np.int64]) -> Levels:
         if pattern not in self._known:

@@ -60,7 +60,16 @@ def predict_executed(
     Raises:
         BadInput: the plan does not fit the graph or the cluster, or its schedule these numbers.
     """
-    pricing = StepPricing(graph, cluster, execution, parameters)
+    return predict_priced(StepPricing(graph, cluster, execution, parameters), plan, expert_tensor)
+
+
+def predict_priced(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> Prediction:
+    """The same by a pricing that may know layers of the plan already.
+
+    Raises:
+        BadInput: as of predict_executed.
+    """
+    graph, cluster, execution = pricing.graph, pricing.cluster, pricing.execution
     step = pricing.step(plan, expert_tensor)
     devices = pricing.devices(plan)
     types = pricing.fabric.device_types(devices)

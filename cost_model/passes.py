@@ -62,14 +62,23 @@ def layer_passes(block: Block, device: DeviceType, execution: Execution) -> Pass
         device: what runs it.
         execution: how.
     """
+    return passes_under(block, device, (execution,))[0]
+
+
+def passes_under(block: Block, device: DeviceType, executions: Sequence[Execution]) -> tuple[Passes, ...]:
+    """The passes of a local block under each of several executions that differ in what is computed again alone."""
+    execution = executions[0]
     done = fused(block, execution.compiled) if execution.fused_pointwise else separate(block)
     price = _Price(done, device, execution)
-    repeated = computed_again(done, execution)
-    return Passes(
-        forward=price.of(done.operators, lambda op: op.forward),
-        backward=price.of(tuple(reversed(done.operators)), lambda op: op.backward, BACKWARD_HOST),
-        again=price.of(repeated, lambda op: op.forward) if repeated else NOTHING,
-    )
+    forward = price.of(done.operators, lambda op: op.forward)
+    backward = price.of(tuple(reversed(done.operators)), lambda op: op.backward, BACKWARD_HOST)
+
+    def again(repeated: tuple[Operator, ...]) -> Pass:
+        if not repeated:
+            return NOTHING
+        return forward if repeated is done.operators else price.of(repeated, lambda op: op.forward)
+
+    return tuple(Passes(forward=forward, backward=backward, again=again(computed_again(done, e))) for e in executions)
 
 
 def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:

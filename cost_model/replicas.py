@@ -18,7 +18,8 @@ from nebula.cost_model.execution import Execution
 from nebula.cost_model.passes import Passes
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.cost_model.traffic import Axes, wire
-from nebula.graph.values import DTYPE_BYTES, Collective
+from nebula.graph.experts import expert_parameters
+from nebula.graph.values import DTYPE_BYTES, Block, Collective
 from nebula.plan.values import Stage
 
 
@@ -37,6 +38,17 @@ class LayerLoad:
     elements: float
     expert_elements: float
     border_bytes: float
+
+
+def layer_load(block: Block, passes: Passes) -> LayerLoad:
+    """What a local block adds that takes so long."""
+    experts = expert_parameters(block)
+    return LayerLoad(
+        passes=passes,
+        elements=float(sum(t.size for t in block.parameters if t.name not in experts)),
+        expert_elements=float(sum(t.size for t in block.parameters if t.name in experts)),
+        border_bytes=float(block.output_bytes),
+    )
 
 
 Counted = Sequence[tuple[LayerLoad, int]]

@@ -22,10 +22,11 @@ from nebula.cost_model.communication import Fabric, ranks_of
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.hiding import Hiding
 from nebula.cost_model.passes import layer_passes
-from nebula.cost_model.replicas import LayerLoad, Replicas
+from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.cost_model.traffic import Axes, attained, stage_axes, wire
 from nebula.errors import BadInput
+from nebula.graph.context import context_parallel
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import dealt_block, undealt_block
 from nebula.graph.rows import block_with_rows
@@ -108,6 +109,8 @@ class StepPricing:
         self.fabric = Fabric(attained(cluster, parameters))
         self._blocks: dict[tuple[int, ...], Block] = {}
         self._undealt: dict[tuple[int, ...], Block] = {}
+        self._parts: dict[tuple[int, ...], Block] = {}
+        self._experts = frozenset(i for i, block in enumerate(graph.blocks) if expert_parameters(block))
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
 
     def step(self, plan: Plan, expert_tensor: int = 1, *, borders: float = 1.0) -> StepTimes:
@@ -267,24 +270,25 @@ class StepPricing:
 
     def load(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> LayerLoad:
         """A layer of that block under degrees (rows, tensor, sequence, context, expert, expert_tensor)."""
-        key = (index, degrees, device.name)
+        key = self.load_key(index, degrees, device)
         if key not in self._loads:
             block = self.block(index, degrees)
-            experts = expert_parameters(block)
-            self._loads[key] = LayerLoad(
-                passes=layer_passes(block, device, self.execution),
-                elements=float(sum(t.size for t in block.parameters if t.name not in experts)),
-                expert_elements=float(sum(t.size for t in block.parameters if t.name in experts)),
-                border_bytes=float(block.output_bytes),
-            )
+            self._loads[key] = layer_load(block, layer_passes(block, device, self.execution))
         return self._loads[key]
+
+    def load_key(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> tuple[object, ...]:
+        """What a load depends on: blocks without experts are the same however experts are dealt."""
+        return (*self._block_key(index, degrees), device.name)
+
+    def _block_key(self, index: int, degrees: tuple[int, ...]) -> tuple[int, ...]:
+        if index in self._experts:
+            return (index, *degrees)
+        return (index, *degrees[:4], 1, 1)
 
     def block(self, index: int, degrees: tuple[int, ...]) -> Block:
         """The local block of an index."""
-        rows, tensor, sequence, context, expert, expert_tensor = degrees
-        if not expert_parameters(self.graph.blocks[index]):
-            expert = expert_tensor = 1
-        key = (index, rows, tensor, sequence, context, expert, expert_tensor)
+        key = self._block_key(index, degrees)
+        _, rows, tensor, sequence, context, expert, expert_tensor = key
         if key not in self._blocks:
             self._blocks[key] = dealt_block(
                 self._undealt_block(index, rows, tensor, sequence, context, expert_tensor),
@@ -299,18 +303,23 @@ class StepPricing:
         """The local block of (index, rows, tensor, sequence, context, expert_tensor) that holds all experts."""
         if key not in self._undealt:
             index, rows, tensor, sequence, context, expert_tensor = key
-            whole = block_with_rows(self.graph.blocks[index], rows)
-            fused_core = any(op.kind == "attention" for op in whole.operators)
             self._undealt[key] = undealt_block(
-                whole,
+                self._part_of_sequence(index, rows, context),
                 tensor=tensor,
                 splits=self.graph.splits,
                 sequence=bool(sequence),
-                context=context,
-                how="ring" if fused_core else "gather",
                 expert_tensor=expert_tensor,
             )
         return self._undealt[key]
+
+    def _part_of_sequence(self, *key: int) -> Block:
+        """The block of (index, rows, context) with the positions of one rank of a context group."""
+        if key not in self._parts:
+            index, rows, context = key
+            whole = block_with_rows(self.graph.blocks[index], rows)
+            fused_core = any(op.kind == "attention" for op in whole.operators)
+            self._parts[key] = context_parallel(whole, context, "ring" if fused_core else "gather")
+        return self._parts[key]
 
     def _send(self, last: LayerLoad, axes: Axes, *, sequence: bool) -> float:
         """Handing a layer's output to the next stage.

@@ -52,15 +52,8 @@ def local_block(
     Raises:
         BadInput: a degree does not divide what it must cut.
     """
-    local = undealt_block(
-        block,
-        tensor=tensor,
-        splits=splits,
-        sequence=sequence,
-        context=context,
-        how=how,
-        expert_tensor=expert_tensor,
-    )
+    part = context_parallel(block, context, how)
+    local = undealt_block(part, tensor=tensor, splits=splits, sequence=sequence, expert_tensor=expert_tensor)
     return dealt_block(local, tensor=tensor, sequence=sequence, expert=expert, expert_tensor=expert_tensor)
 
 
@@ -70,16 +63,17 @@ def undealt_block(
     tensor: int,
     splits: tuple[tuple[str, str], ...],
     sequence: bool,
-    context: int,
-    how: str,
     expert_tensor: int = 1,
 ) -> Block:
-    """The block of one rank that still holds all experts whole; `dealt_block` deals them. Arguments as of local_block.
+    """The block of one rank that still holds all experts whole; `dealt_block` deals them.
+
+    Args:
+        block: cut along the sequence already, where it is (`context_parallel`); the others as of local_block.
 
     Raises:
         BadInput: a degree does not divide what it must cut.
     """
-    local = context_parallel(block, context, how)
+    local = block
     experts = expert_parameters(local)
     alike = tensor > 1 and not sequence
     if experts and alike and expert_tensor not in (1, tensor):

@@ -17,9 +17,10 @@ from nebula.cost_model.activations import activations
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.executed import COMPUTED_AGAIN, paddle_execution
 from nebula.cost_model.execution import Execution, Recompute
+from nebula.cost_model.passes import passes_under
 from nebula.cost_model.peak import LayerLoad as MemoryLoad
-from nebula.cost_model.peak import layer_load
-from nebula.cost_model.replicas import LayerLoad, Replicas
+from nebula.cost_model.peak import layer_load as memory_load
+from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step import StepPricing
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes, attained
@@ -46,14 +47,6 @@ class LayerSeconds:
         """Both passes."""
         return self.forward_s + self.backward_s
 
-    @cached_property
-    def run_s(self) -> Floats:
-        """[first, end]: seconds of both passes of each run of layers, infinite where it holds none."""
-        sums = np.concatenate([[0.0], np.cumsum(self.total_s)])
-        runs: Floats = sums[None, :] - sums[:, None]
-        runs[np.tril_indices(len(sums))] = np.inf
-        return runs
-
 
 class Layers:
     """Prices layers for ways of one graph on one cluster, each once.
@@ -76,7 +69,9 @@ class Layers:
         first = self.pricings[RECOMPUTE[0]]
         for pricing in self.pricings.values():
             # a cut does not depend on what is computed again
-            pricing._blocks, pricing._undealt, pricing.fabric = first._blocks, first._undealt, self.fabric
+            pricing._blocks, pricing._undealt, pricing._parts = first._blocks, first._undealt, first._parts
+            pricing.fabric = self.fabric
+        self._loads: dict[tuple[object, ...], list[LayerLoad]] = {}
         self._memory: dict[tuple[object, ...], tuple[MemoryLoad, ...]] = {}
         self._uncut: set[tuple[int, int, int]] = set()
 
@@ -90,12 +85,30 @@ class Layers:
             raise BadInput(
                 f"tensor {inner.tensor}, context {inner.context}, expert {inner.expert} do not cut the model"
             )
-        pricing = self.pricings[inner.recompute]
-        try:
-            return [pricing.load(i, inner.degrees, device) for i in range(len(self.graph.blocks))]
-        except BadInput:
-            self._uncut.add(inner[:3])
-            raise
+        key = (inner.degrees, inner.recompute, device.name)
+        if key not in self._loads:
+            try:
+                self._load(inner, device)
+            except BadInput:
+                self._uncut.add(inner[:3])
+                raise
+        return self._loads[key]
+
+    def _load(self, inner: Inner, device: DeviceType) -> None:
+        """Prices the blocks under every policy at once: they differ in what is computed again alone."""
+        pricings = self.pricings.values()
+        first = self.pricings[inner.recompute]
+        for index in range(len(self.graph.blocks)):
+            block = first.block(index, inner.degrees)
+            key = first.load_key(index, inner.degrees, device)
+            if key not in first._loads:
+                under = passes_under(block, device, [pricing.execution for pricing in pricings])
+                for pricing, passes in zip(pricings, under, strict=True):
+                    pricing._loads[key] = layer_load(block, passes)
+        for policy, pricing in self.pricings.items():
+            self._loads[inner.degrees, policy, device.name] = [
+                pricing.load(index, inner.degrees, device) for index in range(len(self.graph.blocks))
+            ]
 
     def memory(self, inner: Inner) -> tuple[MemoryLoad, ...]:
         """What each block holds on a rank."""
@@ -103,7 +116,7 @@ class Layers:
         if key not in self._memory:
             pricing = self.pricings[inner.recompute]
             blocks = [pricing.block(i, inner.degrees) for i in range(len(self.graph.blocks))]
-            self._memory[key] = tuple(layer_load(b, activations(b, pricing.execution)) for b in blocks)
+            self._memory[key] = tuple(memory_load(b, activations(b, pricing.execution)) for b in blocks)
         return self._memory[key]
 
     def seconds(
@@ -116,12 +129,12 @@ class Layers:
         adds_s = [slow * replicas.adds_seconds([(load, 1)]) for load in loads]
         again_s = [slow * load.passes.again.kernels_s for load in loads]
         return LayerSeconds(
-            forward_s=self._spread([f.total_s for f, _ in both]),
-            backward_s=self._spread(
+            forward_s=self.spread([f.total_s for f, _ in both]),
+            backward_s=self.spread(
                 [b.total_s + more + again for (_, b), more, again in zip(both, adds_s, again_s, strict=True)]
             ),
-            weight_s=self._spread([slow * load.passes.backward.weight_products_s for load in loads]),
-            border_bytes=self._spread([load.border_bytes for load in loads]),
+            weight_s=self.spread([slow * load.passes.backward.weight_products_s for load in loads]),
+            border_bytes=self.spread([load.border_bytes for load in loads]),
         )
 
     def replicas(
@@ -144,14 +157,10 @@ class Layers:
             parameters=DEFAULT,
         )
 
-    def counted(self, loads: Sequence[LayerLoad], first: int, end: int) -> list[tuple[LayerLoad, int]]:
-        """The loads of layers [first, end), each with how many there are."""
-        blocks, counts = np.unique(self._blocks[first:end], return_counts=True)
-        return [(loads[int(block)], int(count)) for block, count in zip(blocks, counts, strict=True)]
-
     @cached_property
     def _blocks(self) -> NDArray[np.int64]:
         return np.array(self.graph.layers)
 
-    def _spread(self, by_block: Sequence[float]) -> Floats:
+    def spread(self, by_block: Sequence[float]) -> Floats:
+        """[layers]: what each layer has of a figure of the blocks."""
         return np.array(by_block, dtype=float)[self._blocks]

@@ -56,7 +56,7 @@ def _fitting(inner: Inner, outer: Outer, space: Space) -> Iterator[Way]:
     if not space.holds(inner) or (outer.data, outer.sharding) not in set(space.replicas(inner)):
         return
     m = space.job.global_batch // (outer.data * inner.rows)
-    every = list(space.stage_counts(inner.width * outer.data, lambda _: True))
+    every = list(space.stage_counts(inner.width * outer.data))
     used = [i for i, count in enumerate(outer.stages) if count]
     alike = [stages for stages in every if [i for i, count in enumerate(stages) if count] == used]
     wanted = {outer.stages, *sorted(alike, key=sum)[-1:]} | {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nebula.cluster.values import Cluster
 from nebula.plan.schedule import device_of
 from nebula.plan.values import Job, MadeFrom, Plan, Replica, Stage
-from nebula.planner.explore.price import Ints
+from nebula.planner.explore.deal import Ints
 from nebula.planner.explore.ways import Way
 from nebula.planner.pool import places
 

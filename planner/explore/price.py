@@ -1,15 +1,13 @@
 """The exact step time and the peak of memory of one way, as the cost model gives them for its plan.
 
-Layers are dealt to virtual stages so that the slowest is as fast as it can be; a test holds the prices equal to those
-of nebula.cost_model.evaluate for the plan of the way.
+A test holds the prices equal to those of nebula.cost_model.evaluate for the plan of the way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -17,30 +15,27 @@ from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.closed_form import last_backward_s
-from nebula.cost_model.communication import ranks_of
+from nebula.cost_model.communication import Levels, ranks_of
+from nebula.cost_model.passes import NOTHING, Passes
 from nebula.cost_model.peak import Chunk, Counted, Setting, rank_peak
+from nebula.cost_model.replicas import LayerLoad
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes, stage_axes, wire
 from nebula.plan.schedule import alive, device_of
 from nebula.plan.values import Sharding
+from nebula.planner.explore.deal import Chain, Floats, Ints, balanced
 from nebula.planner.explore.layers import Layers, LayerSeconds
-from nebula.planner.explore.ways import Inner, Way
+from nebula.planner.explore.pools import Pools
+from nebula.planner.explore.ways import Inner, Outer, Way
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+WAITING = frozenset(("1f1b", "fthenb", "interleaved"))
+"""Schedules in which a device waits while the last gradients pass those before it."""
 
+PROBE_ELEMENTS = 1e9
+"""Of parameters, at which and at twice which affine costs are told."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pools:
-    """Pools of equal devices in the order in which stages are laid on them.
-
-    Attributes:
-        devices: global indices of each pool, nodes together.
-        types: the device type of each pool.
-    """
-
-    devices: tuple[Ints, ...]
-    types: tuple[DeviceType, ...]
+PROBE_BYTES = 1e9
+"""Of a message, likewise."""
 
 
 class Place(NamedTuple):
@@ -71,29 +66,68 @@ class Priced(NamedTuple):
     peak_share: float
 
 
-class Deal(NamedTuple):
-    """Which virtual stage holds which layers, and how long at least a micro-batch keeps each device busy.
+class Rates(NamedTuple):
+    """What parameters cost by their number on a rank: pairs of those that all replicas hold, and those of experts.
 
     Attributes:
-        boundaries: first layer of each virtual stage, and the number of layers.
-        busy_s: [devices] both passes of all that a device holds.
-        forward_s: [devices] of the first chunks of the devices before, until the first input is there.
-        backward_s: [devices] of the same chunks, after the last gradient has left.
+        sync_fixed_s: of reducing and gathering once a step, where there are any.
+        sync_s: per element.
+        update_s: of the optimizer, per element.
+        passing_s: of gathering and reducing in every micro-batch, per element; the fixed part is left out.
+        adds_s: of adding a further micro-batch's gradients, per element.
     """
 
-    boundaries: tuple[int, ...]
-    busy_s: Floats
+    sync_fixed_s: tuple[float, float]
+    sync_s: tuple[float, float]
+    update_s: tuple[float, float]
+    passing_s: tuple[float, float]
+    adds_s: tuple[float, float]
+
+
+class Placed(NamedTuple):
+    """The durations of a way on its places.
+
+    Attributes:
+        forward_s, backward_s, weight_s: [virtual stages], messages to neighbours included.
+        homes: [virtual stages] the device of each.
+        tail_s, update_s: [devices] data communication behind the passes, and the update.
+        waiting: by what factor a step is longer since its nodes wait for one another.
+    """
+
     forward_s: Floats
     backward_s: Floats
+    weight_s: Floats
+    homes: Ints
+    tail_s: Floats
+    update_s: Floats
+    waiting: float
 
     def least_seconds(self, micro_batches: int, schedule: str) -> float:
         """No step is faster: a device works, and waits at the start, and at the end where W cannot fill the wait."""
-        waits_s = self.forward_s + (self.backward_s if schedule in WAITING else 0.0)
-        return float((micro_batches * self.busy_s + waits_s).max()) + DEFAULT.step_host_s
+        p = len(self.tail_s)
+        ends_s = micro_batches * sums_at(self.homes, self.forward_s + self.backward_s, p)
+        ends_s[1:] += self.forward_s[: p - 1].cumsum()
+        first_s = ends_s.copy()
+        if schedule in WAITING:
+            first_s[1:] += self.backward_s[: p - 1].cumsum()
+        # the first device is done when the last gradients have come to it
+        ends_s[0] = first_s.max()
+        return self._step_s(ends_s)
+
+    def step_seconds(self, micro_batches: int, schedule: str) -> float:
+        """The step."""
+        chunks = len(self.homes) // len(self.tail_s)
+        ends_s = last_backward_s(self.forward_s, self.backward_s, micro_batches, schedule, chunks, self.weight_s)
+        return self._step_s(ends_s)
+
+    def _step_s(self, ends_s: Floats) -> float:
+        return self.waiting * float((ends_s + self.tail_s).max()) + float(self.update_s.max()) + DEFAULT.step_host_s
 
 
-WAITING = frozenset(("1f1b", "fthenb", "interleaved"))
-"""Schedules in which a device waits while the last gradients pass those before it."""
+def waiting_factor(nodes: NDArray[np.int64]) -> Floats:
+    """By what factor a step over so many nodes is longer since they wait for one another."""
+    factor: Floats = 1.0 + DEFAULT.jitter * np.log2(np.maximum(1, nodes))
+    return factor
 
 
 class WayPrices:
@@ -102,30 +136,37 @@ class WayPrices:
     def __init__(self, layers: Layers, pools: Pools) -> None:
         self.layers, self.pools = layers, pools
         self.job = layers.job
+        blocks = layers.graph.layers
+        most = max(dict.fromkeys(blocks), key=blocks.count)
+        self._common = blocks.index(most), blocks.count(most)
         self._axes: dict[tuple[object, ...], tuple[Axes, float]] = {}
         self._seconds: dict[tuple[object, ...], LayerSeconds] = {}
-        self._deals: dict[tuple[object, ...], Deal] = {}
-        self._packed: dict[tuple[Inner, int], LayerSeconds] = {}
-        groups = layers.fabric.cluster.groups
-        widths = [tier.nodes for tier in layers.fabric.cluster.tiers if tier.nodes]
-        self._period = groups[0].devices_per_node * math.lcm(*widths) if widths else groups[0].devices_per_node
-        self._regular = len(groups) == 1 and not groups[0].slow and not groups[0].excluded
+        self._deals: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._chains: dict[tuple[Inner, int], Chain] = {}
+        self._rates: dict[tuple[object, ...], Rates] = {}
+        self._first_sends: dict[tuple[int, ...], tuple[float, float]] = {}
 
-    def price(self, way: Way, to_beat_s: float = math.inf) -> Priced:
-        """The exact price of a way, or infinity where it plainly takes longer than `to_beat_s` or does not fit.
+    @property
+    def common_layers(self) -> int:
+        """Layers of the most common kind."""
+        return self._common[1]
+
+    def price(self, way: Way, placed: Placed | None = None) -> Priced:
+        """The exact price of a way; an infinite one where it does not fit.
+
+        Args:
+            way: to be priced.
+            placed: its durations, where they are known.
 
         Raises:
             BadInput: a degree does not divide what it has to cut.
         """
-        deal = self.deal(way)
-        boundaries = deal.boundaries
-        if deal.least_seconds(way.micro_batches(self.job), way.outer.schedule) >= to_beat_s:
-            return Priced(math.inf, boundaries, 0.0)
-        places = self.places(way)
-        share = self._fullest(way, boundaries, places)
+        boundaries, places = self.deal(way), self.places(way)
+        share = self.fullest(way, boundaries, places)
         if share > 1.0:
             return Priced(math.inf, boundaries, share)
-        return Priced(self._step_s(way, boundaries, places), boundaries, share)
+        placed = placed or self.placed(way, boundaries, places)
+        return Priced(placed.step_seconds(way.micro_batches(self.job), way.outer.schedule), boundaries, share)
 
     def grids(self, way: Way) -> list[Ints]:
         """[data, context, tensor] devices of each stage."""
@@ -140,19 +181,21 @@ class WayPrices:
     def places(self, way: Way) -> list[Place]:
         """Where each stage of a way lies."""
         pools = [pool for pool, stages in enumerate(way.outer.stages) for _ in range(stages)]
-        return [Place(pool, *self._met(way, grid)) for grid, pool in zip(self.grids(way), pools, strict=True)]
+        return [Place(pool, *self._met(way, grid, pool)) for grid, pool in zip(self.grids(way), pools, strict=True)]
 
-    def _met(self, way: Way, grid: Ints, behind: Ints | None = None) -> tuple[Axes, float]:
+    def _met(self, way: Way, grid: Ints, pool: int, behind: tuple[Ints, int] | None = None) -> tuple[Axes, float]:
         """Whom the ranks of a stage meet, the next virtual stage among them, and its slowness."""
         inner, outer = way
-        first = int(grid.flat[0])
-        where = first % self._period if self._regular else first
-        after = int(behind.flat[0]) - first if behind is not None else None
+        first, period = int(grid.flat[0]), self.pools.periods[pool]
+        regular = period and (behind is None or behind[1] == pool)
+        where = (first - int(self.pools.devices[pool][0])) % period if regular else first
+        after = int(behind[0].flat[0]) - first if behind is not None else None
         degree = outer.sharding.degree
-        key = (inner.tensor, inner.context, inner.expert, outer.data, degree, where, after)
+        key = (inner.tensor, inner.context, inner.expert, outer.data, degree, bool(regular), pool, where, after)
         if key not in self._axes:
+            next_grid = behind[0] if behind is not None else None
             axes = stage_axes(
-                grid, shard=degree, expert=inner.expert, expert_tensor=1, behind=behind, fabric=self.layers.fabric
+                grid, shard=degree, expert=inner.expert, expert_tensor=1, behind=next_grid, fabric=self.layers.fabric
             )
             self._axes[key] = axes, self.layers.fabric.slowest(grid.reshape(-1))
         return self._axes[key]
@@ -169,93 +212,165 @@ class WayPrices:
             self._seconds[key] = self.layers.seconds(way.inner, device, place.axes, busy, m, place.slow)
         return self._seconds[key]
 
-    def deal(self, way: Way) -> Deal:
-        """The deal of layers to virtual stages whose slowest is as fast as it can be, each for its device."""
+    def deal(self, way: Way) -> tuple[int, ...]:
+        """First layer of each virtual stage, and the number of layers; of the deal that deal.py tells.
+
+        Stages are weighed where groups are packed as well as can be, without data communication.
+        """
         outer = way.outer
+        used = [pool for pool, stages in enumerate(outer.stages) if stages]
+        if len(used) == 1:
+            virtual = outer.pipeline * outer.chunks
+            return tuple(self.chain(way.inner, used[0]).deals[virtual, : virtual + 1].tolist())
         key = (way.inner, outer.stages, outer.chunks > 1 and outer.schedule != "interleaved", outer.chunks)
         if key not in self._deals:
             pools = [pool for pool, stages in enumerate(outer.stages) for _ in range(stages)]
-            homes = self._homes(way)
-            own = [self.packed(way.inner, pools[home]) for home in homes]
-            boundaries = balanced([seconds.run_s for seconds in own])
-            spans = list(pairwise(boundaries))
-            busy_s = np.zeros(outer.pipeline)
-            np.add.at(busy_s, homes, [seconds.run_s[span] for seconds, span in zip(own, spans, strict=True)])
-            first = list(zip(own[: outer.pipeline], spans, strict=False))
-            before = [
-                np.cumsum([0.0, *(getattr(seconds, name)[a:b].sum() for seconds, (a, b) in first)])[:-1]
-                for name in ("forward_s", "backward_s")
-            ]
-            self._deals[key] = Deal(boundaries, busy_s, *before)
+            self._deals[key] = balanced([self.chain(way.inner, pools[home]).run_s for home in self.homes(way)])
         return self._deals[key]
 
-    def packed(self, inner: Inner, pool: int) -> LayerSeconds:
-        """Seconds of every layer on a pool where groups are packed as well as can be; nothing of data communication."""
-        if (inner, pool) not in self._packed:
-            devices, levels = self.pools.devices[pool], self.layers.fabric.levels
-            axes = Axes(
-                tensor=levels(devices[: inner.tensor].tolist()),
-                context=levels(devices[: inner.width : inner.tensor].tolist()),
-                expert=levels(devices[: min(inner.expert, len(devices))].tolist()),
+    def chain(self, inner: Inner, pool: int) -> Chain:
+        """Seconds of every layer on a pool where groups are packed as well as can be."""
+        if (inner, pool) not in self._chains:
+            device = self.pools.types[pool]
+            every = [
+                self.layers.seconds(inner, device, Axes(tensor=tensor, context=context, expert=expert), Sharding(), 1)
+                for tensor, context, expert in product(*self._packed(inner, pool))
+            ]
+            self._chains[inner, pool] = Chain(
+                forward_s=np.minimum.reduce([s.forward_s for s in every]),
+                backward_s=np.minimum.reduce([s.backward_s for s in every]),
+                border_bytes=every[0].border_bytes,
+                common=self._common[0],
             )
-            self._packed[inner, pool] = self.layers.seconds(inner, self.pools.types[pool], axes, Sharding(), 1)
-        return self._packed[inner, pool]
+        return self._chains[inner, pool]
 
-    def _homes(self, way: Way) -> list[int]:
+    def _packed(self, inner: Inner, pool: int) -> tuple[list[Levels], list[Levels], list[Levels]]:
+        """How tensor, context and expert groups may lie: the first of a pool that repeats, else any."""
+        every, levels = self.pools.devices[pool], self.layers.fabric.distinct
+        if self.pools.periods[pool]:
+            every = every[: max(inner.width, inner.expert)]
+        whole = every[: len(every) // inner.width * inner.width].reshape(-1, inner.context, inner.tensor)
+        dealt = every[: len(every) // inner.expert * inner.expert].reshape(-1, inner.expert)
+        return (
+            levels(whole.reshape(-1, inner.tensor))[0],
+            levels(whole.transpose(0, 2, 1).reshape(-1, inner.context))[0],
+            levels(dealt)[0] if len(dealt) else [Levels()],
+        )
+
+    def rates(self, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding) -> Rates:
+        """What parameters cost where replicas lie so."""
+        key = (inner.tensor, inner.context, inner.recompute, device.name, axes, sharding)
+        if key not in self._rates:
+            own, two = (self.layers.replicas(inner, device, axes, sharding, m) for m in (1, 2))
+            sync = _affine(lambda load: sum(own.sync_seconds([(load, 1)])))
+            self._rates[key] = Rates(
+                sync_fixed_s=(sync[0][0], sync[1][0]),
+                sync_s=(sync[0][1], sync[1][1]),
+                update_s=_slopes(lambda load: own.update_seconds([(load, 1)])),
+                passing_s=_slopes(lambda load: sum(own.layer_seconds(load))) if sharding.stage == 3 else (0.0, 0.0),
+                # half of two micro-batches are added to another
+                adds_s=_slopes(lambda load: 2.0 * two.adds_seconds([(load, 1)])),
+            )
+        return self._rates[key]
+
+    def homes(self, way: Way) -> list[int]:
+        """The device of each virtual stage."""
         p, chunks = way.outer.pipeline, way.outer.chunks
         return [device_of(way.outer.schedule, stage, p, chunks) for stage in range(p * chunks)]
 
-    def _step_s(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
-        homes, outer = self._homes(way), way.outer
-        m, p = way.micro_batches(self.job), outer.pipeline
-        spans = list(pairwise(boundaries))
-        own = [self.seconds(way, places[home]) for home in homes]
+    def placed(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> Placed:
+        """The durations of a way there."""
+        homes, spans = self.homes(way), list(pairwise(boundaries))
+        grids = self.grids(way)
+        sums = {}
+        for place in {id(p.axes): p for p in places}.values():
+            own = self.seconds(way, place)
+            sums[id(place.axes)] = [prefix_sums(getattr(own, name)) for name in ("forward_s", "backward_s", "weight_s")]
+        held = [sums[id(places[home].axes)] for home in homes]
         forward, backward, weight = (
-            np.array([getattr(s, name)[a:b].sum() for s, (a, b) in zip(own, spans, strict=True)])
-            for name in ("forward_s", "backward_s", "weight_s")
+            np.array([own[i][b] - own[i][a] for own, (a, b) in zip(held, spans, strict=True)]) for i in range(3)
         )
-        send = np.array(
-            [*self._sends_s(way, homes, [s.border_bytes[b - 1] for s, (_, b) in zip(own, spans, strict=True)])]
-        )
+        send = self._sends_s(way, homes, boundaries, places)
         back = np.roll(send, 1)
         back[0] = 0.0
-        ends = last_backward_s(forward + send, backward + back, m, outer.schedule, outer.chunks, weight)
-        tails, updates = np.zeros(p), np.zeros(p)
-        for home in range(p):
-            held = [span for span, at in zip(spans, homes, strict=True) if at == home]
-            tails[home], updates[home] = self.tail_seconds(way, places[home], held)
-        nodes = len(np.unique(self.layers.fabric.node_of(np.concatenate([g.reshape(-1) for g in self.grids(way)]))))
-        waiting = 1.0 + DEFAULT.jitter * math.log2(max(1, nodes))
-        return waiting * float((ends + tails).max()) + float(updates.max()) + DEFAULT.step_host_s
+        tail_s, update_s = self._tails(way, homes, boundaries, places)
+        nodes = len(np.unique(self.layers.fabric.node_of(np.concatenate([g.reshape(-1) for g in grids]))))
+        return Placed(
+            forward + send,
+            backward + back,
+            weight,
+            np.array(homes),
+            tail_s,
+            update_s,
+            float(waiting_factor(np.array(nodes))),
+        )
 
-    def _sends_s(self, way: Way, homes: Sequence[int], border_bytes: Sequence[float]) -> Iterator[float]:
+    def _sends_s(self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]) -> Floats:
         """What each virtual stage takes to send to the next; nothing for the last."""
-        grids = self.grids(way)
-        for (home, target), size_bytes in zip(pairwise(homes), border_bytes, strict=False):
-            axes, _ = self._met(way, grids[home], grids[target])
-            yield self._send_s(way, axes, float(size_bytes))
-        yield 0.0
+        grids, known = self.grids(way), {}
+        border_bytes = self.chain(way.inner, places[0].pool).border_bytes
+        send_s = np.zeros(len(homes))
+        for stage, (home, target) in enumerate(pairwise(homes)):
+            behind = grids[target], places[target].pool
+            axes, _ = self._met(way, grids[home], places[home].pool, behind)
+            size_bytes = float(border_bytes[boundaries[stage + 1] - 1])
+            if (id(axes), size_bytes) not in known:
+                known[id(axes), size_bytes] = self.send_s(way.inner, axes, size_bytes)
+            send_s[stage] = known[id(axes), size_bytes]
+        return send_s
 
-    def _send_s(self, way: Way, axes: Axes, size_bytes: float) -> float:
+    def send_s(self, inner: Inner, axes: Axes, size_bytes: float) -> float:
+        """What it takes to send that to the next stage."""
         if not axes.pair:
             return 0.0
-        parts = 1 if way.inner.tensor > 1 else ranks_of(axes.tensor)
+        parts = 1 if inner.tensor > 1 else ranks_of(axes.tensor)
         send_s = wire("send", axes.pair, DEFAULT).seconds(size_bytes / parts)
         return send_s + (wire("all_gather", axes.tensor, DEFAULT).seconds(size_bytes) if parts > 1 else 0.0)
 
-    def tail_seconds(self, way: Way, place: Place, held: Sequence[tuple[int, int]]) -> tuple[float, float]:
-        """Data communication behind the passes of a device, and its update."""
-        inner, device = way.inner, self.pools.types[place.pool]
-        replicas = self.layers.replicas(inner, device, place.axes, way.outer.sharding, way.micro_batches(self.job))
-        loads = self.layers.loads(inner, device)
-        each = [self.layers.counted(loads, first, end) for first, end in held]
-        # each virtual stage is reduced and gathered by itself
-        sync_s = sum(sum(replicas.sync_seconds(counted)) for counted in each)
-        return sync_s, place.slow * sum(replicas.update_seconds(counted) for counted in each)
+    def first_send(self, inner: Inner, data: int, pool: int) -> tuple[float, float]:
+        """What a message from the first to the second stage of a pool costs: fixed, and per byte."""
+        key = (inner.tensor, inner.context, data, pool)
+        if key not in self._first_sends:
+            stages = tuple(2 * (i == pool) for i in range(len(self.pools.types)))
+            way = Way(inner._replace(expert=1), Outer(data, stages, "1f1b", 1, Sharding()))
+            first, second = self.grids(way)
+            axes, _ = self._met(way, first, pool, (second, pool))
+            fixed_s = self.send_s(inner, axes, 0.0)
+            self._first_sends[key] = fixed_s, (self.send_s(inner, axes, PROBE_BYTES) - fixed_s) / PROBE_BYTES
+        return self._first_sends[key]
 
-    def _fullest(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
+    def kept(self, inner: Inner) -> Floats:
+        """[layers] bytes of activations that lie there from the forward of a micro-batch to its backward."""
+        return self.layers.spread([block.activations.kept for block in self.layers.memory(inner)])
+
+    def elements(self, inner: Inner) -> tuple[Floats, Floats]:
+        """[layers] parameters on one rank that all replicas hold, and those of experts."""
+        blocks = self.layers.memory(inner)
+        return self.layers.spread([b.elements for b in blocks]), self.layers.spread([b.expert_elements for b in blocks])
+
+    def _tails(
+        self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]
+    ) -> tuple[Floats, Floats]:
+        """Data communication behind the passes of each device, and its update."""
+        sums = [prefix_sums(each) for each in self.elements(way.inner)]
+        held = [np.diff(each[list(boundaries)]) for each in sums]
+        tail_s, update_s = np.zeros(len(places)), np.zeros(len(places))
+        known = {
+            id(place.axes): self.rates(way.inner, self.pools.types[place.pool], place.axes, way.outer.sharding)
+            for place in places
+        }
+        for stage, home in enumerate(homes):
+            place = places[home]
+            rates = known[id(place.axes)]
+            for kind, elements in enumerate(each[stage] for each in held):
+                # each virtual stage is reduced and gathered by itself
+                tail_s[home] += (elements > 0) * rates.sync_fixed_s[kind] + elements * rates.sync_s[kind]
+                update_s[home] += place.slow * elements * rates.update_s[kind]
+        return tail_s, update_s
+
+    def fullest(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
         """The peak of the fullest rank as a share of what its device may hold; of the first that holds too much."""
-        homes, outer = self._homes(way), way.outer
+        homes, outer = self.homes(way), way.outer
         loads, blocks = self.layers.memory(way.inner), self.layers.graph.layers
         m, p, setting = way.micro_batches(self.job), outer.pipeline, self.setting(way)
         spans = list(pairwise(boundaries))
@@ -294,25 +409,32 @@ class WayPrices:
         )
 
 
-def balanced(runs: Sequence[Floats]) -> tuple[int, ...]:
-    """First layers of stages, and the number of layers: the deal whose slowest stage takes least.
+def sums_at(homes: Ints, values: Floats, devices: int) -> Floats:
+    """[devices]: the sum of [virtual stages] over those of each device."""
+    found: Floats = np.bincount(homes, values, devices)  # type: ignore[assignment]
+    return found
 
-    Args:
-        runs: for each stage the seconds of every run of layers there, [first, end], infinite where it holds none.
 
-    Example:
-        >>> balanced([np.array([[np.inf, 1.0, 2.0], [np.inf, np.inf, 1.0], [np.inf] * 3])] * 2)
-        (0, 1, 2)
-    """
-    layers = len(runs[0]) - 1
-    best, choices = np.full(layers + 1, np.inf), []
-    best[0] = 0.0
-    for index, run_s in enumerate(runs):
-        worst = np.maximum(best[:, None], run_s)
-        choices.append(worst.argmin(axis=0))
-        best = worst.min(axis=0)
-        best[: index + 1] = np.inf
-    bounds = [layers]
-    for choice in reversed(choices):
-        bounds.append(int(choice[bounds[-1]]))
-    return tuple(reversed(bounds))
+def prefix_sums(values: Floats) -> Floats:
+    """[n + 1]: the sum of what comes before each."""
+    return np.concatenate([[0.0], np.cumsum(values)])
+
+
+def _load(kind: int, elements: float) -> LayerLoad:
+    passes = Passes(forward=NOTHING, backward=NOTHING, again=NOTHING)
+    dense, experts = (elements, 0.0) if kind == 0 else (0.0, elements)
+    return LayerLoad(passes=passes, elements=dense, expert_elements=experts, border_bytes=0.0)
+
+
+def _affine(cost: Callable[[LayerLoad], float]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The fixed part and the slope of what so many elements cost: of those of all replicas, and of those of experts."""
+    found = []
+    for kind in range(2):
+        one, two = (cost(_load(kind, n * PROBE_ELEMENTS)) for n in (1, 2))
+        found.append((2.0 * one - two, (two - one) / PROBE_ELEMENTS))
+    return found[0], found[1]
+
+
+def _slopes(cost: Callable[[LayerLoad], float]) -> tuple[float, float]:
+    dense, experts = _affine(cost)
+    return dense[1], experts[1]

@@ -8,19 +8,16 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import NamedTuple
 
-import numpy as np
-
 from nebula.cluster.identity import cluster_hash
-from nebula.cluster.places import exclude, slowness, usable_devices
 from nebula.cluster.values import Cluster
-from nebula.cost_model.executed import paddle_execution, predict_executed
+from nebula.cost_model.executed import predict_priced
 from nebula.errors import BadInput, Infeasible
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
@@ -30,20 +27,26 @@ from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.explore.bounds import Bounds
 from nebula.planner.explore.layers import Layers
+from nebula.planner.explore.mixed import Mixed
 from nebula.planner.explore.near import neighbours
 from nebula.planner.explore.plans import plan_of
-from nebula.planner.explore.price import Pools, Priced, WayPrices
-from nebula.planner.explore.ways import RULES, Inner, Space, Way, experts_of
+from nebula.planner.explore.pools import pools_of
+from nebula.planner.explore.price import Placed, Priced, WayPrices
+from nebula.planner.explore.sheet import Ranked
+from nebula.planner.explore.ways import RULES, Inner, Outer, Space, Way, experts_of
 from nebula.planner.search import Answer, Progress
 
-TRIES = 2
+TRIES = 3
 """Ways of a promising inner half that are priced before the search."""
 
 KEPT = 6
 """Ways that an answer holds with their full prediction: the best and its five nearest."""
 
-TOLERANCE = 0.01
-"""Ways whose bound is nearer to the best than this share are not looked at: so far an answer may lie above the best."""
+EXACT = 400
+"""Sets and ways that are looked at before an answer that is nearly the best will do."""
+
+TOLERANCE = 0.03
+"""Then ways whose bound is nearer to the best than this share are not looked at: so far an answer may lie above it."""
 
 
 def explore(
@@ -74,31 +77,42 @@ def explore(
     return _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock).run(enough)
 
 
-def pools_of(cluster: Cluster, excluded: tuple[str, ...] = ()) -> Pools:
-    """The devices that may be used, those of one type together, nodes in order and slow ones last.
+class _Base(NamedTuple):
+    """All ways with these degrees, whatever their rows and policy."""
 
-    Raises:
-        BadInput: there is none.
-    """
-    by_type: dict[str, list[int]] = defaultdict(list)
-    for device in usable_devices(exclude(cluster, excluded)):
-        by_type[cluster.device_type(device).name].append(device)
-    if not by_type:
-        raise BadInput(f"cluster {cluster.name} offers no device: its nodes are excluded or have none")
-    ordered = [sorted(found, key=lambda d: slowness(cluster, d)) for found in by_type.values()]
-    return Pools(
-        devices=tuple(np.array(found) for found in ordered),
-        types=tuple(cluster.device_type(found[0]) for found in ordered),
-    )
+    inner: Inner
+
+
+class _Policy(NamedTuple):
+    """All ways with these degrees and this policy, whatever their rows."""
+
+    inner: Inner
+
+
+class _Rest(NamedTuple):
+    """Ways on one pool from the first on that is not placed, in the order of their bounds."""
+
+    inner: Inner
+    ranked: Ranked
+    first: int
+
+
+class _Placed(NamedTuple):
+    """A way whose durations are known."""
+
+    way: Way
+    placed: Placed
+
+
+What = _Base | _Policy | Inner | Mixed | _Rest | Way | _Placed
 
 
 class _Node(NamedTuple):
-    """A set of ways that is not opened yet, with its bound: a base, an inner half or a whole way."""
+    """A set of ways that is not opened yet, with its bound."""
 
     bound_s: float
     order: int
-    what: Inner | Way
-    base: bool = False
+    what: What
 
 
 class _Explorer:
@@ -122,7 +136,7 @@ class _Explorer:
         self.space = Space(
             job=job,
             devices=tuple(len(found) for found in pools.devices),
-            per_node=min(g.devices_per_node for g in cluster.groups),
+            per_node=pools.smallest,
             layers=len(graph.layers),
             experts=experts_of(graph),
             tokens=max(1, int(graph.tokens_per_row)),
@@ -133,8 +147,13 @@ class _Explorer:
         self.fullest: tuple[float, Way] | None = None
         self.heap: list[_Node] = []
         self.cut: Counter[str] = Counter()
-        self.best_s, self.to_beat_s = math.inf, math.inf
+        self.best_s, self.opened, self.opening_s = math.inf, 0, math.inf
         self._order = count()
+
+    @property
+    def to_beat_s(self) -> float:
+        """Ways that are bounded from below by this need not be looked at."""
+        return self.best_s / (1.0 + TOLERANCE) if self.opened >= EXACT else self.best_s
 
     def run(self, enough: Callable[[float], bool]) -> Answer:
         """The answer; an interruption gives the best so far.
@@ -145,29 +164,35 @@ class _Explorer:
         try:
             self._start()
             while self.heap and self.heap[0].bound_s < self.to_beat_s:
-                self._open(heapq.heappop(self.heap))
+                node = heapq.heappop(self.heap)
+                self.opening_s = node.bound_s
+                self._open(node)
+                self.opening_s = math.inf
                 if self.found and enough(self.best_s / self._bound_s() - 1.0):
                     break
+            self._compare()
         except KeyboardInterrupt:
             if not self.found:
                 raise
-        self.cut["bound"] += len(self.heap)
+        self.cut["bound"] += sum(_left(node.what) for node in self.heap)
         if not self.found:
             raise self._nothing()
         return self._answer()
 
     def _bound_s(self) -> float:
         """No way of the space is faster."""
-        return min(self.to_beat_s, self.heap[0].bound_s) if self.heap else self.to_beat_s
+        waiting_s = self.heap[0].bound_s if self.heap else math.inf
+        return min(self.best_s, waiting_s, self.opening_s)
 
     def _start(self) -> None:
+        # nothing is bounded before all are listed
+        self.opening_s = 0.0
         for inner in self.space.inners():
             try:
-                bound_s = self.bounds.least_seconds(inner, self.bounds.work(inner))
+                self._push(self.bounds.least_seconds(inner), _Base(inner))
             except BadInput:
                 self.cut["shape"] += 1
-                continue
-            self._push(bound_s, inner, base=True)
+        self.opening_s = math.inf
         for inner in self._promising():
             self._sample(inner)
         self._climb()
@@ -181,60 +206,129 @@ class _Explorer:
             tried.update(near)
             for way in near:
                 with suppress(BadInput):
-                    self._price(way)
+                    self._try(way)
             if self.found[best].step_s <= self.best_s:
                 return
 
     def _promising(self) -> list[Inner]:
-        """For each number of ranks that share the experts, and each tensor degree, the inner half of least bound."""
-        first: dict[tuple[int, int], Inner] = {}
-        for node in sorted(self.heap):
-            if isinstance(node.what, Inner):
-                first.setdefault((node.what.expert, node.what.tensor), node.what)
+        """For each number of ranks that share the experts the degrees of least bound."""
+        first: dict[int, Inner] = {}
+        for node in sorted(self.heap, key=lambda node: node.bound_s):
+            if isinstance(node.what, _Base):
+                first.setdefault(node.what.inner.expert, node.what.inner)
         return list(first.values())
 
     def _sample(self, inner: Inner) -> None:
         """Prices a few good ways of an inner half, so that it is soon known what there is to beat."""
         for policy in dict.fromkeys((self.space.policies[-1], self.space.policies[0])):
             one = inner._replace(rows=self.space.rows[0], recompute=policy)
-            work = self.bounds.work(one)
-            good = sorted(self.bounds.outers(one, work, self.to_beat_s), key=lambda pair: pair[0])
-            for _, outer in good[:TRIES]:
-                way = Way(one, outer)
-                if way not in self.found:
-                    self._price(way)
+            for pool, devices in enumerate(self.space.devices):
+                if one.width <= devices:
+                    ranked = self.bounds.ranked(one, pool, self.best_s)
+                    for index in range(min(TRIES, len(ranked))):
+                        self._price(Way(one, ranked.outer(index)))
+            for outer in self._mixed(one)[:TRIES]:
+                self._price(Way(one, outer))
 
-    def _push(self, bound_s: float, what: Inner | Way, *, base: bool = False) -> None:
+    def _mixed(self, inner: Inner) -> list[Outer]:
+        """Those of an inner half on all pools that may beat what was found and may fit, best first."""
+        every = [self.bounds.mixed(inner, data) for data in self.space.data_degrees(inner)]
+        near = [mixed for mixed in every if mixed.least_seconds() < self.best_s]
+        ways = [way for mixed in near for way in mixed.ways() if way.share <= 1.0 and way.bound_s < self.best_s]
+        return [way.outer for way in sorted(ways, key=lambda way: way.bound_s)]
+
+    def _push(self, bound_s: float, what: What) -> None:
         if bound_s < self.to_beat_s:
-            heapq.heappush(self.heap, _Node(bound_s, next(self._order), what, base))
+            heapq.heappush(self.heap, _Node(bound_s, next(self._order), what))
         else:
-            self.cut["bound"] += 1
+            self.cut["bound"] += _left(what)
 
     def _open(self, node: _Node) -> None:
-        if isinstance(node.what, Way):
-            self._price(node.what)
-        elif node.base:
-            for inner in self.space.variants(node.what):
-                self._push(node.bound_s, inner)
+        self.opened += 1
+        what = node.what
+        if isinstance(what, _Base):
+            for policy in self.space.policies:
+                inner = what.inner._replace(recompute=policy)
+                self._push(self.bounds.least_seconds(inner), _Policy(inner))
+        elif isinstance(what, _Policy):
+            for rows in self.space.rows:
+                inner = what.inner._replace(rows=rows)
+                if self.bounds.may_fit(inner):
+                    self._push(max(node.bound_s, self.bounds.least_seconds(inner)), inner)
+                else:
+                    self.cut["memory"] += 1
+        elif isinstance(what, Inner):
+            self._open_inner(node.bound_s, what)
+        elif isinstance(what, Mixed):
+            for outer, bound_s, share in what.ways():
+                if share > 1.0:
+                    self.cut["memory"] += 1
+                    self._note_full(share, Way(what.inner, outer))
+                else:
+                    self._push(max(node.bound_s, bound_s), Way(what.inner, outer))
+        elif isinstance(what, _Rest):
+            following = what.first + 1
+            if following < len(what.ranked):
+                bound_s = max(node.bound_s, float(what.ranked.bounds_s[following]))
+                self._push(bound_s, what._replace(first=following))
+            self._place(node.bound_s, Way(what.inner, what.ranked.outer(what.first)))
+        elif isinstance(what, Way):
+            self._place(node.bound_s, what)
         else:
-            work = self.bounds.work(node.what)
-            if self.bounds.least_seconds(node.what, work) >= self.to_beat_s:
-                self.cut["bound"] += 1
-                return
-            for bound_s, outer in self.bounds.outers(node.what, work, self.to_beat_s):
-                self._push(max(bound_s, node.bound_s), Way(node.what, outer))
+            self._price(what.way, what.placed)
 
-    def _price(self, way: Way) -> None:
-        priced = self.prices.price(way, self.to_beat_s)
-        if math.isinf(priced.step_s):
-            self.cut["memory" if priced.peak_share > 1.0 else "bound"] += 1
-            if priced.peak_share > 1.0 and (self.fullest is None or priced.peak_share < self.fullest[0]):
-                self.fullest = priced.peak_share, way
+    def _open_inner(self, bound_s: float, inner: Inner) -> None:
+        for data in self.space.data_degrees(inner):
+            mixed = self.bounds.mixed(inner, data)
+            least_s = mixed.least_seconds()
+            if math.isfinite(least_s):
+                self._push(max(bound_s, least_s), mixed)
+        for pool, devices in enumerate(self.space.devices):
+            if inner.width <= devices:
+                ranked = self.bounds.ranked(inner, pool, self.to_beat_s)
+                self.cut.update(ranked.cut)
+                if ranked.leanest:
+                    self._note_full(ranked.leanest[0], Way(inner, ranked.leanest[1]))
+                if len(ranked):
+                    self._push(max(bound_s, float(ranked.bounds_s[0])), _Rest(inner, ranked, 0))
+
+    def _place(self, bound_s: float, way: Way) -> None:
+        """Bounds a way by what its own deal takes on its own places."""
+        if way in self.found:
+            return
+        placed = self.prices.placed(way, self.prices.deal(way), self.prices.places(way))
+        least_s = placed.least_seconds(way.micro_batches(self.job), way.outer.schedule)
+        self._push(max(bound_s, least_s), _Placed(way, placed))
+
+    def _try(self, way: Way) -> None:
+        """Prices a way unless it plainly is no better."""
+        placed = self.prices.placed(way, self.prices.deal(way), self.prices.places(way))
+        if placed.least_seconds(way.micro_batches(self.job), way.outer.schedule) < self.best_s:
+            self._price(way, placed)
+
+    def _price(self, way: Way, placed: Placed | None = None) -> None:
+        if way in self.found:
+            return
+        priced = self.prices.price(way, placed)
+        if priced.peak_share > 1.0:
+            self.cut["memory"] += 1
+            self._note_full(priced.peak_share, way)
             return
         self.found[way] = priced
         self.best_s = min(self.best_s, priced.step_s)
-        self.to_beat_s = self.best_s / (1.0 + TOLERANCE)
         self.on_progress(Progress(priced=len(self.found), best_s=self.best_s, bound_s=self._bound_s()))
+
+    def _note_full(self, share: float, way: Way) -> None:
+        if self.fullest is None or share < self.fullest[0]:
+            self.fullest = share, way
+
+    def _compare(self) -> None:
+        """Prices what is near the best, so that there is something to set beside it."""
+        best = min(self.found, key=lambda way: self.found[way].step_s, default=None)
+        for way in neighbours(best, self.space) if best else ():
+            if way not in self.found:
+                with suppress(BadInput):
+                    self._price(way)
 
     def _answer(self) -> Answer:
         ranked = sorted(self.found, key=lambda way: (self.found[way].step_s, way.ranks))[:KEPT]
@@ -245,7 +339,8 @@ class _Explorer:
             cluster_hash=cluster_hash(self.cluster),
         )
         plans = [self._plan(way, made_from) for way in ranked]
-        bound_s = self._bound_s()
+        assert plans[0].prediction is not None
+        bound_s = min(self._bound_s(), self.to_beat_s, plans[0].prediction.step_time_s)
         offered = sum(self.space.devices)
         second = runner_up(plans[0], plans[1]) if len(plans) > 1 else None
         return Answer(
@@ -261,8 +356,7 @@ class _Explorer:
     def _plan(self, way: Way, made_from: MadeFrom) -> Plan:
         grids = self.prices.grids(way)
         plan = plan_of(way, self.found[way].boundaries, grids, self.cluster, self.job, made_from)
-        execution = paddle_execution(self.job, way.inner.recompute)
-        return replace(plan, prediction=predict_executed(self.graph, self.cluster, plan, execution))
+        return replace(plan, prediction=predict_priced(self.prices.layers.pricings[way.inner.recompute], plan))
 
     def _nothing(self) -> Infeasible:
         if self.fullest is None and not self.space.fixed:
@@ -280,3 +374,8 @@ class _Explorer:
             f"{self.graph.name} does not fit on {sum(self.space.devices)} devices: even the leanest way priced "
             f"({way}) needs {share:.0%} of what objective.limits.memory_fraction={self.job.memory_fraction:g} allows"
         )
+
+
+def _left(what: What) -> int:
+    """How many ways are left out with it; those of sets that were not counted out count as one."""
+    return len(what.ranked) - what.first if isinstance(what, _Rest) else 1

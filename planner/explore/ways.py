@@ -7,7 +7,7 @@ is said in RULES.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -21,7 +21,8 @@ RULES = {
     "sequence": "tensor groups cut norms and residuals along the sequence, which costs no traffic and saves memory",
     "context": f"a rank of a context group keeps at least {512} tokens of the sequence",
     "rows": "micro-batches have up to 8 rows",
-    "deal": "layers are dealt to stages so that the slowest stage is as fast as it can be",
+    "deal": "layers are dealt to stages so that the slowest stage is as fast as it can be; of such deals the last "
+    "stage holds most, and those before it are dealt likewise",
     "order": "ranks lie tensor, context, data, pipeline from the inside out, stages on devices of one type",
 }
 """What the explored space leaves out, by rule: the bound of an answer is valid for the rest."""
@@ -116,14 +117,14 @@ class Space:
         """Degrees of what one rank computes, with the most rows and nothing computed again: the cheapest of a row."""
         for tensor, context in product(divisors(self.per_node), self._contexts()):
             for expert in self._experts():
-                if self._open(tensor=tensor, context=context, expert=expert):
+                if self.allows(tensor=tensor, context=context, expert=expert):
                     yield Inner(tensor, context, expert, self.rows[-1], self.policies[0])
 
     def holds(self, inner: Inner) -> bool:
         """Whether an inner half is one of the space."""
         degrees = inner.tensor in divisors(self.per_node) and inner.context in self._contexts()
         asked = {"tensor": inner.tensor, "context": inner.context, "expert": inner.expert, "recompute": inner.recompute}
-        return degrees and inner.expert in self._experts() and inner.rows in self.rows and self._open(**asked)
+        return degrees and inner.expert in self._experts() and inner.rows in self.rows and self.allows(**asked)
 
     def variants(self, inner: Inner) -> Iterator[Inner]:
         """The same degrees with every number of rows and every recompute policy."""
@@ -139,45 +140,60 @@ class Space:
 
     def replicas(self, inner: Inner) -> Iterator[tuple[int, Sharding]]:
         """Numbers of replicas of a stage, and how they share its states."""
+        for data in self.data_degrees(inner):
+            for sharding in self.shardings(data):
+                yield data, sharding
+
+    def data_degrees(self, inner: Inner) -> Iterator[int]:
+        """Numbers of replicas of a stage."""
         for data in divisors(self.job.global_batch // inner.rows):
             group = inner.width * data
-            if self._open(data=data) and group % inner.expert == 0 and group <= max(self.devices):
-                for sharding in self._shardings(data):
-                    yield data, sharding
+            if self.allows(data=data) and group % inner.expert == 0 and group <= max(self.devices):
+                yield data
 
-    def stage_counts(self, group: int, worth: Callable[[tuple[int, ...]], bool]) -> Iterator[tuple[int, ...]]:
-        """How many stages of so many ranks lie on each pool: on one alone, or on all as many as fit."""
-        most = tuple(min(n // group, self.layers) for n in self.devices)
-        for index, count in enumerate(most):
-            for stages in range(count, 0, -1):
-                alone = tuple(stages if i == index else 0 for i in range(len(most)))
-                if not worth(alone):
-                    # fewer stages do more each
-                    break
-                if self._open(pipeline=stages):
-                    yield alone
-        together = sum(most)
-        mixed = sum(count > 0 for count in most) > 1
-        if mixed and together <= self.layers and self._open(pipeline=together) and worth(most):
-            yield most
-
-    def schedules(self, stages: int, micro_batches: int) -> Iterator[tuple[str, int]]:
-        """Schedules of a pipeline, each with the virtual stages on a device."""
-        if stages == 1:
-            if self._open(schedule="1f1b"):
-                yield "1f1b", 1
-            return
-        chunked = [("interleaved", v) for v in range(2, MOST_CHUNKS + 1) if stages * v <= self.layers]
-        folded = FOLDED if 2 * stages <= self.layers and micro_batches >= 2 * stages else ()
-        for schedule, chunks in (*PLAIN, *chunked, *folded):
-            if self._open(schedule=schedule) and micro_batches >= stages:
-                yield schedule, chunks
-
-    def _shardings(self, data: int) -> Iterator[Sharding]:
+    def shardings(self, data: int) -> list[Sharding]:
+        """How so many replicas may share states."""
         every = [Sharding()]
         if data > 1:
             every += [Sharding(stage=stage, degree=data) for stage in (1, 2, 3)]
-        return (s for s in every if self._open(sharding=s.stage, sharding_degree=s.degree))
+        return [s for s in every if self.allows(sharding=s.stage, sharding_degree=s.degree)]
+
+    def stage_counts(self, group: int) -> Iterator[tuple[int, ...]]:
+        """How many stages of so many ranks lie on each pool: on one alone, or on all as many as fit."""
+        most = self.most_stages(group)
+        for index, count in enumerate(most):
+            for stages in range(1, count + 1):
+                if self.allows(pipeline=stages):
+                    yield tuple(stages if i == index else 0 for i in range(len(most)))
+        if self.mixes(most):
+            yield most
+
+    def most_stages(self, group: int) -> tuple[int, ...]:
+        """As many stages of so many ranks as each pool has room for."""
+        return tuple(min(n // group, self.layers) for n in self.devices)
+
+    def mixes(self, stages: tuple[int, ...]) -> bool:
+        """Whether stages lie on several pools, and may."""
+        mixed = sum(count > 0 for count in stages) > 1
+        return mixed and sum(stages) <= self.layers and self.allows(pipeline=sum(stages))
+
+    def schedules(self, stages: int, micro_batches: int) -> Iterator[tuple[str, int]]:
+        """Schedules of a pipeline, each with the virtual stages on a device."""
+        for schedule, chunks, least in self.every_schedule(stages):
+            if micro_batches >= least:
+                yield schedule, chunks
+
+    def every_schedule(self, stages: int) -> Iterator[tuple[str, int, int]]:
+        """The same with the micro-batches that each asks for."""
+        if stages == 1:
+            if self.allows(schedule="1f1b"):
+                yield "1f1b", 1, 1
+            return
+        chunked = [("interleaved", v) for v in range(2, MOST_CHUNKS + 1) if stages * v <= self.layers]
+        folded = FOLDED if 2 * stages <= self.layers else ()
+        for schedule, chunks in (*PLAIN, *chunked, *folded):
+            if self.allows(schedule=schedule):
+                yield schedule, chunks, stages * (2 if (schedule, chunks) in FOLDED else 1)
 
     def _contexts(self) -> list[int]:
         return [2**i for i in range(8) if self.tokens // 2**i >= LEAST_TOKENS or i == 0]
@@ -188,9 +204,10 @@ class Space:
     @property
     def policies(self) -> list[str]:
         """Recompute policies, the one that computes least first."""
-        return [policy for policy in RECOMPUTE if self._open(recompute=policy)]
+        return [policy for policy in RECOMPUTE if self.allows(recompute=policy)]
 
-    def _open(self, **values: object) -> bool:
+    def allows(self, **values: object) -> bool:
+        """Whether degrees are those that the user fixed."""
         return all(self.fixed.get(name, value) == value for name, value in values.items())
 
 

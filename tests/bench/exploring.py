@@ -25,7 +25,7 @@ ZONE = {"name": "zone", "nodes": 256, "oversubscription": 1.5, "latency": "9us"}
 
 def rows() -> list[Row]:
     """Seconds, gaps and step times of explorations, and the memory of all that."""
-    llama, deepseek = graph("llama3-8b", seq_len=2048), graph("deepseek-v3", seq_len=4096)
+    llama, deepseek = graph("llama3-8b", seq_len=2048, dtype="float16"), graph("deepseek-v3", seq_len=4096)
     trillion = graph("ernie-5.0-like-1t")
     h800 = cluster({"H800-80GB-SXM": 256})
     mixed = cluster({"A100-80GB-SXM": 16, "V100-32GB-SXM3": 48})

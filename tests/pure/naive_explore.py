@@ -204,8 +204,11 @@ class Prices:
         names = {plan.ranks[rank].node.rpartition("/")[0] for rank in ranks}
         return min(self._memory[self._type[name]] for name in names)
 
-    def deals(self, way: Way) -> list[tuple[int, ...]]:
-        """The layers of each virtual stage, for all deals whose slowest virtual stage takes least.
+    def deal(self, way: Way) -> tuple[int, ...]:
+        """The layers of each virtual stage.
+
+        Of all deals those whose slowest virtual stage takes least, of these those whose last one holds most, and of
+        these the same again for the virtual stages before it.
 
         Raises:
             BadInput: a degree does not divide what it has to cut.
@@ -213,12 +216,16 @@ class Prices:
         pools = [pool for pool, count in enumerate(way.stages) for _ in range(count)]
         homes = [device_of(way.schedule, s, len(pools), way.chunks) for s in range(len(pools) * way.chunks)]
         seconds = [self.layer_seconds(way, pools[home]) for home in homes]
-        slowest = {}
+        taken = {}
         for counts in compositions(len(self.graph.layers), len(homes)):
             ends = [sum(counts[:i]) for i in range(len(counts) + 1)]
-            slowest[counts] = max(sum(own[a:b]) for own, (a, b) in zip(seconds, pairwise(ends), strict=True))
-        least = min(slowest.values())
-        return [counts for counts, worst in slowest.items() if worst <= least * (1 + 1e-9)]
+            taken[counts] = [sum(own[a:b]) for own, (a, b) in zip(seconds, pairwise(ends), strict=True)]
+        for last in reversed(range(len(homes))):
+            least = min(max(times[: last + 1]) for times in taken.values())
+            taken = {c: times for c, times in taken.items() if max(times[: last + 1]) <= least * (1 + 1e-9)}
+            most = max(counts[last] for counts in taken)
+            taken = {counts: times for counts, times in taken.items() if counts[last] == most}
+        return next(iter(taken))
 
     def layer_seconds(self, way: Way, pool: int) -> list[float]:
         """Both passes of every layer on the first devices of a type, all healthy, without any traffic of data."""
@@ -298,8 +305,8 @@ def every_plan(prices: Prices, ways: list[Way]) -> list[Found]:
     found = []
     for way in ways:
         try:
-            plans = [prices.plan(way, deal) for deal in prices.deals(way)]
-            found += [Found(plan, prices.step_s(plan)) for plan in plans]
+            plan = prices.plan(way, prices.deal(way))
+            found.append(Found(plan, prices.step_s(plan)))
         except BadInput:
             # a degree does not divide what it has to cut
             continue

@@ -1,0 +1,262 @@
+"""The bounds of all outer halves of one inner half on one pool, as arrays.
+
+A device works on its layers in every micro-batch, waits for the first chunks of the devices before it and, where W
+cannot fill the wait, for the last gradients to pass them; behind that it reduces, gathers and updates its parameters.
+Groups are taken to lie as close together as on the first devices of the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cost_model.peak import CONTEXT_BYTES, FRAGMENTATION
+from nebula.cost_model.step_parameters import DEFAULT
+from nebula.plan.values import Sharding
+from nebula.planner.explore.deal import Chain, Floats, Ints
+from nebula.planner.explore.options import Options
+from nebula.planner.explore.price import WayPrices, prefix_sums, waiting_factor
+from nebula.planner.explore.shares import NOTHING, Shares
+from nebula.planner.explore.ways import Inner, Outer, Space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """Outer halves that may beat what was found and may fit, least bound first.
+
+    Attributes:
+        bounds_s: [n] ascending.
+        outers: what they are, by index.
+        leanest: of those that do not fit, what the fullest device holds at least of its limit, and the outer half.
+        cut: by rule, how many were left out.
+    """
+
+    bounds_s: Floats
+    picked: tuple[Ints, Ints, Ints]
+    sheet: Sheet
+    leanest: tuple[float, Outer] | None
+    cut: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.bounds_s)
+
+    def outer(self, index: int) -> Outer:
+        """The outer half of that index."""
+        row, sharding, option = (int(part[index]) for part in self.picked)
+        return self.sheet.outer(row, sharding, option)
+
+
+class Sheet:
+    """Bounds of one inner half on one pool: of rows (numbers of replicas) and options (stages and schedules)."""
+
+    def __init__(
+        self, space: Space, prices: WayPrices, shares: Shares, options: Options, inner: Inner, pool: int
+    ) -> None:
+        self.space, self.prices, self.shares, self.options = space, prices, shares, options
+        self.inner, self.pool = inner, pool
+        fitting = [d for d in space.data_degrees(inner) if inner.width * d <= space.devices[pool]]
+        self.data = np.array(fitting, dtype=np.int64)
+        self.shardings: list[list[Sharding]] = [space.shardings(d) for d in fitting]
+        self.micro_batches = space.job.global_batch // (self.data * inner.rows)
+
+    @cached_property
+    def chain(self) -> Chain:
+        """The layers as a rank runs them."""
+        return self.prices.chain(self.inner, self.pool)
+
+    def outer(self, row: int, sharding: int, option: int) -> Outer:
+        """What stands in that row, sharding and option."""
+        options, pools = self.options, len(self.space.devices)
+        stages = tuple(int(options.pipeline[option]) if i == self.pool else 0 for i in range(pools))
+        how = self.shardings[row][sharding]
+        return Outer(int(self.data[row]), stages, options.schedules[option], int(options.chunks[option]), how)
+
+    def ranked(self, to_beat_s: float) -> Ranked:
+        """Those whose bound is below `to_beat_s` and that may fit."""
+        every = sum(map(len, self.shardings)) * len(self.options.schedules)
+        rows, columns = self._promising(to_beat_s)
+        pairs = _Pairs(self, rows, columns) if len(rows) else None
+        found: list[tuple[Floats, Ints, Ints, Ints]] = []
+        leanest: tuple[float, Outer] | None = None
+        full = 0
+        for index in range(max(map(len, self.shardings), default=0) if pairs else 0):
+            assert pairs is not None
+            bound_s, share = pairs.bounds(index, to_beat_s)
+            near = np.flatnonzero(bound_s < to_beat_s)
+            fits = near[share[near] <= 1.0]
+            full += len(near) - len(fits)
+            if len(near) > len(fits):
+                least = near[np.where(share[near] > 1.0, share[near], np.inf).argmin()]
+                one = float(share[least]), self.outer(int(rows[least]), index, int(columns[least]))
+                leanest = min(leanest or one, one, key=lambda pair: pair[0])
+            found.append((bound_s[fits], rows[fits], np.full(len(fits), index), columns[fits]))
+        bounds_s = np.concatenate([np.zeros(0), *(each[0] for each in found)])
+        order = np.argsort(bounds_s, kind="stable")
+        empty = np.zeros(0, dtype=np.int64)
+        row, sharding, option = (np.concatenate([empty, *(each[i] for each in found)])[order] for i in (1, 2, 3))
+        return Ranked(
+            bounds_s=bounds_s[order],
+            picked=(row, sharding, option),
+            sheet=self,
+            leanest=leanest,
+            cut={"bound": every - full - len(order), "memory": full},
+        )
+
+    def _promising(self, to_beat_s: float) -> tuple[Ints, Ints]:
+        """Rows and options that have room, and whose slowest device alone is fast enough."""
+        options, m = self.options, self.micro_batches[:, None]
+        groups = self.inner.width * self.data[:, None]
+        slowest_s = np.maximum(self.chain.pass_s / options.pipeline, self._slowest_s[options.virtual - 1])
+        room = (options.pipeline * groups <= self.space.devices[self.pool]) & (m >= options.least)
+        waiting = waiting_factor(-(-options.pipeline * groups // self.prices.pools.per_node[self.pool]))
+        quick = room & (waiting * m * slowest_s + DEFAULT.step_host_s < to_beat_s)
+        columns = np.flatnonzero(quick.any(axis=0))
+        lean = columns[self._activations_fit(columns)]
+        rows, at = np.nonzero(quick[:, lean])
+        return rows, lean[at]
+
+    @cached_property
+    def _slowest_s(self) -> Floats:
+        """[layers]: of the deal over so many stages less one, what the slowest takes for a micro-batch."""
+        every = np.arange(len(self.chain.deals) - 1) + 1
+        slowest: Floats = self._stages(self.chain.forward_s + self.chain.backward_s, every).max(axis=1)
+        return slowest
+
+    def _activations_fit(self, columns: Ints) -> NDArray[np.bool_]:
+        """[columns]: whether what is kept of the fewest micro-batches leaves room on every device."""
+        kept = self._stages(self.prices.kept(self.inner), self.options.virtual[columns])
+        held = self.options.by_device(columns, self.options.flights[columns] * kept).max(axis=1)
+        fits: NDArray[np.bool_] = CONTEXT_BYTES + (1.0 + FRAGMENTATION) * held <= self.limit_bytes
+        return fits
+
+    @property
+    def limit_bytes(self) -> float:
+        """What may be filled on a device."""
+        return self.prices.pools.types[self.pool].memory_bytes * self.space.job.memory_fraction
+
+    def _stages(self, layers: Floats, stages: Ints) -> Floats:
+        """[stages, layers]: the sums of [layers] over the virtual stages of the deals of so many."""
+        found: Floats = np.diff(prefix_sums(layers)[self.chain.deals[stages]], axis=1)
+        return found
+
+
+class _Pairs:
+    """Pairs of a row and an option, [pairs], and figures of the options among them, [options, devices]."""
+
+    def __init__(self, sheet: Sheet, rows: Ints, columns: Ints) -> None:
+        self.sheet, self.rows, self.columns = sheet, rows, columns
+        self.which, self.at = np.unique(columns, return_inverse=True)
+        self.used = np.unique(rows).tolist()
+        options = sheet.options
+        self.stages = options.virtual[self.which]
+        self.works: NDArray[np.bool_] = np.arange(options.layers) < options.pipeline[self.which][:, None]
+        self.elements = [self._held(each) for each in sheet.prices.elements(sheet.inner)]
+        self.ends_s, self.back_s = self._ends()
+        per_node = sheet.prices.pools.per_node[sheet.pool]
+        ranks = options.pipeline[columns] * sheet.inner.width * sheet.data[rows]
+        self.waiting = waiting_factor(-(-ranks // per_node))
+
+    def bounds(self, index: int, to_beat_s: float) -> tuple[Floats, Floats]:
+        """[pairs] under the sharding of that index: bounds, and the least share of memory where they are low enough."""
+        sheet = self.sheet
+        every = [NOTHING] * len(sheet.data)
+        for row in self.used:
+            if index < len(sheet.shardings[row]):
+                sharding = sheet.shardings[row][index]
+                every[row] = sheet.shares.share(sheet.inner, int(sheet.data[row]), sharding, sheet.pool)
+        has = np.array([index < len(s) for s in sheet.shardings])[self.rows]
+        work_s, sync_s = (self._of_elements([getattr(s, name) for s in every]) for name in ("work_s", "sync_s"))
+        ends_s = np.where(self.works[self.at], self.ends_s + work_s, 0.0)
+        ends_s[:, 0] = np.where(self.works[self.at], ends_s + self.back_s, 0.0).max(axis=1)
+        ends_s = (ends_s + sync_s).max(axis=1)
+        update_s = self._of_elements([share.update_s for share in every]).max(axis=1)
+        bound_s = np.where(has, self.waiting * ends_s + update_s + DEFAULT.step_host_s, np.inf)
+        near = np.flatnonzero(bound_s < to_beat_s)
+        share = np.zeros(len(bound_s))
+        share[near] = self._memory(near, [s.held for s in every])
+        return bound_s, share
+
+    def _held(self, layers: Floats) -> Floats:
+        """[options, devices]: the sums of [layers] over what each device holds."""
+        return self.sheet.options.by_device(self.which, self.sheet._stages(layers, self.stages))
+
+    def _of_elements(self, figures: list[tuple[float, float]], pairs: Ints | None = None) -> Floats:
+        """[pairs, devices]: what the parameters of each device come to at figures by row."""
+        rows, at = (self.rows, self.at) if pairs is None else (self.rows[pairs], self.at[pairs])
+        dense, experts = (np.array(each)[rows][:, None] for each in zip(*figures, strict=True))
+        found: Floats = dense * self.elements[0][at]
+        return found + experts * self.elements[1][at] if self.elements[1].any() else found
+
+    def _ends(self) -> tuple[Floats, Floats]:
+        """[pairs, devices]: when each device has done its last backward, at the soonest; and how long gradients go on
+        from there to the first."""
+        ends_s = np.zeros((len(self.rows), self.sheet.options.layers))
+        back_s = np.zeros_like(ends_s)
+        sends = np.array([self._sends(int(d)) if i in self.used else (0.0, 0.0) for i, d in enumerate(self.sheet.data)])
+        m = self.sheet.micro_batches[self.rows][:, None]
+        for fixed_s, byte_s in np.unique(sends[self.used], axis=0):
+            mine = np.flatnonzero((sends[self.rows] == (fixed_s, byte_s)).all(axis=1))
+            busy_s, waits_s, passed_s = self._work(fixed_s, byte_s)
+            ends_s[mine] = m[mine] * busy_s[self.at[mine]] + waits_s[self.at[mine]]
+            back_s[mine] = passed_s[self.at[mine]]
+        return ends_s, back_s
+
+    def _sends(self, data: int) -> tuple[float, float]:
+        """What a message to the next stage costs at least: fixed, and per byte."""
+        sheet, prices = self.sheet, self.sheet.prices
+        if not prices.pools.periods[sheet.pool] or sheet.inner.width * data * 2 > sheet.space.devices[sheet.pool]:
+            return 0.0, 0.0
+        return prices.first_send(sheet.inner, data, sheet.pool)
+
+    def _work(self, fixed_s: float, byte_s: float) -> tuple[Floats, Floats, Floats]:
+        """[options, devices] where messages cost so much: a micro-batch, the wait for the first, and for the last."""
+        sheet, options = self.sheet, self.sheet.options
+        chain, deals = sheet.chain, sheet.chain.deals[self.stages]
+        forward_s, backward_s = (sheet._stages(s, self.stages) for s in (chain.forward_s, chain.backward_s))
+        homes = options.homes[self.which]
+        sent = np.zeros_like(forward_s)
+        moves = (homes[:, :-1] != homes[:, 1:]) & (homes[:, 1:] < options.layers)
+        sent[:, :-1] = np.where(moves, fixed_s + byte_s * chain.border_bytes[deals[:, 1:-1] - 1], 0.0)
+        forward_s, backward_s = forward_s + sent, backward_s.copy()
+        backward_s[:, 1:] += sent[:, :-1]
+        waits = options.waits[self.which][:, None]
+        before_s, passed_s = (_before(np.where(self.works, s, 0.0)) for s in (forward_s, waits * backward_s))
+        return options.by_device(self.which, forward_s + backward_s), before_s, passed_s
+
+    def _memory(self, pairs: Ints, held: list[tuple[float, float]]) -> Floats:
+        """[pairs] of those indices: what the fullest device holds at least, as a share of its limit."""
+        if not len(pairs):
+            return np.zeros(0)
+        sheet = self.sheet
+        options, which = sheet.options, self.columns[pairs]
+        more = options.more_flights(which, sheet.micro_batches[self.rows[pairs]])
+        kept = self._kept[self.at[pairs]] + more * self._kept_by_stage[self.at[pairs]]
+        whole = self._of_elements(held, pairs) + (1.0 + FRAGMENTATION) * kept
+        pipelines = sheet.options.pipeline[self.columns[pairs]]
+        data = sheet.data[self.rows[pairs]]
+        fixed = [
+            sheet.shares.fixed_bytes(sheet.inner, d, p) for d, p in zip(data.tolist(), pipelines.tolist(), strict=True)
+        ]
+        share: Floats = (np.where(self.works[self.at[pairs]], whole, 0.0).max(axis=1) + fixed) / sheet.limit_bytes
+        return share
+
+    @cached_property
+    def _kept_by_stage(self) -> Floats:
+        """[options, layers]: bytes of the activations of one micro-batch on each virtual stage."""
+        return self.sheet._stages(self.sheet.prices.kept(self.sheet.inner), self.stages)
+
+    @cached_property
+    def _kept(self) -> Floats:
+        """[options, devices]: bytes of the activations of all micro-batches in flight."""
+        options = self.sheet.options
+        return options.by_device(self.which, options.flights[self.which] * self._kept_by_stage)
+
+
+def _before(values: Floats) -> Floats:
+    """The sums of [options, devices] over the devices before each."""
+    found = np.zeros_like(values)
+    found[:, 1:] = values[:, :-1].cumsum(axis=1)
+    return found
