@@ -121,4 +121,6 @@ def assert_backward_equals(block: Block, annotations, values) -> None:
         sums = frozenset(mesh.axis(axis) for axis in later.get(name, ()))
         lies = distribution(mesh, local.tensor(name).distribution.cuts, sums)
         whole = assemble(found[name], lies, block.tensor(name).shape)
-        np.testing.assert_allclose(whole, right[name][0], 1e-6, 1e-6, err_msg=f"gradient of {name}")
+        # gradients of pointwise operators are differences, whose rounding grows with the largest of them
+        noise = 1e-8 * np.abs(right[name][0]).max(initial=100.0)
+        np.testing.assert_allclose(whole, right[name][0], 1e-6, noise, err_msg=f"gradient of {name}")
