@@ -137,6 +137,8 @@ class _Attempts:
         self._objective, self._searching = objective, searching
         pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
         self._names = list(dict.fromkeys(node_name(cluster, device) for device in pool.devices))
+        # with fewer nodes of the type another one might compute more in all
+        self._others = tuple(group.name for group in cluster.groups if group.device.name != pool.device.name)
         self.known: dict[int, Tried] = {}
 
     def halve(self) -> None:
@@ -145,13 +147,14 @@ class _Attempts:
             self.attempt(nodes)
 
     def attempt(self, nodes: int) -> None:
-        """Tries so many nodes, of which too few for the model are no error."""
+        """Tries so many nodes, of which too few for the model or for fixed degrees are no error."""
         if nodes in self.known:
             return
         bare = replace(self._objective, minimise=AIM, deadline_s=0.0, budget=0.0)
         try:
-            answer = self._searching(replace(bare, exclude=(*bare.exclude, *self._names[nodes:])))
-        except Infeasible:
+            out = (*bare.exclude, *self._others, *self._names[nodes:])
+            answer = self._searching(replace(bare, exclude=out))
+        except (BadInput, Infeasible):
             if nodes == len(self._names):
                 raise
             return

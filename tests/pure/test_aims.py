@@ -87,6 +87,24 @@ def test_limits_that_nothing_keeps_say_what_would_do():
         found(Objective(deadline_s=1.001 * soonest * DAY_S, budget=1.001 * cheapest))
 
 
+def test_fixed_degrees_that_need_more_nodes_leave_the_others_out():
+    aim = found(Objective(minimise="cost", fixed={"pipeline": 6}))
+    assert {tried.nodes for tried in aim.tried} >= {8, 4}
+    assert min(tried.nodes for tried in aim.tried) >= 3
+    assert len(aim.answer.plan.stages) == 6
+    with pytest.raises(BadInput, match="pipeline 7 > 6 layers"):
+        found(Objective(minimise="cost", fixed={"pipeline": 7}))
+
+
+def test_fewer_nodes_are_nodes_of_the_same_type():
+    slow = device(name="slow", peak_flops={"float32": 6e11}, price_per_hour=2.0, power_w=300.0)
+    group = replace(PRICED.groups[0], name="old", count=8, device=slow)
+    both = replace(PRICED, groups=(group, *PRICED.groups))
+    for one in found(Objective(minimise="cost"), both).tried:
+        assert {place.node.split("/")[0] for place in one.answer.plan.ranks} == {PRICED.groups[0].name}
+        assert len({place.node for place in one.answer.plan.ranks}) <= one.nodes
+
+
 def test_what_is_not_known_cannot_be_minimised():
     unknown = cluster(2, 2)
     with pytest.raises(BadInput, match=r"minimise=cost: d has no price; give price_per_hour"):

@@ -7,7 +7,9 @@ one again, and what it was is printed.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -16,9 +18,11 @@ from nebula.errors import BadInput, Infeasible
 from nebula.plan.degrees import degrees_of
 from nebula.plan.job import Objective
 from nebula.plan.legality import violations
+from nebula.planner.aims import SCORES, aimed
+from nebula.planner.placed_answer import placed_search
 from nebula.planner.search import Answer, search
 from tests.pure.brute_cases import Case, fleet_case, long_case, narrowed
-from tests.pure.naive_fleet import Degrees, Found, every_degrees_of, every_plan
+from tests.pure.naive_fleet import Degrees, Found, every_degrees_of, every_plan, offer
 
 EXACT = 1e-9
 """Rounding."""
@@ -41,6 +45,8 @@ def check_fleet(case: Case, seed: int, most: int) -> None:
     least_s = min(found.prediction.step_time_s for found in fitting.values())
     check_answer(case, answer, fitting, least_s)
     check_runner_up(answer, fitting)
+    if seed % 4 == 0:
+        check_placed(case, answer)
     one = random.Random(seed).choice(list(fitting.values()))
     alone = evaluate(case.graph, case.cluster, one.plan)
     assert alone == one.prediction
@@ -56,6 +62,17 @@ def check_answer(case: Case, answer: Answer, fitting: dict[Degrees, Found], leas
     assert violations(answer.plan, layers=len(case.graph.layers), cluster=case.cluster) == ()
     assert all(held.total_bytes <= held.limit_bytes for held in own.memory)
     assert fitting[degrees_in(answer.plan)].prediction == own
+
+
+def check_placed(case: Case, answer: Answer) -> None:
+    """Placing ranks makes no plan slower, and what it gains is priced."""
+    found = placed_search(case.graph, case.cluster, case.job, case.objective)
+    own = found.plan.prediction
+    assert own.step_time_s <= answer.plan.prediction.step_time_s * (1 + EXACT)
+    assert 0.0 <= found.gap <= EXACT
+    assert violations(found.plan, layers=len(case.graph.layers), cluster=case.cluster) == ()
+    assert all(held.total_bytes <= held.limit_bytes for held in own.memory)
+    assert evaluate(case.graph, case.cluster, found.plan) == own
 
 
 def degrees_in(plan) -> Degrees:
@@ -74,6 +91,50 @@ def check_runner_up(answer: Answer, fitting: dict[Degrees, Found]) -> None:
     times = sorted(by_split.values())
     told = [plan.prediction.step_time_s for plan in answer.candidates[:2]]
     assert told == pytest.approx(times[:2], rel=EXACT)
+
+
+def check_aimed(case: Case, seed: int) -> None:
+    """On each number of nodes that is tried the fastest plan is found, and of these the best by the aim is chosen."""
+    case, _ = narrowed(case, seed, 40, every_degrees_of)
+    aim = random.Random(seed).choice(("cost", "energy", "days"))
+    print(f"seed {seed}, {aim}: {case}")
+    fastest = {}
+    for nodes, fewer in on_fewer_nodes(case):
+        fitting = [found for found in every_plan(fewer, every_degrees_of(fewer)).values() if found.fits]
+        if fitting:
+            fastest[nodes] = min(fitting, key=lambda found: found.prediction.step_time_s)
+    whole, asked = max(fastest, default=0), replace(case.objective, minimise=aim)
+    searching = partial(placed_search, case.graph, case.cluster, case.job)
+    if whole < len(list(on_fewer_nodes(case))):
+        with pytest.raises((Infeasible, BadInput)):
+            aimed(case.graph, case.cluster, case.job, asked, None, searching)
+        return
+    found = aimed(case.graph, case.cluster, case.job, asked, None, searching)
+    tried = {one.nodes: one for one in found.tried}
+    halves = {-(-whole // 2**i) for i in range(4)}
+    assert halves & set(fastest) <= set(tried) <= set(fastest)
+    for nodes, one in tried.items():
+        assert one.step_s <= fastest[nodes].prediction.step_time_s * (1 + EXACT)
+        assert one.answer.bound_s <= one.step_s
+    score = SCORES[aim][1]
+    chosen = next(one for one in found.tried if one.answer.plan.ranks == found.answer.plan.ranks)
+    assert score(chosen) == min(score(one) for one in found.tried)
+
+
+def on_fewer_nodes(case: Case) -> Iterator[tuple[int, Case]]:
+    """The case on all nodes of the type that it is planned on, and on ever fewer of them."""
+    offered = offer(case.cluster, case.job, case.objective.exclude)
+    names = list(dict.fromkeys(place.node for place in offered.places))
+    others = [group.name for group in case.cluster.groups if group.device.name != offered.device.name]
+    for nodes in range(len(names), 0, -1):
+        out = (*case.objective.exclude, *others, *names[nodes:])
+        yield nodes, replace(case, objective=replace(case.objective, exclude=out))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_plans_by_money_energy_and_days_are_the_best_of_the_numbers_of_nodes_that_are_tried(seed):
+    case = fleet_case(seed)
+    check_aimed(replace(case, job=replace(case.job, tokens=1e9)), seed)
 
 
 @pytest.mark.parametrize("seed", range(6))
