@@ -106,9 +106,9 @@ def memory_timelines(
         if beyond_fleet(plan)
         else [(peak.activations_bytes / flight[0],) for peak, flight in zip(peaks, flights, strict=True)]
     )
-    devices = zip(homes.values(), peaks, flights, kept, strict=True)
+    devices, end_s = zip(homes.values(), peaks, flights, kept, strict=True), steps.end_s
     return tuple(
-        _timeline(_Device(tuple(own), peak, flight, each), events, steps.end_s)
+        _timeline(_Device(tuple(own), peak, flight, each), events, end_s)
         for (own, peak, flight, each), events in zip(devices, steps.by_stage(), strict=True)
     )
 

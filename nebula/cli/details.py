@@ -13,14 +13,19 @@ from nebula.report.findings import Findings, Launch, Search, TimeCost
 
 if TYPE_CHECKING:
     from nebula.cli.subject import Subject
+    from nebula.cost_model.simulate import Timeline
     from nebula.plan.job import Objective
     from nebula.plan.values import Plan
     from nebula.planner.aims import Tried
     from nebula.planner.search import Answer
 
 
-def detailed(found: Findings) -> Findings:
-    """The findings with what a predicted step holds and sends; as they are without a prediction."""
+def detailed(found: Findings, steps: Timeline | None = None) -> Findings:
+    """The findings with what a predicted step holds and sends; as they are without a prediction.
+
+    Args:
+        steps: the timeline of the step, where it is known.
+    """
     from nebula.cost_model.evaluate import predicted_timeline
     from nebula.cost_model.memory_timeline import memory_timelines
     from nebula.cost_model.operations import operation_rows
@@ -29,7 +34,7 @@ def detailed(found: Findings) -> Findings:
     graph, cluster, plan = found.graph, found.cluster, found.plan
     if plan.prediction is None:
         return found
-    steps = predicted_timeline(graph, cluster, plan)
+    steps = steps or predicted_timeline(graph, cluster, plan)
     return replace(
         found,
         memory=memory_timelines(graph, cluster, plan, steps),
@@ -60,10 +65,12 @@ def dry_findings(plan: Plan, subject: Subject, search: Search | None = None, *, 
     Args:
         replan: whether to plan again for more memory and without a node, which takes two more searches.
     """
+    from nebula.cost_model.evaluate import predicted_timeline
     from nebula.planner.sensitivity import what_ifs
 
     run = subject.run
-    found = detailed(subject_findings(plan, subject, search))
+    steps = predicted_timeline(subject.graph, run.cluster, plan)
+    found = detailed(subject_findings(plan, subject, search, steps), steps)
     rows = what_ifs(subject.graph, run.cluster, plan, run.objective, replan=replan, chains=subject.chains)
     return replace(found, what_ifs=rows, objective=run.objective)
 

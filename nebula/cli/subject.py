@@ -18,6 +18,7 @@ from nebula.report.findings import Contender, Findings, Search
 if TYPE_CHECKING:
     from nebula.cluster.values import Cluster
     from nebula.cost_model.chain import Chains
+    from nebula.cost_model.simulate import Timeline
     from nebula.graph.values import DistributedGraph
     from nebula.plan.conditions import Conditions
     from nebula.plan.job import ModelSpec, Objective
@@ -208,8 +209,9 @@ def findings(
     cluster: Cluster,
     search: Search | None = None,
     conditions: Conditions | None = None,
+    steps: Timeline | None = None,
 ) -> Findings:
-    """What a table of a plan shows, its predicted timeline and its outlook included."""
+    """What a table of a plan shows, its predicted timeline (`steps`, where it is known) and its outlook included."""
     from nebula.cost_model.economy import outlook
     from nebula.cost_model.evaluate import predicted_timeline
     from nebula.plan.legality import executable, kind_of
@@ -219,7 +221,7 @@ def findings(
         plan=plan,
         graph=graph,
         cluster=cluster,
-        spans=predicted_spans(predicted_timeline(graph, cluster, plan).events),
+        spans=predicted_spans((steps or predicted_timeline(graph, cluster, plan)).events),
         search=search or Search(),
         outlook=outlook(graph, cluster, plan, conditions) if plan.prediction else None,
         missing=executable(plan, kind_of(cluster)).missing,
@@ -227,10 +229,12 @@ def findings(
     )
 
 
-def subject_findings(plan: Plan, subject: Subject, search: Search | None = None) -> Findings:
+def subject_findings(
+    plan: Plan, subject: Subject, search: Search | None = None, steps: Timeline | None = None
+) -> Findings:
     """The findings of a plan for what a run file asks."""
     run = subject.run
-    return findings(plan, subject.graph, run.cluster, search, run.conditions)
+    return findings(plan, subject.graph, run.cluster, search, run.conditions, steps)
 
 
 def search_record(answer: Answer) -> Search:

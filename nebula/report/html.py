@@ -19,7 +19,7 @@ from nebula.report.memory_drawing import panels_note
 from nebula.report.outlook_words import amount, condition_rows, days_words, outlook_rows, progress_words
 from nebula.report.pictures import drawings, panels
 from nebula.report.provenance import basis_rows
-from nebula.report.rows import stage_rows
+from nebula.report.rows import device_types, stage_rows
 from nebula.report.running import form_rows, shown_commands
 from nebula.report.svg import stage_colour
 from nebula.report.traffic_drawing import level_rows, traffic_words
@@ -90,6 +90,8 @@ def _words(findings: Findings) -> dict[str, object]:
             "layers": row.layers,
             "count": row.count_words,
             "places": row.places,
+            "types": device_types(findings.cluster, row.groups),
+            "ranks": row.ranks,
             "split": row.split,
             "memory": row.memory_words,
         }

@@ -18,7 +18,7 @@ from nebula.report.explanation_document import rejection_document
 from nebula.report.findings import Findings, Measured, Search
 from nebula.report.memory_drawing import SLOTS
 from nebula.report.provenance import basis_rows
-from nebula.report.rows import stage_rows
+from nebula.report.rows import device_types, stage_rows
 from nebula.report.running import form_rows
 from nebula.report.traffic_drawing import level_rows, parts_of
 from nebula.report.words import fits, measured_words, verdict
@@ -59,6 +59,8 @@ def _stages(findings: Findings) -> list[dict[str, Any]]:
             "layers": row.layers,
             "number": row.layer_count,
             "devices": row.places,
+            "types": device_types(findings.cluster, row.groups),
+            "ranks": row.ranks,
             "split": row.split,
             "memory": memory,
         }

@@ -5,10 +5,11 @@ The terminal table and the HTML report show the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from nebula.cluster.values import Cluster
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import Plan, Stage
 from nebula.report.words import name_ranges, percent, places, ranges
@@ -26,6 +27,8 @@ class StageRow:
         layers: names of the layers, folded.
         layer_count: of each of the stages.
         places: nodes and devices.
+        ranks: numbers of the ranks, folded.
+        groups: names of the node groups that they are in.
         split: how one stage is divided among its devices.
         used_bytes: lowest and highest peak of the stages' fullest devices; zeros without a prediction.
         limit_bytes: what such a device has.
@@ -35,6 +38,8 @@ class StageRow:
     layers: str
     layer_count: int
     places: str
+    ranks: str
+    groups: tuple[str, ...]
     split: str
     used_bytes: tuple[float, float] = (0.0, 0.0)
     limit_bytes: float = 0.0
@@ -88,6 +93,11 @@ def stage_rows(plan: Plan, graph: DistributedGraph, *, fold_from: int = FOLD_FRO
     return tuple(_row(plan, graph, run) for run in runs)
 
 
+def device_types(cluster: Cluster, groups: Sequence[str]) -> str:
+    """The device types of those node groups."""
+    return ", ".join(dict.fromkeys(group.device.name for group in cluster.groups if group.name in groups))
+
+
 def _row(plan: Plan, graph: DistributedGraph, indices: tuple[int, ...]) -> StageRow:
     stages = [plan.stages[i] for i in indices]
     first, last = stages[0].layers[0], stages[-1].layers[1]
@@ -98,6 +108,8 @@ def _row(plan: Plan, graph: DistributedGraph, indices: tuple[int, ...]) -> Stage
         layers=name_ranges(graph.layer_names[first:last]),
         layer_count=stages[0].layers[1] - stages[0].layers[0],
         places=places(plan, _ranks(stages)),
+        ranks=ranges(_ranks(stages)),
+        groups=tuple(dict.fromkeys(plan.ranks[rank].node.rpartition("/")[0] for rank in _ranks(stages))),
         split=split_words(stages[0]),
         used_bytes=(min(used), max(used)) if used else (0.0, 0.0),
         limit_bytes=min((m.limit_bytes for m in memory), default=0.0),

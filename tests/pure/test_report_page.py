@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nebula.report.findings import Findings
 from nebula.report.folding import UNUSED, Look, neighbours, repeats
 from nebula.report.html import report_page, write_report
+from nebula.report.report_document import report_document
 from nebula.report.spans import Span, merged
 from nebula.report.svg import ticks
 from tests.pure.report_samples import large, small
@@ -131,3 +132,12 @@ def test_a_device_of_several_stages_is_named_by_all_of_them():
     assert page.count("device 0: stages 0, 3<") == 1
     shown = [r.get("data-stage") for r in drawings(page)[1].iter("rect") if r.get("data-stage") is not None]
     assert sorted(shown) == ["0", "0", "1", "1"]
+
+
+def test_every_stage_has_its_ranks_and_the_type_of_its_devices():
+    findings = small()
+    page = report_page(findings)
+    for stage, row in zip(findings.plan.stages, report_document(findings)["stages"], strict=True):
+        assert row["ranks"] == f"{min(stage.ranks)}–{max(stage.ranks)}"
+        assert row["types"] == "Ascend-910"
+        assert f'title="ranks {row["ranks"]}">{row["devices"]}</td><td>Ascend-910</td>' in page
