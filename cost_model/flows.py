@@ -118,20 +118,25 @@ def _fleet(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator[Fl
         yield from _passes(pricing, plan, stage, devices)
         yield from _sharded(pricing, plan, stage, grid)
     for index, (sender, receiver) in enumerate(pairwise(held)):
-        yield from _border(pricing, plan, index, sender, receiver)
+        yield from _border(pricing, plan, index, border_pairs(sender, receiver), devices)
 
 
-def _passes(pricing: Pricing, plan: Plan, stage: Stage, devices: Ints) -> Iterator[Flow]:
-    """What tensor groups exchange in the forwards and backwards of a step; replicas that are alike together."""
+def _alike(stage: Stage, devices: Ints) -> Iterator[tuple[int, Ints]]:
+    """The tensor groups of a stage by rows of a micro-batch and ranks: rows, and devices [replicas, ranks]."""
     alike: dict[tuple[int, int], list[Replica]] = {}
     for replica in stage.replicas:
         alike.setdefault((replica.micro_batch_rows, len(replica.ranks)), []).append(replica)
-    for (rows, tensor), replicas in alike.items():
-        groups = devices[np.array([replica.ranks for replica in replicas])]
+    for (rows, _), replicas in alike.items():
+        yield rows, devices[np.array([replica.ranks for replica in replicas])]
+
+
+def _passes(pricing: Pricing, plan: Plan, stage: Stage, devices: Ints) -> Iterator[Flow]:
+    """What tensor groups exchange in the forwards and backwards of a step."""
+    for rows, groups in _alike(stage, devices):
         (device, *_) = pricing.fabric.device_types(groups)
         wires: list[Collective] = []
         for index in pricing.graph.layers[slice(*stage.layers)]:
-            cost = pricing.chains.layer(index, rows, tensor, plan.sequence_parallel, device)
+            cost = pricing.chains.layer(index, rows, groups.shape[1], plan.sequence_parallel, device)
             wires += (*cost.forward_collectives, *cost.backward_collectives)
             wires += cost.recompute_collectives[stage.recompute]
         yield from _flows(wires, {"tensor": groups}, plan.micro_batches)
@@ -160,21 +165,19 @@ def _replica_wires(size: float, sharding: Sharding, micro_batches: int) -> Itera
         yield Collective(kind="all_reduce", axis="shard", bytes=micro_batches * size)
 
 
-def _border(pricing: Pricing, plan: Plan, index: int, sender: Ints, receiver: Ints) -> Iterator[Flow]:
+def _border(pricing: Pricing, plan: Plan, index: int, pairs: Ints, devices: Ints) -> Iterator[Flow]:
     """Outputs forward and their gradients back: a part of each from every tensor rank, gathered behind the border."""
     ahead, behind = plan.stages[index], plan.stages[index + 1]
-    pairs = border_pairs(sender, receiver)
     last = pricing.graph.layers[ahead.layers[1] - 1]
     sizes = np.zeros(2)
     for replica in ahead.replicas:
         block = pricing.chains.block(last, replica.micro_batch_rows, len(replica.ranks), plan.sequence_parallel)
         sizes += border_of(block)[:2]
-    for size, one_way, stage, grid in zip(
-        sizes, (pairs, pairs[:, ::-1]), (behind, ahead), (receiver, sender), strict=True
-    ):
+    for size, one_way, stage in zip(sizes, (pairs, pairs[:, ::-1]), (behind, ahead), strict=True):
         whole = plan.micro_batches * float(size)
         yield Flow(axis="pipeline", kind="send", bytes=whole / len(pairs), groups=one_way)
-        yield Flow(axis="pipeline", kind="all_gather", bytes=whole / stage.data, groups=grid)
+        for _, groups in _alike(stage, devices):
+            yield Flow(axis="pipeline", kind="all_gather", bytes=whole / stage.data, groups=groups)
 
 
 def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator[Flow]:

@@ -100,7 +100,7 @@ def traffic_matrix(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Tra
     names = tuple(name for name in (INSIDE, *(tier.name for tier in tiers(cluster)), WAN) if name in dict(found))
     wide = np.array([name == WAN for name, _ in found], dtype=bool)[which]
     per_node = np.diff(np.append(first, cluster.device_count))[pairs[:, 0]]
-    rates = np.array([rate for _, rate in found])[which] * np.where(wide, 1, per_node)
+    rates = np.array([rate for _, rate in found], dtype=float)[which] * np.where(wide, 1, per_node)
     return TrafficMatrix(
         nodes=tuple(node_name(cluster, int(first[node])) for node in used),
         sources=places[:, 0],
@@ -131,6 +131,8 @@ def _node_pairs(flows: Iterable[Flow], fabric: Fabric) -> tuple[Ints, Floats]:
 
 def _ways(pairs: Ints, first: Ints, fabric: Fabric) -> tuple[list[tuple[str, float]], Ints]:
     """Level and bytes per second of a device, for each way in which two nodes lie, and which way each pair has."""
+    if not len(pairs):
+        return [], np.zeros(0, dtype=np.int64)
     # within a node any two devices will do: all that are inside share one link
     ends = np.stack([first[pairs[:, 0]], first[pairs[:, 1]] + (pairs[:, 0] == pairs[:, 1])], axis=1)
     levels, which = fabric.distinct(ends)

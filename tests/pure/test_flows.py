@@ -15,7 +15,7 @@ from nebula.cost_model.flows import AXES, Flow, edges, plan_flows
 from nebula.cost_model.step import StepPricing
 from nebula.cost_model.traffic_matrix import traffic_matrix
 from nebula.models.describe import decoder_graph
-from nebula.plan.values import Plan, Sharding
+from nebula.plan.values import Plan, Replica, Sharding, Stage
 from tests.pure.cost_samples import chain, cluster, device, plan
 from tests.pure.decoder_samples import MIXED
 
@@ -94,6 +94,32 @@ def test_no_axis_is_faster_than_its_bytes_on_the_busiest_node(chosen: Plan, leve
     assert longest["tensor"] <= tensor_s * (1 + 1e-9)
     assert longest["data"] <= data_s * (1 + 1e-9)
     assert parts.tensor_communication_s <= tensor_s * (1 + 1e-9)
+
+
+def stage(layers: tuple[int, int], groups: list[list[int]], rows: list[int]) -> Stage:
+    replicas = (
+        Replica(ranks=tuple(ranks), tensor_shares=(1,) * len(ranks), micro_batch_rows=own)
+        for ranks, own in zip(groups, rows, strict=True)
+    )
+    return Stage(layers=layers, replicas=tuple(replicas))
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (stage((0, 3), [[0, 1], [2, 3]], [1, 3]), stage((3, 8), [[4, 5, 6, 7]], [4])),
+        (stage((0, 3), [[0, 1], [2]], [1, 3]), stage((3, 8), [[4, 5], [6, 7]], [2, 2])),
+        (stage((0, 8), [[0, 1], [2]], [1, 3]),),
+    ],
+    ids=["other degrees behind", "replicas of one and two ranks", "one stage"],
+)
+def test_replicas_that_are_unlike_send_to_others_only(stages: tuple[Stage, ...]) -> None:
+    on = cluster(2, 4)
+    chosen = replace(plan((0, 8), data=8, per_node=4), stages=stages, micro_batches=2)
+    flows = plan_flows(MODEL, on, chosen)
+    assert all((source != target).all() for source, target, _ in map(edges, flows))
+    sent = [sum(flow.sent_bytes for flow in flows if flow.axis == axis) for axis in AXES]
+    assert traffic_matrix(MODEL, on, chosen).sent_bytes.sum(axis=0) == pytest.approx(sent)
 
 
 def test_two_replicas_on_two_nodes_by_hand() -> None:
