@@ -48,8 +48,8 @@ class Sums(NamedTuple):
     working_bytes: Floats
     widest_bytes: Floats
 
-    def where(self, which: Ints) -> Sums:
-        """Those of some runs."""
+    def where(self, which: Ints | tuple[slice, Ints]) -> Sums:
+        """Those of some runs, by an index into each column."""
         first, end, *columns = self
         return Sums(first[which], end[which], *(column[which] for column in columns))
 

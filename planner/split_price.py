@@ -82,20 +82,18 @@ class SplitPrice:
 
     def _kinds(self, sums: Sums, before_s: Floats, front_s: Floats) -> list[_Kind]:
         """Every run as each kind of stage; kinds that differ in their borders alone share the rest."""
-        inside: dict[object, tuple[Costs, Floats]] = {}
-        kinds = []
-        for groups, slow in self.placed.kinds:
-            key = (groups.tensor, groups.shard, groups.outer, bool(groups.before or groups.behind), slow)
-            if key not in inside:
-                own = self._inside(sums, groups, slow)
-                inside[key] = (own, np.maximum(0.0, own.tail_s - front_s))
-            own, tailed_s = inside[key]
-            costs = self.spans.bordered(own, sums, groups)
-            busy = Busy.of(costs.forward_s, costs.backward_s, before_s, self.micro_batches)
-            (received_s, returned_s), (sent_s, got_s) = self.spans.entry(groups), self.spans.exit(groups)
-            borders_s = (received_s + returned_s)[sums.first] + (sent_s + got_s)[sums.end]
-            kinds.append(_Kind(busy, own.room, tailed_s, borders_s))
-        return kinds
+        found: dict[int, _Kind] = {}
+        for alike in self._alike().values():
+            own = self._inside(sums, *self.placed.kinds[alike[0]])
+            tailed_s = np.maximum(0.0, own.tail_s - front_s)
+            for kind in alike:
+                groups, _ = self.placed.kinds[kind]
+                costs = self.spans.bordered(own, sums, groups)
+                busy = Busy.of(costs.forward_s, costs.backward_s, before_s, self.micro_batches)
+                (received_s, returned_s), (sent_s, got_s) = self.spans.entry(groups), self.spans.exit(groups)
+                borders_s = (received_s + returned_s)[sums.first] + (sent_s + got_s)[sums.end]
+                found[kind] = _Kind(busy, own.room, tailed_s, borders_s)
+        return [found[kind] for kind in range(len(found))]
 
     def _least_passes(self, sums: Sums) -> tuple[Floats, Floats]:
         """One forward and one backward of runs on the best placed stage, borders apart.
@@ -122,13 +120,28 @@ class SplitPrice:
 
     def _costs(self, boundaries: Sequence[Sequence[int]]) -> Costs:
         """Costs of several boundaries, each array [boundaries, stages]."""
-        bounds = np.array(boundaries)
+        bounds, kinds, stages = np.array(boundaries), self.placed.kinds, np.array(self.placed.stages)
         sums = self.spans.of(bounds[:, :-1], bounds[:, 1:])
-        by_kind = [
-            self.spans.bordered(self._inside(sums, groups, slow), sums, groups) for groups, slow in self.placed.kinds
-        ]
-        which, column = np.array(self.placed.stages), np.arange(len(self.placed.stages))
-        return Costs(*(np.stack(field)[which, :, column].T for field in zip(*by_kind, strict=True)))
+        inside = Costs(*np.empty((4, *sums.first.shape)))
+        for alike in self._alike().values():
+            own = np.flatnonzero(np.isin(stages, alike))
+            costs = self._inside(sums.where((slice(None), own)), *kinds[alike[0]])
+            for column, values in zip(inside, costs, strict=True):
+                column[:, own] = values
+        each = np.array([(*self.spans.entry(groups), *self.spans.exit(groups)) for groups, _ in kinds])
+        received_s, back_s, sent_s, returned_s = each.swapaxes(0, 1)
+        return inside._replace(
+            forward_s=inside.forward_s + received_s[stages, sums.first] + sent_s[stages, sums.end],
+            backward_s=inside.backward_s + back_s[stages, sums.first] + returned_s[stages, sums.end],
+        )
+
+    def _alike(self) -> dict[tuple[object, ...], list[int]]:
+        """The kinds of stages that differ in their borders alone, by what they share."""
+        found: dict[tuple[object, ...], list[int]] = {}
+        for kind, (groups, slow) in enumerate(self.placed.kinds):
+            key = (groups.tensor, groups.shard, groups.outer, bool(groups.before or groups.behind), slow)
+            found.setdefault(key, []).append(kind)
+        return found
 
     def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:
         """Costs of runs as stages of one kind, borders apart."""
