@@ -9,19 +9,23 @@ import sys
 import time
 from dataclasses import dataclass
 
-HEADER = f"{'figure':60} {'value':>10} {'unit':6} {'promised':16} kept"
+HEADER = f"{'figure':60} {'value':>10} {'unit':6} {'promised, reported':18} kept"
 """Names of the columns of `Row.text`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A figure: `value` in `unit`, at most `promise` where one was made, or at least where more is better."""
+    """A figure: `value` in `unit`, at most `promise` where one was made, or at least where more is better.
+
+    `reported` is what others measured or said, which nothing is held to.
+    """
 
     name: str
     value: float
     unit: str
     promise: float | None = None
     more_is_better: bool = False
+    reported: float | None = None
 
     @property
     def missed(self) -> bool:
@@ -34,8 +38,10 @@ class Row:
         """One line for people."""
         sign = "≥" if self.more_is_better else "≤"
         promise = "" if self.promise is None else f"{sign} {self.promise:g} {self.unit}"
+        if self.reported is not None:
+            promise = f"paper: {self.reported:g} {self.unit}"
         verdict = "" if self.promise is None else ("MISSED" if self.missed else "ok")
-        return f"{self.name:60} {self.value:10.4g} {self.unit:6} {promise:16} {verdict}".rstrip()
+        return f"{self.name:60} {self.value:10.4g} {self.unit:6} {promise:18} {verdict}".rstrip()
 
 
 def median_seconds(command: list[str], repeats: int = 9) -> float:
