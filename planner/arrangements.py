@@ -86,6 +86,7 @@ class Arrangements:
         for slot in self.slots:
             self._site[list(slot.devices)] = slot.path[0]
         self._known: dict[Mesh, list[tuple[Arrangement, Placed]]] = {}
+        self._packed: dict[tuple[tuple[int, ...], int], list[Ints]] = {}
         self._met: dict[tuple[Mesh, Order, bytes], Placed] = {}
         sizes = {slot.size for slot in self.slots}
         self.per_node = sizes.pop() if len(sizes) == 1 else 0
@@ -124,15 +125,20 @@ class Arrangements:
         yield from weaves(mesh, given, self.per_node)
         if self.uneven:
             for order in mesh.orders:
-                for devices in sequences(self.slots, mesh.blocks(order), mesh.ranks):
+                for devices in self._sequences(mesh.blocks(order), mesh.ranks):
                     yield Arrangement(order, devices)
 
     def _woven(self, mesh: Mesh) -> Iterator[Arrangement]:
         seen: dict[bytes, Ints] = {}
         for order in mesh.orders:
-            for devices in sequences(self.slots, mesh.blocks(order), mesh.ranks):
+            for devices in self._sequences(mesh.blocks(order), mesh.ranks):
                 if seen.setdefault(devices.tobytes(), devices) is devices:
                     yield from weaves(mesh, devices, self.per_node)
+
+    def _sequences(self, blocks: tuple[int, ...], ranks: int) -> list[Ints]:
+        if (blocks, ranks) not in self._packed:
+            self._packed[blocks, ranks] = list(sequences(self.slots, blocks, ranks))
+        return self._packed[blocks, ranks]
 
     def met(self, mesh: Mesh, arrangement: Arrangement) -> Placed:
         """Whom the ranks of each stage meet."""

@@ -217,7 +217,11 @@ def exchanges(slots: Slots, devices: Ints, blocks: Sequence[int]) -> Iterator[In
     used = _runs(slots, devices)
     taken = {slot.node for slot in used}
     row = used + [slot for slot in slots if slot.node not in taken]
-    for i, j in dict.fromkeys(_pairs(row, len(used), blocks)):
+    seen = set()
+    for i, j in _pairs(row, len(used), blocks):
+        if (i, j) in seen:
+            continue
+        seen.add((i, j))
         swapped = list(row)
         swapped[i], swapped[j] = row[j], row[i]
         yield devices_of(swapped[: len(used)], len(devices))
