@@ -19,6 +19,7 @@ from nebula.errors import BadInput
 from nebula.graph.distribution import Distribution, Mesh
 from nebula.graph.values import DistributedGraph
 from nebula.models.describe import graph
+from nebula.plan.layout import uniform_stages
 from nebula.plan.values import Job, Prediction, RankPlace, Replica, Sharding, Stage, StepParts
 from tests.pure.graph_blocks import SPLITS, transformer
 from tests.pure.plan_samples import uniform
@@ -87,6 +88,27 @@ class Fleet:
 
     class DistributedStrategy:
         pass
+
+
+def numbered(*order):
+    """Data 4 in sharding groups of 2, two stages, tensor 2, ranks numbered so."""
+    cut = Sharding(stage=1, degree=2)
+    stages = uniform_stages(
+        boundaries=EVEN, data=4, tensor=2, sharding=cut, micro_batch_rows=2, order=(*order, "tensor")
+    )
+    return replace(plan(data=4, sharding=cut), stages=stages)
+
+
+def test_the_order_of_ranks_is_said_where_a_format_has_words_for_it():
+    outermost, inside = numbered("pipeline", "data", "sharding"), numbered("data", "sharding", "pipeline")
+    hybrid = emitted("fleet", outermost).document["hybrid_configs"]
+    assert hybrid["order"] == ["pp", "dp", "sharding", "sep", "mp"]
+    made = emitted("paddleformers", inside)
+    assert made.document["set"]["hybrid_parallel_topo_order"] == "sharding_first"
+    assert not any("ranks lie" in note for note in made.notes)
+    for form, options in (("paddleformers", {}), ("auto-tuner", {"to": "tuner.json"})):
+        notes = emitted(form, outermost, **options).notes
+        assert any("ranks lie pipeline, data, sharding, tensor from the outside in" in note for note in notes)
 
 
 def test_names_cannot_leave_the_docstring():

@@ -16,7 +16,7 @@ from nebula.cost_model.groups import uniform_groups
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import attained, stage_axes
 from nebula.errors import BadInput
-from nebula.plan.layout import FLEET
+from nebula.plan.layout import FLEET, ORDERS, order_of, uniform_stages
 from nebula.plan.legality import violations
 from nebula.plan.values import Sharding
 from nebula.planner.arrangements import Arrangement, Arrangements, Mesh, weaves
@@ -196,6 +196,32 @@ def test_weaves_are_permutations_that_differ():
     assert found[0] == (FLEET, list(range(32)))
     assert all(sorted(devices) == list(range(32)) for _, devices in found)
     assert len({(order, tuple(devices)) for order, devices in found}) == len(found)
+
+
+@given(st.sampled_from(ORDERS), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
+def test_every_order_is_one_that_fleet_runs_and_another_is_not(order, outer, degree, pipeline, tensor):
+    sharding = Sharding(stage=1, degree=degree) if degree > 1 else Sharding()
+    own = plan((*range(pipeline), 8), data=outer * degree, tensor=tensor, sharding=sharding)
+    stages = uniform_stages(
+        boundaries=(*range(pipeline), 8),
+        data=outer * degree,
+        tensor=tensor,
+        sharding=sharding,
+        micro_batch_rows=1,
+        order=order,
+    )
+    numbered = replace(own, stages=stages)
+    assert violations(numbered, layers=8, cluster=None) == ()
+    mesh = mesh_of(numbered)
+    same = {
+        each for each in ORDERS if [a for a in each if mesh.sizes[a] > 1] == [a for a in order if mesh.sizes[a] > 1]
+    }
+    assert order_of(stages) in same
+    if mesh.ranks > 2 and outer * degree > 1:
+        swapped = replace(
+            stages[0], replicas=(stages[0].replicas[-1], *stages[0].replicas[1:-1], stages[0].replicas[0])
+        )
+        assert order_of((swapped, *stages[1:])) is None
 
 
 @given(st.permutations(range(12)), st.sampled_from([1, 2, 4, 8]))
