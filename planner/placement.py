@@ -20,8 +20,8 @@ from nebula.plan.laws import WAN_CROSSED
 from nebula.plan.layout import FLEET, order_of, uniform_stages
 from nebula.plan.values import Plan, Prediction, Sharding
 from nebula.planner.arrangements import Arrangement, Arrangements, Mesh
+from nebula.planner.exchanges import exchanges
 from nebula.planner.explain import deciding_term
-from nebula.planner.packing import exchanges
 from nebula.planner.pool import places
 from nebula.units import format_seconds
 
