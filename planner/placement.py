@@ -51,7 +51,9 @@ def mesh_of(plan: Plan) -> Mesh | None:
 
 def with_arrangement(plan: Plan, arrangement: Arrangement, cluster: Cluster) -> Plan:
     """The same split with its ranks numbered and placed as arranged, without a prediction."""
-    first = plan.stages[0]
+    ranks, first = places(cluster, arrangement.devices.tolist()), plan.stages[0]
+    if order_of(plan.stages) == arrangement.order:
+        return replace(plan, ranks=ranks, prediction=None)
     stages = uniform_stages(
         boundaries=(*(stage.layers[0] for stage in plan.stages), plan.stages[-1].layers[1]),
         data=first.data,
@@ -61,7 +63,7 @@ def with_arrangement(plan: Plan, arrangement: Arrangement, cluster: Cluster) -> 
         order=arrangement.order,
     )
     kept = tuple(replace(new, recompute=old.recompute) for new, old in zip(stages, plan.stages, strict=True))
-    return replace(plan, stages=kept, ranks=places(cluster, arrangement.devices.tolist()), prediction=None)
+    return replace(plan, stages=kept, ranks=ranks, prediction=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.layout import uniform_stages
-from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan
+from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, RankPlace
 from nebula.planner.engines import engine_of
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.fixed import check_fixed
@@ -239,11 +239,16 @@ class _Search:
             micro_batches=split.micro_batches(self.job),
             schedule=SCHEDULE,
             engine=engine_of(split),
-            ranks=places(self.cluster, way.devices.tolist()),
+            ranks=tuple(map(self.place_of.__getitem__, way.devices.tolist())),
             job=self.job,
             made_from=self.made_from,
         )
         return replace(plan, prediction=self.prices.pricing.predict(plan))
+
+    @cached_property
+    def place_of(self) -> dict[int, RankPlace]:
+        """Where each device that may be used is."""
+        return dict(zip(self.pool.devices, places(self.cluster, self.pool.devices), strict=True))
 
     @cached_property
     def made_from(self) -> MadeFrom:
