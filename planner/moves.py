@@ -241,6 +241,17 @@ def _moves(count: Transfers, ranks: Ints, sizes: Sizes, lost_bytes: float, under
     )
 
 
+def plan_sizes(chains: Chains, plan: Plan) -> Sizes:
+    """The sizes of a model's layers, for plans of any tensor degree.
+
+    What tensor parallelism cuts is told by the plan's degree, or by a degree of 2 where that can be cut.
+    """
+    try:
+        return layer_sizes(chains, plan, other_tensor=2)
+    except BadInput:
+        return layer_sizes(chains, plan)
+
+
 def layer_sizes(chains: Chains, plan: Plan, other_tensor: int = 1) -> Sizes:
     """The sizes of a model's layers under a plan's job.
 

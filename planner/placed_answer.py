@@ -37,9 +37,12 @@ def placed_search(
     *,
     chains: Chains | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    batches: tuple[int, ...] = (),
 ) -> Answer:
     """The best plan for training a model on a cluster, ranks placed; arguments and errors as of `search`."""
-    return search(graph, cluster, job, objective, chains=chains, on_progress=on_progress, settle=placed)
+    return search(
+        graph, cluster, job, objective, chains=chains, on_progress=on_progress, settle=placed, batches=batches
+    )
 
 
 def placed(answer: Answer, prices: Prices) -> Answer:

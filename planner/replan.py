@@ -23,7 +23,7 @@ from nebula.plan.conditions import Reliability
 from nebula.plan.job import FIXABLE, Objective
 from nebula.plan.values import Plan, RankPlace
 from nebula.planner.change import Change
-from nebula.planner.moves import Sizes, layer_sizes
+from nebula.planner.moves import plan_sizes
 from nebula.planner.options import Option, Replanned, reason
 from nebula.planner.pool import places
 from nebula.planner.survivors import survivors
@@ -91,7 +91,7 @@ class Replanner:
         _check(plan, graph, self.model_hash, self.objective)
         self.horizon_s = self.reliability.repair_s or DAY_S
         self.pricing = Pricing(graph, cluster, plan.job)
-        self.sizes = self._sizes()
+        self.sizes = plan_sizes(self.pricing.chains, plan)
         self.step_before_s = self._step_s()
         self._many: Many | None = None
         self._places: dict[int, RankPlace] = {}
@@ -129,13 +129,6 @@ class Replanner:
         """What might be done on a changed cluster without any search, best first; empty when nothing near fits."""
         change = Change(self, exclude(changed, self.objective.exclude))
         return tuple(sorted(change.near_options(), key=lambda option: option.rank))
-
-    def _sizes(self) -> Sizes:
-        """What tensor parallelism cuts is told by the plan's degree, or by a degree of 2 where that can be cut."""
-        try:
-            return layer_sizes(self.pricing.chains, self.plan, other_tensor=2)
-        except BadInput:
-            return layer_sizes(self.pricing.chains, self.plan)
 
     def _is_home(self, cluster: Cluster) -> bool:
         return self.plan.made_from.cluster_hash in ("", cluster_hash(cluster))

@@ -81,6 +81,10 @@ class Progress:
     bound_s: float
 
 
+Told = Callable[[Progress], None]
+"""Who is told each time a candidate has been priced."""
+
+
 def search(
     graph: DistributedGraph,
     cluster: Cluster,
@@ -91,6 +95,7 @@ def search(
     on_progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     settle: Settle | None = None,
+    batches: tuple[int, ...] = (),
 ) -> Answer:
     """The best plan for training a model on a cluster.
 
@@ -103,6 +108,7 @@ def search(
         on_progress: called each time a candidate has been priced.
         clock: seconds, for the time that the search reports.
         settle: looks at what was found again, within that time (nebula.planner.placed_answer).
+        batches: rows of one step of other jobs that the split must be able to train as well.
 
     Raises:
         BadInput: the objective or the cluster cannot be used.
@@ -110,7 +116,7 @@ def search(
     """
     objective = objective or Objective()
     _check_objective(objective)
-    one = _Search(graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock)
+    one = _Search(graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock, batches)
     answer = one.run()
     if settle is not None:
         answer = replace(settle(answer, one.prices), seconds=clock() - one.began_s)
@@ -142,6 +148,7 @@ class _Search:
         chains: Chains | None,
         on_progress: Callable[[Progress], None],
         clock: Callable[[], float],
+        batches: tuple[int, ...],
     ) -> None:
         self.graph, self.cluster, self.job = graph, cluster, job
         self.on_progress, self.clock, self.began_s = on_progress, clock, clock()
@@ -151,6 +158,7 @@ class _Search:
             devices_per_node=self.pool.devices_per_node,
             layers=len(graph.layers),
             fixed=objective.fixed,
+            batches=batches,
         )
         self.prices = Prices(graph, cluster, job, self.pool, chains)
         kind = "emulated" if self.pool.device.emulated else self.pool.device.kind

@@ -6,6 +6,7 @@ not decided here (stages.py), nor what anything costs.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -68,12 +69,14 @@ class Limits:
         devices_per_node: of the smallest node.
         layers: of the model.
         fixed: degrees that the user asked for.
+        batches: rows of one step of other jobs that replicas times micro-batch rows must divide as well.
     """
 
     devices: int
     devices_per_node: int
     layers: int
     fixed: Mapping[str, object]
+    batches: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.fixed:
@@ -111,8 +114,9 @@ def tensor_degrees(limits: Limits, cut: Counter[str]) -> Iterator[int]:
 
 def data_and_rows(job: Job, limits: Limits, cut: Counter[str]) -> Iterator[tuple[int, int]]:
     """Pairs of replicas and micro-batch rows whose product divides the global batch."""
-    for data in divisors(job.global_batch):
-        for rows in divisors(job.global_batch // data):
+    whole = math.gcd(job.global_batch, *limits.batches)
+    for data in divisors(whole):
+        for rows in divisors(whole // data):
             if data > limits.devices:
                 cut["devices"] += 1
             elif limits.allows("data", data) and limits.allows("micro_batch_rows", rows):

@@ -66,10 +66,12 @@ def plan(
     from nebula.cli.details import dry_findings, recorded
     from nebula.cli.emitting import check_asked, print_or_write
     from nebula.cli.output import apart, free
-    from nebula.cli.subject import explored_plan, find_plans, load_subject, search_record
+    from nebula.cli.phasing import check_no_more, show_phases
+    from nebula.cli.subject import explored_plan, find_plans, run_subject, search_record
     from nebula.cost_model.economy import outlook
     from nebula.plan.files import save_plan
     from nebula.plan.legality import executable, kind_of
+    from nebula.plan.run_file import load_run
     from nebula.report.document import plan_document
     from nebula.report.html import write_report
 
@@ -78,7 +80,12 @@ def plan(
     for path in (output, report, emit_to):
         if path:
             free(path, force=force)
-    subject = load_subject(run, overrides)
+    asked = load_run(run, list(overrides or ()))
+    if asked.phases:
+        check_no_more({"--explore": explore, "--report": report, "--emit": emit})
+        show_phases(asked, output, force=force, json=json)
+        return
+    subject = run_subject(asked)
     answer, tried = (explored_plan(subject, patience), ()) if explore else find_plans(subject)
     search = search_record(answer)
     if json:

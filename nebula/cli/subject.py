@@ -48,12 +48,20 @@ def load_subject(path: Path, overrides: Sequence[str] | None) -> Subject:
     """Reads a run file and describes (or traces) its model.
 
     Raises:
-        BadInput: a mistake in the file, in an override or in the model.
+        BadInput: a mistake in the file, in an override or in the model; or the job has phases.
     """
-    from nebula.cost_model.chain import Chains
+    from nebula.plan.phases_section import refuse_phases
     from nebula.plan.run_file import load_run
 
     run = load_run(path, list(overrides or ()))
+    refuse_phases(run.phases, run.source)
+    return run_subject(run)
+
+
+def run_subject(run: Run) -> Subject:
+    """What a run file asks to be planned, its model described or traced."""
+    from nebula.cost_model.chain import Chains
+
     graph = model_graph(run.model, run.job.precision)
     return Subject(run=run, graph=graph, chains=Chains(graph))
 

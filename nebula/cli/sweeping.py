@@ -156,12 +156,14 @@ def _loaded(path: Path, case: Combination) -> Run | str:
     from nebula.errors import BadInput, UnknownKey
     from nebula.marked_yaml import read
     from nebula.plan.axes import DEVICES
+    from nebula.plan.phases_section import refuse_phases
     from nebula.plan.run_file import load_run
     from nebula.planner.outcome import first_sentence
 
     read(path)
     try:
         run = load_run(path, [f"{key}={value}" for key, value in case if key != DEVICES])
+        refuse_phases(run.phases, run.source)
         sizes = [int(value) for key, value in case if key == DEVICES]
         # the nodes to leave out are out of the cluster already, and a smaller one may not have them
         objective = replace(run.objective, exclude=())

@@ -53,6 +53,21 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A part of a training that has a batch and a sequence length of its own.
+
+    Attributes:
+        global_batch: rows of one optimizer step.
+        tokens: that it trains on.
+        seq_len: tokens of a row; None: the model's own.
+    """
+
+    global_batch: int
+    tokens: float
+    seq_len: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """By what plans are compared and what bounds them.
 

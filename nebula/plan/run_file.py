@@ -21,7 +21,8 @@ from nebula.errors import BadInput, UnknownKey, closest, shown
 from nebula.marked_yaml import MOST_LEVELS, Document, Keys, Mark
 from nebula.plan.conditions import Conditions
 from nebula.plan.conditions_section import EnergySection, ReliabilitySection, conditions
-from nebula.plan.job import AIMS, FIXABLE, RECOMPUTE, ROWS, InputSpec, ModelSpec, Objective
+from nebula.plan.job import AIMS, FIXABLE, RECOMPUTE, ROWS, InputSpec, ModelSpec, Objective, Phase
+from nebula.plan.phases_section import MOST_ROWS, PhaseSection, phases_of
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Job
 from nebula.units import parse_quantity, parse_seconds
@@ -30,9 +31,6 @@ from nebula.validation import Name, Section, Whole, parsed_by, validated
 _Amount = Annotated[float, parsed_by(parse_quantity), Field(ge=0)]
 _Seconds = Annotated[float, parsed_by(parse_seconds), Field(gt=0)]
 _Fraction = Annotated[float, parsed_by(parse_quantity), Field(gt=0, le=1)]
-MOST_ROWS = 1_000_000
-"""More rows in one optimizer step are taken for a mistake (tokens for rows): the search counts micro-batches."""
-
 _INDEX = re.compile(r"[0-9]{1,9}")
 _OVERRIDE = re.compile(r"([A-Za-z_][\w-]*(?:\.[\w-]+)*)=(.*)", re.DOTALL)
 
@@ -64,6 +62,7 @@ class JobSection(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     tokens: _Amount = 0.0
     steps: Annotated[Whole, Field(ge=0)] = 0
+    phases: list[PhaseSection] = []
 
 
 class LimitsSection(Section):
@@ -96,7 +95,7 @@ class RunSection(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a run file says; `source` is its path."""
+    """What a run file says; `source` is its path, `phases` are empty where the training is all of one kind."""
 
     model: ModelSpec
     cluster: Cluster
@@ -104,6 +103,7 @@ class Run:
     objective: Objective
     source: str
     conditions: Conditions = field(default_factory=Conditions)
+    phases: tuple[Phase, ...] = ()
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
@@ -115,7 +115,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
     document = with_overrides(marked_yaml.read(Path(path)), overrides)
     section = validated(document, RunSection)
     job, limits = section.job, section.objective.limits
-    objective = _objective(document, section.objective)
+    objective, phases = _objective(document, section.objective), phases_of(document, section.job, section.model)
     return Run(
         model=_model(document, section.model),
         cluster=_cluster(document, section, objective.exclude),
@@ -123,13 +123,14 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
             global_batch=job.global_batch,
             precision=job.precision,
             optimizer=job.optimizer,
-            tokens=job.tokens,
+            tokens=job.tokens or sum(phase.tokens for phase in phases),
             memory_fraction=limits.memory_fraction,
             steps=job.steps,
         ),
         objective=objective,
         conditions=conditions(document, section.reliability, section.energy),
         source=str(path),
+        phases=phases,
     )
 
 
