@@ -55,7 +55,7 @@ def _dot(point: TimeCost, x: float, y: float) -> list[str]:
     class_ = "dot front" if point.on_front else "dot"
     out = [element("circle", cx=x, cy=y, r=5.0 if point.on_front else 4.0, class_=class_, title=tip)]
     if point.on_front:
-        out.append(text(x + 9, y - 6, f"{point.devices:,} devices", class_="small"))
+        out.append(text(x + 9, y + 17, f"{point.devices:,} devices", class_="small"))
     return out
 
 

@@ -140,4 +140,4 @@ def test_every_stage_has_its_ranks_and_the_type_of_its_devices():
     for stage, row in zip(findings.plan.stages, report_document(findings)["stages"], strict=True):
         assert row["ranks"] == f"{min(stage.ranks)}–{max(stage.ranks)}"
         assert row["types"] == "Ascend-910"
-        assert f'title="ranks {row["ranks"]}">{row["devices"]}</td><td>Ascend-910</td>' in page
+        assert f'title="ranks {row["ranks"]}">{row["devices"]}</td><td class="name">Ascend-910</td>' in page
