@@ -15,16 +15,24 @@ from numpy.typing import NDArray
 
 from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
+from nebula.cost_model.by_stage import ByStage
 from nebula.cost_model.chain import Chains
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Fabric, Levels
 from nebula.cost_model.confidence import interval, provenance
-from nebula.cost_model.executed import executed_timeline, paddle_execution, predict_executed, tail_events
+from nebula.cost_model.executed import (
+    executed_timeline,
+    paddle_execution,
+    predict_executed,
+    predict_priced,
+    tail_events,
+)
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.groups import Groups, replica_devices, stage_groups
 from nebula.cost_model.simulate import Durations, Timeline, timeline
 from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
+from nebula.cost_model.step import StepPricing
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import attained
 from nebula.errors import BadInput
@@ -51,22 +59,14 @@ def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: E
     if execution is not None:
         return predict_executed(graph, cluster, plan, execution)
     if beyond_fleet(plan):
-        return predict_executed(graph, cluster, plan, plan_execution(plan))
+        return predict_priced(plan_pricing(graph, cluster, plan), plan)
     return Pricing(graph, cluster, plan.job).predict(plan)
 
 
-def plan_execution(plan: Plan) -> Execution:
-    """How PaddlePaddle carries out a plan beyond fleet, which has one recompute policy for all stages.
-
-    Raises:
-        BadInput: stages have different ones.
-    """
-    policies = {stage.recompute for stage in plan.stages}
-    if len(policies) > 1:
-        raise BadInput(
-            f"recompute {' and '.join(sorted(policies))}: beyond fleet all stages are priced under one policy"
-        )
-    return paddle_execution(plan.job, policies.pop())
+def plan_pricing(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> ByStage:
+    """What prices a plan beyond fleet: how PaddlePaddle carries it out, each stage under its recompute policy."""
+    policies = dict.fromkeys(stage.recompute for stage in plan.stages)
+    return ByStage({policy: StepPricing(graph, cluster, paddle_execution(plan.job, policy)) for policy in policies})
 
 
 def beyond_fleet(plan: Plan) -> bool:
@@ -79,7 +79,7 @@ def beyond_fleet(plan: Plan) -> bool:
 def predicted_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Timeline:
     """Every forward, backward, send, synchronization and update of one predicted step, stage by stage."""
     if beyond_fleet(plan):
-        return executed_timeline(graph, cluster, plan, plan_execution(plan))
+        return executed_timeline(plan_pricing(graph, cluster, plan), plan)
     return Pricing(graph, cluster, plan.job).timeline(plan)
 
 

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nebula.cluster.values import Cluster
+from nebula.cost_model.by_stage import loads_of
 from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Recompute
-from nebula.cost_model.peak import Counted
-from nebula.cost_model.plan_peaks import plan_chunks, plan_peaks
+from nebula.cost_model.peak import Chunk, Counted, LayerLoad, rank_peak
+from nebula.cost_model.plan_peaks import home_chunks, homes_of, setting_of
 from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, timeline
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
-from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, StageMemory, StepParts
+from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, Stage, StageMemory, StepParts
 
 COMPUTED_AGAIN = {"none": "none", "selective": "core", "full": "layer"}
 """What an execution computes again under each recompute policy of a plan."""
@@ -82,18 +83,17 @@ def predict_priced(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> 
         tokens_per_s=rows * graph.tokens_per_row / step.step_s,
         mfu=flops / (peak_flops * step.step_s),
         parts=step_parts(pricing, plan, step, expert_tensor),
-        memory=_memory(pricing, plan, expert_tensor),
+        memory=plan_memory(pricing, plan, expert_tensor),
         provenance=provenance(types),
     )
 
 
-def executed_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: Execution) -> Timeline:
+def executed_timeline(pricing: StepPricing, plan: Plan) -> Timeline:
     """The events of one step of a plan as an execution carries it out, device by device of its pipeline.
 
     Raises:
         BadInput: the plan does not fit the graph or the cluster, or its schedule these numbers.
     """
-    pricing = StepPricing(graph, cluster, execution)
     stages = pricing.step(plan).stages
     homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
     forward, backward, send, back = (tuple(each.tolist()) for each in pricing.durations(stages))
@@ -103,7 +103,7 @@ def executed_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan, exe
         send_forward_s=send,
         send_backward_s=back,
         weight_s=tuple(min(s.weight_s, s.backward_s) for s in stages),
-        sends=Sends.BESIDE if execution.hidden.pipeline else Sends.OCCUPY,
+        sends=Sends.BESIDE if pricing.execution.hidden.pipeline else Sends.OCCUPY,
     )
     passes = timeline(durations, plan.schedule, plan.micro_batches, len(stages) // len(homes))
     events: list[Event] = []
@@ -114,18 +114,40 @@ def executed_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan, exe
     return Timeline(events=tuple(events))
 
 
-def executed_kept(
-    graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: Execution
-) -> tuple[tuple[float, ...], ...]:
+def executed_kept(pricing: StepPricing, plan: Plan) -> tuple[tuple[float, ...], ...]:
     """For each device of the pipeline what one micro-batch keeps on each of its virtual stages, in bytes.
+
+    Of replicas with unlike rows the one with most counts.
 
     Raises:
         BadInput: the plan does not fit the graph or the cluster.
     """
-    pricing = StepPricing(graph, cluster, execution)
-    degrees = pricing.degrees(plan)
-    held = plan_chunks(graph, plan, execution, lambda index: pricing.block(index, degrees))
-    return tuple(tuple(chunk.kept_bytes for chunk in chunks) for chunks in held)
+    homes = homes_of(plan)
+    return tuple(
+        tuple(
+            chunk.kept_bytes
+            for chunk in _chunks(pricing, plan, own, home, len(homes), _most_rows(plan.stages[own[0]]), 1)
+        )
+        for home, own in enumerate(homes.values())
+    )
+
+
+def _most_rows(stage: Stage) -> int:
+    return max(replica.micro_batch_rows for replica in stage.replicas)
+
+
+def _chunks(
+    pricing: StepPricing, plan: Plan, own: Sequence[int], home: int, homes: int, rows: int, expert_tensor: int
+) -> tuple[Chunk, ...]:
+    """The virtual stages of a device, for replicas with micro-batches of so many rows."""
+
+    def loads(index: int) -> tuple[LayerLoad, ...]:
+        stage = plan.stages[index]
+        tensor = len(stage.replicas[0].ranks) // stage.context
+        degrees = (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, expert_tensor)
+        return loads_of(pricing, stage, degrees)
+
+    return home_chunks(plan, loads, own, home, homes)
 
 
 def tail_events(passes: Sequence[Event], stage: int, sync_s: float, update_s: float) -> list[Event]:
@@ -165,23 +187,31 @@ def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes, expert_tensor:
     )
 
 
-def _memory(pricing: StepPricing, plan: Plan, expert_tensor: int) -> tuple[StageMemory, ...]:
-    """What a process holds on the fullest rank of every stage, against the smallest of the stage's devices."""
-    degrees, devices = pricing.degrees(plan, expert_tensor), pricing.devices(plan)
-    found = plan_peaks(
-        pricing.graph,
-        plan,
-        pricing.execution,
-        lambda index: pricing.block(index, degrees),
-        counted=Counted.PROCESS,
-        limit_bytes=0.0,
-        expert_tensor=expert_tensor,
-    )
-    # virtual stages of one device share its memory
-    homes = {ranks: place for place, ranks in enumerate(dict.fromkeys(stage.ranks for stage in plan.stages))}
-    limits = [
-        plan.job.memory_fraction * min(t.memory_bytes for t in pricing.fabric.device_types(devices[list(ranks)]))
-        for ranks in homes
-    ]
-    places = [homes[stage.ranks] for stage in plan.stages]
-    return tuple(replace(found[place].memory, limit_bytes=limits[place]) for place in places)
+def plan_memory(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> tuple[StageMemory, ...]:
+    """What a process holds on the fullest rank of every stage; virtual stages of one device share its memory.
+
+    Of replicas that differ in rows or in the memory of their devices the one nearest to its limit counts.
+
+    Raises:
+        BadInput: the plan does not fit the graph or the cluster.
+    """
+    devices, homes = pricing.devices(plan), homes_of(plan)
+    found: dict[int, StageMemory] = {}
+    for home, own in enumerate(homes.values()):
+        setting = setting_of(plan, pricing.execution, Counted.PROCESS, 0.0, expert_tensor=expert_tensor, index=own[0])
+        peaks = []
+        for rows, ranks in _by_rows(plan.stages[own[0]]).items():
+            chunks = _chunks(pricing, plan, own, home, len(homes), rows, expert_tensor)
+            least_bytes = min(t.memory_bytes for t in pricing.fabric.device_types(devices[ranks]))
+            held = rank_peak(chunks, setting).memory
+            peaks.append(replace(held, limit_bytes=plan.job.memory_fraction * least_bytes))
+        found |= dict.fromkeys(own, max(peaks, key=lambda held: held.total_bytes / held.limit_bytes))
+    return tuple(found[index] for index in range(len(plan.stages)))
+
+
+def _by_rows(stage: Stage) -> dict[int, list[int]]:
+    """The ranks of replicas by the rows of their micro-batches."""
+    found: dict[int, list[int]] = {}
+    for replica in stage.replicas:
+        found.setdefault(replica.micro_batch_rows, []).extend(replica.ranks)
+    return found

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import Cluster, DeviceType
+from nebula.cost_model.by_stage import under
 from nebula.cost_model.chain import border_of
-from nebula.cost_model.evaluate import Pricing, beyond_fleet, plan_execution
+from nebula.cost_model.evaluate import Pricing, beyond_fleet, plan_pricing
 from nebula.cost_model.groups import border_pairs, replica_devices
 from nebula.cost_model.replicas import LayerLoad, Replicas
 from nebula.cost_model.step import StepPricing
@@ -181,7 +182,7 @@ def _border(pricing: Pricing, plan: Plan, index: int, pairs: Ints, devices: Ints
 
 
 def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator[Flow]:
-    pricing = StepPricing(graph, cluster, plan_execution(plan))
+    pricing = plan_pricing(graph, cluster, plan)
     devices = pricing.devices(plan)
     grids = [
         devices[np.array([r.ranks for r in stage.replicas])].reshape(stage.data, stage.context, -1)
@@ -190,10 +191,10 @@ def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator
     alone = len({stage.ranks for stage in plan.stages}) == 1
     for index, (stage, grid) in enumerate(zip(plan.stages, grids, strict=True)):
         (device, *_) = pricing.fabric.device_types(grid)
-        held = _loads(pricing, plan, stage, device)
+        held = _loads(under(pricing, stage), plan, stage, device)
         groups = axis_groups(grid, shard=stage.sharding.degree, expert=stage.expert, expert_tensor=1)
         groups["replicas"] = grid.reshape(-1, grid.shape[2]).T
-        yield from _flows(_layer_wires(pricing, plan, stage, held, device), groups, 1.0)
+        yield from _flows(_layer_wires(under(pricing, stage), plan, stage, held, device), groups, 1.0)
         if index + 1 < len(grids) and not alone:
             yield from _handed(plan, held[-1], grid, grids[index + 1])
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import Cluster
-from nebula.cost_model.evaluate import beyond_fleet, plan_execution
+from nebula.cost_model.evaluate import beyond_fleet, plan_pricing
 from nebula.cost_model.executed import executed_kept
 from nebula.cost_model.simulate import Event, Timeline
 from nebula.graph.values import DistributedGraph
@@ -102,7 +102,7 @@ def memory_timelines(
         for device, own in enumerate(homes.values())
     ]
     kept = (
-        executed_kept(graph, cluster, plan, plan_execution(plan))
+        executed_kept(plan_pricing(graph, cluster, plan), plan)
         if beyond_fleet(plan)
         else [(peak.activations_bytes / flight[0],) for peak, flight in zip(peaks, flights, strict=True)]
     )

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from nebula.cluster.values import Cluster, DeviceType
+from nebula.cost_model.by_stage import under
 from nebula.cost_model.compute import SEVERAL_PRODUCTS, kernels_seconds
 from nebula.cost_model.confidence import origin
-from nebula.cost_model.evaluate import Pricing, beyond_fleet, plan_execution
+from nebula.cost_model.evaluate import Pricing, beyond_fleet, plan_pricing
 from nebula.cost_model.fusion import separate
 from nebula.cost_model.layer import recomputed
 from nebula.cost_model.passes import computed_again
 from nebula.cost_model.pointwise import READS, SHARPNESS
-from nebula.cost_model.step import StepPricing
 from nebula.graph.values import Block, DistributedGraph, Kernel, Operator
 from nebula.plan.values import Plan, Stage
 
@@ -129,23 +129,24 @@ def _fleet(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> tuple[Devic
 
 
 def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> tuple[DeviceType, dict[str, _Time]]:
-    execution = plan_execution(plan)
-    pricing = StepPricing(graph, cluster, execution)
+    pricing = plan_pricing(graph, cluster, plan)
     homes: dict[tuple[int, ...], list[Stage]] = {}
     took_s: dict[tuple[int, ...], float] = defaultdict(float)
     for stage, own in zip(plan.stages, pricing.step(plan).stages, strict=True):
         homes.setdefault(stage.ranks, []).append(stage)
         took_s[stage.ranks] += own.forward_s + own.backward_s
     busy = max(homes, key=lambda ranks: took_s[ranks])
-    devices, degrees = pricing.devices(plan)[list(busy)], pricing.degrees(plan)
+    devices = pricing.devices(plan)[list(busy)]
     (device, *_) = pricing.fabric.device_types(devices)
     times = plan.micro_batches * pricing.fabric.slowest(devices)
 
     def blocks() -> Iterator[tuple[float, Block, Iterable[Operator]]]:
-        layers = Counter(index for stage in homes[busy] for index in graph.layers[slice(*stage.layers)])
-        for index, count in layers.items():
-            block = separate(pricing.block(index, degrees))
-            yield count * times, block, computed_again(block, execution)
+        for stage in homes[busy]:
+            own = under(pricing, stage)
+            degrees = own.degrees(replace(plan, stages=(stage,)))
+            for index, count in Counter(graph.layers[slice(*stage.layers)]).items():
+                block = separate(own.block(index, degrees))
+                yield count * times, block, computed_again(block, own.execution)
 
     return device, _times(blocks(), device)
 

@@ -64,8 +64,16 @@ def layer_loads(graph: DistributedGraph, execution: Execution, block_of: BlockOf
 
 def chunks_of(plan: Plan, loads: Sequence[LayerLoad]) -> tuple[tuple[Chunk, ...], ...]:
     """The virtual stages of one rank of each group of ranks, from what each layer of the chain brings."""
-    homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
-    return tuple(_chunks(plan, loads, home, homes) for home in range(len(homes)))
+    homes = homes_of(plan)
+    return tuple(home_chunks(plan, lambda _: loads, own, home, len(homes)) for home, own in enumerate(homes.values()))
+
+
+def homes_of(plan: Plan) -> dict[tuple[int, ...], list[int]]:
+    """The groups of ranks in pipeline order, each with the indices of its virtual stages."""
+    homes: dict[tuple[int, ...], list[int]] = {}
+    for index, stage in enumerate(plan.stages):
+        homes.setdefault(stage.ranks, []).append(index)
+    return homes
 
 
 def _load(block: Block, execution: Execution, *, again: bool) -> LayerLoad:
@@ -79,9 +87,10 @@ def setting_of(
     limit_bytes: float,
     tied_elements: float = 0.0,
     expert_tensor: int = 1,
+    index: int = 0,
 ) -> Setting:
-    """What holds for all ranks of a plan; arguments as of plan_peaks."""
-    stage = plan.stages[0]
+    """What holds for all ranks of a stage, the first where stages have equal degrees; arguments as of plan_peaks."""
+    stage = plan.stages[index]
     context, tensor = stage.context, len(stage.replicas[0].ranks) // stage.context
     level = stage.sharding.stage
     replicas = stage.data * context
@@ -101,13 +110,22 @@ def setting_of(
     )
 
 
-def _chunks(plan: Plan, loads: Sequence[LayerLoad], home: int, homes: Sequence[tuple[int, ...]]) -> tuple[Chunk, ...]:
-    """The virtual stages of a device, in the order of the chain; a folded chain does not come back after p stages."""
-    own = [index for index, stage in enumerate(plan.stages) if stage.ranks == homes[home]]
-    flights = alive(plan.schedule, len(homes), home, plan.micro_batches, len(own))
+def home_chunks(
+    plan: Plan, loads_of: Callable[[int], Sequence[LayerLoad]], own: Sequence[int], home: int, homes: int
+) -> tuple[Chunk, ...]:
+    """The virtual stages of a device, in the order of the chain; a folded chain does not come back after p stages.
+
+    Args:
+        plan: of the stages.
+        loads_of: for the index of a stage what each layer of the chain brings to a rank that holds it.
+        own: indices of the device's stages.
+        home: place of the device in the pipeline.
+        homes: devices of the pipeline.
+    """
+    flights = alive(plan.schedule, homes, home, plan.micro_batches, len(own))
     return tuple(
         Chunk(
-            layers=tuple(loads[slice(*plan.stages[index].layers)]),
+            layers=tuple(loads_of(index)[slice(*plan.stages[index].layers)]),
             flight=flight,
             sends=index + 1 < len(plan.stages),
         )

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cost_model.communication import Fabric, collective
-from nebula.cost_model.evaluate import Pricing, evaluate, plan_execution
+from nebula.cost_model.evaluate import Pricing, evaluate, plan_pricing
 from nebula.cost_model.flows import AXES, Flow, edges, plan_flows
-from nebula.cost_model.step import StepPricing
 from nebula.cost_model.traffic_matrix import traffic_matrix
 from nebula.models.describe import decoder_graph
 from nebula.plan.values import Plan, Replica, Sharding, Stage
@@ -146,7 +145,7 @@ def test_plans_beyond_fleet_send_what_is_priced(expert: int, context: int, shard
     found = traffic_matrix(EXPERTS, on, chosen)
     assert found.sent_bytes.sum(axis=0) == pytest.approx([sent[axis] for axis in AXES])
     longest = dict(zip(AXES, found.busiest_seconds().max(axis=0), strict=True))
-    pricing = StepPricing(EXPERTS, on, plan_execution(chosen))
+    pricing = plan_pricing(EXPERTS, on, chosen)
     stage_s = pricing.step(chosen).stages
     assert 0 <= longest["expert"] <= max(2 * s.expert_s for s in stage_s) * (1 + 1e-9)
     assert 0 < longest["data"] <= max(2 * s.sharded_s + s.reduce_s + s.gather_s for s in stage_s) * (1 + 1e-9)
