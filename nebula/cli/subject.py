@@ -160,6 +160,7 @@ def explored_plan(subject: Subject, patience_s: float) -> Answer:
 
     from nebula.planner.explore.baselines import baselines
     from nebula.planner.explore.search import explore
+    from nebula.planner.type_order import in_best_order
 
     run, line, began_s = subject.run, SearchLine(), time.monotonic()
 
@@ -168,7 +169,7 @@ def explored_plan(subject: Subject, patience_s: float) -> Answer:
 
     asked = (subject.graph, run.cluster, run.job, run.objective)
     try:
-        answer = explore(*asked, on_progress=line, enough=late)
+        answer = in_best_order(explore(*asked, on_progress=line, enough=late), *asked, on_progress=line, enough=late)
         # the baselines of a mixed cluster may take half as long again
         more = baselines(*asked, answer, lambda gap: late(gap, 1.5))
     finally:
