@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,9 +54,13 @@ class TrafficMatrix:
         """All of it."""
         return float(self.sent_bytes.sum())
 
-    def level_bytes(self) -> Floats:
-        """[levels, AXES] bytes by where they pass."""
-        return _summed(self.sent_bytes, self.level, len(self.levels))
+    def level_bytes(self, groups: Collection[str] | None = None) -> Floats:
+        """[levels, AXES] bytes by where they pass, of all nodes or of what those of some node groups send."""
+        if groups is None:
+            return _summed(self.sent_bytes, self.level, len(self.levels))
+        inside = np.array([name.rpartition("/")[0] in groups for name in self.nodes], dtype=bool)
+        own = inside[self.sources]
+        return _summed(self.sent_bytes[own], self.level[own], len(self.levels))
 
     def out_bytes(self) -> dict[str, float]:
         """What each node sends to others, by name."""

@@ -156,19 +156,22 @@ def _a_step(through: Mapping[str, float], level: str) -> str:
     return f" · {format_bytes(through[level])} a step" if through.get(level) else ""
 
 
-def _through(traffic: TrafficMatrix | None) -> dict[str, float]:
-    """Bytes of a step by level."""
-    return dict(zip(traffic.levels, traffic.level_bytes().sum(axis=1).tolist(), strict=True)) if traffic else {}
+def _through(traffic: TrafficMatrix | None, groups: Sequence[NodeGroup]) -> dict[str, float]:
+    """Bytes of a step by level, of what nodes of those groups send."""
+    if traffic is None:
+        return {}
+    sent = traffic.level_bytes({group.name for group in groups})
+    return dict(zip(traffic.levels, sent.sum(axis=1).tolist(), strict=True))
 
 
 def cluster_drawing(cluster: Cluster, plan: Plan, traffic: TrafficMatrix | None = None) -> str:
     """The cluster with the plan's stages on its devices, and with traffic what a step sends through each level."""
-    through, out_bytes = _through(traffic), traffic.out_bytes() if traffic else {}
+    out_bytes = traffic.out_bytes() if traffic else {}
     stages, names = device_stages(plan), stage_names(plan)
     rows = {group.name: tiles(group, stages) for group in cluster.groups}
-    cell, tiers = _cell(cluster, list(rows.values())), _tier_words(cluster, through)
+    cell, tiers = _cell(cluster, list(rows.values())), len(_tier_words(cluster, {}))
     wan = TRUNK if cluster.wan else 0.0
-    left = wan + TRUNK * len(tiers) + (NIC if tiers else 2.0)
+    left = wan + TRUNK * tiers + (NIC if tiers else 2.0)
     out: list[str] = []
     top = 4.0
     for name, groups in _sites(cluster):
@@ -178,10 +181,10 @@ def cluster_drawing(cluster: Cluster, plan: Plan, traffic: TrafficMatrix | None 
             most_bytes = max((size for n, size in out_bytes.items() if n.rpartition("/")[0] == group.name), default=0.0)
             out += panel + (_nic(group, left, top + height / 2, most_bytes) if tiers else [])
             top += height + 12
-        out += _switches(name, tiers, wan, begin, top - 12)
+        out += _switches(name, _tier_words(cluster, _through(traffic, groups)), wan, begin, top - 12)
     if cluster.wan:
         words = f"WAN {format_rate(cluster.wan.bytes_per_s)}, {format_seconds(cluster.wan.latency_s)} one way"
-        words += _a_step(through, WAN)
+        words += _a_step(_through(traffic, cluster.groups), WAN)
         out += _trunk(0.0, 4.0, top - 12, words, "wan")
     return drawing(WIDTH, top, out, label=f"cluster {cluster.name} with the stages of the plan")
 

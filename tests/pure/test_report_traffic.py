@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import pytest
 
+from nebula.cluster.values import Link, Site
 from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.flows import AXES
 from nebula.cost_model.traffic_matrix import traffic_matrix
@@ -64,6 +65,21 @@ def test_cables_and_switches_say_what_a_step_sends_through_them() -> None:
     assert f"leaf of 4 · {format_bytes(through['leaf'])} a step" in drawn
     assert f"≤ {format_bytes(max(found.traffic.out_bytes().values()))} a step" in drawn
     assert "a step" not in cluster_drawing(found.cluster, found.plan)
+
+
+def test_switches_of_a_site_say_what_its_own_nodes_send() -> None:
+    found = findings(4, 2)
+    (group,) = found.cluster.groups
+    groups = tuple(replace(group, name=name, count=count) for name, count in (("n", 4), ("other", 2)))
+    sites = tuple(Site(name=f"at {one.name}", groups=(one.name,)) for one in groups)
+    wan = Link(kind="wan", bytes_per_s=1e8, latency_s=1e-2)
+    joined = replace(found.cluster, groups=groups, sites=sites, wan=wan)
+    through = dict(zip(found.traffic.levels, found.traffic.level_bytes().sum(axis=1), strict=True))
+    drawn = cluster_drawing(joined, found.plan, found.traffic)
+    # once in the tool tip of the bar, and along it where there is room
+    assert drawn.count(f"<title>leaf of 4 · {format_bytes(through['leaf'])} a step") == 1
+    assert (found.traffic.level_bytes({"n"}) == found.traffic.level_bytes()).all()
+    assert not found.traffic.level_bytes({"other"}).any()
 
 
 def test_a_large_cluster_stays_a_small_page() -> None:
