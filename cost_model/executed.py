@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from nebula.cluster.values import Cluster
 from nebula.cost_model.by_stage import loads_of
 from nebula.cost_model.confidence import provenance, run_interval
@@ -107,10 +109,13 @@ def executed_timeline(pricing: StepPricing, plan: Plan) -> Timeline:
     )
     passes = timeline(durations, plan.schedule, plan.micro_batches, len(stages) // len(homes))
     events: list[Event] = []
+    ends = np.array([own[-1].end_s for own in passes.by_stage()])
+    waits = pricing.tied_ends(plan, ends, pricing.devices(plan)) - ends
     for place, (home, own) in enumerate(zip(homes, passes.by_stage(), strict=True)):
         held = [s for stage, s in zip(plan.stages, stages, strict=True) if stage.ranks == home]
         turns = min(len(homes), plan.micro_batches)
-        events += [*own, *tail_events(own, place, pricing.sync_seconds(held, turns), sum(s.update_s for s in held))]
+        sync_s = float(waits[place]) + pricing.sync_seconds(held, turns)
+        events += [*own, *tail_events(own, place, sync_s, sum(s.update_s for s in held))]
     return Timeline(events=tuple(events))
 
 

@@ -137,7 +137,7 @@ DEFAULTS: dict[str, tuple[Any, str]] = {
     "attention": (0, "scores are written where no fused kernel is named"),
     "hidden": (Hidden(), "nothing overlaps where no overlap is named"),
     "host_kernel_s": (24e-6, "an operator called from Python took 20 to 28 us on the host of an H100"),
-    "host_kernel_s before 2022": (38e-6, "and 38 us on hosts of devices that came before"),
+    "host_kernel_s before 2022": (41e-6, "and 41 us on hosts of devices that came before"),
     "compiled": (False, "kernels are launched one by one"),
     "fused_pointwise": (True, "stacks for training fuse bias, activation, mask and norm"),
     "float_logits": (True, "losses are taken in float32"),

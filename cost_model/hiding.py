@@ -59,6 +59,10 @@ class Hiding(NamedTuple):
         context_s = seconds.get("context", 0.0)
         if any(w.kind == "ring_exchange" for w in part.wires):
             context_s = self.beside(slow * part.attention_s, context_s)
+        idle_s = slow * part.idle_s
+        meanwhile_s = min(tensor_s, idle_s)
+        tensor_s -= meanwhile_s
+        context_s -= min(context_s, idle_s - meanwhile_s)
         expert_s = seconds.get("expert", 0.0) + seconds.get("expert_tensor", 0.0)
         if hidden.expert:
             expert_s = self.beside(slow * part.kernels_s + tensor_s + context_s, expert_s)

@@ -29,6 +29,7 @@ class Pass:
 
     Attributes:
         kernels_s: device time of all kernels, or the host's for launching them where that is more.
+        idle_s: of these, what the device waits for its host.
         products_s: of these, matrix products with weights, behind which collectives of the tensor group may hide.
         weight_products_s: of these, products that give gradients of weights.
         attention_s: fused attention, behind which a ring may pass keys and values.
@@ -36,13 +37,14 @@ class Pass:
     """
 
     kernels_s: float
+    idle_s: float
     products_s: float
     weight_products_s: float
     attention_s: float
     wires: tuple[Collective, ...]
 
 
-NOTHING = Pass(kernels_s=0.0, products_s=0.0, weight_products_s=0.0, attention_s=0.0, wires=())
+NOTHING = Pass(kernels_s=0.0, idle_s=0.0, products_s=0.0, weight_products_s=0.0, attention_s=0.0, wires=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +158,11 @@ class _Price:
         seconds = kernels_seconds(kernels, self.device, max(1, self.execution.attention))
         host_s = 0.0 if self.execution.compiled else host * self.execution.host_kernel_s
         tag_of = np.array(tags)
+        device_s = float(seconds.sum())
+        kernels_s = max(device_s, (self._calls(kernels) + len(wires)) * host_s)
         return Pass(
-            kernels_s=max(float(seconds.sum()), (self._calls(kernels) + len(wires)) * host_s),
+            kernels_s=kernels_s,
+            idle_s=kernels_s - device_s,
             products_s=float(seconds[(tag_of == "product") | (tag_of == "weight")].sum()),
             weight_products_s=float(seconds[tag_of == "weight"].sum()),
             attention_s=float(seconds[tag_of == "attention"].sum()),

@@ -24,13 +24,13 @@ from nebula.cost_model.hiding import Hiding
 from nebula.cost_model.passes import layer_passes
 from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
-from nebula.cost_model.traffic import Axes, attained, stage_axes, wire
+from nebula.cost_model.traffic import Axes, across, attained, stage_axes, wire
 from nebula.errors import BadInput
 from nebula.graph.context import context_parallel
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import dealt_block, undealt_block
 from nebula.graph.rows import block_with_rows
-from nebula.graph.values import Block, DistributedGraph
+from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
 from nebula.plan.values import Plan, Stage
 
 Floats = NDArray[np.float64]
@@ -136,11 +136,12 @@ class StepPricing:
         held = [[times for times, at in zip(stages, home, strict=True) if at == place] for place in range(len(homes))]
         turns = min(len(homes), plan.micro_batches)
         tail = np.array([self.sync_seconds(own, turns) for own in held])
+        summed = self.tied_ends(plan, ends, devices)
         update = np.array([sum(times.update_s for times in own) for own in held])
         passes_s = float(ends.max())
         nodes = max(1, len(np.unique(self.fabric.node_of(devices))))
         waiting = 1.0 + self.parameters.jitter * math.log2(nodes)
-        step_s = waiting * float((ends + tail).max()) + float(update.max()) + self.parameters.step_host_s
+        step_s = waiting * float((summed + tail).max()) + float(update.max()) + self.parameters.step_host_s
         return StepTimes(step_s=step_s, passes_s=passes_s, stages=stages)
 
     def layer(self, plan: Plan) -> StageTimes:
@@ -169,6 +170,24 @@ class StepPricing:
         passes = (turns * (len(own) - 1) + 1) / len(own)
         backward_s, forward_s = (passes * sum(getattr(t, f) for t in own) for f in ("backward_s", "forward_s"))
         return self.hiding.beside(backward_s, reduce_s) + self.hiding.beside(forward_s, gather_s)
+
+    def tied_ends(self, plan: Plan, ends: Floats, devices: NDArray[np.int64]) -> Floats:
+        """When the gradients of weights that the first and the last stage share are summed, [places of the pipeline].
+
+        They are before replicas reduce theirs: in fleet (`PipelineParallel`: `allreduce_shared_weight_gradients`, then
+        data parallelism) and in DeepSpeed (`TrainSchedule`: `ReduceTiedGrads`, then `ReduceGrads`). Other places go on
+        when their passes end.
+        """
+        first, last = plan.stages[0], plan.stages[-1]
+        if not self.graph.tied_elements or first.ranks == last.ranks:
+            return ends
+        grid = _grid(first, devices)
+        size_bytes = self.graph.tied_elements / grid.shape[2] * DTYPE_BYTES[self.execution.accumulation_dtype]
+        levels = across(grid, _grid(last, devices), self.fabric)
+        homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
+        both, summed = [0, homes.index(last.ranks)], ends.copy()
+        summed[both] = ends[both].max() + wire("all_reduce", levels, self.parameters).seconds(size_bytes)
+        return summed
 
     def durations(self, stages: Sequence[StageTimes], borders: float = 1.0) -> tuple[Floats, Floats, Floats, Floats]:
         """Forward and backward of virtual stages, and what the messages of each take: outputs on, gradients back.

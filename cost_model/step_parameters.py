@@ -35,21 +35,26 @@ class StepParameters:
     """One set of values; `meanings` says what each is."""
 
     intra_share: float = _parameter(
-        0.725, "of the link", 0.5, 0.95, "rate that a collective attains on links inside a node"
+        0.75, "of the link", 0.5, 0.95, "rate that a collective attains on links inside a node"
     )
     nic_share: float = _parameter(0.7, "of the card", 0.4, 0.95, "rate that a collective attains through network cards")
     pcie_share: float = _parameter(
         0.175, "of the link", 0.15, 0.8, "rate that a collective attains over PCIe, through the host's memory"
     )
     tcp_bytes_per_s: float = _parameter(
-        2.4e9,
+        2.7e9,
         "B/s",
         1e9,
         6e9,
         "what a card attains through the host, without RDMA (Ethernet, Omni-Path), where it has more",
     )
     start_s: float = _parameter(
-        16e-6, "s", 5e-6, 60e-6, "from the launch of a collective to its first byte, beside the latencies of its links"
+        100e-6,
+        "s",
+        5e-6,
+        300e-6,
+        "from the launch of a collective to its first byte, waiting for the slowest rank of a busy group included, "
+        "beside the latencies of its links",
     )
     contention: float = _parameter(
         0.17, "of the shorter", 0.0, 0.5, "by how much kernels and collectives that run at once delay one another"

@@ -69,9 +69,38 @@ def stage_axes(
     found = {axis: _slowest(groups, fabric) for axis, groups in members.items()}
     if behind is None:
         return Axes(**found)
-    count = min(grid.size, behind.size)
-    pairs = np.stack([grid.reshape(-1)[:count], behind.reshape(-1)[:count]], axis=1)
+    pairs = _pairs(grid, behind)
     return Axes(**found, pair=_slowest(pairs, fabric) if len(pairs) else Levels())
+
+
+def across(first: NDArray[np.int64], last: NDArray[np.int64], fabric: Fabric) -> Levels:
+    """Where ranks of two stages meet pair by pair, while the stages between them are silent.
+
+    Args:
+        first: [data, context, tensor] global device indices.
+        last: likewise.
+        fabric: of the cluster.
+    """
+    pairs = _pairs(first, last)
+    talking = int(np.unique(fabric.node_of(pairs), return_counts=True)[1].max())
+    share = min(_spare(group, talking) for group in fabric.cluster.groups)
+    return Levels(
+        level
+        if level.name == "node"
+        else replace(level, link=replace(level.link, bytes_per_s=share * level.link.bytes_per_s))
+        for level in _slowest(pairs, fabric)
+    )
+
+
+def _spare(group: NodeGroup, talking: int) -> float:
+    """What a device has of the network while so many of its node talk, over its share while all do: a card at most."""
+    return max(1.0, group.devices_per_node / max(talking, group.nic_count))
+
+
+def _pairs(grid: NDArray[np.int64], behind: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each rank of a stage with the one of another at its place, [pairs, 2]."""
+    count = min(grid.size, behind.size)
+    return np.stack([grid.reshape(-1)[:count], behind.reshape(-1)[:count]], axis=1)
 
 
 def axis_groups(
@@ -124,11 +153,17 @@ WITHOUT_RDMA = ("ethernet", "omni-path")
 """Networks whose messages pass through the host's memory and cores: TCP, and Omni-Path, whose verbs are software."""
 
 
+FRAMED = 1448 / 1538
+"""Of the bytes on a wire, those of a message over TCP: a full Ethernet frame has 1500 bytes and 38 around them (IEEE
+802.3), 52 of them are headers of IP and TCP with timestamps (RFC 791, 9293, 7323)."""
+
+
 def _attained(group: NodeGroup, parameters: StepParameters) -> NodeGroup:
     share = {"pcie": parameters.pcie_share}.get(group.intra.kind, parameters.intra_share)
     nic_bytes_per_s = group.nic.bytes_per_s * parameters.nic_share
     if group.nic.kind in WITHOUT_RDMA:
-        nic_bytes_per_s = min(nic_bytes_per_s, parameters.tcp_bytes_per_s)
+        # the host is what limits a fast card, the wire a slow one
+        nic_bytes_per_s = min(group.nic.bytes_per_s * FRAMED, parameters.tcp_bytes_per_s)
     return replace(
         group,
         intra=_measured(group.intra, group.intra.bytes_per_s * share),

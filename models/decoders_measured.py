@@ -7,6 +7,7 @@ without one Nemotron's, the rest GPT's; whether the projection is the embedding 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 
 from nebula.cost_model.execution import Execution
@@ -30,8 +31,9 @@ def described_run(row: Row, execution: Execution) -> Described:
     config = config_of(row, execution)
     graph = _graph(row.model or "model", config, execution.compute_dtype)
     shared = config.vocabulary * config.hidden
-    tied = is_tied(row, graph.parameter_count, shared)
-    return Described(graph=graph, tied_elements=shared if tied else 0, printed_parameters=printed_parameters(row))
+    if is_tied(row, graph.parameter_count, shared):
+        graph = _graph(row.model or "model", replace(config, tied=True), execution.compute_dtype)
+    return Described(graph=graph, printed_parameters=printed_parameters(row))
 
 
 @lru_cache(maxsize=256)

@@ -29,12 +29,10 @@ class Described:
 
     Attributes:
         graph: an embedding, the layers and a head, whole, for one row of a batch.
-        tied_elements: parameters of the head that are those of the embedding.
         printed_parameters: as the source gives them; 0 when it does not.
     """
 
     graph: DistributedGraph
-    tied_elements: int = 0
     printed_parameters: float = 0.0
 
 
@@ -142,8 +140,8 @@ def _case(row: Row, describe: Describe) -> Case:
         execution=execution,
         measured=measured,
         expert_tensor=row.etp,
-        tied_elements=model.tied_elements if row.is_step and row.pp == 1 else 0,
-        parameters=model.graph.parameter_count - model.tied_elements if row.is_step else 0,
+        tied_elements=model.graph.tied_elements if row.is_step and row.pp == 1 else 0,
+        parameters=model.graph.parameter_count if row.is_step else 0,
         printed_parameters=model.printed_parameters,
     )
 

@@ -66,7 +66,9 @@ def predicted(case: Case, pricing: StepPricing) -> Predicted:
 def _layer_seconds(case: Case, pricing: StepPricing) -> float:
     """Of a layer timed alone, again and again, on devices that rested before."""
     sustained = _measured_part(case, pricing.layer(case.plan))
-    quick = StepPricing(case.graph, _rested(case.cluster, REPEATS * sustained), case.execution, pricing.parameters)
+    quick = StepPricing(
+        case.graph, _rested(pricing.cluster, REPEATS * sustained), pricing.execution, pricing.parameters
+    )
     return _measured_part(case, quick.layer(case.plan))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -343,3 +344,37 @@ def test_a_border_is_cut_by_the_tensor_group_and_gathered_behind_it(sequence: bo
     gather = 0.0 if sequence else whole / 2 / 1e10 + 1e-5 + DEFAULT.start_s
     assert found.stages[0].send_s == pytest.approx(send + gather)
     assert found.stages[1].send_s == 0.0
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_ends_of_a_pipeline_sum_the_gradients_of_weights_that_they_share(tensor: int) -> None:
+    graph = decoder()
+    tied = replace(graph, tied_elements=1_000_000)
+    plan = split(graph, tensor=tensor, pipeline=3, per_node=tensor, micro_batches=6)
+    where = cluster(3, tensor)
+    apart, shared = (times(plan, BARE, where, g, QUIET) for g in (graph, tied))
+    size = 1_000_000 / tensor * 4
+    # two ranks send and receive all of it
+    assert shared.step_s - apart.step_s == pytest.approx(2 * (size / 2 / 1e9 + 2e-5 + 1e-6), rel=1e-6)
+    whole = split(graph, tensor=tensor, micro_batches=6)
+    assert times(whole, graph=tied).step_s == times(whole, graph=graph).step_s
+
+
+def test_replicas_of_the_last_stage_reduce_behind_the_shared_weights() -> None:
+    graph = replace(decoder(), tied_elements=4)
+    plan = split(graph, data=2, pipeline=2, per_node=2)
+    pricing = StepPricing(graph, cluster(2, 2), BARE, QUIET)
+    first_s, last_s = pricing.tied_ends(plan, np.array([3.0, 1.0]), pricing.devices(plan))
+    assert first_s == last_s
+    assert last_s == pytest.approx(3.0, rel=1e-3)
+
+
+def test_collectives_run_while_kernels_wait_for_their_host() -> None:
+    plan = split(decoder(mixed=True), data=2, tensor=2, expert=2, per_node=4)
+    quick, late = (
+        times(plan, replace(BARE, host_kernel_s=host_s), cluster(1, 4), decoder(mixed=True)).stages[0]
+        for host_s in (0.0, 1.0)
+    )
+    assert quick.tensor_s > late.tensor_s == 0.0
+    # a host waits for the sizes of what experts get
+    assert quick.expert_s == late.expert_s > 0.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nebula.cluster.values import Cluster
 from nebula.cost_model.communication import Fabric, Levels, collective, ranks_of
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters, meanings
-from nebula.cost_model.traffic import Axes, attained, seconds_by_axis, stage_axes, wire
+from nebula.cost_model.traffic import FRAMED, Axes, across, attained, seconds_by_axis, stage_axes, wire
 from nebula.graph.values import Collective
 from tests.pure.cost_samples import cluster, device
 
@@ -37,12 +37,30 @@ def test_links_in_a_node_attain_their_share(kind: str, share: float) -> None:
         ("infiniband", 8, 50e9, DEFAULT.nic_share * 50e9),
         ("ethernet", 1, 12.5e9, DEFAULT.tcp_bytes_per_s),
         ("omni-path", 4, 12.5e9, DEFAULT.tcp_bytes_per_s),
-        ("ethernet", 1, 1.25e9, DEFAULT.nic_share * 1.25e9),
+        ("ethernet", 1, 1.25e9, FRAMED * 1.25e9),
     ],
 )
 def test_cards_attain_their_share_and_without_rdma_no_more_than_the_host_passes_on(kind, cards, rate, per_card) -> None:
     (group,) = attained(real(nic_kind=kind, cards=cards, nic=rate), DEFAULT).groups
     assert group.nic.bytes_per_s == pytest.approx(per_card)
+
+
+@pytest.mark.parametrize(
+    ("cards", "talking", "times"),
+    [(1, 8, 1.0), (1, 2, 4.0), (1, 1, 8.0), (4, 1, 2.0), (8, 1, 1.0)],
+)
+def test_ranks_that_talk_alone_share_cards_among_themselves(cards: int, talking: int, times: float) -> None:
+    fabric = Fabric(real(cards=cards))
+    first = np.arange(talking).reshape(1, 1, -1)
+    (level,) = across(first, first + 8, fabric)
+    (usual,) = fabric.levels((0, 8))
+    assert level.link.bytes_per_s == pytest.approx(times * usual.link.bytes_per_s)
+
+
+def test_ranks_of_one_node_meet_on_its_links() -> None:
+    fabric = Fabric(real(cards=1))
+    first = np.arange(2).reshape(1, 1, -1)
+    assert across(first, first + 2, fabric) == fabric.levels((0, 2))
 
 
 def test_emulated_links_attain_what_they_have() -> None:
