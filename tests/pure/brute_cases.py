@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol, TypeVar
 
-from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Tier
+from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Site, Tier
 from nebula.cost_model.peak import CONTEXT_BYTES
 from nebula.graph.values import DistributedGraph
 from nebula.models.decoders import DecoderConfig
@@ -165,6 +165,19 @@ def long_case(seed: int, layers: int) -> Case:
     node = group(rng, "a", kind, (1, 2, 4), 4)
     on = Cluster(name="small", groups=(replace(node, count=layers, excluded=frozenset()),), tiers=rng.choice(TIERS))
     return Case(graph=graph, cluster=on, job=Job(global_batch=rng.choice((4, 6, 8, 12))), objective=Objective())
+
+
+def wan_case(seed: int) -> Case:
+    """A case on two sites with a WAN between them and devices of one type on both."""
+    rng = random.Random(f"wan {seed}")
+    case = fleet_case(seed)
+    (kind,) = types(rng, 1, room_bytes(case.graph))
+    kind = replace(kind, kind="gpu", emulated=False, memory_bytes=2 * kind.memory_bytes)
+    groups = tuple(group(rng, name, kind, (1, 2, 2, 4), 4) for name in ("a", "b"))
+    sites = tuple(Site(name=f"site {each.name}", groups=(each.name,)) for each in groups)
+    wan = Link(kind="wan", bytes_per_s=10 ** rng.uniform(6.5, 9), latency_s=rng.choice((1e-4, 1e-3, 1e-2)))
+    on = Cluster(name="two sites", groups=groups, tiers=rng.choice(TIERS), sites=sites, wan=wan)
+    return replace(case, cluster=on, objective=Objective())
 
 
 def left_out(rng: random.Random, cluster: Cluster) -> tuple[str, ...]:
