@@ -84,7 +84,7 @@ def predict_priced(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> 
         interval_s=run_interval(step.step_s, cluster, execution),
         tokens_per_s=rows * graph.tokens_per_row / step.step_s,
         mfu=flops / (peak_flops * step.step_s),
-        parts=step_parts(pricing, plan, step, expert_tensor),
+        parts=step_parts(pricing, plan, step),
         memory=plan_memory(pricing, plan, expert_tensor),
         provenance=provenance(types),
     )
@@ -163,7 +163,7 @@ def tail_events(passes: Sequence[Event], stage: int, sync_s: float, update_s: fl
     return [*sync, Event(stage, "update", -1, synced_s, synced_s + update_s)]
 
 
-def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes, expert_tensor: int = 1) -> StepParts:
+def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes) -> StepParts:
     """Where the time of a step goes on its busiest device; what waits, and the host, are bubble."""
     m = plan.micro_batches
     homes: dict[tuple[int, ...], list[StageTimes]] = {}
@@ -171,7 +171,7 @@ def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes, expert_tensor:
         homes.setdefault(stage.ranks, []).append(times)
     busy = max(homes.values(), key=lambda own: sum(t.forward_s + t.backward_s for t in own))
     turns = min(len(homes), m)
-    borderless_s = pricing.step(plan, expert_tensor, borders=0.0).step_s if len(plan.stages) > 1 else step.step_s
+    borderless_s = pricing.step_of(plan, step.stages, borders=0.0).step_s if len(plan.stages) > 1 else step.step_s
     compute_s, again_s, inner_s, sharded_s = (
         m * sum(values)
         for values in zip(

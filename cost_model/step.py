@@ -31,7 +31,7 @@ from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import dealt_block, undealt_block
 from nebula.graph.rows import block_with_rows
 from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
-from nebula.plan.values import Plan, Stage
+from nebula.plan.values import Plan, RankPlace, Stage
 
 Floats = NDArray[np.float64]
 
@@ -112,6 +112,7 @@ class StepPricing:
         self._parts: dict[tuple[int, ...], Block] = {}
         self._experts = frozenset(i for i, block in enumerate(graph.blocks) if expert_parameters(block))
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
+        self._device: dict[RankPlace, int] = {}
 
     def step(self, plan: Plan, expert_tensor: int = 1, *, borders: float = 1.0) -> StepTimes:
         """What one step of a plan takes.
@@ -125,16 +126,18 @@ class StepPricing:
             BadInput: the plan does not fit the graph, or its schedule these numbers.
         """
         devices = self.devices(plan)
-        homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
-        chunks = len(plan.stages) // len(homes)
         grids = [_grid(stage, devices) for stage in plan.stages]
-        stages = tuple(
-            self._stage(plan, i, grids, expert_tensor, alone=len(homes) == 1) for i in range(len(plan.stages))
-        )
-        home = np.array([homes.index(stage.ranks) for stage in plan.stages])
-        ends = self._ends(plan, stages, chunks, borders)
-        held = [[times for times, at in zip(stages, home, strict=True) if at == place] for place in range(len(homes))]
-        turns = min(len(homes), plan.micro_batches)
+        alone = len(set(plan.homes)) == 1
+        stages = tuple(self._stage(plan, i, grids, expert_tensor, alone=alone) for i in range(len(plan.stages)))
+        return self.step_of(plan, stages, borders=borders)
+
+    def step_of(self, plan: Plan, stages: tuple[StageTimes, ...], *, borders: float = 1.0) -> StepTimes:
+        """What one step takes whose virtual stages take so long."""
+        devices, homes = self.devices(plan), plan.homes
+        count = max(homes) + 1
+        ends = self._ends(plan, stages, len(homes) // count, borders)
+        held = [[times for times, at in zip(stages, homes, strict=True) if at == place] for place in range(count)]
+        turns = min(count, plan.micro_batches)
         tail = np.array([self.sync_seconds(own, turns) for own in held])
         summed = self.tied_ends(plan, ends, devices)
         update = np.array([sum(times.update_s for times in own) for own in held])
@@ -150,7 +153,9 @@ class StepPricing:
 
     def devices(self, plan: Plan) -> NDArray[np.int64]:
         """The global device index of every rank."""
-        return np.array([device_index(self.cluster, p.node, p.device) for p in plan.ranks])
+        for place in set(plan.ranks) - self._device.keys():
+            self._device[place] = device_index(self.cluster, place.node, place.device)
+        return np.fromiter(map(self._device.__getitem__, plan.ranks), np.int64, len(plan.ranks))
 
     def degrees(self, plan: Plan, expert_tensor: int = 1) -> tuple[int, ...]:
         """The degrees that `block` takes, of a plan whose stages are alike."""
@@ -297,16 +302,17 @@ class StepPricing:
 
     def load_key(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> tuple[object, ...]:
         """What a load depends on: blocks without experts are the same however experts are dealt."""
-        return (*self._block_key(index, degrees), device.name)
+        return (*self.block_key(index, degrees), device.name)
 
-    def _block_key(self, index: int, degrees: tuple[int, ...]) -> tuple[int, ...]:
+    def block_key(self, index: int, degrees: tuple[int, ...]) -> tuple[int, ...]:
+        """What a block depends on."""
         if index in self._experts:
             return (index, *degrees)
         return (index, *degrees[:4], 1, 1)
 
     def block(self, index: int, degrees: tuple[int, ...]) -> Block:
         """The local block of an index."""
-        key = self._block_key(index, degrees)
+        key = self.block_key(index, degrees)
         _, rows, tensor, sequence, context, expert, expert_tensor = key
         if key not in self._blocks:
             self._blocks[key] = dealt_block(

@@ -234,6 +234,13 @@ class Plan:
         return len(self.ranks)
 
     @property
+    def homes(self) -> tuple[int, ...]:
+        """For each stage which group of ranks holds it, numbered as they come; virtual stages share one."""
+        own = [stage.ranks for stage in self.stages]
+        numbers = {ranks: number for number, ranks in enumerate(dict.fromkeys(own))}
+        return tuple(numbers[ranks] for ranks in own)
+
+    @property
     def split(self) -> str:
         """The split in the field's words, for people: `data 2 · tensor 2 · pipeline 3 (20|21|22 layers) · ...`."""
         first, devices = self.stages[0], len({stage.ranks for stage in self.stages})

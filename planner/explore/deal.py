@@ -74,8 +74,9 @@ def _choices(run_s: Sequence[Floats]) -> list[Ints]:
     best, choices = np.full(layers + 1, np.inf), []
     best[0] = 0.0
     rows = np.arange(layers + 1)
+    worst = np.empty_like(run_s[0])
     for index, own in enumerate(run_s):
-        worst = np.maximum(own, best)
+        np.maximum(own, best, out=worst)
         choice = worst.argmin(axis=1)
         choices.append(choice)
         best = worst[rows, choice]
@@ -112,6 +113,11 @@ class Chain:
     def pass_s(self) -> float:
         """Both passes of all layers."""
         return float(self.run_s[-1, 0])
+
+    @cached_property
+    def forward_share(self) -> float:
+        """The least share that the forward has in both passes of a layer."""
+        return float((self.forward_s / (self.forward_s + self.backward_s)).min())
 
     @cached_property
     def sorted_s(self) -> Floats:

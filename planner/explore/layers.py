@@ -72,8 +72,8 @@ class Layers:
             pricing._blocks, pricing._undealt, pricing._parts = first._blocks, first._undealt, first._parts
             pricing.fabric = self.fabric
         self._loads: dict[tuple[object, ...], list[LayerLoad]] = {}
-        self._memory: dict[tuple[object, ...], tuple[MemoryLoad, ...]] = {}
-        self._uncut: set[tuple[int, int, int]] = set()
+        self._memory: dict[tuple[object, ...], MemoryLoad] = {}
+        self._uncut: set[tuple[int, ...]] = set()
 
     def loads(self, inner: Inner, device: DeviceType) -> list[LayerLoad]:
         """What each block of the graph brings to a rank.
@@ -81,16 +81,16 @@ class Layers:
         Raises:
             BadInput: a degree does not divide what it has to cut.
         """
-        if inner[:3] in self._uncut:
+        if inner.degrees in self._uncut:
             raise BadInput(
-                f"tensor {inner.tensor}, context {inner.context}, expert {inner.expert} do not cut the model"
+                f"tensor {inner.tensor}, context {inner.context}, expert {inner.expert} do not cut {inner.rows} rows"
             )
         key = (inner.degrees, inner.recompute, device.name)
         if key not in self._loads:
             try:
                 self._load(inner, device)
             except BadInput:
-                self._uncut.add(inner[:3])
+                self._uncut.add(inner.degrees)
                 raise
         return self._loads[key]
 
@@ -112,11 +112,14 @@ class Layers:
 
     def memory(self, inner: Inner) -> tuple[MemoryLoad, ...]:
         """What each block holds on a rank."""
-        key = (inner.degrees, inner.recompute)
+        return tuple(self._held(index, inner) for index in range(len(self.graph.blocks)))
+
+    def _held(self, index: int, inner: Inner) -> MemoryLoad:
+        pricing = self.pricings[inner.recompute]
+        key = (*pricing.block_key(index, inner.degrees), inner.recompute)
         if key not in self._memory:
-            pricing = self.pricings[inner.recompute]
-            blocks = [pricing.block(i, inner.degrees) for i in range(len(self.graph.blocks))]
-            self._memory[key] = tuple(memory_load(b, activations(b, pricing.execution)) for b in blocks)
+            block = pricing.block(index, inner.degrees)
+            self._memory[key] = memory_load(block, activations(block, pricing.execution))
         return self._memory[key]
 
     def seconds(

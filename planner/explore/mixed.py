@@ -5,7 +5,7 @@ As sheet.py bounds ways on one pool, with the deal of each pipeline worked out f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from nebula.cost_model.peak import FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.plan.values import Sharding
-from nebula.planner.explore.deal import Floats, Ints
+from nebula.planner.explore.deal import Chain, Floats, Ints
 from nebula.planner.explore.options import flights
 from nebula.planner.explore.price import WAITING, WayPrices, prefix_sums, sums_at, waiting_factor
 from nebula.planner.explore.shares import NOTHING, Share, Shares
@@ -60,27 +60,104 @@ class Mixed:
         """No way is faster: all devices at work all the time, with whole layers; infinite where there is none."""
         if not self._schedules:
             return np.inf
-        used = [(count, self.prices.chain(self.inner, pool)) for pool, count in enumerate(self.stages) if count]
-        rate = sum(count / chain.pass_s for count, chain in used)
-        # each stage of a pool holds a layer of its own
-        single_s = max(float(chain.sorted_s[count - 1]) for count, chain in used)
-        slowest_s = max(1.0 / rate, single_s, self._whole_layers_s([chain.common_s for _, chain in used]))
-        return self._waiting * self.micro_batches * slowest_s + DEFAULT.step_host_s
+        return self._of_slowest_s(max(self._least_busy_s, self._single_layers_s(1)))
 
-    def _whole_layers_s(self, each_s: Sequence[float]) -> float:
-        """What the slowest stage takes at least if the layers of the most common kind are dealt to stages alone.
+    def _undealt_seconds(self, schedule: str, chunks: int) -> float:
+        """No deal under that schedule is faster; infinite where none fits."""
+        busy_s = max(self._least_busy_s, self._single_layers_s(chunks))
+        if chunks == 1:
+            busy_s = max(busy_s, self._waited_s(schedule) / self.micro_batches)
+        return self._of_slowest_s(max(busy_s, self._whole_layers_s(self._room(schedule, chunks))))
+
+    def _of_slowest_s(self, busy_s: float) -> float:
+        return self._waiting * self.micro_batches * busy_s + DEFAULT.step_host_s
+
+    @cached_property
+    def _used(self) -> list[tuple[int, Chain]]:
+        """Stages on each pool that has some, and the layers as they run there."""
+        return [(count, self.prices.chain(self.inner, pool)) for pool, count in enumerate(self.stages) if count]
+
+    @cached_property
+    def _least_busy_s(self) -> float:
+        """What a micro-batch takes on the slowest device at least."""
+        rate = sum(count / chain.pass_s for count, chain in self._used)
+        return max(1.0 / rate, self._whole_layers_s(np.full(len(self.pools), np.inf)))
+
+    def _single_layers_s(self, chunks: int) -> float:
+        """The same where each virtual stage of a device holds a layer of its own and no more."""
+        return max(float(chain.sorted_s[: count * chunks].sum()) / count for count, chain in self._used)
+
+    def _waited_s(self, schedule: str) -> float:
+        """When the last of the devices that each hold one run of layers has done its work, at the soonest.
+
+        A device that has a share w of the layers is at work for m t w and waits for the share a of what the devices
+        before it do for one micro-batch. All end together if each has 1 - a/m of the work of the one before.
+        """
+        waited = 1.0 if schedule in WAITING else min(chain.forward_share for _, chain in self._used)
+        pass_s = np.array([chain.pass_s for count, chain in self._used for _ in range(count)])
+        parts = (1.0 - waited / self.micro_batches) ** np.arange(len(pass_s))
+        return self.micro_batches / float((parts / pass_s).sum())
+
+    @cached_property
+    def _room_bytes(self) -> Floats:
+        """[devices] that activations may fill."""
+        fixed = self.shares.fixed_bytes(self.inner, self.data, len(self.pools))
+        return np.maximum(0.0, self._limits * self.space.job.memory_fraction - fixed)
+
+    @cached_property
+    def _limits(self) -> Floats:
+        """[devices] bytes of memory."""
+        return np.array([t.memory_bytes for t in self.prices.pools.types])[self.pools]
+
+    def _homes(self, schedule: str, chunks: int) -> Ints:
+        """[virtual stages] the device of each."""
+        return np.array(self.prices.homes(self._way(schedule, chunks)))
+
+    def _way(self, schedule: str, chunks: int) -> Way:
+        return Way(self.inner, Outer(self.data, self.stages, schedule, chunks, Sharding()))
+
+    def _whole_layers_s(self, most: Floats) -> float:
+        """What the slowest device takes at least if the layers of the most common kind are dealt to devices alone.
 
         Args:
-            each_s: seconds of such a layer on each pool that has stages.
+            most: [devices] how many of them each has room for.
+
+        Returns:
+            Seconds of a micro-batch; infinite where there is no room.
         """
         layers = self.prices.common_layers
-        counts, times = np.array([count for count in self.stages if count]), np.array(each_s)
-        least_s = layers / float((counts / times).sum())
-        # one more whole layer on some pool suffices
-        found = np.sort((np.floor(least_s / times)[:, None] + np.arange(len(times) + 2)) * times[:, None], axis=None)
-        holds = (counts * np.floor(found[:, None] / times * (1.0 + 1e-12))).sum(axis=1)
-        enough = found[(holds >= layers) & (found >= least_s * (1.0 - 1e-12))]
-        return float(enough[0]) if len(enough) else least_s
+        if float(most.sum()) < layers:
+            return np.inf
+        every = np.unique([chain.common_s for _, chain in self._used])[:, None] * np.arange(1, layers + 1)
+        times = np.sort(every, axis=None)
+        low, high = 0, len(times) - 1
+        while low < high:
+            middle = (low + high) // 2
+            held = np.minimum(np.floor(times[middle] / self._common_s * (1.0 + 1e-12)), most)
+            low, high = (low, middle) if float(held.sum()) >= layers else (middle + 1, high)
+        return float(times[low])
+
+    @cached_property
+    def _common_s(self) -> Floats:
+        """[devices]: both passes of a layer of the most common kind."""
+        return np.array([chain.common_s for count, chain in self._used for _ in range(count)])
+
+    def _room(self, schedule: str, chunks: int) -> Floats:
+        """[devices]: for how many layers of the most common kind there is room under the leanest sharding."""
+        p, at = len(self.pools), self.prices.common
+        least = np.full(p, self.micro_batches)
+        np.minimum.at(least, self._homes(schedule, chunks), flights(schedule, p, chunks, self.micro_batches))
+        kept = (1.0 + FRAGMENTATION) * float(self.prices.kept(self.inner)[at])
+        each = least * kept + self._leanest_bytes
+        return np.floor(self._room_bytes / each * (1.0 + 1e-12)) if (each > 0).all() else np.full(p, np.inf)
+
+    @cached_property
+    def _leanest_bytes(self) -> float:
+        """What the parameters of a layer of the most common kind hold at least."""
+        dense, experts = (float(each[self.prices.common]) for each in self.prices.elements(self.inner))
+        pool = next(pool for pool, count in enumerate(self.stages) if count)
+        held = [self.shares.own(self.inner, self.data, s, pool).held for s in self.space.shardings(self.data)]
+        return min((pair[0] * dense + pair[1] * experts for pair in held), default=0.0)
 
     @cached_property
     def _waiting(self) -> float:
@@ -90,21 +167,29 @@ class Mixed:
         )
         return float(waiting_factor(np.array(nodes)))
 
-    def ways(self) -> Iterator[Bounded]:
-        """All of them."""
+    def ways(self, to_beat_s: float = np.inf) -> Iterator[Bounded]:
+        """Those that may be faster than `to_beat_s` and may fit, by what is told of them before they are dealt."""
         shardings = self.space.shardings(self.data)
         if not shardings:
             return
-        shares = _Stacked(self, shardings)
+        own = _Stacked(self, shardings, self.shares.own)
         for schedule, chunks in self._schedules:
-            bounds_s, held = self._bounds(self._dealt(schedule, chunks), shares)
-            for sharding, bound_s, share in zip(shardings, bounds_s.tolist(), held.tolist(), strict=True):
-                yield Bounded(Outer(self.data, self.stages, schedule, chunks, sharding), bound_s, share)
+            if self._undealt_seconds(schedule, chunks) >= to_beat_s:
+                continue
+            dealt = self._dealt(schedule, chunks)
+            bounds_s, held = self._bounds(dealt, own)
+            # what replicas exchange is dear to know
+            near = [s for s, b, share in zip(shardings, bounds_s, held, strict=True) if b < to_beat_s and share <= 1.0]
+            full = [(s, b, share) for s, b, share in zip(shardings, bounds_s, held, strict=True) if share > 1.0]
+            if near:
+                bounds_s, held = self._bounds(dealt, _Stacked(self, near, self.shares.share))
+            for sharding, bound_s, share in (*full, *(zip(near, bounds_s, held, strict=True) if near else ())):
+                yield Bounded(Outer(self.data, self.stages, schedule, chunks, sharding), float(bound_s), float(share))
 
     def _dealt(self, schedule: str, chunks: int) -> _Dealt:
         p = len(self.pools)
-        way = Way(self.inner, Outer(self.data, self.stages, schedule, chunks, Sharding()))
-        bounds, homes = np.array(self.prices.deal(way)), np.array(self.prices.homes(way))
+        bounds = np.array(self.prices.deal(self._way(schedule, chunks)))
+        homes = self._homes(schedule, chunks)
         forward_s, backward_s = self._passes(bounds, homes)
         ends_s = self.micro_batches * sums_at(homes, forward_s + backward_s, p)
         ends_s[1:] += forward_s[: p - 1].cumsum()
@@ -143,9 +228,8 @@ class Mixed:
 
     def _bounds(self, dealt: _Dealt, shares: _Stacked) -> tuple[Floats, Floats]:
         """[shardings] bounds, and what the fullest device holds at least of its limit."""
-        limits = np.array([t.memory_bytes for t in self.prices.pools.types])[self.pools]
         fixed = self.shares.fixed_bytes(self.inner, self.data, len(self.pools))
-        held = (shares.of("held", dealt) + (1.0 + FRAGMENTATION) * dealt.kept + fixed) / limits
+        held = (shares.of("held", dealt) + (1.0 + FRAGMENTATION) * dealt.kept + fixed) / self._limits
         ends_s, sync_s = dealt.ends_s + shares.of("work_s", dealt), shares.of("sync_s", dealt)
         ends_s[:, 0] = (ends_s + dealt.back_s).max(axis=1)
         bounds_s = (
@@ -159,10 +243,12 @@ class Mixed:
 class _Stacked:
     """What parameters cost and hold under each of some shardings, on the pool of each device."""
 
-    def __init__(self, mixed: Mixed, shardings: Sequence[Sharding]) -> None:
+    def __init__(
+        self, mixed: Mixed, shardings: Sequence[Sharding], share: Callable[[Inner, int, Sharding, int], Share]
+    ) -> None:
         every = [
             [
-                mixed.shares.share(mixed.inner, mixed.data, sharding, pool) if count else NOTHING
+                share(mixed.inner, mixed.data, sharding, pool) if count else NOTHING
                 for pool, count in enumerate(mixed.stages)
             ]
             for sharding in shardings

@@ -50,6 +50,8 @@ def pools_of(cluster: Cluster, excluded: tuple[str, ...] = ()) -> Pools:
     first = 0
     for group in left.groups:
         nodes = np.array([n for n in range(group.count) if n not in group.excluded], dtype=np.int64)
+        if group.ports:
+            nodes = nodes[np.argsort(np.array(group.ports)[nodes], kind="stable")]
         slower = np.ones(group.count)
         for node, factor in group.slow:
             slower[node] = factor

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ from nebula.cost_model.passes import NOTHING, Passes
 from nebula.cost_model.peak import Chunk, Counted, Setting, rank_peak
 from nebula.cost_model.replicas import LayerLoad
 from nebula.cost_model.step_parameters import DEFAULT
-from nebula.cost_model.traffic import Axes, stage_axes, wire
+from nebula.cost_model.traffic import Axes, across, stage_axes, wire
+from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.schedule import alive, device_of
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints, balanced
@@ -91,6 +93,8 @@ class Placed(NamedTuple):
         forward_s, backward_s, weight_s: [virtual stages], messages to neighbours included.
         homes: [virtual stages] the device of each.
         tail_s, update_s: [devices] data communication behind the passes, and the update.
+        tied: the device of the last virtual stage, and what it takes to sum with the first the gradients of weights
+            that both hold; the first and nothing where they hold none.
         waiting: by what factor a step is longer since its nodes wait for one another.
     """
 
@@ -100,6 +104,7 @@ class Placed(NamedTuple):
     homes: Ints
     tail_s: Floats
     update_s: Floats
+    tied: tuple[int, float]
     waiting: float
 
     def least_seconds(self, micro_batches: int, schedule: str) -> float:
@@ -121,6 +126,10 @@ class Placed(NamedTuple):
         return self._step_s(ends_s)
 
     def _step_s(self, ends_s: Floats) -> float:
+        last, tied_s = self.tied
+        if tied_s:
+            ends_s = ends_s.copy()
+            ends_s[[0, last]] = max(ends_s[0], ends_s[last]) + tied_s
         return self.waiting * float((ends_s + self.tail_s).max()) + float(self.update_s.max()) + DEFAULT.step_host_s
 
 
@@ -139,12 +148,22 @@ class WayPrices:
         blocks = layers.graph.layers
         most = max(dict.fromkeys(blocks), key=blocks.count)
         self._common = blocks.index(most), blocks.count(most)
+        cluster = layers.fabric.cluster
+        sites = [next((i for i, s in enumerate(cluster.sites) if g.name in s.groups), 0) for g in cluster.groups]
+        self._site_of = np.repeat(np.array(sites), [g.device_count for g in cluster.groups])
         self._axes: dict[tuple[object, ...], tuple[Axes, float]] = {}
         self._seconds: dict[tuple[object, ...], LayerSeconds] = {}
         self._deals: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._chains: dict[tuple[Inner, int], Chain] = {}
         self._rates: dict[tuple[object, ...], Rates] = {}
+        self._kept: dict[Inner, Floats] = {}
+        self._elements: dict[tuple[int, int, int], tuple[Floats, Floats]] = {}
         self._first_sends: dict[tuple[int, ...], tuple[float, float]] = {}
+
+    @property
+    def common(self) -> int:
+        """A layer of the most common kind."""
+        return self._common[0]
 
     @property
     def common_layers(self) -> int:
@@ -177,6 +196,20 @@ class WayPrices:
             for index in range(stages):
                 found.append(pool[index * size : (index + 1) * size].reshape(outer.data, inner.context, inner.tensor))
         return found
+
+    def crosses_wan(self, way: Way) -> bool:
+        """Whether a group of a stage that must be near spans sites: tensor, context, expert and sharding groups."""
+        if not self._site_of.any():
+            return False
+        inner, outer = way
+        near = (inner.width, inner.expert, inner.width * outer.sharding.degree)
+        return any(
+            bool((sites != sites[:, :1]).any())
+            for grid in self.grids(way)
+            for size in near
+            if size > 1
+            for sites in (self._site_of[grid].reshape(-1, size),)
+        )
 
     def places(self, way: Way) -> list[Place]:
         """Where each stage of a way lies."""
@@ -273,10 +306,9 @@ class WayPrices:
             )
         return self._rates[key]
 
-    def homes(self, way: Way) -> list[int]:
+    def homes(self, way: Way) -> tuple[int, ...]:
         """The device of each virtual stage."""
-        p, chunks = way.outer.pipeline, way.outer.chunks
-        return [device_of(way.outer.schedule, stage, p, chunks) for stage in range(p * chunks)]
+        return homes_of(way.outer.schedule, way.outer.pipeline, way.outer.chunks)
 
     def placed(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> Placed:
         """The durations of a way there."""
@@ -296,14 +328,25 @@ class WayPrices:
         tail_s, update_s = self._tails(way, homes, boundaries, places)
         nodes = len(np.unique(self.layers.fabric.node_of(np.concatenate([g.reshape(-1) for g in grids]))))
         return Placed(
-            forward + send,
-            backward + back,
-            weight,
-            np.array(homes),
-            tail_s,
-            update_s,
-            float(waiting_factor(np.array(nodes))),
+            forward_s=forward + send,
+            backward_s=backward + back,
+            weight_s=weight,
+            homes=np.array(homes),
+            tail_s=tail_s,
+            update_s=update_s,
+            tied=self._tied(way, homes),
+            waiting=float(waiting_factor(np.array(nodes))),
         )
+
+    def _tied(self, way: Way, homes: Sequence[int]) -> tuple[int, float]:
+        """As of Placed.tied: the two ends of a pipeline sum them before replicas reduce theirs."""
+        elements, first, last = self.layers.graph.tied_elements, homes[0], homes[-1]
+        if not elements or first == last:
+            return first, 0.0
+        grids, execution = self.grids(way), self.layers.pricings[way.inner.recompute].execution
+        size_bytes = elements / way.inner.tensor * DTYPE_BYTES[execution.accumulation_dtype]
+        levels = across(grids[first], grids[last], self.layers.fabric)
+        return last, wire("all_reduce", levels, DEFAULT).seconds(size_bytes)
 
     def _sends_s(self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]) -> Floats:
         """What each virtual stage takes to send to the next; nothing for the last."""
@@ -341,12 +384,18 @@ class WayPrices:
 
     def kept(self, inner: Inner) -> Floats:
         """[layers] bytes of activations that lie there from the forward of a micro-batch to its backward."""
-        return self.layers.spread([block.activations.kept for block in self.layers.memory(inner)])
+        if inner not in self._kept:
+            self._kept[inner] = self.layers.spread([b.activations.kept for b in self.layers.memory(inner)])
+        return self._kept[inner]
 
     def elements(self, inner: Inner) -> tuple[Floats, Floats]:
         """[layers] parameters on one rank that all replicas hold, and those of experts."""
-        blocks = self.layers.memory(inner)
-        return self.layers.spread([b.elements for b in blocks]), self.layers.spread([b.expert_elements for b in blocks])
+        key = inner[:3]
+        if key not in self._elements:
+            blocks = self.layers.memory(inner)
+            dense, experts = [b.elements for b in blocks], [b.expert_elements for b in blocks]
+            self._elements[key] = self.layers.spread(dense), self.layers.spread(experts)
+        return self._elements[key]
 
     def _tails(
         self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]
@@ -407,6 +456,12 @@ class WayPrices:
             communicators=sum(groups),
             counted=Counted.PROCESS,
         )
+
+
+@lru_cache(maxsize=1024)
+def homes_of(schedule: str, devices: int, chunks: int) -> tuple[int, ...]:
+    """The device of each virtual stage."""
+    return tuple(device_of(schedule, stage, devices, chunks) for stage in range(devices * chunks))
 
 
 def sums_at(homes: Ints, values: Floats, devices: int) -> Floats:

@@ -9,7 +9,7 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -27,14 +27,14 @@ from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.explore.bounds import Bounds
 from nebula.planner.explore.layers import Layers
-from nebula.planner.explore.mixed import Mixed
+from nebula.planner.explore.mixed import Bounded, Mixed
 from nebula.planner.explore.near import neighbours
 from nebula.planner.explore.plans import plan_of
 from nebula.planner.explore.pools import pools_of
 from nebula.planner.explore.price import Placed, Priced, WayPrices
 from nebula.planner.explore.sheet import Ranked
 from nebula.planner.explore.ways import RULES, Inner, Outer, Space, Way, experts_of
-from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
+from nebula.planner.search import Answer, Progress
 
 TRIES = 3
 """Ways of a promising inner half that are priced before the search."""
@@ -58,7 +58,6 @@ def explore(
     on_progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     enough: Callable[[float], bool] = lambda _: False,
-    known: Sequence[Way] = (),
 ) -> Answer:
     """The best plan of the whole space that the cost model knows, whether or not an engine can run it yet.
 
@@ -70,14 +69,12 @@ def explore(
         on_progress: called each time a way has been priced.
         clock: seconds, for the time that the search reports.
         enough: asked with the gap that is proved so far, whether the answer found will do.
-        known: ways that an earlier search of the same found; what is no better than they are is not looked at.
 
     Raises:
         BadInput: the cluster offers no device.
         Infeasible: no way fits into memory.
     """
-    one = _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock)
-    return one.run(enough, known)
+    return _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock).run(enough)
 
 
 class _Base(NamedTuple):
@@ -158,52 +155,54 @@ class _Explorer:
         """Ways that are bounded from below by this need not be looked at."""
         return self.best_s / (1.0 + TOLERANCE) if self.opened >= EXACT else self.best_s
 
-    def run(self, enough: Callable[[float], bool], known: Sequence[Way]) -> Answer:
+    def run(self, enough: Callable[[float], bool]) -> Answer:
         """The answer; an interruption gives the best so far.
 
         Raises:
             Infeasible: nothing fits.
         """
-        ended = ""
         try:
-            self._start(known)
+            self._start()
             while self.heap and self.heap[0].bound_s < self.to_beat_s:
                 node = heapq.heappop(self.heap)
                 self.opening_s = node.bound_s
                 self._open(node)
                 self.opening_s = math.inf
                 if self.found and enough(self.best_s / self._bound_s() - 1.0):
-                    ended = PATIENCE if self.heap and self.heap[0].bound_s < self.to_beat_s else ""
                     break
             self._compare()
         except KeyboardInterrupt:
             if not self.found:
                 raise
-            ended = INTERRUPTION
         self.cut["bound"] += sum(_left(node.what) for node in self.heap)
         if not self.found:
             raise self._nothing()
-        return replace(self._answer(), ended_by=ended)
+        return self._answer()
 
     def _bound_s(self) -> float:
         """No way of the space is faster."""
         waiting_s = self.heap[0].bound_s if self.heap else math.inf
         return min(self.best_s, waiting_s, self.opening_s)
 
-    def _start(self, known: Sequence[Way]) -> None:
+    def _start(self) -> None:
         # nothing is bounded before all are listed
         self.opening_s = 0.0
-        for way in known:
-            self._price(way)
         for inner in self.space.inners():
-            try:
-                self._push(self.bounds.least_seconds(inner), _Base(inner))
-            except BadInput:
-                self.cut["shape"] += 1
+            self._list(inner)
         self.opening_s = math.inf
         for inner in self._promising():
-            self._sample(inner)
+            with suppress(BadInput):
+                self._sample(inner)
         self._climb()
+
+    def _list(self, inner: Inner) -> None:
+        """Bounds all ways with these degrees by the most rows that they cut."""
+        for rows in reversed(self.space.rows):
+            with suppress(BadInput):
+                most = inner._replace(rows=rows)
+                self._push(self.bounds.least_seconds(most), _Base(most))
+                return
+        self.cut["shape"] += 1
 
     def _climb(self) -> None:
         """Goes from the best way found to better ones near it, as long as there are any."""
@@ -242,7 +241,9 @@ class _Explorer:
         """Those of an inner half on all pools that may beat what was found and may fit, best first."""
         every = [self.bounds.mixed(inner, data) for data in self.space.data_degrees(inner)]
         near = [mixed for mixed in every if mixed.least_seconds() < self.best_s]
-        ways = [way for mixed in near for way in mixed.ways() if way.share <= 1.0 and way.bound_s < self.best_s]
+        ways = [
+            way for mixed in near for way in mixed.ways(self.best_s) if way.share <= 1.0 and way.bound_s < self.best_s
+        ]
         return [way.outer for way in sorted(ways, key=lambda way: way.bound_s)]
 
     def _push(self, bound_s: float, what: What) -> None:
@@ -260,18 +261,11 @@ class _Explorer:
                 self._push(self.bounds.least_seconds(inner), _Policy(inner))
         elif isinstance(what, _Policy):
             for rows in self.space.rows:
-                inner = what.inner._replace(rows=rows)
-                if self._may_fit(inner):
-                    self._push(max(node.bound_s, self.bounds.least_seconds(inner)), inner)
+                self._open_rows(node.bound_s, what.inner._replace(rows=rows))
         elif isinstance(what, Inner):
             self._open_inner(node.bound_s, what)
         elif isinstance(what, Mixed):
-            for outer, bound_s, share in what.ways():
-                if share > 1.0:
-                    self.cut["memory"] += 1
-                    self._note_full(share, Way(what.inner, outer))
-                else:
-                    self._push(max(node.bound_s, bound_s), Way(what.inner, outer))
+            self._open_mixed(node.bound_s, what)
         elif isinstance(what, _Rest):
             following = what.first + 1
             if following < len(what.ranked):
@@ -283,15 +277,15 @@ class _Explorer:
         else:
             self._price(what.way, what.placed)
 
-    def _may_fit(self, inner: Inner) -> bool:
-        """Whether an inner half can be cut so and may fit; what cannot is counted by its rule."""
+    def _open_rows(self, bound_s: float, inner: Inner) -> None:
         try:
-            fits = self.bounds.may_fit(inner)
+            if self.bounds.may_fit(inner):
+                self._push(max(bound_s, self.bounds.least_seconds(inner)), inner)
+            else:
+                self.cut["memory"] += 1
         except BadInput:
+            # the degrees cut other numbers of rows
             self.cut["shape"] += 1
-            return False
-        self.cut["memory"] += not fits
-        return fits
 
     def _open_inner(self, bound_s: float, inner: Inner) -> None:
         for data in self.space.data_degrees(inner):
@@ -306,11 +300,31 @@ class _Explorer:
                 if ranked.leanest:
                     self._note_full(ranked.leanest[0], Way(inner, ranked.leanest[1]))
                 if len(ranked):
+                    self._look(float(ranked.bounds_s[0]), Way(inner, ranked.outer(0)))
                     self._push(max(bound_s, float(ranked.bounds_s[0])), _Rest(inner, ranked, 0))
+
+    def _open_mixed(self, least_s: float, mixed: Mixed) -> None:
+        near: list[Bounded] = []
+        for each in mixed.ways(self.to_beat_s):
+            if each.share > 1.0:
+                self.cut["memory"] += 1
+                self._note_full(each.share, Way(mixed.inner, each.outer))
+            else:
+                near.append(each)
+        if near:
+            first = min(near, key=lambda each: each.bound_s)
+            self._look(first.bound_s, Way(mixed.inner, first.outer))
+        for each in near:
+            self._push(max(least_s, each.bound_s), Way(mixed.inner, each.outer))
+
+    def _look(self, bound_s: float, way: Way) -> None:
+        """Prices a way at once if it may be the best so far, so that others have more to beat."""
+        if bound_s < self.best_s and way not in self.found:
+            self._try(way)
 
     def _place(self, bound_s: float, way: Way) -> None:
         """Bounds a way by what its own deal takes on its own places."""
-        if way in self.found:
+        if way in self.found or self._left_out(way):
             return
         placed = self.prices.placed(way, self.prices.deal(way), self.prices.places(way))
         least_s = placed.least_seconds(way.micro_batches(self.job), way.outer.schedule)
@@ -323,7 +337,7 @@ class _Explorer:
             self._price(way, placed)
 
     def _price(self, way: Way, placed: Placed | None = None) -> None:
-        if way in self.found:
+        if way in self.found or self._left_out(way):
             return
         priced = self.prices.price(way, placed)
         if priced.peak_share > 1.0:
@@ -333,6 +347,13 @@ class _Explorer:
         self.found[way] = priced
         self.best_s = min(self.best_s, priced.step_s)
         self.on_progress(Progress(priced=len(self.found), best_s=self.best_s, bound_s=self._bound_s()))
+
+    def _left_out(self, way: Way) -> bool:
+        """Whether a way crosses a WAN where it must not."""
+        if not self.prices.crosses_wan(way):
+            return False
+        self.cut["wan"] += 1
+        return True
 
     def _note_full(self, share: float, way: Way) -> None:
         if self.fullest is None or share < self.fullest[0]:

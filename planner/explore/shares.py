@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from nebula.cost_model.held import held
 from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES, FRAGMENTATION
+from nebula.cost_model.traffic import Axes
 from nebula.plan.values import Sharding
 from nebula.planner.explore.price import Rates, WayPrices
 from nebula.planner.explore.ways import Inner, Outer, Way
@@ -36,22 +37,37 @@ class Shares:
     def __init__(self, prices: WayPrices) -> None:
         self.prices = prices
         self._rates: dict[tuple[object, ...], Rates] = {}
+        self._own: dict[tuple[object, ...], Share] = {}
         self._known: dict[tuple[object, ...], Share] = {}
+
+    def own(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Share:
+        """What an element costs at least, and holds, where replicas exchange for nothing."""
+        key = (*inner, data, sharding.stage, sharding.degree, pool)
+        if key not in self._own:
+            way = self.one_stage(inner, data, sharding, pool)
+            setting, rates = self.prices.setting(way), self._alone(inner, pool)
+            both = [held(1.0, setting.execution, s) for s in (setting.sharding, setting.expert_sharding)]
+            bytes_of = [each.states + (1.0 + FRAGMENTATION) * (each.weights + each.gradients) for each in both]
+            parts = setting.sharding.degree, setting.expert_sharding.degree
+            more = way.micro_batches(self.prices.job) - 1
+            added = parts if sharding.stage == 3 else (1, 1)
+            self._own[key] = Share(
+                work_s=(more * rates.adds_s[0] / added[0], more * rates.adds_s[1] / added[1]),
+                sync_s=(0.0, 0.0),
+                update_s=(rates.update_s[0] / parts[0], rates.update_s[1] / parts[1]),
+                held=(bytes_of[0], bytes_of[1]),
+            )
+        return self._own[key]
 
     def share(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Share:
         """What an element costs at least, and holds."""
         key = (*inner, data, sharding.stage, sharding.degree, pool)
         if key not in self._known:
-            way = self.one_stage(inner, data, sharding, pool)
-            m, rates = way.micro_batches(self.prices.job), self._least(way, pool)
-            setting = self.prices.setting(way)
-            both = [held(1.0, setting.execution, s) for s in (setting.sharding, setting.expert_sharding)]
-            bytes_of = [each.states + (1.0 + FRAGMENTATION) * (each.weights + each.gradients) for each in both]
-            self._known[key] = Share(
-                work_s=(_work_s(rates, m, 0), _work_s(rates, m, 1)),
-                sync_s=rates.sync_s,
-                update_s=rates.update_s,
-                held=(bytes_of[0], bytes_of[1]),
+            own, m = self.own(inner, data, sharding, pool), self.prices.job.global_batch // (data * inner.rows)
+            rates = self._least(self.one_stage(inner, data, sharding, pool), pool)
+            passing = rates.passing_s
+            self._known[key] = own._replace(
+                work_s=(own.work_s[0] + m * passing[0], own.work_s[1] + m * passing[1]), sync_s=rates.sync_s
             )
         return self._known[key]
 
@@ -65,6 +81,11 @@ class Shares:
         stages = tuple(int(i == pool) for i in range(len(self.prices.pools.types)))
         return Way(inner, Outer(data, stages, "1f1b", 1, sharding))
 
+    def _alone(self, inner: Inner, pool: int) -> Rates:
+        """What parameters cost that no two ranks share."""
+        device = self.prices.pools.types[pool]
+        return self.prices.rates(inner._replace(tensor=1, context=1, expert=1), device, Axes(), Sharding())
+
     def _least(self, way: Way, pool: int) -> Rates:
         """The rates on the first devices of a pool that repeats; on another one replicas exchange for nothing."""
         inner, outer = way
@@ -76,10 +97,6 @@ class Shares:
                 found = found._replace(sync_s=(0.0, 0.0), passing_s=(0.0, 0.0))
             self._rates[key] = found
         return self._rates[key]
-
-
-def _work_s(rates: Rates, micro_batches: int, kind: int) -> float:
-    return micro_batches * rates.passing_s[kind] + rates.adds_s[kind] * (micro_batches - 1)
 
 
 NOTHING = Share((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))

@@ -7,6 +7,7 @@ Groups are taken to lie as close together as on the first devices of the pool.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +20,7 @@ from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
 from nebula.planner.explore.options import Options
 from nebula.planner.explore.price import WayPrices, prefix_sums, waiting_factor
-from nebula.planner.explore.shares import NOTHING, Shares
+from nebula.planner.explore.shares import NOTHING, Share, Shares
 from nebula.planner.explore.ways import Inner, Outer, Space
 
 
@@ -161,31 +162,46 @@ class _Pairs:
 
     def bounds(self, index: int, to_beat_s: float) -> tuple[Floats, Floats]:
         """[pairs] under the sharding of that index: bounds, and the least share of memory where they are low enough."""
-        sheet = self.sheet
-        every = [NOTHING] * len(sheet.data)
-        for row in self.used:
-            if index < len(sheet.shardings[row]):
-                sharding = sheet.shardings[row][index]
-                every[row] = sheet.shares.share(sheet.inner, int(sheet.data[row]), sharding, sheet.pool)
-        has = np.array([index < len(s) for s in sheet.shardings])[self.rows]
-        work_s, sync_s = (self._of_elements([getattr(s, name) for s in every]) for name in ("work_s", "sync_s"))
-        ends_s = np.where(self.works[self.at], self.ends_s + work_s, 0.0)
-        ends_s[:, 0] = np.where(self.works[self.at], ends_s + self.back_s, 0.0).max(axis=1)
-        ends_s = (ends_s + sync_s).max(axis=1)
-        update_s = self._of_elements([share.update_s for share in every]).max(axis=1)
-        bound_s = np.where(has, self.waiting * ends_s + update_s + DEFAULT.step_host_s, np.inf)
+        has = np.array([index < len(s) for s in self.sheet.shardings])[self.rows]
+        every = np.flatnonzero(has)
+        bound_s, share = np.full(len(has), np.inf), np.zeros(len(has))
+        own = self._shares(index, self.used, self.sheet.shares.own)
+        bound_s[every] = self._bounds(every, own)
         near = np.flatnonzero(bound_s < to_beat_s)
-        share = np.zeros(len(bound_s))
-        share[near] = self._memory(near, [s.held for s in every])
+        share[near] = self._memory(near, [each.held for each in own])
+        near = near[share[near] <= 1.0]
+        # what replicas exchange is dear to know
+        all_of = self._shares(index, np.unique(self.rows[near]).tolist(), self.sheet.shares.share)
+        bound_s[near] = self._bounds(near, all_of)
         return bound_s, share
+
+    def _shares(self, index: int, rows: list[int], share: Callable[[Inner, int, Sharding, int], Share]) -> list[Share]:
+        """By row what parameters cost under the sharding of that index; nothing for other rows than those."""
+        sheet, found = self.sheet, [NOTHING] * len(self.sheet.data)
+        for row in rows:
+            if index < len(sheet.shardings[row]):
+                found[row] = share(sheet.inner, int(sheet.data[row]), sheet.shardings[row][index], sheet.pool)
+        return found
+
+    def _bounds(self, pairs: Ints, shares: list[Share]) -> Floats:
+        """[pairs] of those indices: bounds where parameters cost so much."""
+        work_s, sync_s, update_s = (
+            self._of_elements([getattr(s, name) for s in shares], pairs) for name in ("work_s", "sync_s", "update_s")
+        )
+        works = self.works[self.at[pairs]]
+        ends_s = np.where(works, self.ends_s[pairs] + work_s, 0.0)
+        ends_s[:, 0] = np.where(works, ends_s + self.back_s[pairs], 0.0).max(axis=1)
+        step_s = self.waiting[pairs] * (ends_s + sync_s).max(axis=1)
+        found: Floats = step_s + update_s.max(axis=1) + DEFAULT.step_host_s
+        return found
 
     def _held(self, layers: Floats) -> Floats:
         """[options, devices]: the sums of [layers] over what each device holds."""
         return self.sheet.options.by_device(self.which, self.sheet._stages(layers, self.stages))
 
-    def _of_elements(self, figures: list[tuple[float, float]], pairs: Ints | None = None) -> Floats:
-        """[pairs, devices]: what the parameters of each device come to at figures by row."""
-        rows, at = (self.rows, self.at) if pairs is None else (self.rows[pairs], self.at[pairs])
+    def _of_elements(self, figures: list[tuple[float, float]], pairs: Ints) -> Floats:
+        """[pairs, devices] of those indices: what the parameters of each device come to at figures by row."""
+        rows, at = self.rows[pairs], self.at[pairs]
         dense, experts = (np.array(each)[rows][:, None] for each in zip(*figures, strict=True))
         found: Floats = dense * self.elements[0][at]
         return found + experts * self.elements[1][at] if self.elements[1].any() else found

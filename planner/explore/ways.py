@@ -23,6 +23,7 @@ RULES = {
     "rows": "micro-batches have up to 8 rows",
     "deal": "layers are dealt to stages so that the slowest stage is as fast as it can be; of such deals the last "
     "stage holds most, and those before it are dealt likewise",
+    "wan": "only pipeline and data cross a WAN: tensor, context, expert and sharding groups lie within one site",
     "order": "ranks lie tensor, context, data, pipeline from the inside out, stages on devices of one type",
 }
 """What the explored space leaves out, by rule: the bound of an answer is valid for the rest."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nebula.cluster.values import Cluster, NodeGroup
+from nebula.cluster.values import Cluster, Link, NodeGroup, Site
 from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.executed import paddle_execution, predict_executed
 from nebula.errors import BadInput, Infeasible
@@ -241,6 +241,25 @@ def test_a_mixed_cluster_is_compared_with_its_fast_part_and_with_all_as_slow():
     assert re.match(r"For comparison, on the 4 d alone a step takes .*, \d+% more\.", fast)
     assert re.match(r"For comparison, with all devices as slow as e a step takes .*, \d+% (more|less)\.", slow)
     assert baselines(DENSE, cluster(1, 4), JOB, Objective(), answer, lambda _: False) == ()
+
+
+@pytest.mark.parametrize("graph", [DENSE, EXPERTS])
+def test_close_groups_stay_within_a_site(graph):
+    one, other = cluster(1, 2).groups[0], replace(cluster(1, 2).groups[0], name="m")
+    apart = replace(
+        cluster(1, 2),
+        groups=(one, other),
+        sites=(Site(name="east", groups=("n",)), Site(name="west", groups=("m",))),
+        wan=Link(kind="wan", bytes_per_s=1e12, latency_s=0.0),
+    )
+    answer = explore(graph, apart, JOB)
+    assert not violations(answer.plan, layers=len(graph.layers), cluster=apart)
+    crossing = Way(Inner(2, 1, 1, 1, "none"), Outer(2, (1,), "1f1b", 1, Sharding(stage=1, degree=2)))
+    plan, _ = predicted(crossing, prices(graph, apart), graph, apart)
+    assert prices(graph, apart).crosses_wan(crossing)
+    assert any(
+        "may cross a WAN" in broken.sentence for broken in violations(plan, layers=len(graph.layers), cluster=apart)
+    )
 
 
 def test_an_interruption_gives_the_best_so_far_with_its_gap():
