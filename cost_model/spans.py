@@ -5,6 +5,7 @@ evaluate prices the stages of a plan with it, many.py those of thousands of cand
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -210,7 +211,7 @@ class Spans:
             self._borders[key] = sent_s, receive_seconds(b_bytes, b_count, groups.behind, groups.tensor)
         return self._borders[key]
 
-    @property
+    @cached_property
     def widest_s(self) -> float:
         """Seconds of one forward and one backward of the slowest layer."""
         return float((self.chain.forward_total_s + self.chain.backward_total_s).max())

@@ -20,7 +20,7 @@ from nebula.plan.conditions import Conditions
 from nebula.plan.job import Objective
 from nebula.plan.values import PRECISION_DTYPE, Job
 from nebula.planner.pool import equal_devices
-from nebula.planner.search import AIM, Answer
+from nebula.planner.search import AIM, INTERRUPTION, Answer
 from nebula.units import format_seconds
 
 ROUNDS = 2
@@ -103,7 +103,9 @@ def aimed(
     because = f"{_reason(chosen, tried, objective)} {chosen.answer.plan.because}"
     told = f"Numbers of nodes that were tried: {', '.join(str(t.nodes) for t in tried)}; the bound is that of plans on "
     notes = (*chosen.answer.notes, f"{told}{counted(chosen.nodes)} or fewer.")
-    answer = replace(chosen.answer, plan=replace(chosen.answer.plan, because=because), notes=notes)
+    ended = INTERRUPTION if attempts.interrupted else chosen.answer.ended_by
+    plan = replace(chosen.answer.plan, because=because)
+    answer = replace(chosen.answer, plan=plan, notes=notes, ended_by=ended)
     return Aimed(answer=answer, tried=tried, front=front(tried))
 
 
@@ -121,8 +123,13 @@ def halves(
     return attempts.tried
 
 
+def most_attempts(cluster: Cluster) -> int:
+    """On how many numbers of a cluster's nodes `aimed` searches at most."""
+    return len(_halved(sum(group.count for group in cluster.groups))) + 2 * ROUNDS
+
+
 class _Attempts:
-    """Searches on several numbers of nodes; arguments as of aimed."""
+    """Searches on several numbers of nodes, until one is interrupted; arguments as of aimed."""
 
     def __init__(
         self,
@@ -140,6 +147,7 @@ class _Attempts:
         # with fewer nodes of the type another one might compute more in all
         self._others = tuple(group.name for group in cluster.groups if group.device.name != pool.device.name)
         self.known: dict[int, Tried] = {}
+        self.interrupted = False
 
     def halve(self) -> None:
         """Tries all nodes, half of them, and so on."""
@@ -148,7 +156,7 @@ class _Attempts:
 
     def attempt(self, nodes: int) -> None:
         """Tries so many nodes, of which too few for the model or for fixed degrees are no error."""
-        if nodes in self.known:
+        if nodes in self.known or self.interrupted:
             return
         bare = replace(self._objective, minimise=AIM, deadline_s=0.0, budget=0.0)
         try:
@@ -158,6 +166,12 @@ class _Attempts:
             if nodes == len(self._names):
                 raise
             return
+        except KeyboardInterrupt:
+            if not self.known:
+                raise
+            self.interrupted = True
+            return
+        self.interrupted = answer.ended_by == INTERRUPTION
         ahead = outlook(self._graph, self._cluster, answer.plan, self._conditions)
         _check_known(self._objective, ahead)
         self.known[nodes] = Tried(nodes=nodes, answer=answer, outlook=ahead)

@@ -60,6 +60,8 @@ class Prices:
         self._useful: dict[Work, tuple[float, Useful]] = {}
         self._sums: dict[tuple[int, int, str], Sums] = {}
         self._bounds: dict[Work, Floats] = {}
+        self._work_s: dict[Work, float] = {}
+        self._least_s: dict[tuple[object, ...], tuple[float, float]] = {}
         self._least_held: dict[tuple[int, int, str, Sharding], tuple[float, float]] = {}
 
     def spans(self, tensor: int, rows: int, recompute: str) -> Spans:
@@ -177,10 +179,20 @@ class Prices:
         Groups meet as well as any could.
         """
         spans, m, p = self._spans_of(split), split.micro_batches(self.job), split.pipeline
-        groups = self._ideal(split)
-        work_s = spans.work_s(m, split.sharding, groups)
-        tail_s = float(spans.tail(spans.whole, split.sharding, groups, 1.0)[0])
+        key = (split.tensor, split.rows, split.recompute, split.data, split.sharding, p > 1)
+        if key not in self._least_s:
+            groups = self._ideal(split)
+            tail_s = float(spans.tail(spans.whole, split.sharding, groups, 1.0)[0])
+            self._least_s[key] = spans.work_s(m, split.sharding, groups), tail_s
+        work_s, tail_s = self._least_s[key]
         return max((m * work_s + tail_s) / p, m * spans.widest_s, geometric_bound(work_s, m, p))
+
+    def work_seconds(self, split: Split) -> float:
+        """Seconds of one forward and one backward of all layers of a split, communication of data and borders apart."""
+        key = (split.tensor, split.rows, split.recompute, split.micro_batches(self.job))
+        if key not in self._work_s:
+            self._work_s[key] = self._spans_of(split).work_s(key[3], Sharding(), NOWHERE)
+        return self._work_s[key]
 
     def least_bytes(self, split: Split) -> float:
         """What the fullest device of a split holds at least, however its layers are dealt.
@@ -208,8 +220,7 @@ class Prices:
             split: with the most stages, and the sharding that holds least.
             to_beat_s: what a step must beat to be of use.
         """
-        m, most = split.micro_batches(self.job), split.pipeline
-        work_s = self._spans_of(split).work_s(m, Sharding(), NOWHERE)
+        m, most, work_s = split.micro_batches(self.job), split.pipeline, self.work_seconds(split)
         alone, together = self._least_bytes(split)
 
         def will_do(stages: int) -> bool:

@@ -35,6 +35,9 @@ from nebula.planner.tree import NEVER, Candidate, Node, Tree
 KEPT = 8
 """Candidates that an answer holds with their full prediction."""
 
+INTERRUPTION, PATIENCE = "interruption", "patience"
+"""What may end a search before its proof is complete."""
+
 AIM, SCHEDULE = "step_time", "1f1b"
 """What is minimised, and under which schedule."""
 
@@ -51,6 +54,7 @@ class Answer:
         seconds: how long the search took.
         bound_s: a step time that nothing in the space can beat.
         notes: what a reader should know: devices left out or unused.
+        ended_by: what ended the search before its proof was complete, INTERRUPTION or PATIENCE; empty: nothing did.
     """
 
     plan: Plan
@@ -60,6 +64,7 @@ class Answer:
     seconds: float
     bound_s: float
     notes: tuple[str, ...] = ()
+    ended_by: str = ""
 
     @property
     def gap(self) -> float:
@@ -178,6 +183,7 @@ class _Search:
         heapq.heapify(heap)
         least_s = heap[0][0] if heap else 0.0
         opened_s = least_s
+        ended = ""
         try:
             for candidate in self.tree.samples():
                 self.note(candidate, least_s)
@@ -193,6 +199,7 @@ class _Search:
         except KeyboardInterrupt:
             if not self.found:
                 raise
+            ended = INTERRUPTION
             # what was being opened may hold better ones
             self.bound_s = min(self.bound_s, opened_s)
         self.tree.cut["bound"] += sum(node.splits for _, _, node in heap)
@@ -200,7 +207,8 @@ class _Search:
             if self.tree.cut["wan"]:
                 raise no_site_holds(self.cluster, self.pool.devices)
             raise infeasible(self.prices, self.limits)
-        return self.answer(min(self.best_s, self.bound_s, *(bound for bound, _, _ in heap[:1])))
+        answer = self.answer(min(self.best_s, self.bound_s, *(bound for bound, _, _ in heap[:1])))
+        return replace(answer, ended_by=ended)
 
     def note(self, candidate: Candidate, bound_s: float) -> None:
         """Keeps a candidate; the second best time is what others must beat to be worth opening."""

@@ -21,7 +21,7 @@ from nebula.planner.deals import Deals, carried, moved
 from nebula.planner.engines import runs
 from nebula.planner.price import Prices
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
-from nebula.planner.split_price import NOWHERE, SplitPrice
+from nebula.planner.split_price import SplitPrice
 from nebula.planner.stages import geometric_bound
 
 LISTED = 1000
@@ -174,7 +174,7 @@ class Tree:
                 self.cut["shape"] += splits
                 continue
             spans, m = self.prices.spans(tensor, rows, recompute), split.micro_batches(self.job)
-            bound_s = max(m * spans.widest_s, geometric_bound(spans.work_s(m, Sharding(), NOWHERE), m, stages))
+            bound_s = max(m * spans.widest_s, geometric_bound(self.prices.work_seconds(split), m, stages))
             yield Node(bound_s, splits, partial(self._by_stages, split, allowed))
 
     def _by_stages(self, split: Split, allowed: list[Sharding]) -> Iterator[Node]:

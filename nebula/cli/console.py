@@ -10,12 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from nebula.units import format_seconds
-
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from nebula.planner.search import Progress
 
 PLAIN_COLUMNS = 100
 
@@ -61,14 +57,6 @@ class Line:
             sys.stderr.flush()
 
 
-class SearchLine(Line):
-    """How far a search is."""
-
-    def __call__(self, progress: Progress) -> None:
-        """Says how many splits are priced."""
-        self.show(lambda: _search_words(progress))
-
-
 class CountLine(Line):
     """How many of a number of things are done."""
 
@@ -79,11 +67,6 @@ class CountLine(Line):
     def __call__(self, done: int) -> None:
         """Says so."""
         self.show(lambda: f"{self.doing}: {done:,} of {self.whole:,} {self.things}")
-
-
-def _search_words(progress: Progress) -> str:
-    best, bound = format_seconds(progress.best_s), format_seconds(progress.bound_s)
-    return f"searching: {progress.priced:,} splits priced, best {best}, none below {bound}"
 
 
 def print_json(document: Any) -> None:

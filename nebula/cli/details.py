@@ -145,11 +145,11 @@ def with_front(points: Iterable[TimeCost]) -> tuple[TimeCost, ...]:
 
 
 def _on_fewer_nodes(subject: Subject) -> tuple[Tried, ...]:
-    from nebula.cli.console import SearchLine
+    from nebula.cli.search_bar import SearchBar
     from nebula.planner.aims import halves
     from nebula.planner.placed_answer import placed_search
 
-    run, line = subject.run, SearchLine()
+    run, line = subject.run, SearchBar()
 
     def fastest(objective: Objective) -> Answer:
         return placed_search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)

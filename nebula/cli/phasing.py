@@ -49,11 +49,11 @@ def find_phases(run: Run) -> Phased:
     """The plans of the phases of a run; a terminal sees how far the search is."""
     from dataclasses import replace
 
-    from nebula.cli.console import SearchLine
+    from nebula.cli.search_bar import SearchBar
     from nebula.cli.subject import model_graph
     from nebula.planner.phases import plan_phases
 
-    line = SearchLine()
+    line = SearchBar()
     try:
         return plan_phases(
             run.phases,

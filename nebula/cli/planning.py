@@ -60,22 +60,30 @@ def plan(
     patience: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.0, help="How long --explore may take; then the best so far.")
     ] = PATIENCE_S,
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Go on with what an earlier --explore found, and keep what is found here."),
+    ] = None,
 ) -> None:
     """Find how to train the model on the cluster, and say why."""
     from nebula.cli.console import log, print_json
     from nebula.cli.details import dry_findings, recorded
     from nebula.cli.emitting import check_asked, print_or_write
+    from nebula.cli.exploring import explored_plans
     from nebula.cli.output import apart, free
     from nebula.cli.phasing import check_no_more, show_phases
-    from nebula.cli.subject import explored_plan, find_plans, run_subject, search_record
+    from nebula.cli.subject import find_plans, run_subject, search_record
     from nebula.cost_model.economy import outlook
+    from nebula.errors import BadInput
     from nebula.plan.files import save_plan
     from nebula.plan.legality import executable, kind_of
     from nebula.plan.run_file import load_run
     from nebula.report.document import plan_document
     from nebula.report.html import write_report
 
-    apart(run, output, report, emit_to)
+    if resume and not explore:
+        raise BadInput("--resume goes on with an exploration: add --explore; what fleet runs is searched in seconds")
+    apart(run, output, report, emit_to, resume)
     check_asked(emit, emit_to, json=json)
     for path in (output, report, emit_to):
         if path:
@@ -86,7 +94,7 @@ def plan(
         show_phases(asked, output, force=force, json=json)
         return
     subject = run_subject(asked)
-    answer, tried = (explored_plan(subject, patience), ()) if explore else find_plans(subject)
+    answer, tried = explored_plans(subject, patience, resume) if explore else find_plans(subject)
     search = search_record(answer)
     if json:
         able = executable(answer.plan, kind_of(subject.run.cluster))

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nebula.cli.console import SearchLine
+from nebula.cli.search_bar import SearchBar
 from nebula.errors import Infeasible
 from nebula.report.findings import Contender, Findings, Search
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nebula.plan.job import ModelSpec, Objective
     from nebula.plan.run_file import Run
     from nebula.plan.values import Plan
-    from nebula.planner.aims import Tried
+    from nebula.planner.aims import Aimed, Tried
     from nebula.planner.search import Answer
     from nebula.planner.setting import Setting
 
@@ -107,7 +107,7 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     from nebula.planner.explore.ways import experts_of
     from nebula.planner.placed_answer import placed_search
 
-    run, line = subject.run, SearchLine()
+    run, line = subject.run, SearchBar()
 
     def fastest(objective: Objective) -> Answer:
         return placed_search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
@@ -115,8 +115,7 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     try:
         if not wants_more(run.objective):
             return fastest(run.objective), ()
-        found = aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest)
-        return replace(found.answer, notes=(*found.answer.notes, *map(front_words, found.front))), found.tried
+        return with_front(aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest))
     except Infeasible as error:
         more = "; `nebula plan --explore` deals the experts to ranks as well" if experts_of(subject.graph) > 1 else ""
         raise Infeasible(f"{error}{more}") from None
@@ -140,6 +139,11 @@ def setting(subject: Subject) -> Setting:
     return setting_of(subject.graph, run.cluster, run.job, run.objective, find, subject.chains)
 
 
+def with_front(found: Aimed) -> tuple[Answer, tuple[Tried, ...]]:
+    """The answer to an aim, which tells of the front, and all plans that were tried."""
+    return replace(found.answer, notes=(*found.answer.notes, *map(front_words, found.front))), found.tried
+
+
 def front_words(one: Tried) -> str:
     """A point of the front of time against money, in words."""
     from nebula.planner.aims import counted
@@ -148,33 +152,6 @@ def front_words(one: Tried) -> str:
     money, energy = one.outlook.money, one.outlook.energy
     each = f"{energy.per_million_tokens_j / 3.6e6:.3g} kWh" if money.unknown else f"{money.per_million_tokens:.3g}"
     return f"On the front: {counted(one.nodes)}, {format_seconds(one.step_s)} a step, {each} for a million tokens."
-
-
-def explored_plan(subject: Subject, patience_s: float) -> Answer:
-    """Searches beyond what engines can run yet, for so many seconds at most; a terminal sees how far it is.
-
-    Raises:
-        Infeasible: nothing was found that fits.
-    """
-    import time
-
-    from nebula.planner.explore.baselines import baselines
-    from nebula.planner.explore.search import explore
-    from nebula.planner.type_order import in_best_order
-
-    run, line, began_s = subject.run, SearchLine(), time.monotonic()
-
-    def late(_: float, share: float = 1.0) -> bool:
-        return time.monotonic() - began_s > share * patience_s
-
-    asked = (subject.graph, run.cluster, run.job, run.objective)
-    try:
-        answer = in_best_order(explore(*asked, on_progress=line, enough=late), *asked, on_progress=line, enough=late)
-        # the baselines of a mixed cluster may take half as long again
-        more = baselines(*asked, answer, lambda gap: late(gap, 1.5))
-    finally:
-        line.clear()
-    return replace(answer, notes=(*more, *answer.notes))
 
 
 def chosen_plan(subject: Subject, plan_file: Path | None) -> tuple[Plan, Search]:
@@ -253,8 +230,20 @@ def search_record(answer: Answer) -> Search:
         candidates=answer.priced + sum(answer.cut.values()),
         contenders=tuple(_contender(plan, answer.plan) for plan in answer.candidates),
         cut=tuple(sorted(answer.cut.items(), key=lambda pair: -pair[1])),
-        notes=answer.notes,
+        notes=(*ended_words(answer), *answer.notes),
     )
+
+
+def ended_words(answer: Answer) -> tuple[str, ...]:
+    """A sentence about a search that ended before its proof was complete; none about others."""
+    from nebula.planner.search import INTERRUPTION
+    from nebula.units import format_seconds
+
+    if not answer.ended_by:
+        return ()
+    why = "Interrupted" if answer.ended_by == INTERRUPTION else "Out of patience"
+    bound = f"no plan of the space takes less than {format_seconds(answer.bound_s)} a step, {answer.gap:.1%} below"
+    return (f"{why}: this is the best so far; {bound}.",)
 
 
 def _contender(plan: Plan, best: Plan) -> Contender:

@@ -9,7 +9,7 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -34,7 +34,7 @@ from nebula.planner.explore.pools import pools_of
 from nebula.planner.explore.price import Placed, Priced, WayPrices
 from nebula.planner.explore.sheet import Ranked
 from nebula.planner.explore.ways import RULES, Inner, Outer, Space, Way, experts_of
-from nebula.planner.search import Answer, Progress
+from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
 
 TRIES = 3
 """Ways of a promising inner half that are priced before the search."""
@@ -58,6 +58,7 @@ def explore(
     on_progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     enough: Callable[[float], bool] = lambda _: False,
+    known: Sequence[Way] = (),
 ) -> Answer:
     """The best plan of the whole space that the cost model knows, whether or not an engine can run it yet.
 
@@ -69,12 +70,14 @@ def explore(
         on_progress: called each time a way has been priced.
         clock: seconds, for the time that the search reports.
         enough: asked with the gap that is proved so far, whether the answer found will do.
+        known: ways that an earlier search of the same found; what is no better than they are is not looked at.
 
     Raises:
         BadInput: the cluster offers no device.
         Infeasible: no way fits into memory.
     """
-    return _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock).run(enough)
+    one = _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock)
+    return one.run(enough, known)
 
 
 class _Base(NamedTuple):
@@ -155,38 +158,43 @@ class _Explorer:
         """Ways that are bounded from below by this need not be looked at."""
         return self.best_s / (1.0 + TOLERANCE) if self.opened >= EXACT else self.best_s
 
-    def run(self, enough: Callable[[float], bool]) -> Answer:
+    def run(self, enough: Callable[[float], bool], known: Sequence[Way]) -> Answer:
         """The answer; an interruption gives the best so far.
 
         Raises:
             Infeasible: nothing fits.
         """
+        ended = ""
         try:
-            self._start()
+            self._start(known)
             while self.heap and self.heap[0].bound_s < self.to_beat_s:
                 node = heapq.heappop(self.heap)
                 self.opening_s = node.bound_s
                 self._open(node)
                 self.opening_s = math.inf
                 if self.found and enough(self.best_s / self._bound_s() - 1.0):
+                    ended = PATIENCE if self.heap and self.heap[0].bound_s < self.to_beat_s else ""
                     break
             self._compare()
         except KeyboardInterrupt:
             if not self.found:
                 raise
+            ended = INTERRUPTION
         self.cut["bound"] += sum(_left(node.what) for node in self.heap)
         if not self.found:
             raise self._nothing()
-        return self._answer()
+        return replace(self._answer(), ended_by=ended)
 
     def _bound_s(self) -> float:
         """No way of the space is faster."""
         waiting_s = self.heap[0].bound_s if self.heap else math.inf
         return min(self.best_s, waiting_s, self.opening_s)
 
-    def _start(self) -> None:
+    def _start(self, known: Sequence[Way]) -> None:
         # nothing is bounded before all are listed
         self.opening_s = 0.0
+        for way in known:
+            self._price(way)
         for inner in self.space.inners():
             self._list(inner)
         self.opening_s = math.inf
@@ -261,7 +269,9 @@ class _Explorer:
                 self._push(self.bounds.least_seconds(inner), _Policy(inner))
         elif isinstance(what, _Policy):
             for rows in self.space.rows:
-                self._open_rows(node.bound_s, what.inner._replace(rows=rows))
+                inner = what.inner._replace(rows=rows)
+                if self._may_fit(inner):
+                    self._push(max(node.bound_s, self.bounds.least_seconds(inner)), inner)
         elif isinstance(what, Inner):
             self._open_inner(node.bound_s, what)
         elif isinstance(what, Mixed):
@@ -277,15 +287,15 @@ class _Explorer:
         else:
             self._price(what.way, what.placed)
 
-    def _open_rows(self, bound_s: float, inner: Inner) -> None:
+    def _may_fit(self, inner: Inner) -> bool:
+        """Whether an inner half can be cut so and may fit; what cannot is counted by its rule."""
         try:
-            if self.bounds.may_fit(inner):
-                self._push(max(bound_s, self.bounds.least_seconds(inner)), inner)
-            else:
-                self.cut["memory"] += 1
+            fits = self.bounds.may_fit(inner)
         except BadInput:
-            # the degrees cut other numbers of rows
             self.cut["shape"] += 1
+            return False
+        self.cut["memory"] += not fits
+        return fits
 
     def _open_inner(self, bound_s: float, inner: Inner) -> None:
         for data in self.space.data_degrees(inner):

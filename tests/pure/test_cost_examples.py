@@ -9,7 +9,7 @@ MODULES = (
     *("cost_model.compute", "cost_model.memory", "cost_model.held", "cost_model.sharding"),
     *("cost_model.goodput", "cost_model.repair", "plan.conditions"),
     *("planner.space", "planner.stages", "cost_model.calibration.parameters", "report.parameter_table"),
-    *("plan.schedule", "plan.action_orders"),
+    *("plan.schedule", "plan.action_orders", "planner.switching", "cli.search_bar"),
 )
 
 

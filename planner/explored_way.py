@@ -1,0 +1,39 @@
+"""The way of a plan that the explorer found: the inverse of nebula.planner.explore.plans.plan_of."""
+
+from __future__ import annotations
+
+from nebula.cluster.values import Cluster
+from nebula.plan.values import Plan
+from nebula.planner.explore.pools import pools_of
+from nebula.planner.explore.ways import Inner, Outer, Way
+
+
+def explored_way(plan: Plan, cluster: Cluster, excluded: tuple[str, ...] = ()) -> Way:
+    """The degrees of a plan of the explored space.
+
+    Args:
+        plan: whose stages lie on one type of device each.
+        cluster: that it is for.
+        excluded: nodes and groups that must not be used.
+
+    Raises:
+        BadInput: the cluster offers no device.
+    """
+    first, homes = plan.stages[0], list(dict.fromkeys(stage.ranks for stage in plan.stages))
+    kinds = {group.name: group.device.name for group in cluster.groups}
+    on = [kinds[plan.ranks[ranks[0]].node.rpartition("/")[0]] for ranks in homes]
+    inner = Inner(
+        tensor=first.tensor // first.context,
+        context=first.context,
+        expert=first.expert,
+        rows=first.replicas[0].micro_batch_rows,
+        recompute=first.recompute,
+    )
+    outer = Outer(
+        data=first.data,
+        stages=tuple(on.count(kind.name) for kind in pools_of(cluster, excluded).types),
+        schedule=plan.schedule,
+        chunks=len(plan.stages) // len(homes),
+        sharding=first.sharding,
+    )
+    return Way(inner, outer)

@@ -1,0 +1,197 @@
+"""Explorations that end early, go on from a file, or are for another aim than the shortest step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nebula.cli.exploring import Watch, explored_plans
+from nebula.cli.main import app
+from nebula.cli.resuming import Found, found_before, goes_on, keep
+from nebula.cli.search_bar import SearchBar
+from nebula.cli.subject import ended_words, load_subject
+from nebula.cost_model.economy import outlook
+from nebula.errors import BadInput
+from nebula.plan.job import Objective
+from nebula.planner.aims import SCORES, Tried, aimed, most_attempts
+from nebula.planner.explore.search import explore
+from nebula.planner.explored_way import explored_way
+from nebula.planner.search import INTERRUPTION, PATIENCE, search
+from tests.pure.cost_samples import chain
+from tests.pure.test_explore import DENSE, EXPERTS, JOB, cluster, device, mixed_cluster
+
+ASKED = ["job.global_batch=8", "cluster.devices.small-npu.memory=16GiB"]
+SMALL = Path(__file__).parents[2] / "examples" / "ernie-small.yaml"
+PRICED = cluster(4, 2, nic=2e8, kind=device(price_per_hour=2.0, power_w=300.0))
+
+
+def interrupting(after):
+    """A listener that interrupts once so many ways are priced."""
+
+    def stop(progress):
+        if progress.priced == after:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("graph", "where", "fixed"),
+    [
+        (DENSE, cluster(2, 2), {}),
+        (DENSE, cluster(2, 2), {"schedule": "interleaved", "pipeline": 2}),
+        (EXPERTS, cluster(2, 4), {}),
+        (DENSE, mixed_cluster(peak_flops={"float32": 5e11}), {}),
+    ],
+)
+def test_what_is_known_is_where_a_search_goes_on(graph, where, fixed):
+    found = explore(graph, where, JOB, Objective(fixed=fixed))
+    ways = [explored_way(plan, where) for plan in found.candidates]
+    first = []
+    again = explore(graph, where, JOB, Objective(fixed=fixed), known=ways, on_progress=first.append)
+    assert first[0].best_s == found.plan.prediction.step_time_s
+    assert [again.plan.stages, again.plan.ranks] == [found.plan.stages, found.plan.ranks]
+    assert again.bound_s == found.bound_s
+
+
+def test_a_search_says_what_ended_it():
+    assert explore(DENSE, cluster(2, 2), JOB).ended_by == ""
+    assert search(chain(6), cluster(2, 2), JOB).ended_by == ""
+    late = explore(EXPERTS, cluster(2, 4), JOB, enough=lambda gap: True)
+    stopped = explore(EXPERTS, cluster(2, 4), JOB, on_progress=interrupting(3))
+    assert (late.ended_by, stopped.ended_by) == (PATIENCE, INTERRUPTION)
+    fleet = search(chain(6), cluster(2, 2), JOB, on_progress=interrupting(2))
+    assert fleet.ended_by == INTERRUPTION
+    assert fleet.bound_s <= search(chain(6), cluster(2, 2), JOB).plan.prediction.step_time_s
+    assert ended_words(stopped)[0].startswith("Interrupted: this is the best so far; no plan of the space takes less ")
+    assert ended_words(late)[0].startswith("Out of patience: ")
+
+
+def test_an_interruption_ends_all_searches_of_an_aim():
+    asked = []
+
+    def searching(objective):
+        asked.append(objective)
+        if len(asked) == 2:
+            return search(chain(6), PRICED, JOB, objective, on_progress=interrupting(1))
+        return search(chain(6), PRICED, JOB, objective)
+
+    found = aimed(chain(6), PRICED, JOB, Objective(minimise="cost"), None, searching)
+    assert (len(asked), len(found.tried), found.answer.ended_by) == (2, 2, INTERRUPTION)
+
+
+def test_an_aim_is_explored_like_any_search():
+    job = replace(JOB, tokens=1e9)
+    asked = []
+
+    def searching(objective):
+        asked.append(objective)
+        return explore(DENSE, PRICED, job, objective)
+
+    found = aimed(DENSE, PRICED, job, Objective(minimise="cost"), None, searching)
+    assert len(asked) <= most_attempts(PRICED)
+    chosen = SCORES["cost"][1](next(t for t in found.tried if t.answer.plan.ranks == found.answer.plan.ranks))
+    for nodes in range(1, 5):
+        fewer = replace(PRICED, groups=(replace(PRICED.groups[0], count=nodes),))
+        one = explore(DENSE, fewer, job)
+        value = SCORES["cost"][1](Tried(nodes=nodes, answer=one, outlook=outlook(DENSE, fewer, one.plan)))
+        assert chosen <= value * (1 + 1e-9)
+
+
+def test_time_is_over_when_it_is_over():
+    now = [0.0]
+    watch = Watch(10.0, SearchBar(), clock=lambda: now[0])
+    for second, late in ((5.0, False), (10.5, True)):
+        now[0] = second
+        assert watch.late(0.1) is late
+    assert not watch.late(0.1, share=1.5)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return load_subject(SMALL, ASKED)
+
+
+@pytest.fixture(scope="module")
+def answer(subject):
+    run = subject.run
+    return explore(subject.graph, run.cluster, run.job, run.objective, on_progress=interrupting(2))
+
+
+def test_a_file_keeps_ways_and_bound(subject, answer, tmp_path):
+    path = tmp_path / "search.json"
+    assert found_before(path, subject) == Found()
+    keep(path, subject, answer)
+    before = found_before(path, subject)
+    assert before.bound_s == answer.bound_s
+    assert [way.ranks for way in before.ways] == [plan.world_size for plan in answer.candidates]
+    better = goes_on(answer, replace(before, bound_s=answer.plan.prediction.step_time_s * 2))
+    assert better.gap == 0.0
+    assert goes_on(answer, Found()) == answer
+
+
+def test_an_exploration_goes_on_from_its_file(subject, answer, tmp_path):
+    path = tmp_path / "search.json"
+    keep(path, subject, answer)
+    found, _ = explored_plans(subject, 600.0, path)
+    assert found.ended_by == ""
+    assert found.plan.prediction.step_time_s <= answer.plan.prediction.step_time_s
+    assert found_before(path, subject).bound_s == found.bound_s >= answer.bound_s
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["model.seq_len=32"], "keeps a search for another model: hash "),
+        (["cluster.nodes.0.count=1"], "keeps a search for another cluster: hash "),
+        (["job.global_batch=16"], "keeps a search for another job: global_batch 8 there, 16 here; name another file"),
+        (["objective.fixed.tensor=2"], "another job: fixed degrees 'none' there, 'tensor 2' here"),
+        (["objective.exclude=[pair/1]"], "another set of nodes: 'all' there, 'without pair/1' here"),
+    ],
+)
+def test_a_file_of_another_search_is_refused(subject, answer, tmp_path, overrides, sentence):
+    path = tmp_path / "search.json"
+    keep(path, subject, answer)
+    other = load_subject(SMALL, [*ASKED, *overrides])
+    with pytest.raises(BadInput) as refused:
+        found_before(path, other)
+    assert sentence in str(refused.value)
+
+
+def test_a_file_that_is_damaged_or_something_else_is_refused_and_stays(subject, answer, tmp_path):
+    path = tmp_path / "search.json"
+    keep(path, subject, answer)
+    value = json.loads(path.read_text())
+    value["found"]["bound_s"] = 1e9
+    path.write_text(json.dumps(value))
+    with pytest.raises(BadInput, match="was changed or damaged"):
+        found_before(path, subject)
+    for text in ("[]", "{", '{"format": "nebula-plan/1"}', "model: {}"):
+        path.write_text(text)
+        with pytest.raises(BadInput, match="is no file that --resume wrote"):
+            found_before(path, subject)
+        assert path.read_text() == text
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path):
+    mixed = SMALL.with_name("ernie-10b-mixed.yaml")
+    nebula = partial(CliRunner().invoke, app)
+    file = ["--resume", str(tmp_path / "search.json")]
+    assert "--resume goes on with an exploration: add --explore" in nebula(["plan", str(SMALL), *file]).stderr
+    cost = ["--explore", "objective.minimise=cost"]
+    assert "for the shortest step: leave out minimise" in nebula(["plan", str(SMALL), *cost, *file]).stderr
+    assert "leave all but one type out with objective.exclude" in nebula(["plan", str(mixed), *cost]).stderr
+
+
+def test_the_cheapest_explored_plan_is_told_with_the_front():
+    prices = ["cluster.devices.small-npu.price_per_hour=2", "objective.minimise=cost"]
+    done = CliRunner().invoke(app, ["plan", str(SMALL), *ASKED, *prices, "--explore"])
+    assert done.exit_code == 0
+    words = " ".join(done.stdout.split())
+    assert "Least money for a token on " in words
+    assert "On the front: " in words
