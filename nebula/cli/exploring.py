@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,11 @@ from nebula.cli.search_bar import SearchBar
 from nebula.errors import BadInput
 
 if TYPE_CHECKING:
+    from nebula.cli.resuming import Found
     from nebula.cli.subject import Subject
     from nebula.plan.job import Objective
     from nebula.planner.aims import Tried
-    from nebula.planner.explore.ways import Way
+    from nebula.planner.explore.search import Explored
     from nebula.planner.search import Answer, Progress
 
 BASELINES = 1.5
@@ -83,9 +84,9 @@ def _fastest(subject: Subject, patience_s: float, resume: Path | None, bar: Sear
 
     run, watch = subject.run, Watch(patience_s, bar)
     before = found_before(resume, subject) if resume else Found()
-    answer = goes_on(_explored(subject, run.objective, watch, before.ways), before)
+    answer = goes_on(_explored(subject, run.objective, watch, before), before)
     if resume:
-        keep(resume, subject, answer)
+        keep(resume, subject, answer, before)
     if answer.ended_by == INTERRUPTION:
         return answer
     asked = (subject.graph, run.cluster, run.job, run.objective)
@@ -99,6 +100,7 @@ def _fastest(subject: Subject, patience_s: float, resume: Path | None, bar: Sear
 
 def _aimed(subject: Subject, patience_s: float, bar: SearchBar) -> tuple[Answer, tuple[Tried, ...]]:
     """The plan by another aim, or under limits: several numbers of nodes are explored."""
+    from nebula.cli.resuming import Found
     from nebula.cli.subject import with_front
     from nebula.planner.aims import aimed, most_attempts
 
@@ -112,14 +114,14 @@ def _aimed(subject: Subject, patience_s: float, bar: SearchBar) -> tuple[Answer,
     share_s = patience_s / most_attempts(run.cluster)
 
     def fastest(objective: Objective) -> Answer:
-        return _explored(subject, objective, Watch(share_s, bar), ())
+        return _explored(subject, objective, Watch(share_s, bar), Found())
 
     return with_front(aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest))
 
 
-def _explored(subject: Subject, objective: Objective, watch: Watch, known: Sequence[Way]) -> Answer:
+def _explored(subject: Subject, objective: Objective, watch: Watch, before: Found) -> Explored:
     from nebula.planner.explore.search import explore
 
     run = subject.run
     asked = (subject.graph, run.cluster, run.job, objective)
-    return explore(*asked, on_progress=watch.show, enough=watch.late, known=known)
+    return explore(*asked, on_progress=watch.show, enough=watch.late, known=before.ways, frontier=before.frontier)

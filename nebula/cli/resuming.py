@@ -1,7 +1,7 @@
 """Keeps what an exploration found in a file, so that a later one of the same model, cluster and job goes on from it.
 
 The best ways are priced again when the file is read, and rule out at once what is no better; the bound that was proved
-goes on to hold. Sets of ways are opened anew.
+goes on to hold. Sets of ways that were not opened are opened in the order of their bounds, those that were are not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from nebula import __version__
 from nebula.errors import BadInput, shown
 from nebula.plan.files import checksum, render
 from nebula.plan.plain import Misfit, decode, encode
+from nebula.planner.explore.search import NOTHING_LISTED, Explored
+from nebula.planner.explore.waiting import Frontier
 from nebula.planner.explore.ways import Way
 from nebula.whole_file import write_whole
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from nebula.cli.subject import Subject
     from nebula.cluster.values import Cluster
     from nebula.plan.job import Objective
-    from nebula.planner.search import Answer
 
 FORMAT = "nebula-search/1"
 
@@ -34,10 +35,12 @@ class Found:
     Attributes:
         ways: the best, best first.
         bound_s: a step time that nothing in the space can beat.
+        frontier: what was not looked at.
     """
 
     ways: tuple[Way, ...] = ()
     bound_s: float = 0.0
+    frontier: Frontier = NOTHING_LISTED
 
 
 def found_before(path: Path, subject: Subject) -> Found:
@@ -59,15 +62,15 @@ def found_before(path: Path, subject: Subject) -> Found:
     return found
 
 
-def goes_on(answer: Answer, before: Found) -> Answer:
+def goes_on(answer: Explored, before: Found) -> Explored:
     """The answer with the better of both bounds."""
     assert answer.plan.prediction is not None
     bound_s = min(max(answer.bound_s, before.bound_s), answer.plan.prediction.step_time_s)
     return replace(answer, bound_s=bound_s, plan=replace(answer.plan, bound_s=bound_s))
 
 
-def keep(path: Path, subject: Subject, answer: Answer) -> None:
-    """Writes what was found.
+def keep(path: Path, subject: Subject, answer: Explored, before: Found) -> None:
+    """Writes what was found, and what waits; after an interruption before the sets were listed what waited before.
 
     Raises:
         BadInput: it cannot be written.
@@ -76,7 +79,9 @@ def keep(path: Path, subject: Subject, answer: Answer) -> None:
 
     run = subject.run
     ways = tuple(explored_way(plan, run.cluster, run.objective.exclude) for plan in answer.candidates)
-    value = {**_asked(subject), "found": encode(Found(ways=ways, bound_s=answer.bound_s))}
+    frontier = answer.frontier if answer.frontier.opened else before.frontier
+    found = Found(ways=ways, bound_s=answer.bound_s, frontier=frontier)
+    value = {**_asked(subject), "found": encode(found)}
     write_whole(path, render({"format": FORMAT, "checksum": checksum(value), **value}) + "\n")
 
 

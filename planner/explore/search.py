@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
+
+import numpy as np
 
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster
@@ -33,8 +35,11 @@ from nebula.planner.explore.plans import plan_of
 from nebula.planner.explore.pools import pools_of
 from nebula.planner.explore.price import Placed, Priced, WayPrices
 from nebula.planner.explore.sheet import Ranked
+from nebula.planner.explore.waiting import Frontier, Waiting
 from nebula.planner.explore.ways import RULES, Inner, Outer, Space, Way, experts_of
 from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
+
+NOTHING_LISTED = Frontier()
 
 TRIES = 3
 """Ways of a promising inner half that are priced before the search."""
@@ -59,7 +64,8 @@ def explore(
     clock: Callable[[], float] = time.perf_counter,
     enough: Callable[[float], bool] = lambda _: False,
     known: Sequence[Way] = (),
-) -> Answer:
+    frontier: Frontier = NOTHING_LISTED,
+) -> Explored:
     """The best plan of the whole space that the cost model knows, whether or not an engine can run it yet.
 
     Args:
@@ -71,13 +77,25 @@ def explore(
         clock: seconds, for the time that the search reports.
         enough: asked with the gap that is proved so far, whether the answer found will do.
         known: ways that an earlier search of the same found; what is no better than they are is not looked at.
+        frontier: where that search ended; by default all is listed anew.
 
     Raises:
         BadInput: the cluster offers no device.
         Infeasible: no way fits into memory.
     """
     one = _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock)
-    return one.run(enough, known)
+    return one.run(enough, known, frontier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explored(Answer):
+    """What an exploration found.
+
+    Attributes:
+        frontier: what it had not looked at.
+    """
+
+    frontier: Frontier
 
 
 class _Base(NamedTuple):
@@ -100,6 +118,14 @@ class _Rest(NamedTuple):
     first: int
 
 
+class _Again(NamedTuple):
+    """Ways on one pool that an earlier search ranked, but for those of lower bounds."""
+
+    inner: Inner
+    pool: int
+    from_s: float
+
+
 class _Placed(NamedTuple):
     """A way whose durations are known."""
 
@@ -107,7 +133,7 @@ class _Placed(NamedTuple):
     placed: Placed
 
 
-What = _Base | _Policy | Inner | Mixed | _Rest | Way | _Placed
+What = _Base | _Policy | Inner | Mixed | _Rest | _Again | Way | _Placed
 
 
 class _Node(NamedTuple):
@@ -150,7 +176,7 @@ class _Explorer:
         self.fullest: tuple[float, Way] | None = None
         self.heap: list[_Node] = []
         self.cut: Counter[str] = Counter()
-        self.best_s, self.opened, self.opening_s = math.inf, 0, math.inf
+        self.best_s, self.opened, self.opening_s, self.listed = math.inf, 0, math.inf, False
         self._order = count()
 
     @property
@@ -158,20 +184,20 @@ class _Explorer:
         """Ways that are bounded from below by this need not be looked at."""
         return self.best_s / (1.0 + TOLERANCE) if self.opened >= EXACT else self.best_s
 
-    def run(self, enough: Callable[[float], bool], known: Sequence[Way]) -> Answer:
+    def run(self, enough: Callable[[float], bool], known: Sequence[Way], frontier: Frontier) -> Explored:
         """The answer; an interruption gives the best so far.
 
         Raises:
             Infeasible: nothing fits.
         """
-        ended = ""
+        ended, node = "", None
         try:
-            self._start(known)
+            self._start(known, frontier)
             while self.heap and self.heap[0].bound_s < self.to_beat_s:
                 node = heapq.heappop(self.heap)
                 self.opening_s = node.bound_s
                 self._open(node)
-                self.opening_s = math.inf
+                self.opening_s, node = math.inf, None
                 if self.found and enough(self.best_s / self._bound_s() - 1.0):
                     ended = PATIENCE if self.heap and self.heap[0].bound_s < self.to_beat_s else ""
                     break
@@ -180,6 +206,8 @@ class _Explorer:
             if not self.found:
                 raise
             ended = INTERRUPTION
+            if node is not None:
+                heapq.heappush(self.heap, node)
         self.cut["bound"] += sum(_left(node.what) for node in self.heap)
         if not self.found:
             raise self._nothing()
@@ -190,14 +218,20 @@ class _Explorer:
         waiting_s = self.heap[0].bound_s if self.heap else math.inf
         return min(self.best_s, waiting_s, self.opening_s)
 
-    def _start(self, known: Sequence[Way]) -> None:
+    def _start(self, known: Sequence[Way], frontier: Frontier) -> None:
         # nothing is bounded before all are listed
         self.opening_s = 0.0
         for way in known:
             self._price(way)
+        if frontier.opened:
+            self.opened = frontier.opened
+            for waiting in frontier.sets:
+                self._push(waiting.bound_s, self._restored(waiting))
+            self.opening_s, self.listed = math.inf, True
+            return
         for inner in self.space.inners():
             self._list(inner)
-        self.opening_s = math.inf
+        self.opening_s, self.listed = math.inf, True
         for inner in self._promising():
             with suppress(BadInput):
                 self._sample(inner)
@@ -282,6 +316,11 @@ class _Explorer:
                 bound_s = max(node.bound_s, float(what.ranked.bounds_s[following]))
                 self._push(bound_s, what._replace(first=following))
             self._place(node.bound_s, Way(what.inner, what.ranked.outer(what.first)))
+        elif isinstance(what, _Again):
+            ranked = self.bounds.ranked(what.inner, what.pool, self.to_beat_s)
+            first = int(np.searchsorted(ranked.bounds_s, what.from_s))
+            if first < len(ranked):
+                self._push(max(node.bound_s, float(ranked.bounds_s[first])), _Rest(what.inner, ranked, first))
         elif isinstance(what, Way):
             self._place(node.bound_s, what)
         else:
@@ -377,7 +416,27 @@ class _Explorer:
                 with suppress(BadInput):
                     self._price(way)
 
-    def _answer(self) -> Answer:
+    def _restored(self, waiting: Waiting) -> What:
+        """What an earlier search had not looked at."""
+        kind, inner = waiting.kind, waiting.inner
+        if kind == "mixed":
+            return self.bounds.mixed(inner, waiting.data)
+        if kind == "pool":
+            return _Again(inner, waiting.pool, waiting.from_s)
+        if kind == "way":
+            assert waiting.outer is not None
+            return Way(inner, waiting.outer)
+        whole: dict[str, What] = {"base": _Base(inner), "policy": _Policy(inner), "rows": inner}
+        return whole[kind]
+
+    def _frontier(self) -> Frontier:
+        """What was not looked at and may be better than what was found."""
+        if not self.listed:
+            return NOTHING_LISTED
+        left = sorted(node for node in self.heap if node.bound_s < self.to_beat_s)
+        return Frontier(max(1, self.opened), tuple(_waiting(node.bound_s, node.what) for node in left))
+
+    def _answer(self) -> Explored:
         ranked = sorted(self.found, key=lambda way: (self.found[way].step_s, way.ranks))[:KEPT]
         made_from = MadeFrom(
             model=self.graph.name,
@@ -390,7 +449,7 @@ class _Explorer:
         bound_s = min(self._bound_s(), self.to_beat_s, plans[0].prediction.step_time_s)
         offered = sum(self.space.devices)
         second = runner_up(plans[0], plans[1]) if len(plans) > 1 else None
-        return Answer(
+        return Explored(
             plan=replace(plans[0], because=reason(plans, offered), runner_up=second, bound_s=bound_s),
             candidates=tuple(plans),
             priced=len(self.found),
@@ -398,6 +457,7 @@ class _Explorer:
             seconds=self.clock() - self.began_s,
             bound_s=bound_s,
             notes=tuple(f"Left out by rule ({name}): {sentence}." for name, sentence in RULES.items()),
+            frontier=self._frontier(),
         )
 
     def _plan(self, way: Way, made_from: MadeFrom) -> Plan:
@@ -421,6 +481,23 @@ class _Explorer:
             f"{self.graph.name} does not fit on {sum(self.space.devices)} devices: even the leanest way priced "
             f"({way}) needs {share:.0%} of what objective.limits.memory_fraction={self.job.memory_fraction:g} allows"
         )
+
+
+def _waiting(bound_s: float, what: What) -> Waiting:
+    """A set of ways by what it takes to list it again."""
+    if isinstance(what, _Base | _Policy):
+        return Waiting("base" if isinstance(what, _Base) else "policy", bound_s, what.inner)
+    if isinstance(what, Inner):
+        return Waiting("rows", bound_s, what)
+    if isinstance(what, Mixed):
+        return Waiting("mixed", bound_s, what.inner, data=what.data)
+    if isinstance(what, _Rest):
+        sheet = what.ranked.sheet
+        return Waiting("pool", bound_s, what.inner, pool=sheet.pool, from_s=float(what.ranked.bounds_s[what.first]))
+    if isinstance(what, _Again):
+        return Waiting("pool", bound_s, what.inner, pool=what.pool, from_s=what.from_s)
+    way = what.way if isinstance(what, _Placed) else what
+    return Waiting("way", bound_s, way.inner, outer=way.outer)
 
 
 def _left(what: What) -> int:

@@ -18,8 +18,10 @@ from nebula.cli.subject import ended_words, load_subject
 from nebula.cost_model.economy import outlook
 from nebula.errors import BadInput
 from nebula.plan.job import Objective
+from nebula.plan.plain import decode, encode
 from nebula.planner.aims import SCORES, Tried, aimed, most_attempts
-from nebula.planner.explore.search import explore
+from nebula.planner.explore.search import NOTHING_LISTED, explore
+from nebula.planner.explore.waiting import Frontier
 from nebula.planner.explored_way import explored_way
 from nebula.planner.search import INTERRUPTION, PATIENCE, search
 from tests.pure.cost_samples import chain
@@ -45,7 +47,7 @@ def interrupting(after):
     [
         (DENSE, cluster(2, 2), {}),
         (DENSE, cluster(2, 2), {"schedule": "interleaved", "pipeline": 2}),
-        (EXPERTS, cluster(2, 4), {}),
+        (EXPERTS, cluster(1, 4), {}),
         (DENSE, mixed_cluster(peak_flops={"float32": 5e11}), {}),
     ],
 )
@@ -59,11 +61,47 @@ def test_what_is_known_is_where_a_search_goes_on(graph, where, fixed):
     assert again.bound_s == found.bound_s
 
 
+@pytest.mark.parametrize(
+    ("graph", "where", "sets"),
+    [(DENSE, cluster(2, 2), 2), (EXPERTS, cluster(1, 4), 5), (DENSE, mixed_cluster(peak_flops={"float32": 5e11}), 5)],
+)
+def test_a_search_in_short_pieces_comes_to_what_one_in_one_piece_does(graph, where, sets):
+    whole = explore(graph, where, JOB)
+    pieces = [explore(graph, where, JOB, enough=looked_at(sets))]
+    while pieces[-1].ended_by:
+        assert len(pieces) < 1000
+        # a file keeps plain data
+        kept = decode(Frontier, json.loads(json.dumps(encode(pieces[-1].frontier))))
+        ways = [explored_way(plan, where) for plan in pieces[-1].candidates]
+        pieces.append(explore(graph, where, JOB, known=ways, frontier=kept, enough=looked_at(sets)))
+    assert len(pieces) > 2
+    assert pieces[-1].plan.prediction.step_time_s == whole.plan.prediction.step_time_s
+    assert pieces[-1].bound_s == whole.bound_s
+    assert sorted(piece.bound_s for piece in pieces) == pytest.approx([piece.bound_s for piece in pieces])
+
+
+def looked_at(sets):
+    """Ends a search once so many sets have been looked at."""
+    number = iter(range(sets))
+    return lambda gap: next(number, None) is None
+
+
+@pytest.mark.parametrize("priced", [1, 4, 7])
+def test_nothing_is_lost_when_an_interruption_falls_anywhere(priced):
+    whole = explore(EXPERTS, cluster(1, 4), JOB)
+    first = explore(EXPERTS, cluster(1, 4), JOB, on_progress=interrupting(priced))
+    assert first.ended_by == INTERRUPTION
+    ways = [explored_way(plan, cluster(1, 4)) for plan in first.candidates]
+    then = explore(EXPERTS, cluster(1, 4), JOB, known=ways, frontier=first.frontier)
+    assert (then.ended_by, then.bound_s) == ("", whole.bound_s)
+    assert then.plan.prediction.step_time_s == whole.plan.prediction.step_time_s
+
+
 def test_a_search_says_what_ended_it():
     assert explore(DENSE, cluster(2, 2), JOB).ended_by == ""
     assert search(chain(6), cluster(2, 2), JOB).ended_by == ""
-    late = explore(EXPERTS, cluster(2, 4), JOB, enough=lambda gap: True)
-    stopped = explore(EXPERTS, cluster(2, 4), JOB, on_progress=interrupting(3))
+    late = explore(EXPERTS, cluster(1, 4), JOB, enough=lambda gap: True)
+    stopped = explore(EXPERTS, cluster(1, 4), JOB, on_progress=interrupting(3))
     assert (late.ended_by, stopped.ended_by) == (PATIENCE, INTERRUPTION)
     fleet = search(chain(6), cluster(2, 2), JOB, on_progress=interrupting(2))
     assert fleet.ended_by == INTERRUPTION
@@ -126,9 +164,9 @@ def answer(subject):
 def test_a_file_keeps_ways_and_bound(subject, answer, tmp_path):
     path = tmp_path / "search.json"
     assert found_before(path, subject) == Found()
-    keep(path, subject, answer)
+    keep(path, subject, answer, Found())
     before = found_before(path, subject)
-    assert before.bound_s == answer.bound_s
+    assert (before.bound_s, before.frontier) == (answer.bound_s, answer.frontier)
     assert [way.ranks for way in before.ways] == [plan.world_size for plan in answer.candidates]
     better = goes_on(answer, replace(before, bound_s=answer.plan.prediction.step_time_s * 2))
     assert better.gap == 0.0
@@ -137,11 +175,16 @@ def test_a_file_keeps_ways_and_bound(subject, answer, tmp_path):
 
 def test_an_exploration_goes_on_from_its_file(subject, answer, tmp_path):
     path = tmp_path / "search.json"
-    keep(path, subject, answer)
+    keep(path, subject, answer, Found())
     found, _ = explored_plans(subject, 600.0, path)
     assert found.ended_by == ""
     assert found.plan.prediction.step_time_s <= answer.plan.prediction.step_time_s
-    assert found_before(path, subject).bound_s == found.bound_s >= answer.bound_s
+    after = found_before(path, subject)
+    assert after.bound_s == found.bound_s >= answer.bound_s
+    assert after.frontier.sets == ()
+    # nothing is left to look at, and nothing is lost by an interruption before that is known
+    keep(path, subject, replace(found, frontier=NOTHING_LISTED), after)
+    assert found_before(path, subject) == after
 
 
 @pytest.mark.parametrize(
@@ -156,7 +199,7 @@ def test_an_exploration_goes_on_from_its_file(subject, answer, tmp_path):
 )
 def test_a_file_of_another_search_is_refused(subject, answer, tmp_path, overrides, sentence):
     path = tmp_path / "search.json"
-    keep(path, subject, answer)
+    keep(path, subject, answer, Found())
     other = load_subject(SMALL, [*ASKED, *overrides])
     with pytest.raises(BadInput) as refused:
         found_before(path, other)
@@ -165,7 +208,7 @@ def test_a_file_of_another_search_is_refused(subject, answer, tmp_path, override
 
 def test_a_file_that_is_damaged_or_something_else_is_refused_and_stays(subject, answer, tmp_path):
     path = tmp_path / "search.json"
-    keep(path, subject, answer)
+    keep(path, subject, answer, Found())
     value = json.loads(path.read_text())
     value["found"]["bound_s"] = 1e9
     path.write_text(json.dumps(value))
