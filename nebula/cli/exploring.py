@@ -48,12 +48,36 @@ class Watch:
         return self.clock() - self.began_s > share * self.patience_s
 
 
-def explored_plans(subject: Subject, patience_s: float, resume: Path | None = None) -> tuple[Answer, tuple[Tried, ...]]:
+Settle = Callable[["Answer"], "Answer"]
+"""Looks at an answer again."""
+
+
+def unchanged(answer: Answer) -> Answer:
+    """The answer as it is."""
+    return answer
+
+
+def refined(subject: Subject, patience_s: float) -> Settle:
+    """Refines answers by changes that the explored space does not have, each for so many seconds at most."""
+    from nebula.planner.explore.refine import refine
+
+    def settle(answer: Answer) -> Answer:
+        run, until_s = subject.run, time.monotonic() + patience_s
+        asked = (subject.graph, run.cluster, run.objective)
+        return refine(answer, *asked, enough=lambda: time.monotonic() > until_s)
+
+    return settle
+
+
+def explored_plans(
+    subject: Subject, patience_s: float, resume: Path | None = None, settle: Settle = unchanged
+) -> tuple[Answer, tuple[Tried, ...]]:
     """Searches beyond what engines can run yet, for so many seconds at most; a terminal sees how far it is.
 
     Args:
         patience_s: for all that is searched together.
         resume: a file of what was found before, which is written anew.
+        settle: what is done with the answer before it is set beside the baselines of a mixed cluster.
 
     Returns:
         The answer, and the plans on other numbers of nodes that were weighed, where the objective asks for that.
@@ -67,15 +91,17 @@ def explored_plans(subject: Subject, patience_s: float, resume: Path | None = No
     bar = SearchBar()
     try:
         if not wants_more(subject.run.objective):
-            return _fastest(subject, patience_s, resume, bar), ()
+            return _fastest(subject, patience_s, resume, bar, settle), ()
         if resume:
             raise BadInput("--resume goes on with a search for the shortest step: leave out minimise and limits, or it")
+        if settle is not unchanged:
+            raise BadInput("--refine looks for a shorter step: leave out minimise and limits, or it")
         return _aimed(subject, patience_s, bar)
     finally:
         bar.clear()
 
 
-def _fastest(subject: Subject, patience_s: float, resume: Path | None, bar: SearchBar) -> Answer:
+def _fastest(subject: Subject, patience_s: float, resume: Path | None, bar: SearchBar, settle: Settle) -> Answer:
     """The plan of the shortest step, beside what people do without a planner on a mixed cluster."""
     from nebula.cli.resuming import Found, found_before, goes_on, keep
     from nebula.planner.explore.baselines import baselines
@@ -91,7 +117,9 @@ def _fastest(subject: Subject, patience_s: float, resume: Path | None, bar: Sear
         return answer
     asked = (subject.graph, run.cluster, run.job, run.objective)
     try:
-        answer = in_best_order(answer, *asked, on_progress=watch.show, enough=watch.late)
+        answer = settle(in_best_order(answer, *asked, on_progress=watch.show, enough=watch.late))
+        if answer.ended_by == INTERRUPTION:
+            return answer
         more = baselines(*asked, answer, lambda gap: watch.late(gap, BASELINES))
     except KeyboardInterrupt:
         return answer

@@ -57,8 +57,16 @@ def plan(
             help="Also try what no engine runs yet: virtual stages, context and experts, stages on unlike devices.",
         ),
     ] = False,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="With --explore: also move single layers, and give stages policies and degrees of their own.",
+        ),
+    ] = False,
     patience: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.0, help="How long --explore may take; then the best so far.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="How long --explore may take, and --refine after it."),
     ] = PATIENCE_S,
     resume: Annotated[
         Optional[Path],  # noqa: UP045
@@ -69,7 +77,7 @@ def plan(
     from nebula.cli.console import log, print_json
     from nebula.cli.details import dry_findings, recorded
     from nebula.cli.emitting import check_asked, print_or_write
-    from nebula.cli.exploring import explored_plans
+    from nebula.cli.exploring import explored_plans, refined, unchanged
     from nebula.cli.output import apart, free
     from nebula.cli.phasing import check_no_more, show_phases
     from nebula.cli.subject import find_plans, run_subject, search_record
@@ -83,6 +91,8 @@ def plan(
 
     if resume and not explore:
         raise BadInput("--resume goes on with an exploration: add --explore; what fleet runs is searched in seconds")
+    if refine and not explore:
+        raise BadInput("--refine works on what an exploration finds: add --explore")
     apart(run, output, report, emit_to, resume)
     check_asked(emit, emit_to, json=json)
     for path in (output, report, emit_to):
@@ -94,7 +104,11 @@ def plan(
         show_phases(asked, output, force=force, json=json)
         return
     subject = run_subject(asked)
-    answer, tried = explored_plans(subject, patience, resume) if explore else find_plans(subject)
+    if explore:
+        settle = refined(subject, patience) if refine else unchanged
+        answer, tried = explored_plans(subject, patience, resume, settle)
+    else:
+        answer, tried = find_plans(subject)
     search = search_record(answer)
     if json:
         able = executable(answer.plan, kind_of(subject.run.cluster))

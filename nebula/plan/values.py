@@ -5,6 +5,7 @@ A plan is made by the planner or written by hand; files.py reads and writes it, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
@@ -242,9 +243,15 @@ class Plan:
 
     @property
     def split(self) -> str:
-        """The split in the field's words, for people: `data 2 · tensor 2 · pipeline 3 (20|21|22 layers) · ...`."""
+        """The split in the field's words, for people: `data 2 · tensor 2 · pipeline 3 (20|21|22 layers) · ...`.
+
+        Degrees and policies in which stages differ are told stage by stage: `recompute full|none|none`.
+        """
         first, devices = self.stages[0], len({stage.ranks for stage in self.stages})
-        parts = [f"data {first.data}", f"tensor {first.tensor // first.context}"]
+        parts = [
+            f"data {_each([s.data for s in self.stages])}",
+            f"tensor {_each([s.tensor // s.context for s in self.stages])}",
+        ]
         parts += [f"{name} {n}" for name, n in (("context", first.context), ("expert", first.expert)) if n > 1]
         parts.append(f"pipeline {devices}")
         if len(self.stages) > 1:
@@ -254,13 +261,18 @@ class Plan:
             parts.append(self.schedule)
         if first.sharding.stage:
             parts.append(f"sharding stage {first.sharding.stage} over {first.sharding.degree}")
-        if first.recompute != "none":
-            parts.append(f"recompute {first.recompute}")
+        if any(stage.recompute != "none" for stage in self.stages):
+            parts.append(f"recompute {_each([stage.recompute for stage in self.stages])}")
         parts.append(f"{self.micro_batches} micro-batch{'es' if self.micro_batches > 1 else ''}")
         return " · ".join(parts)
 
 
-def _counts(layers: list[int]) -> str:
-    """Layers of each stage; four or more equal neighbours are folded: `2|58×1|3`."""
-    runs = [(n, len(list(same))) for n, same in groupby(layers)]
+def _each(values: Sequence[object]) -> str:
+    """What all stages have, or what each of them has."""
+    return str(values[0]) if len(set(values)) == 1 else _counts(values)
+
+
+def _counts(values: Sequence[object]) -> str:
+    """What each stage has, layers for example; four or more equal neighbours are folded: `2|58×1|3`."""
+    runs = [(n, len(list(same))) for n, same in groupby(values)]
     return "|".join(f"{many}×{n}" if many > 3 else "|".join([str(n)] * many) for n, many in runs)
