@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.compute import kernels_seconds
@@ -64,23 +65,37 @@ def layer_passes(block: Block, device: DeviceType, execution: Execution) -> Pass
         device: what runs it.
         execution: how.
     """
-    return passes_under(block, device, (execution,))[0]
+    return passes_under(block, (device,), (execution,))[0][0]
 
 
-def passes_under(block: Block, device: DeviceType, executions: Sequence[Execution]) -> tuple[Passes, ...]:
-    """The passes of a local block under each of several executions that differ in what is computed again alone."""
+def passes_under(
+    block: Block, devices: Sequence[DeviceType], executions: Sequence[Execution]
+) -> tuple[tuple[Passes, ...], ...]:
+    """The passes of a local block on each device under each execution; these differ in what is computed again alone."""
     execution = executions[0]
     done = fused(block, execution.compiled) if execution.fused_pointwise else separate(block)
-    price = _Price(done, device, execution)
-    forward = price.of(done.operators, lambda op: op.forward)
-    backward = price.of(tuple(reversed(done.operators)), lambda op: op.backward, BACKWARD_HOST)
-
-    def again(repeated: tuple[Operator, ...]) -> Pass:
-        if not repeated:
-            return NOTHING
-        return forward if repeated is done.operators else price.of(repeated, lambda op: op.forward)
-
-    return tuple(Passes(forward=forward, backward=backward, again=again(computed_again(done, e))) for e in executions)
+    launches = _Launches(done, execution)
+    forward = launches.of(done.operators, lambda op: op.forward)
+    backward = launches.of(tuple(reversed(done.operators)), lambda op: op.backward)
+    repeated = [computed_again(done, e) for e in executions]
+    again = [
+        forward if operators is done.operators else launches.of(operators, lambda op: op.forward)
+        for operators in repeated
+    ]
+    found = []
+    for device in devices:
+        ahead, back = forward.on(device, execution), backward.on(device, execution, BACKWARD_HOST)
+        found.append(
+            tuple(
+                Passes(
+                    forward=ahead,
+                    backward=back,
+                    again=ahead if more is forward else more.on(device, execution) if operators else NOTHING,
+                )
+                for more, operators in zip(again, repeated, strict=True)
+            )
+        )
+    return tuple(found)
 
 
 def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:
@@ -126,20 +141,55 @@ def _in_pieces(kernel: Kernel) -> Iterable[tuple[Kernel, str]]:
         yield piece, "other"
 
 
-class _Price:
-    """Prices the operators of one block."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """What one direction launches, on whatever device.
 
-    def __init__(self, block: Block, device: DeviceType, execution: Execution) -> None:
-        self.device, self.execution = device, execution
+    Attributes:
+        kernels: in order.
+        tags: of each, what it is.
+        wires: collectives in order.
+    """
+
+    kernels: tuple[Kernel, ...]
+    tags: NDArray[np.str_]
+    wires: tuple[Collective, ...]
+
+    def on(self, device: DeviceType, execution: Execution, host: float = 1.0) -> Pass:
+        """The direction on a device, where launches take `host` times as long as those of a forward."""
+        if not self.kernels:
+            return replace(NOTHING, wires=self.wires)
+        seconds = kernels_seconds(self.kernels, device, max(1, execution.attention))
+        host_s = 0.0 if execution.compiled else host * execution.host_kernel_s
+        device_s = float(seconds.sum())
+        kernels_s = max(device_s, (self._calls + len(self.wires)) * host_s)
+        return Pass(
+            kernels_s=kernels_s,
+            idle_s=kernels_s - device_s,
+            products_s=float(seconds[(self.tags == "product") | (self.tags == "weight")].sum()),
+            weight_products_s=float(seconds[self.tags == "weight"].sum()),
+            attention_s=float(seconds[self.tags == "attention"].sum()),
+            wires=self.wires,
+        )
+
+    @property
+    def _calls(self) -> int:
+        """What the host launches one by one: copies of views are made inside the operators that need them."""
+        return sum(kernel.kind != "contiguous" for kernel in self.kernels)
+
+
+class _Launches:
+    """Lists what the operators of one block launch."""
+
+    def __init__(self, block: Block, execution: Execution) -> None:
+        self.execution = execution
         self._weights = {t.name for t in block.tensors if t.role is Role.PARAMETER}
         self._tensors = block.by_name
         # libraries for narrow products leave the projection to the vocabulary in 16 bits
         self._narrow = not any(op.kind == "cross_entropy" for op in block.operators)
 
-    def of(
-        self, operators: Sequence[Operator], direction: Callable[[Operator], Iterable[Work]], host: float = 1.0
-    ) -> Pass:
-        """One direction of those operators, whose launches take `host` times as long as those of a forward."""
+    def of(self, operators: Sequence[Operator], direction: Callable[[Operator], Iterable[Work]]) -> _Listed:
+        """One direction of those operators."""
         kernels: list[Kernel] = []
         tags: list[str] = []
         wires: list[Collective] = []
@@ -153,25 +203,7 @@ class _Price:
                 for kernel, tag in self._as_run(op, work, weighted, work is of_weight):
                     kernels.append(kernel)
                     tags.append(tag)
-        if not kernels:
-            return replace(NOTHING, wires=tuple(wires))
-        seconds = kernels_seconds(kernels, self.device, max(1, self.execution.attention))
-        host_s = 0.0 if self.execution.compiled else host * self.execution.host_kernel_s
-        tag_of = np.array(tags)
-        device_s = float(seconds.sum())
-        kernels_s = max(device_s, (self._calls(kernels) + len(wires)) * host_s)
-        return Pass(
-            kernels_s=kernels_s,
-            idle_s=kernels_s - device_s,
-            products_s=float(seconds[(tag_of == "product") | (tag_of == "weight")].sum()),
-            weight_products_s=float(seconds[tag_of == "weight"].sum()),
-            attention_s=float(seconds[tag_of == "attention"].sum()),
-            wires=tuple(wires),
-        )
-
-    def _calls(self, kernels: Sequence[Kernel]) -> int:
-        """What the host launches one by one: copies of views are made inside the operators that need them."""
-        return sum(kernel.kind != "contiguous" for kernel in kernels)
+        return _Listed(kernels=tuple(kernels), tags=np.array(tags), wires=tuple(wires))
 
     def _loss_passes(self, op: Operator, kernel: Kernel) -> float:
         """How often the logits are passed, over the once read and once written of a single kernel.

@@ -74,7 +74,7 @@ def expert_parallel(block: Block, degree: int, *, expert_tensor: int = 1, same_t
         operators=tuple(writer.operators),
         gradient_sums=tuple(pair for pair in block.gradient_sums if pair[0] not in experts),
     )
-    return apply(local)
+    return apply(local, block)
 
 
 def _imbalance(product: Operator) -> float:
@@ -111,7 +111,8 @@ class _Writer:
         inputs = tuple(self.moved.get(name, name) for name in operator.inputs)
         if operator.kind == "moe_unpermute":
             inputs = (self._back(inputs[0], self.tensors[operator.inputs[1]].shape[0]), *inputs[1:])
-        operator = replace(operator, inputs=inputs)
+        if inputs != operator.inputs:
+            operator = replace(operator, inputs=inputs)
         if operator.kind == "grouped_matmul":
             operator = self._product(operator)
         elif operator.kind != "moe_unpermute":

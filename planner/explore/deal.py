@@ -100,6 +100,11 @@ class Chain:
     common: int
 
     @cached_property
+    def before_s(self) -> Floats:
+        """[2, layers + 1]: forward and backward of the layers before each."""
+        return np.concatenate([np.zeros((2, 1)), np.cumsum([self.forward_s, self.backward_s], axis=1)], axis=1)
+
+    @cached_property
     def common_s(self) -> float:
         """Both passes of a layer of the most common kind."""
         return float(self.forward_s[self.common] + self.backward_s[self.common])

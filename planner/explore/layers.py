@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,27 +89,31 @@ class Layers:
         key = (inner.degrees, inner.recompute, device.name)
         if key not in self._loads:
             try:
-                self._load(inner, device)
+                self._load(inner)
             except BadInput:
                 self._uncut.add(inner.degrees)
                 raise
         return self._loads[key]
 
-    def _load(self, inner: Inner, device: DeviceType) -> None:
-        """Prices the blocks under every policy at once: they differ in what is computed again alone."""
-        pricings = self.pricings.values()
-        first = self.pricings[inner.recompute]
+    def _load(self, inner: Inner) -> None:
+        """Prices the blocks on every device under every policy at once."""
+        first, every = self.pricings[inner.recompute], list(self.pricings.values())
         for index in range(len(self.graph.blocks)):
             block = first.block(index, inner.degrees)
-            key = first.load_key(index, inner.degrees, device)
-            if key not in first._loads:
-                under = passes_under(block, device, [pricing.execution for pricing in pricings])
-                for pricing, passes in zip(pricings, under, strict=True):
-                    pricing._loads[key] = layer_load(block, passes)
-        for policy, pricing in self.pricings.items():
+            keys = [first.load_key(index, inner.degrees, device) for device in self._types]
+            if keys[0] not in first._loads:
+                on = passes_under(block, self._types, [pricing.execution for pricing in every])
+                for key, under in zip(keys, on, strict=True):
+                    for pricing, passes in zip(every, under, strict=True):
+                        pricing._loads[key] = layer_load(block, passes)
+        for device, (policy, pricing) in product(self._types, self.pricings.items()):
             self._loads[inner.degrees, policy, device.name] = [
                 pricing.load(index, inner.degrees, device) for index in range(len(self.graph.blocks))
             ]
+
+    @cached_property
+    def _types(self) -> list[DeviceType]:
+        return list({group.device.name: group.device for group in self.fabric.cluster.groups}.values())
 
     def memory(self, inner: Inner) -> tuple[MemoryLoad, ...]:
         """What each block holds on a rank."""

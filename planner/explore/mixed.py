@@ -15,7 +15,7 @@ from nebula.cost_model.peak import FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
-from nebula.planner.explore.options import flights
+from nebula.planner.explore.options import flights, least_flights
 from nebula.planner.explore.price import WAITING, WayPrices, prefix_sums, sums_at, waiting_factor
 from nebula.planner.explore.shares import NOTHING, Share, Shares
 from nebula.planner.explore.ways import Inner, Outer, Space, Way
@@ -128,14 +128,20 @@ class Mixed:
         layers = self.prices.common_layers
         if float(most.sum()) < layers:
             return np.inf
-        every = np.unique([chain.common_s for _, chain in self._used])[:, None] * np.arange(1, layers + 1)
-        times = np.sort(every, axis=None)
+        times = self._times
         low, high = 0, len(times) - 1
         while low < high:
             middle = (low + high) // 2
             held = np.minimum(np.floor(times[middle] / self._common_s * (1.0 + 1e-12)), most)
             low, high = (low, middle) if float(held.sum()) >= layers else (middle + 1, high)
         return float(times[low])
+
+    @cached_property
+    def _times(self) -> Floats:
+        """What one, two, ... layers of the most common kind take on each pool, ascending."""
+        layers = np.arange(1, self.prices.common_layers + 1)
+        found: Floats = np.sort(np.array([chain.common_s for _, chain in self._used])[:, None] * layers, axis=None)
+        return found
 
     @cached_property
     def _common_s(self) -> Floats:
@@ -145,8 +151,7 @@ class Mixed:
     def _room(self, schedule: str, chunks: int) -> Floats:
         """[devices]: for how many layers of the most common kind there is room under the leanest sharding."""
         p, at = len(self.pools), self.prices.common
-        least = np.full(p, self.micro_batches)
-        np.minimum.at(least, self._homes(schedule, chunks), flights(schedule, p, chunks, self.micro_batches))
+        least = least_flights(schedule, p, chunks, self.micro_batches)
         kept = (1.0 + FRAGMENTATION) * float(self.prices.kept(self.inner)[at])
         each = least * kept + self._leanest_bytes
         return np.floor(self._room_bytes / each * (1.0 + 1e-12)) if (each > 0).all() else np.full(p, np.inf)
@@ -194,12 +199,12 @@ class Mixed:
         ends_s = self.micro_batches * sums_at(homes, forward_s + backward_s, p)
         ends_s[1:] += forward_s[: p - 1].cumsum()
         back_s = prefix_sums(backward_s[: p - 1]) if schedule in WAITING else np.zeros(p)
-        kept = np.diff(prefix_sums(self.prices.kept(self.inner))[bounds])
+        kept = np.diff(self.prices.kept_before(self.inner)[bounds])
         return _Dealt(
             ends_s=ends_s,
             back_s=back_s,
             elements=np.array(
-                [sums_at(homes, np.diff(prefix_sums(each)[bounds]), p) for each in self.prices.elements(self.inner)]
+                [sums_at(homes, np.diff(each[bounds]), p) for each in self.prices.elements_before(self.inner)]
             ),
             kept=sums_at(homes, kept * flights(schedule, p, chunks, self.micro_batches), p),
         )
@@ -208,18 +213,21 @@ class Mixed:
         """[virtual stages] forward and backward, messages within a pool included."""
         chains = [self.prices.chain(self.inner, pool) for pool in range(len(self.stages))]
         pools = self.pools[homes]
-        forward_s, backward_s = (
-            np.array([prefix_sums(getattr(chain, name)) for chain in chains]) for name in ("forward_s", "backward_s")
-        )
-        spans = bounds[:-1], bounds[1:]
-        forward, backward = (each[pools, spans[1]] - each[pools, spans[0]] for each in (forward_s, backward_s))
-        fixed_s, byte_s = np.array([self._send(pool) for pool in range(len(self.stages))]).T
+        sums = np.array([chain.before_s for chain in chains])
+        forward, backward = (sums[pools, way, bounds[1:]] - sums[pools, way, bounds[:-1]] for way in (0, 1))
+        fixed_s, byte_s = self._send_s
         within = (homes[:-1] != homes[1:]) & (pools[:-1] == pools[1:])
         sent_bytes = chains[0].border_bytes[bounds[1:-1] - 1]
         sent_s = np.where(within, fixed_s[pools[:-1]] + byte_s[pools[:-1]] * sent_bytes, 0.0)
         forward[:-1] += sent_s
         backward[1:] += sent_s
         return forward, backward
+
+    @cached_property
+    def _send_s(self) -> Floats:
+        """[2, pools]: what a message within a pool costs at least, fixed and per byte."""
+        found: Floats = np.array([self._send(pool) for pool in range(len(self.stages))]).T
+        return found
 
     def _send(self, pool: int) -> tuple[float, float]:
         if self.stages[pool] < 2 or not self.prices.pools.periods[pool]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nebula.plan.schedule import device_of
 from nebula.planner.explore.deal import Floats, Ints
-from nebula.planner.explore.price import WAITING, sums_at
+from nebula.planner.explore.price import WAITING, homes_of, sums_at
 from nebula.planner.explore.ways import Space
 
 
@@ -101,6 +101,14 @@ def flights(schedule: str, p: int, chunks: int, micro_batches: int) -> Ints:
     found: Ints = np.concatenate(_flights(schedule, p, chunks, devices))
     if schedule == "interleaved":
         found[:p] = _first_flights(np.full(p, p), devices, micro_batches)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def least_flights(schedule: str, p: int, chunks: int, micro_batches: int) -> Ints:
+    """[devices]: micro-batches that a device holds at once of the virtual stage of which it holds fewest."""
+    found = np.full(p, micro_batches)
+    np.minimum.at(found, np.array(homes_of(schedule, p, chunks)), flights(schedule, p, chunks, micro_batches))
     return found
 
 

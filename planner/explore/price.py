@@ -157,6 +157,8 @@ class WayPrices:
         self._chains: dict[tuple[Inner, int], Chain] = {}
         self._rates: dict[tuple[object, ...], Rates] = {}
         self._kept: dict[Inner, Floats] = {}
+        self._kept_before: dict[Inner, Floats] = {}
+        self._elements_before: dict[tuple[int, int, int], tuple[Floats, ...]] = {}
         self._elements: dict[tuple[int, int, int], tuple[Floats, Floats]] = {}
         self._first_sends: dict[tuple[int, ...], tuple[float, float]] = {}
 
@@ -387,6 +389,19 @@ class WayPrices:
         if inner not in self._kept:
             self._kept[inner] = self.layers.spread([b.activations.kept for b in self.layers.memory(inner)])
         return self._kept[inner]
+
+    def kept_before(self, inner: Inner) -> Floats:
+        """[layers + 1]: the same of the layers before each."""
+        if inner not in self._kept_before:
+            self._kept_before[inner] = prefix_sums(self.kept(inner))
+        return self._kept_before[inner]
+
+    def elements_before(self, inner: Inner) -> tuple[Floats, ...]:
+        """[layers + 1] each: what `elements` gives, of the layers before each."""
+        key = inner[:3]
+        if key not in self._elements_before:
+            self._elements_before[key] = tuple(prefix_sums(each) for each in self.elements(inner))
+        return self._elements_before[key]
 
     def elements(self, inner: Inner) -> tuple[Floats, Floats]:
         """[layers] parameters on one rank that all replicas hold, and those of experts."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.held import held
 from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.traffic import Axes
+from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Sharding
 from nebula.planner.explore.price import Rates, WayPrices
 from nebula.planner.explore.ways import Inner, Outer, Way
@@ -37,27 +40,30 @@ class Shares:
     def __init__(self, prices: WayPrices) -> None:
         self.prices = prices
         self._rates: dict[tuple[object, ...], Rates] = {}
-        self._own: dict[tuple[object, ...], Share] = {}
+        self._bytes: dict[tuple[int, int], float] = {}
         self._known: dict[tuple[object, ...], Share] = {}
 
     def own(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Share:
         """What an element costs at least, and holds, where replicas exchange for nothing."""
-        key = (*inner, data, sharding.stage, sharding.degree, pool)
-        if key not in self._own:
-            way = self.one_stage(inner, data, sharding, pool)
-            setting, rates = self.prices.setting(way), self._alone(inner, pool)
-            both = [held(1.0, setting.execution, s) for s in (setting.sharding, setting.expert_sharding)]
-            bytes_of = [each.states + (1.0 + FRAGMENTATION) * (each.weights + each.gradients) for each in both]
-            parts = setting.sharding.degree, setting.expert_sharding.degree
-            more = way.micro_batches(self.prices.job) - 1
-            added = parts if sharding.stage == 3 else (1, 1)
-            self._own[key] = Share(
-                work_s=(more * rates.adds_s[0] / added[0], more * rates.adds_s[1] / added[1]),
-                sync_s=(0.0, 0.0),
-                update_s=(rates.update_s[0] / parts[0], rates.update_s[1] / parts[1]),
-                held=(bytes_of[0], bytes_of[1]),
-            )
-        return self._own[key]
+        rates, level = self._alone[pool], sharding.stage
+        replicas = data * inner.context
+        # those of experts are cut among the ranks that hold the same ones
+        parts = (sharding.degree * inner.context, max(1, replicas * inner.tensor // inner.expert)) if level else (1, 1)
+        more = self.prices.job.global_batch // (data * inner.rows) - 1
+        added = parts if level == 3 else (1, 1)
+        return Share(
+            work_s=(more * rates.adds_s[0] / added[0], more * rates.adds_s[1] / added[1]),
+            sync_s=(0.0, 0.0),
+            update_s=(rates.update_s[0] / parts[0], rates.update_s[1] / parts[1]),
+            held=(self._held(level, parts[0]), self._held(level, parts[1])),
+        )
+
+    def _held(self, level: int, degree: int) -> float:
+        """Bytes of an element cut among so many ranks, with what lies beside it."""
+        if (level, degree) not in self._bytes:
+            each = held(1.0, self._execution, Sharding(stage=level, degree=degree))
+            self._bytes[level, degree] = each.states + (1.0 + FRAGMENTATION) * (each.weights + each.gradients)
+        return self._bytes[level, degree]
 
     def share(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Share:
         """What an element costs at least, and holds."""
@@ -81,10 +87,15 @@ class Shares:
         stages = tuple(int(i == pool) for i in range(len(self.prices.pools.types)))
         return Way(inner, Outer(data, stages, "1f1b", 1, sharding))
 
-    def _alone(self, inner: Inner, pool: int) -> Rates:
-        """What parameters cost that no two ranks share."""
-        device = self.prices.pools.types[pool]
-        return self.prices.rates(inner._replace(tensor=1, context=1, expert=1), device, Axes(), Sharding())
+    @cached_property
+    def _alone(self) -> list[Rates]:
+        """By pool what parameters cost that no two ranks share."""
+        one = Inner(1, 1, 1, 1, RECOMPUTE[0])
+        return [self.prices.rates(one, device, Axes(), Sharding()) for device in self.prices.pools.types]
+
+    @property
+    def _execution(self) -> Execution:
+        return self.prices.layers.pricings[RECOMPUTE[0]].execution
 
     def _least(self, way: Way, pool: int) -> Rates:
         """The rates on the first devices of a pool that repeats; on another one replicas exchange for nothing."""

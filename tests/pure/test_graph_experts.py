@@ -8,6 +8,7 @@ from decoder_samples import MIXED
 from nebula.errors import BadInput
 from nebula.graph.experts import expert_parallel, expert_parameters
 from nebula.graph.local_block import local_block
+from nebula.graph.rules import COLLECTIVE_KINDS, apply
 from nebula.graph.values import Collective
 from nebula.models.decoders import DECODER_SPLITS
 from nebula.models.decoders_parts import Experts
@@ -82,6 +83,14 @@ def test_the_busiest_rank_receives_works_on_and_keeps_more():
     more = [op.inputs[0] for op in grouped(skewed)]
     assert [skewed.tensor(n).bytes for n in more] == [1.5 * even.tensor(n).bytes for n in between]
     assert skewed.tensor(skewed.outputs[0]) == even.tensor(even.outputs[0])
+
+
+def test_what_no_expert_touches_keeps_its_work_as_if_worked_out_anew():
+    dealt = expert_parallel(layer(), 2)
+    bare = (
+        op if op.kind in COLLECTIVE_KINDS else replace(op, forward=(), backward=(), saved=()) for op in dealt.operators
+    )
+    assert apply(replace(dealt, operators=tuple(bare))) == dealt
 
 
 def test_degrees_that_do_not_divide_are_refused():

@@ -47,14 +47,14 @@ def rule_of(kind: str) -> Rule:
     return RULES.get(kind, ASSUMED)
 
 
-def apply(block: Block) -> Block:
-    """The block with the work of every operator, by the shapes of its tensors.
+def apply(block: Block, known: Block | None = None) -> Block:
+    """The block with the work of every operator, by the shapes of its tensors; what it has of `known` keeps its own.
 
     Sets forward, backward and saved of all operators but collectives, `needs_gradient` of all activations (from the
     inputs and parameters, which carry their own), and `alias_of` of views. Operators whose kind has no rule get the
     attribute `assumed`.
     """
-    return apply_with(block, RULES, ASSUMED)
+    return apply_with(block, RULES, ASSUMED, known)
 
 
 __all__ = ["ASSUMED", "COLLECTIVE_KINDS", "RULES", "Call", "Rule", "apply", "is_float", "rule_of"]

@@ -12,9 +12,17 @@ COLLECTIVE_KINDS = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all
 """Kinds whose work the partition writes; applying rules leaves it."""
 
 
-def apply_with(block: Block, rules: Mapping[str, Rule], otherwise: Rule) -> Block:
-    """The block with work by `rules`, `otherwise` standing in for kinds that have none."""
+def apply_with(block: Block, rules: Mapping[str, Rule], otherwise: Rule, known: Block | None = None) -> Block:
+    """The block with work by `rules`, `otherwise` standing in for kinds that have none.
+
+    Args:
+        block: whose operators are to have work.
+        rules: by kind.
+        otherwise: for other kinds.
+        known: a block with work from which this one was made; operators that both have, on the same tensors, keep it.
+    """
     tensors = _resolved(block, rules, otherwise)
+    kept = _unchanged(block, tensors, known) if known is not None else frozenset()
     copied = {op.outputs[0]: op.inputs[0] for op in block.operators if op.kind == "contiguous"}
     met = {name for name in block.outputs if tensors[name].needs_gradient}
     done: list[Operator] = []
@@ -23,11 +31,26 @@ def apply_with(block: Block, rules: Mapping[str, Rule], otherwise: Rule) -> Bloc
             met.update(n for n in operator.inputs if tensors[n].needs_gradient)
             done.append(operator)
             continue
+        if operator.name in kept:
+            if any(tensors[n].needs_gradient for n in operator.outputs):
+                met.update(n for n in operator.inputs if tensors[n].needs_gradient)
+            done.append(operator)
+            continue
         rule = rules.get(operator.kind, otherwise)
         call = _call(operator, tensors, rule)
         done.append(_worked(call, rule, copied, met, assumed=operator.kind not in rules))
     operators = tuple(reversed(done))
     return replace(block, tensors=tuple(tensors[t.name] for t in block.tensors), operators=operators)
+
+
+def _unchanged(block: Block, tensors: Mapping[str, Tensor], known: Block) -> frozenset[str]:
+    """Names of operators that are in both blocks as they are, with all their tensors."""
+    before, own = known.by_name, {id(operator) for operator in known.operators}
+    return frozenset(
+        op.name
+        for op in block.operators
+        if id(op) in own and all(tensors[n] is before.get(n) for n in (*op.inputs, *op.outputs))
+    )
 
 
 def _resolved(block: Block, rules: Mapping[str, Rule], otherwise: Rule) -> dict[str, Tensor]:
