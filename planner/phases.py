@@ -95,6 +95,7 @@ class Phased:
         each_best: the same under the best plan of each phase, whatever the switches take.
         least_s: what no plans take less than, failures and switches apart.
         because: the reason in a sentence.
+        interrupted: numbers of the phases whose search was, so that better plans may be there.
         seconds: how long planning took.
     """
 
@@ -103,6 +104,7 @@ class Phased:
     each_best: tuple[Leg, ...]
     least_s: float
     because: str
+    interrupted: tuple[int, ...]
     seconds: float
 
     @property
@@ -158,6 +160,7 @@ def plan_phases(
         each_best=each_best,
         least_s=sum(stretch.least_s for stretch in courses.stretches),
         because=_reason(legs, one_plan, each_best, courses),
+        interrupted=tuple(k for k, stretch in enumerate(stretches, 1) if stretch.answer.ended_by),
         seconds=clock() - began_s,
     )
 

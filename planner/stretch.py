@@ -70,7 +70,8 @@ class Stretch:
 
     Attributes:
         answer: of the phase's own search.
-        shared: of the search for what divides the batches of all phases; empty where nothing of that fits.
+        shared: of the search for what divides the batches of all phases; empty where nothing of that fits, where each
+            batch divides into this one, and where the phase's own search was interrupted.
 
     Raises:
         BadInput: the phase is shorter than a step, or the objective cannot be used.
@@ -103,7 +104,7 @@ class Stretch:
         except Infeasible as error:
             raise Infeasible(f"{name}: {error}") from None
         self.shared: tuple[Plan, ...] = ()
-        if any(batch % job.global_batch for batch in batches):
+        if not self.answer.ended_by and any(batch % job.global_batch for batch in batches):
             with suppress(Infeasible):
                 self.shared = found(batches).candidates
         self._pricing = Pricing(graph, cluster, job, self.chains)

@@ -25,12 +25,13 @@ def check(
 ) -> None:
     """Check a plan file: whole, legal, made for this run, and what can run it."""
     from nebula.cli.console import print_json
-    from nebula.cli.subject import check_origin, load_subject
+    from nebula.cli.phasing import subject_of
+    from nebula.cli.subject import check_origin
     from nebula.errors import BadInput
     from nebula.plan.files import load_plan
 
     plan = load_plan(plan_file)
-    subject = load_subject(run, None) if run else None
+    subject = subject_of(plan, run) if run else None
     if subject:
         check_origin(plan, subject.graph, subject.run.cluster)
     broken = _broken(plan, subject)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from nebula.errors import BadInput
 
 if TYPE_CHECKING:
+    from nebula.cli.subject import Subject
     from nebula.plan.run_file import Run
+    from nebula.plan.values import Plan
     from nebula.planner.phases import Phased
 
 
@@ -66,6 +68,30 @@ def find_phases(run: Run) -> Phased:
         )
     finally:
         line.clear()
+
+
+def subject_of(plan: Plan, path: Path) -> Subject:
+    """What a run file asks to be planned, or the phase of it that a plan is for: of that batch, model and length.
+
+    Raises:
+        BadInput: a mistake in the file, or the plan is for none of its phases.
+    """
+    from dataclasses import replace
+
+    from nebula.cli.subject import run_subject
+    from nebula.graph.identity import graph_hash
+    from nebula.plan.run_file import load_run
+
+    run = load_run(path)
+    if not run.phases:
+        return run_subject(run)
+    for phase in run.phases:
+        if phase.global_batch == plan.job.global_batch:
+            job = replace(run.job, global_batch=phase.global_batch, tokens=phase.tokens)
+            one = run_subject(replace(run, phases=(), job=job, model=replace(run.model, seq_len=phase.seq_len)))
+            if plan.made_from.model_hash in ("", graph_hash(one.graph)):
+                return one
+    raise BadInput(f"the plan is for none of the phases of {path}: none has its batch and its model; plan again")
 
 
 def check_no_more(asked: dict[str, object]) -> None:

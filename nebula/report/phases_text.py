@@ -35,7 +35,7 @@ def phased_document(found: Phased) -> dict[str, Any]:
             "switching_s": sum(leg.switch.seconds for leg in found.each_best),
         },
         "bound": {"days": found.least_s / DAY_S, "gap_pct": found.gap * 100},
-        "search": {"seconds": found.seconds},
+        "search": {"seconds": found.seconds, "interrupted": list(found.interrupted)},
     }
 
 
@@ -119,6 +119,8 @@ def _totals(found: Phased) -> Table:
         if leg.switch.because:
             grid.add_row("switch", leg.switch.because)
     grid.add_row("bound", f"no plans train it in less than {format_seconds(found.least_s)}; gap {percent(found.gap)}")
+    for number in found.interrupted:
+        grid.add_row("note", f"The search for phase {number} was interrupted: this is the best so far.")
     return grid
 
 

@@ -85,6 +85,20 @@ def test_plans_are_legal_and_priced_in_their_phase_and_switches_cost_what_moves_
     assert switch.seconds == pytest.approx(300.0 + moves(old, new, WHERE, sizes).seconds)
 
 
+def test_an_interruption_ends_the_search_for_one_phase():
+    told = []
+
+    def stop_once(progress):
+        told.append(progress)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    stopped = plan_phases(GROWING, graph_at, WHERE, JOB, on_progress=stop_once)
+    assert stopped.interrupted == (1,)
+    assert len(stopped.legs) == 2
+    assert growing().interrupted == ()
+
+
 def test_equal_phases_have_one_plan():
     phase = GROWING[0]
     same = found((phase, phase, phase))
@@ -162,6 +176,9 @@ def test_a_run_with_phases_is_planned_phase_by_phase(run_file, tmp_path):
     assert told["because"] in " ".join(done.stdout.split())
     for number, phase in enumerate(told["phases"], 1):
         assert json.loads((tmp_path / f"plan-{number}.json").read_text())["stages"] == phase["plan"]["stages"]
+        assert nebula("check", tmp_path / f"plan-{number}.json", "--run", run_file).exit_code == 0
+    run_file.write_text(run_file.read_text().replace("64, seq_len", "16, seq_len"))
+    assert "for none of the phases" in nebula("check", tmp_path / "plan-2.json", "--run", run_file).stderr
     again = nebula("plan", run_file, "-o", tmp_path / "plan.json")
     assert (again.exit_code, "plan-1.json exists" in again.stderr) == (2, True)
 
