@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from nebula.cluster.places import node_name
 from nebula.cluster.values import Cluster
@@ -77,6 +78,7 @@ def aimed(
     objective: Objective,
     conditions: Conditions | None,
     searching: Searching,
+    order: Sequence[Sequence[str]] = (),
 ) -> Aimed:
     """The best plan by the aim of an objective, within its deadline and budget.
 
@@ -87,13 +89,15 @@ def aimed(
         objective: what is minimised, under which limits.
         conditions: under which failures and energy are counted.
         searching: finds the plan of the shortest step.
+        order: names of nodes, those of one device type together, those that are given up last first; by default the
+            nodes of the type that computes most, and no others.
 
     Raises:
         BadInput: what is minimised or limited is not known: a price, a board power, the tokens.
         Infeasible: nothing fits into memory, or into the limits; the text says what would.
     """
     _check(objective, job)
-    attempts = _Attempts(graph, cluster, job, objective, conditions, searching)
+    attempts = _Attempts(graph, cluster, job, objective, conditions, searching, order)
     attempts.halve()
     for _ in range(ROUNDS):
         for nodes in _between(attempts.known, _best(attempts.known.values(), objective, within=False).nodes):
@@ -125,7 +129,8 @@ def halves(
 
 def most_attempts(cluster: Cluster) -> int:
     """On how many numbers of a cluster's nodes `aimed` searches at most."""
-    return len(_halved(sum(group.count for group in cluster.groups))) + 2 * ROUNDS
+    types = {group.device.name for group in cluster.groups}
+    return len(_halved(sum(group.count for group in cluster.groups))) + len(types) - 1 + 2 * ROUNDS
 
 
 class _Attempts:
@@ -139,19 +144,24 @@ class _Attempts:
         objective: Objective,
         conditions: Conditions | None,
         searching: Searching,
+        order: Sequence[Sequence[str]] = (),
     ) -> None:
         self._graph, self._cluster, self._conditions = graph, cluster, conditions
         self._objective, self._searching = objective, searching
-        pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
-        self._names = list(dict.fromkeys(node_name(cluster, device) for device in pool.devices))
-        # with fewer nodes of the type another one might compute more in all
-        self._others = tuple(group.name for group in cluster.groups if group.device.name != pool.device.name)
+        self._others: tuple[str, ...] = ()
+        if not order:
+            pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
+            order = [list(dict.fromkeys(node_name(cluster, device) for device in pool.devices))]
+            # with fewer nodes of the type another one might compute more in all
+            self._others = tuple(group.name for group in cluster.groups if group.device.name != pool.device.name)
+        self._names = [name for names in order for name in names]
+        self._whole = list(accumulate(map(len, order)))
         self.known: dict[int, Tried] = {}
         self.interrupted = False
 
     def halve(self) -> None:
-        """Tries all nodes, half of them, and so on."""
-        for nodes in _halved(len(self._names)):
+        """Tries all nodes, half of them, and so on, and all of the first types."""
+        for nodes in sorted({*_halved(len(self._names)), *self._whole}, reverse=True):
             self.attempt(nodes)
 
     def attempt(self, nodes: int) -> None:

@@ -8,7 +8,6 @@ explored again in every other order. Other degrees are not asked whether another
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import permutations
 
@@ -20,7 +19,7 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.values import Job, Plan
 from nebula.planner.explore.search import explore
-from nebula.planner.search import Answer, Progress
+from nebula.planner.search import INTERRUPTION, Answer, Progress
 from nebula.units import format_seconds
 
 MOST_TYPES = 4
@@ -43,15 +42,24 @@ def in_best_order(
         answer: of `explore`.
         graph, cluster, job, objective, on_progress, enough: as of `explore`.
     """
-    if len(types_of(answer.plan, cluster)) < 2:
+    if len(types_of(answer.plan, cluster)) < 2 or answer.ended_by == INTERRUPTION:
         return answer
     asked = replace(objective, fixed={**objective.fixed, **fixed_of(answer.plan)})
     first, *others = type_orders(cluster)
     found = {first: answer.plan}
     for order in others:
-        with suppress(Infeasible, BadInput):
+        try:
             listed = in_order(cluster, order)
-            found[order] = explore(graph, listed, job, asked, on_progress=on_progress, enough=enough).plan
+            other = explore(graph, listed, job, asked, on_progress=on_progress, enough=enough)
+        except (Infeasible, BadInput):
+            continue
+        except KeyboardInterrupt:
+            answer = replace(answer, ended_by=INTERRUPTION)
+            break
+        found[order] = other.plan
+        if other.ended_by == INTERRUPTION:
+            answer = replace(answer, ended_by=INTERRUPTION)
+            break
     best = min(found, key=lambda order: _seconds(found[order]))
     return answer if best == first else _reordered(answer, found[best], best, cluster)
 

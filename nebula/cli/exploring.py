@@ -83,7 +83,7 @@ def explored_plans(
         The answer, and the plans on other numbers of nodes that were weighed, where the objective asks for that.
 
     Raises:
-        BadInput: the file is of another model, cluster or job, or the aim asks for unlike devices.
+        BadInput: the file is of another model, cluster or job, or an option does not go with the aim.
         Infeasible: nothing was found that fits.
     """
     from nebula.planner.aims import wants_more
@@ -131,20 +131,21 @@ def _aimed(subject: Subject, patience_s: float, bar: SearchBar) -> tuple[Answer,
     from nebula.cli.resuming import Found
     from nebula.cli.subject import with_front
     from nebula.planner.aims import aimed, most_attempts
+    from nebula.planner.giving_up import given_up, order_words
+    from nebula.planner.type_order import in_best_order
 
     run = subject.run
-    kinds = sorted({group.device.name for group in run.cluster.groups})
-    if len(kinds) > 1:
-        raise BadInput(
-            f"unlike devices ({', '.join(kinds)}) are explored for the shortest step alone: leave out minimise and "
-            f"limits, or leave all but one type out with objective.exclude"
-        )
+    order = given_up(run.cluster, run.job, run.objective)
     share_s = patience_s / most_attempts(run.cluster)
 
     def fastest(objective: Objective) -> Answer:
-        return _explored(subject, objective, Watch(share_s, bar), Found())
+        watch, asked = Watch(share_s, bar), (subject.graph, run.cluster, run.job, objective)
+        found = _explored(subject, objective, watch, Found())
+        return in_best_order(found, *asked, on_progress=watch.show, enough=watch.late)
 
-    return with_front(aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest))
+    found = aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest, order)
+    answer = replace(found.answer, notes=(*found.answer.notes, *order_words(order, run.cluster)))
+    return with_front(replace(found, answer=answer))
 
 
 def _explored(subject: Subject, objective: Objective, watch: Watch, before: Found) -> Explored:

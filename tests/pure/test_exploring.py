@@ -23,6 +23,7 @@ from nebula.planner.aims import SCORES, Tried, aimed, most_attempts
 from nebula.planner.explore.search import NOTHING_LISTED, explore
 from nebula.planner.explore.waiting import Frontier
 from nebula.planner.explored_way import explored_way
+from nebula.planner.giving_up import given_up, order_words
 from nebula.planner.search import INTERRUPTION, PATIENCE, search
 from tests.pure.cost_samples import chain
 from tests.pure.test_explore import DENSE, EXPERTS, JOB, cluster, device, mixed_cluster
@@ -141,6 +142,50 @@ def test_an_aim_is_explored_like_any_search():
         assert chosen <= value * (1 + 1e-9)
 
 
+UNLIKE = mixed_cluster(peak_flops={"float32": 5e11}, price_per_hour=0.5, power_w=400.0)
+UNLIKE = replace(
+    UNLIKE,
+    groups=(replace(UNLIKE.groups[0], device=device(price_per_hour=2.0, power_w=300.0)), UNLIKE.groups[1]),
+)
+"""d computes twice as fast as e, and costs four times as much; e draws more for an operation."""
+
+
+@pytest.mark.parametrize(
+    ("objective", "last"),
+    [
+        (Objective(minimise="cost"), "m"),
+        (Objective(minimise="days", budget=1.0), "m"),
+        (Objective(minimise="days"), "n"),
+        (Objective(minimise="energy"), "n"),
+    ],
+)
+def test_nodes_whose_computing_costs_most_are_given_up_first(objective, last):
+    order = given_up(UNLIKE, JOB, objective)
+    assert [name.partition("/")[0] for names in order for name in names] == [last] * 2 + ["nm".replace(last, "")] * 2
+    assert order_words(order, UNLIKE) == (
+        f"Fewer nodes are those without {'d' if last == 'm' else 'e'}: computing costs most there.",
+    )
+    out = replace(objective, exclude=("m",))
+    assert given_up(UNLIKE, JOB, out) == (("n/0", "n/1"),)
+    assert order_words(given_up(UNLIKE, JOB, out), UNLIKE) == ()
+
+
+def test_an_aim_is_explored_on_unlike_devices():
+    asked = []
+
+    def searching(objective):
+        asked.append(objective.exclude)
+        return explore(DENSE, UNLIKE, JOB, objective)
+
+    objective = Objective(minimise="cost")
+    found = aimed(DENSE, UNLIKE, JOB, objective, None, searching, given_up(UNLIKE, JOB, objective))
+    assert {(), ("n/1",), ("n/0", "n/1"), ("m/1", "n/0", "n/1")} >= set(asked) >= {(), ("n/0", "n/1")}
+    chosen = outlook(DENSE, UNLIKE, found.answer.plan).money.per_million_tokens
+    for out in asked:
+        one = explore(DENSE, UNLIKE, JOB, Objective(exclude=out)).plan
+        assert chosen <= outlook(DENSE, UNLIKE, one).money.per_million_tokens * (1 + 1e-12)
+
+
 def test_time_is_over_when_it_is_over():
     now = [0.0]
     watch = Watch(10.0, SearchBar(), clock=lambda: now[0])
@@ -222,13 +267,11 @@ def test_a_file_that_is_damaged_or_something_else_is_refused_and_stays(subject, 
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):
-    mixed = SMALL.with_name("ernie-10b-mixed.yaml")
     nebula = partial(CliRunner().invoke, app)
     file = ["--resume", str(tmp_path / "search.json")]
     assert "--resume goes on with an exploration: add --explore" in nebula(["plan", str(SMALL), *file]).stderr
     cost = ["--explore", "objective.minimise=cost"]
     assert "for the shortest step: leave out minimise" in nebula(["plan", str(SMALL), *cost, *file]).stderr
-    assert "leave all but one type out with objective.exclude" in nebula(["plan", str(mixed), *cost]).stderr
 
 
 def test_the_cheapest_explored_plan_is_told_with_the_front():
