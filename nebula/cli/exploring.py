@@ -104,7 +104,6 @@ def explored_plans(
 def _fastest(subject: Subject, patience_s: float, resume: Path | None, bar: SearchBar, settle: Settle) -> Answer:
     """The plan of the shortest step, beside what people do without a planner on a mixed cluster."""
     from nebula.cli.resuming import Found, found_before, goes_on, keep
-    from nebula.planner.explore.baselines import baselines
     from nebula.planner.search import INTERRUPTION
     from nebula.planner.type_order import in_best_order
 
@@ -117,13 +116,29 @@ def _fastest(subject: Subject, patience_s: float, resume: Path | None, bar: Sear
         return answer
     asked = (subject.graph, run.cluster, run.job, run.objective)
     try:
-        answer = settle(in_best_order(answer, *asked, on_progress=watch.show, enough=watch.late))
+        answer = in_best_order(answer, *asked, on_progress=watch.show, enough=watch.late)
         if answer.ended_by == INTERRUPTION:
             return answer
-        more = baselines(*asked, answer, lambda gap: watch.late(gap, BASELINES))
+        return _beside(subject, answer, settle, lambda gap: watch.late(gap, BASELINES))
     except KeyboardInterrupt:
         return answer
-    return replace(answer, notes=(*more, *answer.notes))
+
+
+def _beside(subject: Subject, answer: Answer, settle: Settle, enough: Callable[[float], bool]) -> Answer:
+    """The answer settled and, on a mixed cluster, set beside what people do without a planner."""
+    from nebula.planner.explore.baselines import alone, as_slowest, is_mixed, told
+    from nebula.planner.explore.joint import joint
+    from nebula.planner.search import INTERRUPTION
+
+    run = subject.run
+    if not is_mixed(run.cluster):
+        return settle(answer)
+    asked = (subject.graph, run.cluster, run.job, run.objective)
+    slow = as_slowest(*asked, enough)
+    answer = settle(joint(answer, slow.plans, subject.graph, run.cluster, run.objective))
+    if answer.ended_by == INTERRUPTION:
+        return answer
+    return replace(answer, notes=(*told(answer, (alone(*asked, enough)[0], slow)), *answer.notes))
 
 
 def _aimed(subject: Subject, patience_s: float, bar: SearchBar) -> tuple[Answer, tuple[Tried, ...]]:

@@ -1,4 +1,4 @@
-"""What a mixed cluster is worth: the plan beside that of its fastest part alone, and beside all devices as the slowest.
+"""What a mixed cluster is worth: the plan beside that of its best part alone, and beside all devices as the slowest.
 
 Both are what people do without a planner for unlike devices: leave the slower ones out, or split everything evenly, so
 that all wait for them.
@@ -6,58 +6,101 @@ that all wait for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from nebula.cluster.values import Cluster, DeviceType
-from nebula.errors import Infeasible
+from nebula.errors import BadInput, Infeasible
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
-from nebula.plan.values import PRECISION_DTYPE, Job
+from nebula.plan.values import PRECISION_DTYPE, Job, Plan
 from nebula.planner.explore.search import explore
 from nebula.planner.search import Answer
 from nebula.units import format_seconds
 
 
-def baselines(
+class Baseline(NamedTuple):
+    """Another way to use a mixed cluster.
+
+    Attributes:
+        where: what is done.
+        step_s: of the best plan for that; 0: none fits.
+        plans: the best plans for that, best first, predicted for what the devices are taken for.
+    """
+
+    where: str
+    step_s: float
+    plans: tuple[Plan, ...] = ()
+
+
+def told(answer: Answer, each: Sequence[Baseline]) -> tuple[str, ...]:
+    """A sentence for each baseline beside what was found for the whole cluster."""
+    return tuple(_sentence(one, answer) for one in each)
+
+
+def is_mixed(cluster: Cluster) -> bool:
+    """Whether there are devices of several types."""
+    return len(_types(cluster)) > 1
+
+
+def alone(
+    graph: DistributedGraph, cluster: Cluster, job: Job, objective: Objective, enough: Callable[[float], bool]
+) -> list[Baseline]:
+    """Each device type by itself, the one with the shortest step first, those that do not hold the model last.
+
+    Of several that do not, the one that computes fastest is first.
+
+    Args:
+        graph, cluster, job, objective: as of an exploration.
+        enough: whether an answer will do, asked with the gap that is proved.
+    """
+    dtype, types = PRECISION_DTYPE[job.precision], _types(cluster)
+    found = []
+    for kind in sorted(types, key=lambda kind: -_count(cluster, kind) * _rate(kind, dtype)):
+        others = tuple(group.name for group in cluster.groups if group.device.name != kind.name)
+        asked = replace(objective, exclude=(*objective.exclude, *others))
+        where = f"on the {_count(cluster, kind):,} {kind.name} alone"
+        found.append(_best(where, graph, cluster, job, asked, enough))
+    return sorted(found, key=lambda each: each.step_s or math.inf)
+
+
+def as_slowest(
+    graph: DistributedGraph, cluster: Cluster, job: Job, objective: Objective, enough: Callable[[float], bool]
+) -> Baseline:
+    """All devices as the slowest type with the least memory of any, which is what an even split comes to."""
+    types = _types(cluster)
+    slowest = min(types, key=lambda kind: _rate(kind, PRECISION_DTYPE[job.precision]))
+    least = replace(slowest, memory_bytes=min(kind.memory_bytes for kind in types))
+    groups = (replace(group, device=least) for group in cluster.groups)
+    where = f"with all devices as slow as {slowest.name}"
+    return _best(where, graph, replace(cluster, groups=tuple(groups)), job, objective, enough)
+
+
+def _best(
+    where: str,
     graph: DistributedGraph,
     cluster: Cluster,
     job: Job,
     objective: Objective,
-    answer: Answer,
     enough: Callable[[float], bool],
-) -> tuple[str, ...]:
-    """A sentence for each baseline of a cluster of several device types; none for one of a single type.
+) -> Baseline:
+    try:
+        found = explore(graph, cluster, job, objective, enough=enough)
+    except (BadInput, Infeasible):
+        return Baseline(where, 0.0)
+    assert found.plan.prediction is not None
+    return Baseline(where, found.plan.prediction.step_time_s, found.candidates)
 
-    Args:
-        answer: what was found for the whole cluster.
-        enough: whether an answer will do, asked with the gap that is proved.
-    """
-    types = {group.device.name: group.device for group in cluster.groups}
-    if len(types) < 2:
-        return ()
-    dtype = PRECISION_DTYPE[job.precision]
-    fastest = max(types.values(), key=lambda t: _count(cluster, t) * _rate(t, dtype))
-    slowest = min(types.values(), key=lambda t: _rate(t, dtype))
-    others = tuple(group.name for group in cluster.groups if group.device.name != fastest.name)
-    as_slow = replace(cluster, groups=tuple(replace(group, device=slowest) for group in cluster.groups))
 
-    def best_s(on: Cluster, asked: Objective) -> float:
-        try:
-            found = explore(graph, on, job, asked, enough=enough).plan.prediction
-        except Infeasible:
-            return 0.0
-        return found.step_time_s if found else 0.0
-
-    alone_s = best_s(cluster, replace(objective, exclude=(*objective.exclude, *others)))
-    slow_s = best_s(as_slow, objective)
-    return (
-        _sentence(f"on the {_count(cluster, fastest)} {fastest.name} alone", alone_s, answer),
-        _sentence(f"with all devices as slow as {slowest.name}", slow_s, answer),
-    )
+def _types(cluster: Cluster) -> list[DeviceType]:
+    """The device types of a cluster."""
+    return list({group.device.name: group.device for group in cluster.groups}.values())
 
 
 def _count(cluster: Cluster, device: DeviceType) -> int:
+    """Devices of a type."""
     return sum(group.device_count for group in cluster.groups if group.device.name == device.name)
 
 
@@ -65,10 +108,10 @@ def _rate(device: DeviceType, dtype: str) -> float:
     return device.peak(dtype) * device.product_efficiency
 
 
-def _sentence(where: str, step_s: float, answer: Answer) -> str:
+def _sentence(each: Baseline, answer: Answer) -> str:
     assert answer.plan.prediction is not None
-    if not step_s:
-        return f"For comparison, {where} the model does not fit."
-    more = step_s / answer.plan.prediction.step_time_s - 1.0
+    if not each.step_s:
+        return f"For comparison, {each.where} the model does not fit."
+    more = each.step_s / answer.plan.prediction.step_time_s - 1.0
     difference = f"{abs(more):.0%} {'more' if more >= 0 else 'less'}"
-    return f"For comparison, {where} a step takes {format_seconds(step_s)}, {difference}."
+    return f"For comparison, {each.where} a step takes {format_seconds(each.step_s)}, {difference}."

@@ -129,7 +129,7 @@ def climbing(
                 return
             seen.add(shape)
             tried += 1
-            step_s = _step_seconds(at, changed, best_s * (1.0 - WORTH))
+            step_s = step_seconds(at, changed, best_s * (1.0 - WORTH))
             if math.isfinite(step_s):
                 best, best_s, better = changed, step_s, True
                 steps[kind] += 1
@@ -138,7 +138,7 @@ def climbing(
     yield Climb(best, best_s, steps, tried, ended=True)
 
 
-def _step_seconds(at: ByStage, plan: Plan, to_beat_s: float) -> float:
+def step_seconds(at: ByStage, plan: Plan, to_beat_s: float) -> float:
     """What a step takes; infinite where it is no faster than what is to beat, does not fit or cannot be cut so."""
     with suppress(BadInput):
         step_s = at.step(plan).step_s
@@ -164,17 +164,35 @@ def _better(answer: Answer, best: Plan, climb: Climb) -> Answer:
         f"Refined ({kept}), a step takes {format_seconds(was_s - is_s)} less than that of the best plan found "
         f"without, {1.0 - is_s / was_s:.2%}; it has {format_seconds(less_s)} less {name}."
     )
+    stopped = "" if climb.ended else " Not all changes of it were tried."
+    return outside(answer, best, because, "without refinement", stopped)
+
+
+def outside(answer: Answer, best: Plan, because: str, within: str, more: str = "") -> Answer:
+    """The answer with a faster plan that is not of the explored space, and what the bound says of it.
+
+    Args:
+        answer: of the explored space.
+        best: with its prediction.
+        because: why it is faster.
+        within: which plans the bound covers.
+        more: a sentence for the note.
+    """
+    assert best.prediction is not None
+    is_s = best.prediction.step_time_s
     if is_s < answer.bound_s:
         proof = "this plan is faster, and nothing is proved of it"
     else:
         proof = f"this plan is {is_s / answer.bound_s - 1.0:.1%} above it"
-    stopped = "" if climb.ended else " Not all changes of it were tried."
-    note = f"The bound of {format_seconds(answer.bound_s)} covers the plans without refinement: {proof}.{stopped}"
-    # what bounds the explored space bounds no refined plan
-    best = replace(best, because=because, runner_up=runner_up(best, before), bound_s=0.0)
-    candidates = (replace(best, because="", runner_up=None), *answer.candidates)
+    note = f"The bound of {format_seconds(answer.bound_s)} covers the plans {within}: {proof}.{more}"
+    # what bounds the explored space bounds no plan outside of it
+    best = replace(best, because=because, runner_up=runner_up(best, answer.plan), bound_s=0.0)
     return replace(
-        answer, plan=best, candidates=candidates, bound_s=min(answer.bound_s, is_s), notes=(note, *answer.notes)
+        answer,
+        plan=best,
+        candidates=(replace(best, because="", runner_up=None), *answer.candidates),
+        bound_s=min(answer.bound_s, is_s),
+        notes=(note, *answer.notes),
     )
 
 

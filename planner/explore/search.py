@@ -41,11 +41,8 @@ from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
 
 NOTHING_LISTED = Frontier()
 
-PROMISING = 4
-"""Inner halves of which good ways are priced before the search."""
-
-TRIES = 1
-"""How many of each."""
+TRIES = 3
+"""Ways of a promising inner half that are priced before the search."""
 
 KEPT = 6
 """Ways that an answer holds with their full prediction: the best and its five nearest."""
@@ -235,7 +232,7 @@ class _Explorer:
         for inner in self.space.inners():
             self._list(inner)
         self.opening_s, self.listed = math.inf, True
-        for inner in self._promising()[:PROMISING]:
+        for inner in self._promising():
             with suppress(BadInput):
                 self._sample(inner)
         self._climb()

@@ -8,7 +8,7 @@ import sys
 
 from tests.bench.rows import HEADER, Row
 
-BENCHMARKS = ("start_up", "titan", "searching", "replan", "pricing", "exploring", "published", "cpu_step")
+BENCHMARKS = ("start_up", "titan", "searching", "replan", "pricing", "exploring", "mixed", "published", "cpu_step")
 
 
 def main() -> int:

@@ -46,6 +46,20 @@ def test_links_of_pairs(mixed, one_site):
     assert (wan.kind, wan.bytes_per_s, wan.latency_s) == ("wan", 1.25e9, 0.025)
 
 
+def test_unlike_kinds_exchange_through_their_hosts(mixed, one_site):
+    fast, old = mixed.groups
+    for cluster in (mixed, one_site):
+        like = topology.link(cluster, 0, 64)
+        groups = (fast, replace(old, device=replace(old.device, kind="npu", host_bytes_per_s=4e9)))
+        unlike = topology.link(replace(cluster, groups=groups), 0, 64)
+        assert 1 / unlike.bytes_per_s == pytest.approx(
+            1 / like.bytes_per_s + 1 / fast.device.host_bytes_per_s + 1 / 4e9
+        )
+        assert (unlike.kind, unlike.latency_s) == (like.kind, like.latency_s)
+        within = replace(cluster, groups=groups)
+        assert topology.link(within, 64, 72) == topology.link(cluster, 64, 72)
+
+
 def test_levels_of_sets(mixed, one_site):
     assert levels(mixed, range(8)) == [("node", 8)]
     assert levels(mixed, range(64)) == [("node", 8), ("leaf", 8)]

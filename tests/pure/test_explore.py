@@ -19,7 +19,7 @@ from nebula.plan.job import Objective
 from nebula.plan.legality import executable, violations
 from nebula.plan.schedule import alive, device_of
 from nebula.plan.values import Job, MadeFrom, Sharding
-from nebula.planner.explore.baselines import baselines
+from nebula.planner.explore.baselines import alone, as_slowest, is_mixed, told
 from nebula.planner.explore.bounds import Bounds
 from nebula.planner.explore.deal import balanced, every_balanced, runs
 from nebula.planner.explore.layers import Layers
@@ -237,10 +237,11 @@ def test_stages_on_two_types_beat_the_faster_type_alone():
 def test_a_mixed_cluster_is_compared_with_its_fast_part_and_with_all_as_slow():
     both = mixed_cluster(peak_flops={"float32": 5e11})
     answer = explore(DENSE, both, JOB)
-    fast, slow = baselines(DENSE, both, JOB, Objective(), answer, lambda _: False)
+    asked = (DENSE, both, JOB, Objective(), lambda _: False)
+    fast, slow = told(answer, (alone(*asked)[0], as_slowest(*asked)))
     assert re.match(r"For comparison, on the 4 d alone a step takes .*, \d+% more\.", fast)
     assert re.match(r"For comparison, with all devices as slow as e a step takes .*, \d+% (more|less)\.", slow)
-    assert baselines(DENSE, cluster(1, 4), JOB, Objective(), answer, lambda _: False) == ()
+    assert [is_mixed(on) for on in (both, cluster(1, 4))] == [True, False]
 
 
 @pytest.mark.parametrize("graph", [DENSE, EXPERTS])
