@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from nebula.cluster.places import exclude
 from nebula.cluster.values import Cluster
-from nebula.cost_model.economy import Outlook
 from nebula.errors import BadInput, Infeasible
 from nebula.graph.values import DistributedGraph
 from nebula.plan.conditions import Conditions
@@ -22,10 +21,11 @@ from nebula.plan.job import Objective, Phase
 from nebula.plan.values import Job, Plan
 from nebula.planner.aims import wants_more
 from nebula.planner.kept_plan import descended
+from nebula.planner.legs import Leg, Phased, Switch, total_s
 from nebula.planner.moves import Left, Moves, plan_sizes
 from nebula.planner.options import move_words, step_s
 from nebula.planner.search import Told
-from nebula.planner.stretch import Stretch, Tried, way_of
+from nebula.planner.stretch import Stretch, way_of
 from nebula.planner.switching import best_course
 from nebula.units import format_seconds
 
@@ -34,89 +34,6 @@ STARTS = 3
 
 Graphs = Callable[[int | None], DistributedGraph]
 """The model at a sequence length; None: its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Switch:
-    """The way from the plan of one phase to that of the next; by default there is nothing to do.
-
-    Attributes:
-        moves: what travels.
-        restart_s: until processes run again.
-        because: why it pays, in a sentence.
-    """
-
-    moves: Moves = field(default_factory=Moves)
-    restart_s: float = 0.0
-    because: str = ""
-
-    @property
-    def seconds(self) -> float:
-        """In all."""
-        return self.restart_s + self.moves.seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leg:
-    """A phase under a plan.
-
-    Attributes:
-        phase: what is trained.
-        plan: with the phase's job and its prediction.
-        outlook: what the phase comes to.
-        steps: optimizer steps, whole or not.
-        switch: the way from the plan before.
-    """
-
-    phase: Phase
-    plan: Plan
-    outlook: Outlook
-    steps: float
-    switch: Switch
-
-    @property
-    def row_tokens(self) -> int:
-        """Tokens of a row, of all of its sequences."""
-        return round(self.phase.tokens / (self.steps * self.phase.global_batch))
-
-    @property
-    def seconds(self) -> float:
-        """Of the phase, failures counted, without the switch to it."""
-        return Tried(plan=self.plan, outlook=self.outlook).seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phased:
-    """What was decided for all phases.
-
-    Attributes:
-        legs: the phases in order, each with its plan.
-        one_plan: the same under the one plan that is best if none is switched; empty where none serves all phases.
-        each_best: the same under the best plan of each phase, whatever the switches take.
-        least_s: what no plans take less than, failures and switches apart.
-        because: the reason in a sentence.
-        interrupted: numbers of the phases whose search was, so that better plans may be there.
-        seconds: how long planning took.
-    """
-
-    legs: tuple[Leg, ...]
-    one_plan: tuple[Leg, ...]
-    each_best: tuple[Leg, ...]
-    least_s: float
-    because: str
-    interrupted: tuple[int, ...]
-    seconds: float
-
-    @property
-    def gap(self) -> float:
-        """How far the training without failures, switches counted, is above least_s, as a share of it."""
-        taken_s = sum(leg.steps * step_s(leg.plan) + leg.switch.seconds for leg in self.legs)
-        return taken_s / self.least_s - 1.0
-
-
-def total_s(legs: Sequence[Leg]) -> float:
-    """Seconds of phases and switches."""
-    return sum(leg.seconds + leg.switch.seconds for leg in legs)
 
 
 def plan_phases(

@@ -117,6 +117,9 @@ class Prices:
 
     def deals(self, split: Split, price: SplitPrice, to_beat_s: float, fewest: int) -> Deals:
         """The best deals of layers to `fewest` to split.pipeline stages, by their lower bound."""
+        fewest = max(fewest, price.fewest_stages(to_beat_s))
+        if fewest > split.pipeline:
+            return Deals(runs=self._every, steps=())
         return price.deals(self._runs(split, to_beat_s), to_beat_s, fewest)
 
     def leanest_deals(self, split: Split, to_beat_bytes: float = np.inf) -> Deals:

@@ -124,7 +124,11 @@ def search(
     one = _Search(graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock, batches)
     answer = one.run()
     if settle is not None:
-        answer = replace(settle(answer, one.prices), seconds=clock() - one.began_s)
+        try:
+            answer = settle(answer, one.prices)
+        except KeyboardInterrupt:
+            answer = replace(answer, ended_by=INTERRUPTION)
+        answer = replace(answer, seconds=clock() - one.began_s)
     return answer
 
 

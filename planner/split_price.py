@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.groups import Groups
+from nebula.cost_model.memory import fixed_bytes
 from nebula.cost_model.placed import Placed
 from nebula.cost_model.spans import Costs, Spans, Sums
 from nebula.plan.values import Sharding
 from nebula.planner.deals import Cost, Deals, Runs, deal
+from nebula.planner.furthest import Ahead, Ceiling, fewest_stages, least
 from nebula.planner.stages import Busy
 
 Floats = NDArray[np.float64]
@@ -55,6 +57,27 @@ class SplitPrice:
     ) -> None:
         self.spans, self.where, self.placed, self.sharding = spans, where, placed, sharding
         self.micro_batches, self.limit_bytes = micro_batches, limit_bytes
+
+    def fewest_stages(self, to_beat_s: float) -> int:
+        """Stages that a step shorter than to_beat_s takes at least; one more than are placed where no deal has one."""
+        ahead: dict[int, Ahead] = {}
+        for alike in self._alike().values():
+            ahead |= dict.fromkeys(alike, self._ahead(*self.placed.kinds[alike[0]]))
+        others = least(list({id(each): each for each in ahead.values()}.values()))
+        kinds = [ahead[kind] for kind in reversed(self.placed.stages)]
+        return fewest_stages(kinds, others, Ceiling(self.micro_batches, to_beat_s, self.limit_bytes))
+
+    def _ahead(self, groups: Groups, slow: float) -> Ahead:
+        """What the first layers cost as a stage of one kind."""
+        spans = self.where[groups.tensor]
+        fronts = spans.fronts
+        passes_s = spans.passes(fronts, self.micro_batches, self.sharding, groups, slow)
+        tail_s = spans.tail(fronts, self.sharding, groups, slow)
+        return Ahead.of(np.array([*passes_s, tail_s, self._held(fronts, self.sharding), fronts.kept_bytes]))
+
+    def _held(self, sums: Sums, sharding: Sharding) -> Floats:
+        """Bytes of runs' parameters under a sharding, gathered ones and buffers apart."""
+        return fixed_bytes(sums.parameters_bytes, sums.elements, 0.0 * sums.elements, sharding, self.spans.job)
 
     def deals(self, useful: Useful, to_beat_s: float, fewest: int) -> Deals:
         """The best deals of layers to `fewest` stages up to as many as are placed, by their lower bound.
@@ -160,6 +183,12 @@ class RelaxedPrice(SplitPrice):
         placed = Placed(kinds=((NOWHERE, 1.0),), stages=(0,) * stages)
         super().__init__(spans, {}, placed, Sharding(), micro_batches, limit_bytes)
         self._leanest = leanest
+
+    def _ahead(self, groups: Groups, slow: float) -> Ahead:
+        fronts = self.spans.fronts
+        passes_s = self.spans.passes(fronts, self.micro_batches, self.sharding, groups, slow)
+        held_bytes = self._held(fronts, self._leanest)
+        return Ahead.of(np.array([*passes_s, np.zeros_like(held_bytes), held_bytes, fronts.kept_bytes]))
 
     def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:
         passes_s = self.spans.passes(sums, self.micro_batches, self.sharding, groups, slow)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nebula.cli.subject import Subject
     from nebula.plan.run_file import Run
     from nebula.plan.values import Plan
-    from nebula.planner.phases import Phased
+    from nebula.planner.legs import Phased
 
 
 def show_phases(run: Run, output: Path | None, *, force: bool, json: bool) -> None:

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from nebula.cost_model.economy import DAY_S
 from nebula.plan.files import dumps
+from nebula.planner.legs import Leg, Phased, total_s
 from nebula.planner.options import step_s
-from nebula.planner.phases import Leg, Phased, total_s
 from nebula.report.document import prediction_document
 from nebula.report.replan_text import moves_document
 from nebula.report.words import percent

@@ -20,6 +20,9 @@ from nebula.planner.explore.price import WAITING, WayPrices, prefix_sums, sums_a
 from nebula.planner.explore.shares import NOTHING, Share, Shares
 from nebula.planner.explore.ways import Inner, Outer, Space, Way
 
+HALVINGS = 8
+"""Of the range in which a bound lies."""
+
 
 class Bounded(NamedTuple):
     """An outer half: what it takes at least, and what its fullest device holds at least of its limit."""
@@ -54,34 +57,74 @@ class Mixed:
         self.micro_batches = space.job.global_batch // (data * inner.rows)
         self.pools = np.repeat(np.arange(len(self.stages)), self.stages)
         together = space.mixes(self.stages)
+        self._shardings = space.shardings(data)
+        self._known_s: dict[int, Floats] = {}
         self._schedules = list(space.schedules(len(self.pools), self.micro_batches)) if together else []
 
     def least_seconds(self) -> float:
         """No way is faster: all devices at work all the time, with whole layers; infinite where there is none."""
         if not self._schedules:
             return np.inf
-        return self._of_slowest_s(max(self._least_busy_s, self._single_layers_s(1)))
+        busy_s = self.micro_batches * self._common_s[None]
+        whole_s = float(self._whole_layers_s(busy_s, np.full(busy_s.shape, np.inf))[0])
+        rate = sum(count / chain.pass_s for count, chain in self._used)
+        single_s = self.micro_batches * self._single_layers_s(1)
+        return self._step_s(max(whole_s, self.micro_batches / rate, single_s))
 
-    def _undealt_seconds(self, schedule: str, chunks: int) -> float:
-        """No deal under that schedule is faster; infinite where none fits."""
-        busy_s = max(self._least_busy_s, self._single_layers_s(chunks))
-        if chunks == 1:
-            busy_s = max(busy_s, self._waited_s(schedule) / self.micro_batches)
-        return self._of_slowest_s(max(busy_s, self._whole_layers_s(self._room(schedule, chunks))))
-
-    def _of_slowest_s(self, busy_s: float) -> float:
-        return self._waiting * self.micro_batches * busy_s + DEFAULT.step_host_s
+    def _step_s(self, ends_s: float) -> float:
+        return self._waiting * ends_s + DEFAULT.step_host_s
 
     @cached_property
     def _used(self) -> list[tuple[int, Chain]]:
         """Stages on each pool that has some, and the layers as they run there."""
         return [(count, self.prices.chain(self.inner, pool)) for pool, count in enumerate(self.stages) if count]
 
+    def _undealt(self, to_beat_s: float) -> dict[tuple[str, int], list[Sharding]]:
+        """The shardings under which each schedule may be faster than `to_beat_s` and may fit, however it is dealt."""
+        near = [each for each in self._schedules if self._step_s(self._least_ends_s(*each)) < to_beat_s]
+        room = np.array([self._room(*each) for each in near]).reshape(-1, len(self.pools))
+        count = len(self._shardings)
+        left = np.flatnonzero(room.sum(axis=1) >= self.prices.common_layers)
+        for extra_s in (self._own_s, self._shared_s):
+            each_s = {i: self.micro_batches * self._common_s + extra_s(i) for i in set((left % count).tolist())}
+            if len(left):
+                whole_s = self._whole_layers_s(np.array([each_s[i] for i in (left % count).tolist()]), room[left])
+                left = left[self._waiting * whole_s + DEFAULT.step_host_s < to_beat_s]
+        found: dict[tuple[str, int], list[Sharding]] = {}
+        for index in left.tolist():
+            found.setdefault(near[index // count], []).append(self._shardings[index % count])
+        return found
+
+    def _least_ends_s(self, schedule: str, chunks: int) -> float:
+        """When a device has done its last backward at the soonest, whatever the shardings."""
+        ends_s = self.micro_batches * self._single_layers_s(chunks)
+        return max(ends_s, self._waited_s(schedule)) if chunks == 1 else ends_s
+
+    def _own_s(self, index: int) -> Floats:
+        """[devices]: what the parameters of a common layer cost in a step where replicas exchange for nothing."""
+        return self._parameters_s(self.shares.own, index)
+
+    def _shared_s(self, index: int) -> Floats:
+        """[devices]: what they cost at least."""
+        if index not in self._known_s:
+            self._known_s[index] = self._parameters_s(self.shares.share, index)
+        return self._known_s[index]
+
+    def _parameters_s(self, share: Callable[[Inner, int, Sharding, int], Share], index: int) -> Floats:
+        dense, experts = self._common_elements
+        by_pool = np.zeros(len(self.stages))
+        for pool, count in enumerate(self.stages):
+            if count:
+                own = share(self.inner, self.data, self._shardings[index], pool)
+                by_pool[pool] = (own.work_s[0] + own.sync_s[0]) * dense + (own.work_s[1] + own.sync_s[1]) * experts
+        found: Floats = by_pool[self.pools]
+        return found
+
     @cached_property
-    def _least_busy_s(self) -> float:
-        """What a micro-batch takes on the slowest device at least."""
-        rate = sum(count / chain.pass_s for count, chain in self._used)
-        return max(1.0 / rate, self._whole_layers_s(np.full(len(self.pools), np.inf)))
+    def _common_elements(self) -> tuple[float, float]:
+        """Parameters of a layer of the most common kind."""
+        dense, experts = self.prices.elements(self.inner)
+        return float(dense[self.prices.common]), float(experts[self.prices.common])
 
     def _single_layers_s(self, chunks: int) -> float:
         """The same where each virtual stage of a device holds a layer of its own and no more."""
@@ -116,32 +159,27 @@ class Mixed:
     def _way(self, schedule: str, chunks: int) -> Way:
         return Way(self.inner, Outer(self.data, self.stages, schedule, chunks, Sharding()))
 
-    def _whole_layers_s(self, most: Floats) -> float:
-        """What the slowest device takes at least if the layers of the most common kind are dealt to devices alone.
+    def _whole_layers_s(self, each_s: Floats, most: Floats) -> Floats:
+        """[cases]: what the slowest device takes at least if the most common layers are dealt to devices alone.
 
         Args:
-            most: [devices] how many of them each has room for.
+            each_s: [cases, devices] what one of them takes.
+            most: [cases, devices] how many of them each has room for.
 
         Returns:
-            Seconds of a micro-batch; infinite where there is no room.
+            Seconds, at most 1 % below the least; infinite where there is no room.
         """
         layers = self.prices.common_layers
-        if float(most.sum()) < layers:
-            return np.inf
-        times = self._times
-        low, high = 0, len(times) - 1
-        while low < high:
-            middle = (low + high) // 2
-            held = np.minimum(np.floor(times[middle] / self._common_s * (1.0 + 1e-12)), most)
-            low, high = (low, middle) if float(held.sum()) >= layers else (middle + 1, high)
-        return float(times[low])
-
-    @cached_property
-    def _times(self) -> Floats:
-        """What one, two, ... layers of the most common kind take on each pool, ascending."""
-        layers = np.arange(1, self.prices.common_layers + 1)
-        found: Floats = np.sort(np.array([chain.common_s for _, chain in self._used])[:, None] * layers, axis=None)
-        return found
+        low = layers / (1.0 / each_s).sum(axis=1)
+        high = low + each_s.max(axis=1)
+        room = most.sum(axis=1) >= layers
+        # where some have no room others take more
+        high = np.where((most < np.inf).any(axis=1), np.maximum(high, layers * each_s.max(axis=1)), high)
+        for _ in range(HALVINGS):
+            middle = np.sqrt(low * high)
+            held = np.minimum(np.floor(middle[:, None] / each_s * (1.0 + 1e-12)), most).sum(axis=1)
+            low, high = np.where(held < layers, middle, low), np.where(held < layers, high, middle)
+        return np.where(room, low, np.inf)
 
     @cached_property
     def _common_s(self) -> Floats:
@@ -149,20 +187,24 @@ class Mixed:
         return np.array([chain.common_s for count, chain in self._used for _ in range(count)])
 
     def _room(self, schedule: str, chunks: int) -> Floats:
-        """[devices]: for how many layers of the most common kind there is room under the leanest sharding."""
-        p, at = len(self.pools), self.prices.common
-        least = least_flights(schedule, p, chunks, self.micro_batches)
-        kept = (1.0 + FRAGMENTATION) * float(self.prices.kept(self.inner)[at])
-        each = least * kept + self._leanest_bytes
-        return np.floor(self._room_bytes / each * (1.0 + 1e-12)) if (each > 0).all() else np.full(p, np.inf)
+        """[shardings, devices]: for how many layers of the most common kind there is room."""
+        least = least_flights(schedule, len(self.pools), chunks, self.micro_batches)
+        each = least * self._kept_bytes + self._held_bytes[:, None]
+        found: Floats = np.floor(self._room_bytes / np.maximum(each, 1.0) * (1.0 + 1e-12))
+        return found
 
     @cached_property
-    def _leanest_bytes(self) -> float:
-        """What the parameters of a layer of the most common kind hold at least."""
-        dense, experts = (float(each[self.prices.common]) for each in self.prices.elements(self.inner))
+    def _kept_bytes(self) -> float:
+        """What a layer of the most common kind keeps of a micro-batch, with what lies beside it."""
+        return (1.0 + FRAGMENTATION) * float(self.prices.kept(self.inner)[self.prices.common])
+
+    @cached_property
+    def _held_bytes(self) -> Floats:
+        """[shardings]: what the parameters of a layer of the most common kind hold."""
+        dense, experts = self._common_elements
         pool = next(pool for pool, count in enumerate(self.stages) if count)
-        held = [self.shares.own(self.inner, self.data, s, pool).held for s in self.space.shardings(self.data)]
-        return min((pair[0] * dense + pair[1] * experts for pair in held), default=0.0)
+        held = [self.shares.own(self.inner, self.data, s, pool).held for s in self._shardings]
+        return np.array([pair[0] * dense + pair[1] * experts for pair in held])
 
     @cached_property
     def _waiting(self) -> float:
@@ -174,22 +216,10 @@ class Mixed:
 
     def ways(self, to_beat_s: float = np.inf) -> Iterator[Bounded]:
         """Those that may be faster than `to_beat_s` and may fit, by what is told of them before they are dealt."""
-        shardings = self.space.shardings(self.data)
-        if not shardings:
-            return
-        own = _Stacked(self, shardings, self.shares.own)
-        for schedule, chunks in self._schedules:
-            if self._undealt_seconds(schedule, chunks) >= to_beat_s:
-                continue
-            dealt = self._dealt(schedule, chunks)
-            bounds_s, held = self._bounds(dealt, own)
-            # what replicas exchange is dear to know
-            near = [s for s, b, share in zip(shardings, bounds_s, held, strict=True) if b < to_beat_s and share <= 1.0]
-            full = [(s, b, share) for s, b, share in zip(shardings, bounds_s, held, strict=True) if share > 1.0]
-            if near:
-                bounds_s, held = self._bounds(dealt, _Stacked(self, near, self.shares.share))
-            for sharding, bound_s, share in (*full, *(zip(near, bounds_s, held, strict=True) if near else ())):
-                yield Bounded(Outer(self.data, self.stages, schedule, chunks, sharding), float(bound_s), float(share))
+        for (schedule, chunks), shardings in self._undealt(to_beat_s).items():
+            bounds_s, held = self._bounds(self._dealt(schedule, chunks), _Stacked(self, shardings))
+            for sharding, bound_s, share in zip(shardings, bounds_s.tolist(), held.tolist(), strict=True):
+                yield Bounded(Outer(self.data, self.stages, schedule, chunks, sharding), bound_s, share)
 
     def _dealt(self, schedule: str, chunks: int) -> _Dealt:
         p = len(self.pools)
@@ -251,12 +281,10 @@ class Mixed:
 class _Stacked:
     """What parameters cost and hold under each of some shardings, on the pool of each device."""
 
-    def __init__(
-        self, mixed: Mixed, shardings: Sequence[Sharding], share: Callable[[Inner, int, Sharding, int], Share]
-    ) -> None:
+    def __init__(self, mixed: Mixed, shardings: Sequence[Sharding]) -> None:
         every = [
             [
-                share(mixed.inner, mixed.data, sharding, pool) if count else NOTHING
+                mixed.shares.share(mixed.inner, mixed.data, sharding, pool) if count else NOTHING
                 for pool, count in enumerate(mixed.stages)
             ]
             for sharding in shardings

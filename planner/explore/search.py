@@ -41,8 +41,11 @@ from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
 
 NOTHING_LISTED = Frontier()
 
-TRIES = 3
-"""Ways of a promising inner half that are priced before the search."""
+PROMISING = 4
+"""Inner halves of which good ways are priced before the search."""
+
+TRIES = 1
+"""How many of each."""
 
 KEPT = 6
 """Ways that an answer holds with their full prediction: the best and its five nearest."""
@@ -232,7 +235,7 @@ class _Explorer:
         for inner in self.space.inners():
             self._list(inner)
         self.opening_s, self.listed = math.inf, True
-        for inner in self._promising():
+        for inner in self._promising()[:PROMISING]:
             with suppress(BadInput):
                 self._sample(inner)
         self._climb()

@@ -111,6 +111,14 @@ def test_a_search_says_what_ended_it():
     assert ended_words(late)[0].startswith("Out of patience: ")
 
 
+def test_what_was_found_is_not_lost_while_it_is_placed():
+    def interrupted(answer, prices):
+        raise KeyboardInterrupt
+
+    whole, stopped = (search(chain(6), cluster(2, 2), JOB, settle=settle) for settle in (None, interrupted))
+    assert (stopped.plan, stopped.ended_by) == (whole.plan, INTERRUPTION)
+
+
 def test_an_interruption_ends_all_searches_of_an_aim():
     asked = []
 

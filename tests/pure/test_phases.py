@@ -19,8 +19,9 @@ from nebula.plan.job import Objective, Phase
 from nebula.plan.legality import violations
 from nebula.plan.values import Job
 from nebula.planner.kept_plan import descended, variations
+from nebula.planner.legs import Switch, total_s
 from nebula.planner.moves import moves, plan_sizes
-from nebula.planner.phases import Switch, plan_phases, total_s
+from nebula.planner.phases import plan_phases
 from nebula.planner.search import search
 from nebula.planner.stretch import way_of
 from tests.pure.cost_samples import chain, cluster, device

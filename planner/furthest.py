@@ -1,0 +1,119 @@
+"""Whether stages can hold all layers within a step time and within memory, told by how far each of them can reach.
+
+What this refuses has no deal; what it lets pass may still have none. It costs a small part of dealing the layers, and
+nothing of a stage but sums over its layers counts: neither borders, nor what a stage takes whatever it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+ROUNDING = 1e-9
+"""A stage that exceeds what is allowed by less than this share is let pass."""
+
+
+class Ahead(NamedTuple):
+    """What the layers before each border add to a stage that holds them; lists of [layers + 1], ascending from 0.
+
+    Differences of two borders are no more than what the layers between them cost as a stage.
+
+    Attributes:
+        forward_s: one forward.
+        backward_s: one backward.
+        tail_s: synchronization and update.
+        held_bytes: what does not depend on the micro-batches in flight.
+        kept_bytes: of each micro-batch in flight.
+    """
+
+    forward_s: list[float]
+    backward_s: list[float]
+    tail_s: list[float]
+    held_bytes: list[float]
+    kept_bytes: list[float]
+
+    @staticmethod
+    def of(costs: Floats) -> Ahead:
+        """Of what the first 0, 1, ... layers cost as a stage: [5, layers + 1], a row for each attribute."""
+        return Ahead(*(costs - costs[:, :1]).tolist())
+
+
+def least(every: Sequence[Ahead]) -> Ahead:
+    """What each layer adds to the stage of several to which it adds least."""
+    if len(every) == 1:
+        return every[0]
+    added = np.min([np.diff(each) for each in every], axis=0)
+    return Ahead(*np.concatenate([np.zeros((len(added), 1)), np.cumsum(added, axis=1)], axis=1).tolist())
+
+
+class Ceiling(NamedTuple):
+    """What no stage may exceed.
+
+    Attributes:
+        micro_batches: of one step.
+        step_s: a longer step is of no use.
+        held_bytes: on a device.
+    """
+
+    micro_batches: int
+    step_s: float
+    held_bytes: float
+
+
+def fewest_stages(kinds: Sequence[Ahead], others: Ahead, ceiling: Ceiling) -> int:
+    """How many stages it takes at least to hold all layers; one more than there are when they cannot.
+
+    The last stage takes as many of the last layers as it can, and so does each before it of what is left, be it none.
+    That leaves least, because a run of layers that may be a stage with so many behind it may be one without its first
+    or its last layer as well: `stage_bound` does not grow, and the stage holds less.
+
+    Args:
+        kinds: of the last stage, of the one before it and so on.
+        others: least of all kinds: what stages before and behind take.
+        ceiling: what is allowed.
+    """
+    end, size = len(others.forward_s) - 1, 1
+    for behind, kind in enumerate(kinds):
+        first = _first(kind, others, ceiling, behind, end, size)
+        if first == 0:
+            return behind + 1
+        end, size = first, max(1, end - first)
+    return len(kinds) + 1
+
+
+def _first(kind: Ahead, others: Ahead, ceiling: Ceiling, behind: int, end: int, size: int) -> int:
+    """The first layer of the longest run up to `end` that may be a stage; `end` when none may.
+
+    Args:
+        size: of a run that is likely to be about as long.
+    """
+    forward_s, backward_s, tail_s, held_bytes, kept_bytes = kind
+    m, step_s, most_bytes = ceiling.micro_batches, ceiling.step_s * (1.0 + ROUNDING), ceiling.held_bytes
+    most_bytes *= 1.0 + ROUNDING
+    flying, hidden, both = min(behind + 1, m), min(behind, m - 1), m >= behind + 2
+    front_f_s, front_b_s = others.forward_s, others.backward_s
+    behind_s = front_f_s[-1] + front_b_s[-1] - front_f_s[end] - front_b_s[end]
+
+    def may(first: int) -> bool:
+        held = held_bytes[end] - held_bytes[first] + flying * (kept_bytes[end] - kept_bytes[first])
+        if held > most_bytes:
+            return False
+        f, b = forward_s[end] - forward_s[first], backward_s[end] - backward_s[first]
+        bound_s = front_f_s[first] + front_b_s[first] + m * (f + b) + max(0.0, behind_s - hidden * min(f, b))
+        if both:
+            bound_s += max(0.0, behind_s - behind * max(f, b))
+        return bound_s + max(0.0, tail_s[end] - tail_s[first] - front_b_s[first]) <= step_s
+
+    first = max(0, end - size)
+    if may(first):
+        while first and may(first - 1):
+            first -= 1
+        return first
+    while first < end and not may(first):
+        first += 1
+    return first
