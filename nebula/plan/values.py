@@ -245,13 +245,17 @@ class Plan:
     def split(self) -> str:
         """The split in the field's words, for people: `data 2 · tensor 2 · pipeline 3 (20|21|22 layers) · ...`.
 
-        Degrees and policies in which stages differ are told stage by stage: `recompute full|none|none`.
+        Degrees and policies in which stages differ are told stage by stage: `recompute full|none|none`, rows in which
+        replicas differ replica by replica.
         """
         first, devices = self.stages[0], len({stage.ranks for stage in self.stages})
         parts = [
             f"data {_each([s.data for s in self.stages])}",
             f"tensor {_each([s.tensor // s.context for s in self.stages])}",
         ]
+        rows = [replica.micro_batch_rows for replica in first.replicas]
+        if len(set(rows)) > 1:
+            parts[0] += f" ({_counts(rows)} rows)"
         parts += [f"{name} {n}" for name, n in (("context", first.context), ("expert", first.expert)) if n > 1]
         parts.append(f"pipeline {devices}")
         if len(self.stages) > 1:

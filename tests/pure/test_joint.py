@@ -62,6 +62,7 @@ def test_replicas_on_slower_devices_get_fewer_rows_and_the_answer_says_so():
     assert fits(chosen)
     assert violations(chosen, layers=len(DENSE.layers), cluster=on) == ()
     assert executable(chosen, "npu").engine is None
+    assert " rows) · tensor" in chosen.split
     assert chosen.because.startswith("Stages span device types, with rows of a micro-batch for each replica: ")
     assert "covers the plans whose stages lie on one type each: this plan is faster" in better.notes[0]
     assert (chosen.bound_s, better.gap) == (0.0, 0.0)
