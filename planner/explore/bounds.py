@@ -13,9 +13,10 @@ import numpy as np
 
 from nebula.cost_model.peak import CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
+from nebula.planner.explore.durations import waiting_factor
 from nebula.planner.explore.mixed import Mixed
 from nebula.planner.explore.options import Options, options_of
-from nebula.planner.explore.price import WayPrices, waiting_factor
+from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.shares import Shares
 from nebula.planner.explore.sheet import Ranked, Sheet
 from nebula.planner.explore.ways import Inner, Space

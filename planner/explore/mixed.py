@@ -15,8 +15,9 @@ from nebula.cost_model.peak import FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
+from nebula.planner.explore.durations import WAITING, prefix_sums, sums_at, waiting_factor
 from nebula.planner.explore.options import flights, least_flights
-from nebula.planner.explore.price import WAITING, WayPrices, prefix_sums, sums_at, waiting_factor
+from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.shares import NOTHING, Share, Shares
 from nebula.planner.explore.ways import Inner, Outer, Space, Way
 

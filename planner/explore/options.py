@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nebula.plan.schedule import device_of
 from nebula.planner.explore.deal import Floats, Ints
-from nebula.planner.explore.price import WAITING, homes_of, sums_at
+from nebula.planner.explore.durations import WAITING, homes_of, sums_at
 from nebula.planner.explore.ways import Space
 
 

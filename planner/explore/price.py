@@ -6,52 +6,30 @@ A test holds the prices equal to those of nebula.cost_model.evaluate for the pla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
-from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Levels, ranks_of
-from nebula.cost_model.passes import NOTHING, Passes
 from nebula.cost_model.peak import Chunk, Counted, Setting, rank_peak
-from nebula.cost_model.replicas import LayerLoad
 from nebula.cost_model.step_parameters import DEFAULT
-from nebula.cost_model.traffic import Axes, across, stage_axes, wire
+from nebula.cost_model.traffic import Axes, across, wire
 from nebula.graph.values import DTYPE_BYTES
-from nebula.plan.schedule import alive, device_of
+from nebula.plan.schedule import alive
 from nebula.plan.values import Sharding
-from nebula.planner.explore.deal import Chain, Floats, Ints, balanced
+from nebula.planner.explore.deal import Chain, Floats, balanced
+from nebula.planner.explore.durations import Placed, homes_of, prefix_sums, waiting_factor
 from nebula.planner.explore.layers import Layers, LayerSeconds
+from nebula.planner.explore.places import Place, Places
 from nebula.planner.explore.pools import Pools
+from nebula.planner.explore.rates import Rates, rates_of
 from nebula.planner.explore.ways import Inner, Outer, Way
 
-WAITING = frozenset(("1f1b", "fthenb", "interleaved"))
-"""Schedules in which a device waits while the last gradients pass those before it."""
-
-PROBE_ELEMENTS = 1e9
-"""Of parameters, at which and at twice which affine costs are told."""
-
 PROBE_BYTES = 1e9
-"""Of a message, likewise."""
-
-
-class Place(NamedTuple):
-    """Where one stage of a way lies.
-
-    Attributes:
-        pool: index of its pool.
-        axes: whom its ranks meet, other stages apart.
-        slow: by what factor its slowest node is slower.
-    """
-
-    pool: int
-    axes: Axes
-    slow: float
+"""Of a message, at which and at none its cost is told."""
 
 
 class Priced(NamedTuple):
@@ -68,77 +46,6 @@ class Priced(NamedTuple):
     peak_share: float
 
 
-class Rates(NamedTuple):
-    """What parameters cost by their number on a rank: pairs of those that all replicas hold, and those of experts.
-
-    Attributes:
-        sync_fixed_s: of reducing and gathering once a step, where there are any.
-        sync_s: per element.
-        update_s: of the optimizer, per element.
-        passing_s: of gathering and reducing in every micro-batch, per element; the fixed part is left out.
-        adds_s: of adding a further micro-batch's gradients, per element.
-    """
-
-    sync_fixed_s: tuple[float, float]
-    sync_s: tuple[float, float]
-    update_s: tuple[float, float]
-    passing_s: tuple[float, float]
-    adds_s: tuple[float, float]
-
-
-class Placed(NamedTuple):
-    """The durations of a way on its places.
-
-    Attributes:
-        forward_s, backward_s, weight_s: [virtual stages], messages to neighbours included.
-        homes: [virtual stages] the device of each.
-        tail_s, update_s: [devices] data communication behind the passes, and the update.
-        tied: the device of the last virtual stage, and what it takes to sum with the first the gradients of weights
-            that both hold; the first and nothing where they hold none.
-        waiting: by what factor a step is longer since its nodes wait for one another.
-    """
-
-    forward_s: Floats
-    backward_s: Floats
-    weight_s: Floats
-    homes: Ints
-    tail_s: Floats
-    update_s: Floats
-    tied: tuple[int, float]
-    waiting: float
-
-    def least_seconds(self, micro_batches: int, schedule: str) -> float:
-        """No step is faster: a device works, and waits at the start, and at the end where W cannot fill the wait."""
-        p = len(self.tail_s)
-        ends_s = micro_batches * sums_at(self.homes, self.forward_s + self.backward_s, p)
-        ends_s[1:] += self.forward_s[: p - 1].cumsum()
-        first_s = ends_s.copy()
-        if schedule in WAITING:
-            first_s[1:] += self.backward_s[: p - 1].cumsum()
-        # the first device is done when the last gradients have come to it
-        ends_s[0] = first_s.max()
-        return self._step_s(ends_s)
-
-    def step_seconds(self, micro_batches: int, schedule: str) -> float:
-        """The step."""
-        chunks = len(self.homes) // len(self.tail_s)
-        ends_s = last_backward_s(self.forward_s, self.backward_s, micro_batches, schedule, chunks, self.weight_s)
-        return self._step_s(ends_s)
-
-    def _step_s(self, ends_s: Floats) -> float:
-        last, tied_s = self.tied
-        if tied_s:
-            ends_s = ends_s.copy()
-            ends_s[[0, last]] = max(ends_s[0], ends_s[last]) + tied_s
-        return self.waiting * float((ends_s + self.tail_s).max()) + float(self.update_s.max()) + DEFAULT.step_host_s
-
-
-def waiting_factor(nodes: NDArray[np.int64]) -> Floats:
-    """By what factor a step over so many nodes is longer since they wait for one another."""
-    factor: Floats = 1.0 + DEFAULT.jitter * np.log2(np.maximum(1, nodes))
-    return factor
-
-
 class WayPrices:
     """Prices ways on pools of devices."""
 
@@ -148,10 +55,7 @@ class WayPrices:
         blocks = layers.graph.layers
         most = max(dict.fromkeys(blocks), key=blocks.count)
         self._common = blocks.index(most), blocks.count(most)
-        cluster = layers.fabric.cluster
-        sites = [next((i for i, s in enumerate(cluster.sites) if g.name in s.groups), 0) for g in cluster.groups]
-        self._site_of = np.repeat(np.array(sites), [g.device_count for g in cluster.groups])
-        self._axes: dict[tuple[object, ...], tuple[Axes, float]] = {}
+        self.at = Places(layers.fabric, pools)
         self._seconds: dict[tuple[object, ...], LayerSeconds] = {}
         self._deals: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._chains: dict[tuple[Inner, int], Chain] = {}
@@ -182,58 +86,12 @@ class WayPrices:
         Raises:
             BadInput: a degree does not divide what it has to cut.
         """
-        boundaries, places = self.deal(way), self.places(way)
+        boundaries, places = self.deal(way), self.at.places(way)
         share = self.fullest(way, boundaries, places)
         if share > 1.0:
             return Priced(math.inf, boundaries, share)
         placed = placed or self.placed(way, boundaries, places)
         return Priced(placed.step_seconds(way.micro_batches(self.job), way.outer.schedule), boundaries, share)
-
-    def grids(self, way: Way) -> list[Ints]:
-        """[data, context, tensor] devices of each stage."""
-        inner, outer = way
-        size = inner.width * outer.data
-        found = []
-        for pool, stages in zip(self.pools.devices, outer.stages, strict=True):
-            for index in range(stages):
-                found.append(pool[index * size : (index + 1) * size].reshape(outer.data, inner.context, inner.tensor))
-        return found
-
-    def crosses_wan(self, way: Way) -> bool:
-        """Whether a group of a stage that must be near spans sites: tensor, context, expert and sharding groups."""
-        if not self._site_of.any():
-            return False
-        inner, outer = way
-        near = (inner.width, inner.expert, inner.width * outer.sharding.degree)
-        return any(
-            bool((sites != sites[:, :1]).any())
-            for grid in self.grids(way)
-            for size in near
-            if size > 1
-            for sites in (self._site_of[grid].reshape(-1, size),)
-        )
-
-    def places(self, way: Way) -> list[Place]:
-        """Where each stage of a way lies."""
-        pools = [pool for pool, stages in enumerate(way.outer.stages) for _ in range(stages)]
-        return [Place(pool, *self._met(way, grid, pool)) for grid, pool in zip(self.grids(way), pools, strict=True)]
-
-    def _met(self, way: Way, grid: Ints, pool: int, behind: tuple[Ints, int] | None = None) -> tuple[Axes, float]:
-        """Whom the ranks of a stage meet, the next virtual stage among them, and its slowness."""
-        inner, outer = way
-        first, period = int(grid.flat[0]), self.pools.periods[pool]
-        regular = period and (behind is None or behind[1] == pool)
-        where = (first - int(self.pools.devices[pool][0])) % period if regular else first
-        after = int(behind[0].flat[0]) - first if behind is not None else None
-        degree = outer.sharding.degree
-        key = (inner.tensor, inner.context, inner.expert, outer.data, degree, bool(regular), pool, where, after)
-        if key not in self._axes:
-            next_grid = behind[0] if behind is not None else None
-            axes = stage_axes(
-                grid, shard=degree, expert=inner.expert, expert_tensor=1, behind=next_grid, fabric=self.layers.fabric
-            )
-            self._axes[key] = axes, self.layers.fabric.slowest(grid.reshape(-1))
-        return self._axes[key]
 
     def seconds(self, way: Way, place: Place) -> LayerSeconds:
         """Seconds of every layer on a stage there."""
@@ -296,16 +154,7 @@ class WayPrices:
         """What parameters cost where replicas lie so."""
         key = (inner.tensor, inner.context, inner.recompute, device.name, axes, sharding)
         if key not in self._rates:
-            own, two = (self.layers.replicas(inner, device, axes, sharding, m) for m in (1, 2))
-            sync = _affine(lambda load: sum(own.sync_seconds([(load, 1)])))
-            self._rates[key] = Rates(
-                sync_fixed_s=(sync[0][0], sync[1][0]),
-                sync_s=(sync[0][1], sync[1][1]),
-                update_s=_slopes(lambda load: own.update_seconds([(load, 1)])),
-                passing_s=_slopes(lambda load: sum(own.layer_seconds(load))) if sharding.stage == 3 else (0.0, 0.0),
-                # half of two micro-batches are added to another
-                adds_s=_slopes(lambda load: 2.0 * two.adds_seconds([(load, 1)])),
-            )
+            self._rates[key] = rates_of(self.layers, inner, device, axes, sharding)
         return self._rates[key]
 
     def homes(self, way: Way) -> tuple[int, ...]:
@@ -315,7 +164,7 @@ class WayPrices:
     def placed(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> Placed:
         """The durations of a way there."""
         homes, spans = self.homes(way), list(pairwise(boundaries))
-        grids = self.grids(way)
+        grids = self.at.grids(way)
         sums = {}
         for place in {id(p.axes): p for p in places}.values():
             own = self.seconds(way, place)
@@ -345,19 +194,19 @@ class WayPrices:
         elements, first, last = self.layers.graph.tied_elements, homes[0], homes[-1]
         if not elements or first == last:
             return first, 0.0
-        grids, execution = self.grids(way), self.layers.pricings[way.inner.recompute].execution
+        grids, execution = self.at.grids(way), self.layers.pricings[way.inner.recompute].execution
         size_bytes = elements / way.inner.tensor * DTYPE_BYTES[execution.accumulation_dtype]
         levels = across(grids[first], grids[last], self.layers.fabric)
         return last, wire("all_reduce", levels, DEFAULT).seconds(size_bytes)
 
     def _sends_s(self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]) -> Floats:
         """What each virtual stage takes to send to the next; nothing for the last."""
-        grids, known = self.grids(way), {}
+        grids, known = self.at.grids(way), {}
         border_bytes = self.chain(way.inner, places[0].pool).border_bytes
         send_s = np.zeros(len(homes))
         for stage, (home, target) in enumerate(pairwise(homes)):
             behind = grids[target], places[target].pool
-            axes, _ = self._met(way, grids[home], places[home].pool, behind)
+            axes, _ = self.at.met(way, grids[home], places[home].pool, behind)
             size_bytes = float(border_bytes[boundaries[stage + 1] - 1])
             if (id(axes), size_bytes) not in known:
                 known[id(axes), size_bytes] = self.send_s(way.inner, axes, size_bytes)
@@ -378,8 +227,8 @@ class WayPrices:
         if key not in self._first_sends:
             stages = tuple(2 * (i == pool) for i in range(len(self.pools.types)))
             way = Way(inner._replace(expert=1), Outer(data, stages, "1f1b", 1, Sharding()))
-            first, second = self.grids(way)
-            axes, _ = self._met(way, first, pool, (second, pool))
+            first, second = self.at.grids(way)
+            axes, _ = self.at.met(way, first, pool, (second, pool))
             fixed_s = self.send_s(inner, axes, 0.0)
             self._first_sends[key] = fixed_s, (self.send_s(inner, axes, PROBE_BYTES) - fixed_s) / PROBE_BYTES
         return self._first_sends[key]
@@ -471,40 +320,3 @@ class WayPrices:
             communicators=sum(groups),
             counted=Counted.PROCESS,
         )
-
-
-@lru_cache(maxsize=1024)
-def homes_of(schedule: str, devices: int, chunks: int) -> tuple[int, ...]:
-    """The device of each virtual stage."""
-    return tuple(device_of(schedule, stage, devices, chunks) for stage in range(devices * chunks))
-
-
-def sums_at(homes: Ints, values: Floats, devices: int) -> Floats:
-    """[devices]: the sum of [virtual stages] over those of each device."""
-    found: Floats = np.bincount(homes, values, devices)  # type: ignore[assignment]
-    return found
-
-
-def prefix_sums(values: Floats) -> Floats:
-    """[n + 1]: the sum of what comes before each."""
-    return np.concatenate([[0.0], np.cumsum(values)])
-
-
-def _load(kind: int, elements: float) -> LayerLoad:
-    passes = Passes(forward=NOTHING, backward=NOTHING, again=NOTHING)
-    dense, experts = (elements, 0.0) if kind == 0 else (0.0, elements)
-    return LayerLoad(passes=passes, elements=dense, expert_elements=experts, border_bytes=0.0)
-
-
-def _affine(cost: Callable[[LayerLoad], float]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The fixed part and the slope of what so many elements cost: of those of all replicas, and of those of experts."""
-    found = []
-    for kind in range(2):
-        one, two = (cost(_load(kind, n * PROBE_ELEMENTS)) for n in (1, 2))
-        found.append((2.0 * one - two, (two - one) / PROBE_ELEMENTS))
-    return found[0], found[1]
-
-
-def _slopes(cost: Callable[[LayerLoad], float]) -> tuple[float, float]:
-    dense, experts = _affine(cost)
-    return dense[1], experts[1]

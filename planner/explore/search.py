@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import NamedTuple
 
 import numpy as np
 
@@ -28,14 +27,15 @@ from nebula.plan.values import Job, MadeFrom, Plan
 from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.explore.bounds import Bounds
+from nebula.planner.explore.durations import Placed
 from nebula.planner.explore.layers import Layers
 from nebula.planner.explore.mixed import Bounded, Mixed
 from nebula.planner.explore.near import neighbours
 from nebula.planner.explore.plans import plan_of
 from nebula.planner.explore.pools import pools_of
-from nebula.planner.explore.price import Placed, Priced, WayPrices
-from nebula.planner.explore.sheet import Ranked
-from nebula.planner.explore.waiting import Frontier, Waiting
+from nebula.planner.explore.price import Priced, WayPrices
+from nebula.planner.explore.sets import Again, Base, Node, PlacedWay, Policy, Rest, What, left_of, restored, waiting_of
+from nebula.planner.explore.waiting import Frontier
 from nebula.planner.explore.ways import RULES, Inner, Outer, Space, Way, experts_of
 from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
 
@@ -101,52 +101,6 @@ class Explored(Answer):
     frontier: Frontier
 
 
-class _Base(NamedTuple):
-    """All ways with these degrees, whatever their rows and policy."""
-
-    inner: Inner
-
-
-class _Policy(NamedTuple):
-    """All ways with these degrees and this policy, whatever their rows."""
-
-    inner: Inner
-
-
-class _Rest(NamedTuple):
-    """Ways on one pool from the first on that is not placed, in the order of their bounds."""
-
-    inner: Inner
-    ranked: Ranked
-    first: int
-
-
-class _Again(NamedTuple):
-    """Ways on one pool that an earlier search ranked, but for those of lower bounds."""
-
-    inner: Inner
-    pool: int
-    from_s: float
-
-
-class _Placed(NamedTuple):
-    """A way whose durations are known."""
-
-    way: Way
-    placed: Placed
-
-
-What = _Base | _Policy | Inner | Mixed | _Rest | _Again | Way | _Placed
-
-
-class _Node(NamedTuple):
-    """A set of ways that is not opened yet, with its bound."""
-
-    bound_s: float
-    order: int
-    what: What
-
-
 class _Explorer:
     """One search: what was found, what waits."""
 
@@ -177,7 +131,7 @@ class _Explorer:
         self.bounds = Bounds(space=self.space, prices=self.prices)
         self.found: dict[Way, Priced] = {}
         self.fullest: tuple[float, Way] | None = None
-        self.heap: list[_Node] = []
+        self.heap: list[Node] = []
         self.cut: Counter[str] = Counter()
         self.best_s, self.opened, self.opening_s, self.listed = math.inf, 0, math.inf, False
         self._order = count()
@@ -211,9 +165,9 @@ class _Explorer:
             ended = INTERRUPTION
             if node is not None:
                 heapq.heappush(self.heap, node)
-        self.cut["bound"] += sum(_left(node.what) for node in self.heap)
+        self.cut["bound"] += sum(left_of(node.what) for node in self.heap)
         if not self.found:
-            raise self._nothing()
+            raise nothing_fits(self.graph, self.space, self.fullest)
         return replace(self._answer(), ended_by=ended)
 
     def _bound_s(self) -> float:
@@ -229,7 +183,7 @@ class _Explorer:
         if frontier.opened:
             self.opened = frontier.opened
             for waiting in frontier.sets:
-                self._push(waiting.bound_s, self._restored(waiting))
+                self._push(waiting.bound_s, restored(self.bounds, waiting))
             self.opening_s, self.listed = math.inf, True
             return
         for inner in self.space.inners():
@@ -245,7 +199,7 @@ class _Explorer:
         for rows in reversed(self.space.rows):
             with suppress(BadInput):
                 most = inner._replace(rows=rows)
-                self._push(self.bounds.least_seconds(most), _Base(most))
+                self._push(self.bounds.least_seconds(most), Base(most))
                 return
         self.cut["shape"] += 1
 
@@ -266,7 +220,7 @@ class _Explorer:
         """For each number of ranks that share the experts the degrees of least bound."""
         first: dict[int, Inner] = {}
         for node in sorted(self.heap, key=lambda node: node.bound_s):
-            if isinstance(node.what, _Base):
+            if isinstance(node.what, Base):
                 first.setdefault(node.what.inner.expert, node.what.inner)
         return list(first.values())
 
@@ -293,18 +247,18 @@ class _Explorer:
 
     def _push(self, bound_s: float, what: What) -> None:
         if bound_s < self.to_beat_s:
-            heapq.heappush(self.heap, _Node(bound_s, next(self._order), what))
+            heapq.heappush(self.heap, Node(bound_s, next(self._order), what))
         else:
-            self.cut["bound"] += _left(what)
+            self.cut["bound"] += left_of(what)
 
-    def _open(self, node: _Node) -> None:
+    def _open(self, node: Node) -> None:
         self.opened += 1
         what = node.what
-        if isinstance(what, _Base):
+        if isinstance(what, Base):
             for policy in self.space.policies:
                 inner = what.inner._replace(recompute=policy)
-                self._push(self.bounds.least_seconds(inner), _Policy(inner))
-        elif isinstance(what, _Policy):
+                self._push(self.bounds.least_seconds(inner), Policy(inner))
+        elif isinstance(what, Policy):
             for rows in self.space.rows:
                 inner = what.inner._replace(rows=rows)
                 if self._may_fit(inner):
@@ -313,17 +267,17 @@ class _Explorer:
             self._open_inner(node.bound_s, what)
         elif isinstance(what, Mixed):
             self._open_mixed(node.bound_s, what)
-        elif isinstance(what, _Rest):
+        elif isinstance(what, Rest):
             following = what.first + 1
             if following < len(what.ranked):
                 bound_s = max(node.bound_s, float(what.ranked.bounds_s[following]))
                 self._push(bound_s, what._replace(first=following))
             self._place(node.bound_s, Way(what.inner, what.ranked.outer(what.first)))
-        elif isinstance(what, _Again):
+        elif isinstance(what, Again):
             ranked = self.bounds.ranked(what.inner, what.pool, self.to_beat_s)
             first = int(np.searchsorted(ranked.bounds_s, what.from_s))
             if first < len(ranked):
-                self._push(max(node.bound_s, float(ranked.bounds_s[first])), _Rest(what.inner, ranked, first))
+                self._push(max(node.bound_s, float(ranked.bounds_s[first])), Rest(what.inner, ranked, first))
         elif isinstance(what, Way):
             self._place(node.bound_s, what)
         else:
@@ -353,7 +307,7 @@ class _Explorer:
                     self._note_full(ranked.leanest[0], Way(inner, ranked.leanest[1]))
                 if len(ranked):
                     self._look(float(ranked.bounds_s[0]), Way(inner, ranked.outer(0)))
-                    self._push(max(bound_s, float(ranked.bounds_s[0])), _Rest(inner, ranked, 0))
+                    self._push(max(bound_s, float(ranked.bounds_s[0])), Rest(inner, ranked, 0))
 
     def _open_mixed(self, least_s: float, mixed: Mixed) -> None:
         near: list[Bounded] = []
@@ -378,13 +332,13 @@ class _Explorer:
         """Bounds a way by what its own deal takes on its own places."""
         if way in self.found or self._left_out(way):
             return
-        placed = self.prices.placed(way, self.prices.deal(way), self.prices.places(way))
+        placed = self.prices.placed(way, self.prices.deal(way), self.prices.at.places(way))
         least_s = placed.least_seconds(way.micro_batches(self.job), way.outer.schedule)
-        self._push(max(bound_s, least_s), _Placed(way, placed))
+        self._push(max(bound_s, least_s), PlacedWay(way, placed))
 
     def _try(self, way: Way) -> None:
         """Prices a way unless it plainly is no better."""
-        placed = self.prices.placed(way, self.prices.deal(way), self.prices.places(way))
+        placed = self.prices.placed(way, self.prices.deal(way), self.prices.at.places(way))
         if placed.least_seconds(way.micro_batches(self.job), way.outer.schedule) < self.best_s:
             self._price(way, placed)
 
@@ -402,7 +356,7 @@ class _Explorer:
 
     def _left_out(self, way: Way) -> bool:
         """Whether a way crosses a WAN where it must not."""
-        if not self.prices.crosses_wan(way):
+        if not self.prices.at.crosses_wan(way):
             return False
         self.cut["wan"] += 1
         return True
@@ -419,25 +373,12 @@ class _Explorer:
                 with suppress(BadInput):
                     self._price(way)
 
-    def _restored(self, waiting: Waiting) -> What:
-        """What an earlier search had not looked at."""
-        kind, inner = waiting.kind, waiting.inner
-        if kind == "mixed":
-            return self.bounds.mixed(inner, waiting.data)
-        if kind == "pool":
-            return _Again(inner, waiting.pool, waiting.from_s)
-        if kind == "way":
-            assert waiting.outer is not None
-            return Way(inner, waiting.outer)
-        whole: dict[str, What] = {"base": _Base(inner), "policy": _Policy(inner), "rows": inner}
-        return whole[kind]
-
     def _frontier(self) -> Frontier:
         """What was not looked at and may be better than what was found."""
         if not self.listed:
             return NOTHING_LISTED
         left = sorted(node for node in self.heap if node.bound_s < self.to_beat_s)
-        return Frontier(max(1, self.opened), tuple(_waiting(node.bound_s, node.what) for node in left))
+        return Frontier(max(1, self.opened), tuple(waiting_of(node.bound_s, node.what) for node in left))
 
     def _answer(self) -> Explored:
         ranked = sorted(self.found, key=lambda way: (self.found[way].step_s, way.ranks))[:KEPT]
@@ -464,45 +405,32 @@ class _Explorer:
         )
 
     def _plan(self, way: Way, made_from: MadeFrom) -> Plan:
-        grids = self.prices.grids(way)
+        grids = self.prices.at.grids(way)
         plan = plan_of(way, self.found[way].boundaries, grids, self.cluster, self.job, made_from)
         return replace(plan, prediction=predict_priced(self.prices.layers.pricings[way.inner.recompute], plan))
 
-    def _nothing(self) -> Infeasible:
-        if self.fullest is None and not self.space.fixed:
-            return Infeasible(
-                f"{self.graph.name} does not fit on {sum(self.space.devices)} devices: what its states and activations "
-                f"need on average is more than objective.limits.memory_fraction={self.job.memory_fraction:g} allows"
-            )
-        if self.fullest is None:
-            return Infeasible(
-                f"no way to train {self.graph.name} on {sum(self.space.devices)} devices has the degrees that "
-                f"objective.fixed asks for: {dict(self.space.fixed)}; relax one"
-            )
-        share, way = self.fullest
+
+def nothing_fits(graph: DistributedGraph, space: Space, fullest: tuple[float, Way] | None) -> Infeasible:
+    """Why there is no answer.
+
+    Args:
+        graph: the model.
+        space: of the ways.
+        fullest: of the ways that do not fit the one that needs least, as a share of its limit.
+    """
+    devices, fraction = sum(space.devices), space.job.memory_fraction
+    if fullest is None and not space.fixed:
         return Infeasible(
-            f"{self.graph.name} does not fit on {sum(self.space.devices)} devices: even the leanest way priced "
-            f"({way}) needs {share:.0%} of what objective.limits.memory_fraction={self.job.memory_fraction:g} allows"
+            f"{graph.name} does not fit on {devices} devices: what its states and activations "
+            f"need on average is more than objective.limits.memory_fraction={fraction:g} allows"
         )
-
-
-def _waiting(bound_s: float, what: What) -> Waiting:
-    """A set of ways by what it takes to list it again."""
-    if isinstance(what, _Base | _Policy):
-        return Waiting("base" if isinstance(what, _Base) else "policy", bound_s, what.inner)
-    if isinstance(what, Inner):
-        return Waiting("rows", bound_s, what)
-    if isinstance(what, Mixed):
-        return Waiting("mixed", bound_s, what.inner, data=what.data)
-    if isinstance(what, _Rest):
-        sheet = what.ranked.sheet
-        return Waiting("pool", bound_s, what.inner, pool=sheet.pool, from_s=float(what.ranked.bounds_s[what.first]))
-    if isinstance(what, _Again):
-        return Waiting("pool", bound_s, what.inner, pool=what.pool, from_s=what.from_s)
-    way = what.way if isinstance(what, _Placed) else what
-    return Waiting("way", bound_s, way.inner, outer=way.outer)
-
-
-def _left(what: What) -> int:
-    """How many ways are left out with it; those of sets that were not counted out count as one."""
-    return len(what.ranked) - what.first if isinstance(what, _Rest) else 1
+    if fullest is None:
+        return Infeasible(
+            f"no way to train {graph.name} on {devices} devices has the degrees that "
+            f"objective.fixed asks for: {dict(space.fixed)}; relax one"
+        )
+    share, way = fullest
+    return Infeasible(
+        f"{graph.name} does not fit on {devices} devices: even the leanest way priced "
+        f"({way}) needs {share:.0%} of what objective.limits.memory_fraction={fraction:g} allows"
+    )

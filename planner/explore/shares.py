@@ -11,7 +11,8 @@ from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES, FRAGMENTAT
 from nebula.cost_model.traffic import Axes
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Sharding
-from nebula.planner.explore.price import Rates, WayPrices
+from nebula.planner.explore.price import WayPrices
+from nebula.planner.explore.rates import Rates
 from nebula.planner.explore.ways import Inner, Outer, Way
 
 Pair = tuple[float, float]
@@ -102,7 +103,7 @@ class Shares:
         inner, outer = way
         key = (inner.tensor, inner.context, inner.expert, outer.data, outer.sharding, pool)
         if key not in self._rates:
-            (place,) = self.prices.places(way)
+            (place,) = self.prices.at.places(way)
             found = self.prices.rates(inner, self.prices.pools.types[pool], place.axes, outer.sharding)
             if not self.prices.pools.periods[pool]:
                 found = found._replace(sync_s=(0.0, 0.0), passing_s=(0.0, 0.0))

@@ -18,8 +18,9 @@ from nebula.cost_model.peak import CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
+from nebula.planner.explore.durations import prefix_sums, waiting_factor
 from nebula.planner.explore.options import Options
-from nebula.planner.explore.price import WayPrices, prefix_sums, waiting_factor
+from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.shares import NOTHING, Share, Shares
 from nebula.planner.explore.ways import Inner, Outer, Space
 

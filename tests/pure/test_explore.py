@@ -91,7 +91,7 @@ def every_way(graph, on: Cluster, job: Job):
 
 
 def predicted(way: Way, at: WayPrices, graph, on: Cluster, job: Job = JOB):
-    plan = plan_of(way, at.deal(way), at.grids(way), on, job, MADE_FROM)
+    plan = plan_of(way, at.deal(way), at.at.grids(way), on, job, MADE_FROM)
     return plan, predict_executed(graph, on, plan, paddle_execution(job, way.inner.recompute))
 
 
@@ -185,7 +185,7 @@ def test_bounds_are_below_prices(name):
         for bound_s, outer in near:
             way = Way(inner, outer)
             priced, m = at.price(way), way.micro_batches(JOB)
-            placed_s = at.placed(way, at.deal(way), at.places(way)).least_seconds(m, outer.schedule)
+            placed_s = at.placed(way, at.deal(way), at.at.places(way)).least_seconds(m, outer.schedule)
             assert bound_s <= placed_s * (1 + 1e-9), outer
             assert placed_s <= priced.step_s * (1 + 1e-9), outer
             assert least_s <= bound_s * (1 + 1e-9), outer
@@ -257,7 +257,7 @@ def test_close_groups_stay_within_a_site(graph):
     assert not violations(answer.plan, layers=len(graph.layers), cluster=apart)
     crossing = Way(Inner(2, 1, 1, 1, "none"), Outer(2, (1,), "1f1b", 1, Sharding(stage=1, degree=2)))
     plan, _ = predicted(crossing, prices(graph, apart), graph, apart)
-    assert prices(graph, apart).crosses_wan(crossing)
+    assert prices(graph, apart).at.crosses_wan(crossing)
     assert any(
         "may cross a WAN" in broken.sentence for broken in violations(plan, layers=len(graph.layers), cluster=apart)
     )

@@ -1,0 +1,87 @@
+"""How long a pipeline takes whose virtual stages take so long: exactly, and at least."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cost_model.closed_form import last_backward_s
+from nebula.cost_model.step_parameters import DEFAULT
+from nebula.plan.schedule import device_of
+from nebula.planner.explore.deal import Floats, Ints
+
+WAITING = frozenset(("1f1b", "fthenb", "interleaved"))
+"""Schedules in which a device waits while the last gradients pass those before it."""
+
+
+class Placed(NamedTuple):
+    """The durations of a way on its places.
+
+    Attributes:
+        forward_s, backward_s, weight_s: [virtual stages], messages to neighbours included.
+        homes: [virtual stages] the device of each.
+        tail_s, update_s: [devices] data communication behind the passes, and the update.
+        tied: the device of the last virtual stage, and what it takes to sum with the first the gradients of weights
+            that both hold; the first and nothing where they hold none.
+        waiting: by what factor a step is longer since its nodes wait for one another.
+    """
+
+    forward_s: Floats
+    backward_s: Floats
+    weight_s: Floats
+    homes: Ints
+    tail_s: Floats
+    update_s: Floats
+    tied: tuple[int, float]
+    waiting: float
+
+    def least_seconds(self, micro_batches: int, schedule: str) -> float:
+        """No step is faster: a device works, and waits at the start, and at the end where W cannot fill the wait."""
+        p = len(self.tail_s)
+        ends_s = micro_batches * sums_at(self.homes, self.forward_s + self.backward_s, p)
+        ends_s[1:] += self.forward_s[: p - 1].cumsum()
+        first_s = ends_s.copy()
+        if schedule in WAITING:
+            first_s[1:] += self.backward_s[: p - 1].cumsum()
+        # the first device is done when the last gradients have come to it
+        ends_s[0] = first_s.max()
+        return self._step_s(ends_s)
+
+    def step_seconds(self, micro_batches: int, schedule: str) -> float:
+        """The step."""
+        chunks = len(self.homes) // len(self.tail_s)
+        ends_s = last_backward_s(self.forward_s, self.backward_s, micro_batches, schedule, chunks, self.weight_s)
+        return self._step_s(ends_s)
+
+    def _step_s(self, ends_s: Floats) -> float:
+        last, tied_s = self.tied
+        if tied_s:
+            ends_s = ends_s.copy()
+            ends_s[[0, last]] = max(ends_s[0], ends_s[last]) + tied_s
+        return self.waiting * float((ends_s + self.tail_s).max()) + float(self.update_s.max()) + DEFAULT.step_host_s
+
+
+def waiting_factor(nodes: NDArray[np.int64]) -> Floats:
+    """By what factor a step over so many nodes is longer since they wait for one another."""
+    factor: Floats = 1.0 + DEFAULT.jitter * np.log2(np.maximum(1, nodes))
+    return factor
+
+
+@lru_cache(maxsize=1024)
+def homes_of(schedule: str, devices: int, chunks: int) -> tuple[int, ...]:
+    """The device of each virtual stage."""
+    return tuple(device_of(schedule, stage, devices, chunks) for stage in range(devices * chunks))
+
+
+def sums_at(homes: Ints, values: Floats, devices: int) -> Floats:
+    """[devices]: the sum of [virtual stages] over those of each device."""
+    found: Floats = np.bincount(homes, values, devices)  # type: ignore[assignment]
+    return found
+
+
+def prefix_sums(values: Floats) -> Floats:
+    """[n + 1]: the sum of what comes before each."""
+    return np.concatenate([[0.0], np.cumsum(values)])
