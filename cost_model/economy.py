@@ -92,7 +92,8 @@ class Energy:
         training_w: of the whole site while training.
         per_step_j: and per_million_tokens_j, budget_j: failures counted.
         budget_interval_j: low and high end of budget_j, after the interval of the step time.
-        busy_share: of a step in which a device computes, on the busiest stage.
+        busy_share: of a step in which a device computes, on average over all; on the busiest stage where a prediction
+            does not know that.
         unknown: device types without a board power.
     """
 
@@ -135,18 +136,34 @@ def outlook(graph: DistributedGraph, cluster: Cluster, plan: Plan, conditions: C
     Raises:
         BadInput: the optimizer is unknown.
     """
-    prediction, under = plan.prediction, conditions or Conditions()
-    assert prediction is not None, "evaluate the plan first"
-    used, nodes = devices_used(plan, cluster), len({place.node for place in plan.ranks})
-    saved = checkpoint(graph, plan.job, used, under.reliability)
-    time = goodput(exposure(under.reliability, saved, plan.world_size, nodes, prediction.step_time_s))
+    assert plan.prediction is not None, "evaluate the plan first"
+    nodes = len({place.node for place in plan.ranks})
+    used, saved_bytes = devices_used(plan, cluster), checkpoint_bytes(graph, plan.job)
+    return foreseen(saved_bytes, plan.job, plan.prediction, used, nodes, conditions or Conditions())
+
+
+def foreseen(
+    saved_bytes: float, job: Job, prediction: Prediction, used: tuple[Used, ...], nodes: int, under: Conditions
+) -> Outlook:
+    """What steps that are predicted so come to on so many devices of so many nodes.
+
+    Args:
+        saved_bytes: of a checkpoint.
+        job: the token budget.
+        prediction: of a step.
+        used: the devices.
+        nodes: that they are of.
+        under: which conditions.
+    """
+    saved, devices = checkpoint(saved_bytes, used, under.reliability), sum(u.devices for u in used)
+    time = goodput(exposure(under.reliability, saved, devices, nodes, prediction.step_time_s))
     paid = 1.0 + under.reliability.spares / nodes
-    days = _days(prediction, plan.job, time)
+    days = _days(prediction, job, time)
     return Outlook(
         goodput=time,
         checkpoint=saved,
         days=days,
-        device_hours=days.with_failures * DAY_S / HOUR_S * plan.world_size * paid,
+        device_hours=days.with_failures * DAY_S / HOUR_S * devices * paid,
         money=_money(prediction, time, days, used, paid),
         energy=_energy(prediction, time, days, used, paid, under),
         conditions=under,
@@ -164,15 +181,19 @@ def devices_used(plan: Plan, cluster: Cluster) -> tuple[Used, ...]:
     return tuple(counts.values())
 
 
-def checkpoint(graph: DistributedGraph, job: Job, used: tuple[Used, ...], under: Reliability) -> Checkpoint:
-    """What a save takes: ranks write equal parts at the rate of the storage, after copying them to their hosts.
+def checkpoint_bytes(graph: DistributedGraph, job: Job) -> float:
+    """Bytes of a save of weights and optimizer states.
 
     Raises:
         BadInput: the optimizer is unknown.
     """
-    devices = sum(u.devices for u in used)
     weights = sum(sum(t.bytes for t in graph.block_of(run.first).parameters) * run.layers for run in graph.runs)
-    total_bytes = weights + state_bytes_per_parameter(job) * graph.parameter_count
+    return weights + state_bytes_per_parameter(job) * graph.parameter_count
+
+
+def checkpoint(total_bytes: float, used: tuple[Used, ...], under: Reliability) -> Checkpoint:
+    """What a save takes: ranks write equal parts at the rate of the storage, after copying them to their hosts."""
+    devices = sum(u.devices for u in used)
     write_s = total_bytes / under.storage(devices)
     copy_s = total_bytes / devices / min(u.device.host_bytes_per_s for u in used)
     return Checkpoint(
@@ -253,7 +274,8 @@ def _energy(
     unknown = tuple(u.device.name for u in used if not u.device.power_w)
     boards_w = 0.0 if unknown else under.power.pue * sum(u.devices * u.device.power_w for u in used)
     parts, idle = prediction.parts, under.power.idle_share
-    busy = (parts.compute_s + parts.recompute_s + parts.optimizer_s) / prediction.step_time_s
+    computing_s = prediction.computing_s or parts.compute_s + parts.recompute_s + parts.optimizer_s
+    busy = computing_s / prediction.step_time_s
     at_work = idle + (1 - idle) * busy
     working = time.useful + time.lost_work
     mean_w = boards_w * (working * at_work + (1 - working + paid - 1) * idle)

@@ -22,6 +22,7 @@ from nebula.cost_model.communication import Fabric, Levels
 from nebula.cost_model.confidence import interval, provenance
 from nebula.cost_model.executed import (
     executed_timeline,
+    mean_over_ranks,
     paddle_execution,
     predict_executed,
     predict_priced,
@@ -119,6 +120,7 @@ class Pricing:
             optimizer_s=busy.update_s,
         )
         types = self.fabric.device_types(devices)
+        computing_s = [m * (c.compute_s + c.recompute_s) + c.update_s for c in costs]
         rows = m * sum(r.micro_batch_rows for r in plan.stages[0].replicas)
         return Prediction(
             step_time_s=step_s,
@@ -128,6 +130,7 @@ class Pricing:
             parts=parts,
             memory=tuple(c.memory for c in costs),
             provenance=provenance(types),
+            computing_s=mean_over_ranks(plan, computing_s),
         )
 
     def on(self, cluster: Cluster) -> Pricing:

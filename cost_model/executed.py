@@ -87,7 +87,15 @@ def predict_priced(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> 
         parts=step_parts(pricing, plan, step),
         memory=plan_memory(pricing, plan, expert_tensor),
         provenance=provenance(types),
+        computing_s=mean_over_ranks(
+            plan, [plan.micro_batches * (sum(t.compute_s) + t.again_s) + t.update_s for t in step.stages]
+        ),
     )
+
+
+def mean_over_ranks(plan: Plan, by_stage: Sequence[float]) -> float:
+    """The mean over all ranks of a plan of what each rank of a stage has; virtual stages of one device add up."""
+    return sum(len(stage.ranks) * value for stage, value in zip(plan.stages, by_stage, strict=True)) / plan.world_size
 
 
 def executed_timeline(pricing: StepPricing, plan: Plan) -> Timeline:

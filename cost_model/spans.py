@@ -142,6 +142,12 @@ class Spans:
         backward_s = slow * (sums.backward_s + sums.recompute_s + more.backward_kernels_s) + sums.backward_wire_s
         return forward_s + more.forward_wire_s, backward_s + more.backward_wire_s
 
+    def computing(self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float) -> Floats:
+        """Seconds of the kernels of one forward and one backward, what is computed again included."""
+        more = self.added(sums, micro_batches, sharding, groups)
+        own_s = sums.forward_s + sums.backward_s + sums.recompute_s
+        return slow * (own_s + more.forward_kernels_s + more.backward_kernels_s)
+
     def sync(self, sums: Sums, sharding: Sharding, groups: Groups) -> Floats:
         """Seconds of data communication after the last backward."""
         return sync_seconds(sums.parameters_bytes, sums.tensors, sharding=sharding, groups=groups, device=self.device)

@@ -1,8 +1,8 @@
-"""The best plan by money, energy or days, under a deadline and a budget, and the front of time against money.
+"""Plans by money, energy or days where a search knows step times alone, and the front of time against money.
 
 Of plans on as many devices the fastest is also the soonest, and to rounding the cheapest and the leanest; so the search
 for the shortest step is asked for several numbers of nodes, halved from all and then between the neighbours of the
-best. Numbers in between are left out, by this rule.
+best. Numbers in between are left out, by this rule. by_aim.py searches the whole space of fleet.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nebula.plan.conditions import Conditions
 from nebula.plan.job import Objective
 from nebula.plan.values import PRECISION_DTYPE, Job
 from nebula.planner.pool import equal_devices
+from nebula.planner.scale import VALUES, check_known
 from nebula.planner.search import AIM, INTERRUPTION, Answer
 from nebula.units import format_seconds
 
@@ -96,9 +97,10 @@ def aimed(
         BadInput: what is minimised or limited is not known: a price, a board power, the tokens.
         Infeasible: nothing fits into memory, or into the limits; the text says what would.
     """
-    _check(objective, job)
+    check_tokens(objective, job)
     attempts = _Attempts(graph, cluster, job, objective, conditions, searching, order)
-    attempts.halve()
+    for nodes in attempts.numbers:
+        attempts.attempt(nodes)
     for _ in range(ROUNDS):
         for nodes in _between(attempts.known, _best(attempts.known.values(), objective, within=False).nodes):
             attempts.attempt(nodes)
@@ -121,9 +123,12 @@ def halves(
     conditions: Conditions | None,
     searching: Searching,
 ) -> tuple[Tried, ...]:
-    """The fastest plans on all nodes, on half of them, on a quarter and so on; arguments and errors as of aimed."""
+    """The fastest plans on all nodes, on half of them and so on while one fits; arguments and errors as of aimed."""
     attempts = _Attempts(graph, cluster, job, objective, conditions, searching)
-    attempts.halve()
+    for nodes in attempts.numbers:
+        attempts.attempt(nodes)
+        if nodes not in attempts.known:
+            break
     return attempts.tried
 
 
@@ -159,10 +164,10 @@ class _Attempts:
         self.known: dict[int, Tried] = {}
         self.interrupted = False
 
-    def halve(self) -> None:
-        """Tries all nodes, half of them, and so on, and all of the first types."""
-        for nodes in sorted({*_halved(len(self._names)), *self._whole}, reverse=True):
-            self.attempt(nodes)
+    @property
+    def numbers(self) -> list[int]:
+        """All nodes, half of them, and so on, and all of the first types; most first."""
+        return sorted({*_halved(len(self._names)), *self._whole}, reverse=True)
 
     def attempt(self, nodes: int) -> None:
         """Tries so many nodes, of which too few for the model or for fixed degrees are no error."""
@@ -183,7 +188,7 @@ class _Attempts:
             return
         self.interrupted = answer.ended_by == INTERRUPTION
         ahead = outlook(self._graph, self._cluster, answer.plan, self._conditions)
-        _check_known(self._objective, ahead)
+        check_known(self._objective, ahead.money.unknown, ahead.energy.unknown)
         self.known[nodes] = Tried(nodes=nodes, answer=answer, outlook=ahead)
 
     @property
@@ -227,11 +232,17 @@ def _between(known: dict[int, Tried], best: int) -> list[int]:
     return [middle for other in beside if (middle := (best + other) // 2) not in known]
 
 
+def within_limits(objective: Objective) -> str:
+    """The limits of an objective in words, with a blank before them; empty where it has none."""
+    limits = [name for name, given in (("deadline", objective.deadline_s), ("budget", objective.budget)) if given]
+    return f" within the {' and '.join(limits)}" if limits else ""
+
+
 SCORES: dict[str, tuple[str, Callable[[Tried], float]]] = {
     "step_time": ("step time", lambda t: t.step_s),
-    "cost": ("money for a token", lambda t: t.outlook.money.per_million_tokens),
-    "energy": ("energy for a token", lambda t: t.outlook.energy.per_million_tokens_j),
-    "days": ("days to the token budget", lambda t: t.outlook.days.with_failures),
+    "cost": ("money for a token", lambda t: VALUES["cost"](t.outlook)),
+    "energy": ("energy for a token", lambda t: VALUES["energy"](t.outlook)),
+    "days": ("days to the token budget", lambda t: VALUES["days"](t.outlook)),
 }
 """What each aim minimises, in words, and its value."""
 
@@ -241,7 +252,7 @@ def _best(tried: Iterable[Tried], objective: Objective, *, within: bool = True) 
     score = SCORES[objective.minimise][1]
     allowed = [t for t in every if not within or _late(t, objective) <= 0 >= _dear(t, objective)]
     if not allowed:
-        raise _beyond_limits(every, objective)
+        raise beyond_limits(every, objective)
     return min(allowed, key=lambda t: (score(t), t.nodes))
 
 
@@ -255,7 +266,7 @@ def _dear(one: Tried, objective: Objective) -> float:
     return one.outlook.money.budget - objective.budget if objective.budget else -1.0
 
 
-def _beyond_limits(tried: Sequence[Tried], objective: Objective) -> Infeasible:
+def beyond_limits(tried: Sequence[Tried], objective: Objective) -> Infeasible:
     """Which limit contradicts, alone or with the other, and what would do."""
     soonest = min(tried, key=lambda t: t.outlook.days.with_failures)
     cheapest = min(tried, key=lambda t: t.outlook.money.budget)
@@ -280,7 +291,12 @@ def _beyond_limits(tried: Sequence[Tried], objective: Objective) -> Infeasible:
     )
 
 
-def _check(objective: Objective, job: Job) -> None:
+def check_tokens(objective: Objective, job: Job) -> None:
+    """Refuses what asks for days or for the money of a whole training without a token budget.
+
+    Raises:
+        BadInput: it does.
+    """
     asked = {
         "objective.minimise=days": objective.minimise == "days",
         "objective.limits.deadline": bool(objective.deadline_s),
@@ -291,19 +307,6 @@ def _check(objective: Objective, job: Job) -> None:
             raise BadInput(f"{name} needs to know how many tokens are trained on: give job.tokens, such as 300e9")
 
 
-def _check_known(objective: Objective, ahead: Outlook) -> None:
-    if (objective.minimise == "cost" or objective.budget) and ahead.money.unknown:
-        name = "objective.minimise=cost" if objective.minimise == "cost" else "objective.limits.budget"
-        raise BadInput(f"{name}: {_listed(ahead.money.unknown)} no price; give price_per_hour in the cluster file")
-    if objective.minimise == "energy" and ahead.energy.unknown:
-        told = f"{_listed(ahead.energy.unknown)} no board power"
-        raise BadInput(f"objective.minimise=energy: {told}; give power in the cluster file")
-
-
-def _listed(types: Sequence[str]) -> str:
-    return f"{' and '.join(types)} {'has' if len(types) == 1 else 'have'}"
-
-
 def _reason(chosen: Tried, tried: Sequence[Tried], objective: Objective) -> str:
     """Why so many nodes, in a sentence."""
     words, score = SCORES[objective.minimise]
@@ -312,8 +315,7 @@ def _reason(chosen: Tried, tried: Sequence[Tried], objective: Objective) -> str:
         return f"Least {words}: nothing else fits."
     next_best = min(others, key=score)
     more = score(next_best) / score(chosen) - 1.0
-    limits = [name for name, given in (("deadline", objective.deadline_s), ("budget", objective.budget)) if given]
-    within = f" within the {' and '.join(limits)}" if limits else ""
     takes = "takes" if next_best.nodes == 1 else "take"
     told = f"{counted(next_best.nodes)} {takes} {abs(more):.1%} {'more' if more >= 0 else 'less'}"
-    return f"Least {words}{within} on {counted(chosen.nodes)}; {told}, {format_seconds(next_best.step_s)} a step."
+    least = f"Least {words}{within_limits(objective)} on {counted(chosen.nodes)}"
+    return f"{least}; {told}, {format_seconds(next_best.step_s)} a step."

@@ -38,13 +38,16 @@ def largest_term(parts: StepParts) -> tuple[str, float]:
     return name, seconds / parts.total_s
 
 
-def reason(ranked: Sequence[Plan], offered: int) -> str:
+def reason(ranked: Sequence[Plan], offered: int, *, by_devices: bool = False) -> str:
     """Why the first of several plans won, in one sentence.
 
     Args:
-        ranked: plans by step time, the best first.
+        ranked: plans, the best first.
         offered: devices that might have been used.
+        by_devices: plans are not compared by their step times alone, so that others may have shorter ones.
     """
+    if by_devices:
+        ranked, offered = ranked[:1], ranked[0].world_size
     best, parts = ranked[0], _prediction(ranked[0]).parts
     text = f"{parts.compute_s / parts.total_s:.0%} of a step is computing"
     other = next((plan for plan in ranked[1:] if _degrees(plan) != _degrees(best)), None)

@@ -22,6 +22,7 @@ from nebula.planner.options import fits
 from nebula.planner.placement import Placement, best_placement
 from nebula.planner.placement import reason as placement_reason
 from nebula.planner.price import Prices
+from nebula.planner.scale import Rates, Scale, Scaled
 from nebula.planner.search import Answer, Progress, search
 from nebula.planner.space import Split
 
@@ -38,25 +39,41 @@ def placed_search(
     chains: Chains | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     batches: tuple[int, ...] = (),
+    scaled: Scaled | None = None,
 ) -> Answer:
     """The best plan for training a model on a cluster, ranks placed; arguments and errors as of `search`."""
     return search(
-        graph, cluster, job, objective, chains=chains, on_progress=on_progress, settle=placed, batches=batches
+        graph,
+        cluster,
+        job,
+        objective,
+        chains=chains,
+        on_progress=on_progress,
+        settle=placed,
+        batches=batches,
+        scaled=scaled,
     )
 
 
-def placed(answer: Answer, prices: Prices) -> Answer:
+def placed(answer: Answer, prices: Prices, scale: Scale) -> Answer:
     """The answer of a search with the ranks of its best plans placed."""
     pricing, devices = prices.pricing, prices.pool.devices
     ways = Arrangements(pricing.cluster, devices, pricing.fabric)
     placements: dict[int, Placement] = {}
-    best_s = float("inf")
+
+    def score(plan: Plan) -> float:
+        assert plan.prediction is not None
+        return scale.exact(pricing.devices(plan), plan.prediction.step_time_s, plan.prediction.computing_s)
+
+    best = float("inf")
     for index, plan in enumerate(answer.candidates[:PLACED]):
-        if plan.world_size > 1 and _least_seconds(plan) < best_s:
+        if plan.world_size > 1 and _least(plan, scale.rates(plan.world_size)) < best:
             seconds = partial(prices.step_seconds, *split_and_boundaries(plan))
             placements[index] = best_placement(plan, ways, pricing.predict, seconds)
-            best_s = min(best_s, _seconds(placements[index].plan))
-    return _answer(answer, placements, pricing.cluster, len(devices)) if placements else answer
+            best = min(best, score(placements[index].plan))
+    if not placements:
+        return answer
+    return _answer(answer, placements, pricing.cluster, len(devices), score, by_devices=scale.by_devices)
 
 
 def split_and_boundaries(plan: Plan) -> tuple[Split, tuple[int, ...]]:
@@ -73,25 +90,35 @@ def split_and_boundaries(plan: Plan) -> tuple[Split, tuple[int, ...]]:
     return split, (*(stage.layers[0] for stage in plan.stages), plan.stages[-1].layers[1])
 
 
-def _answer(answer: Answer, placements: dict[int, Placement], cluster: Cluster, offered: int) -> Answer:
-    """The answer with those of its candidates replaced that a placement made faster."""
+def _answer(
+    answer: Answer,
+    placements: dict[int, Placement],
+    cluster: Cluster,
+    offered: int,
+    score: Callable[[Plan], float],
+    *,
+    by_devices: bool,
+) -> Answer:
+    """The answer with those of its candidates replaced that a placement made faster, and better by the score."""
     better = {
         index: placement.plan
         for index, placement in placements.items()
-        if fits(placement.plan) and _seconds(placement.plan) < _seconds(answer.candidates[index]) * (1.0 - 1e-9)
+        if fits(placement.plan) and score(placement.plan) < score(answer.candidates[index]) * (1.0 - 1e-9)
     }
     plans = [better.get(index, plan) for index, plan in enumerate(answer.candidates)]
-    order = sorted(range(len(plans)), key=lambda index: _seconds(plans[index]))
+    scores = list(map(score, plans))
+    order = sorted(range(len(plans)), key=scores.__getitem__)
     ranked = [plans[index] for index in order]
     told = placements.get(order[0])
     words = ""
     if told is not None and (order[0] in better or told.crossing):
         words = " " + placement_reason(told, cluster)
+    bound = answer.bound_s / _seconds(answer.candidates[0]) * score(answer.candidates[0])
     best = replace(
         ranked[0],
-        because=(reason(ranked, offered) if better else answer.plan.because) + words,
+        because=(reason(ranked, offered, by_devices=by_devices) if better else answer.plan.because) + words,
         runner_up=runner_up(ranked[0], ranked[1]) if len(ranked) > 1 else None,
-        bound_s=min(answer.bound_s, _seconds(ranked[0])),
+        bound_s=_seconds(ranked[0]) * min(1.0, bound / scores[order[0]]),
     )
     return replace(answer, plan=best, candidates=tuple(ranked), bound_s=best.bound_s)
 
@@ -101,8 +128,9 @@ def _seconds(plan: Plan) -> float:
     return plan.prediction.step_time_s
 
 
-def _least_seconds(plan: Plan) -> float:
-    """What the step would take if data parallelism and borders cost nothing: no placement comes below."""
+def _least(plan: Plan, rates: Rates) -> float:
+    """What the plan would come to if data parallelism and borders cost nothing: no placement comes below."""
     assert plan.prediction is not None
     parts = plan.prediction.parts
-    return plan.prediction.step_time_s - parts.data_communication_s - parts.pipeline_communication_s
+    step_s = plan.prediction.step_time_s - parts.data_communication_s - parts.pipeline_communication_s
+    return rates.least(step_s, 0.0)

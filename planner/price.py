@@ -31,7 +31,7 @@ from nebula.planner.deals import Cost, Deals, deal, every_run
 from nebula.planner.pool import Pool
 from nebula.planner.space import Split
 from nebula.planner.split_price import NOWHERE, RelaxedPrice, SplitPrice, Useful
-from nebula.planner.stages import geometric_bound, stage_bound
+from nebula.planner.stages import geometric_bound, least_largest, stage_bound
 
 Floats = NDArray[np.float64]
 Work = tuple[int, int, str, int]
@@ -61,6 +61,8 @@ class Prices:
         self._sums: dict[tuple[int, int, str], Sums] = {}
         self._bounds: dict[Work, Floats] = {}
         self._work_s: dict[Work, float] = {}
+        self._computing_s: dict[Work, float] = {}
+        self._busiest_s: dict[tuple[int, int, str], Floats] = {}
         self._least_s: dict[tuple[object, ...], tuple[float, float]] = {}
         self._least_held: dict[tuple[int, int, str, Sharding], tuple[float, float]] = {}
 
@@ -141,7 +143,7 @@ class Prices:
         """The runs of layers that can be a stage of a step shorter than to_beat_s, whatever the placement."""
         key = (split.tensor, split.rows, split.recompute, split.micro_batches(self.job))
         known_s, useful = self._useful.get(key, (np.inf, None))
-        if useful is None or known_s > 1.05 * to_beat_s:
+        if useful is None or not to_beat_s <= known_s <= 1.05 * to_beat_s:
             runs, which = self._every.where(self._every_bound(key) < to_beat_s)
             useful = Useful(runs=runs, sums=self._every_sums(*key[:3]).where(which))
             self._useful[key] = (to_beat_s, useful)
@@ -196,6 +198,22 @@ class Prices:
         if key not in self._work_s:
             self._work_s[key] = self._spans_of(split).work_s(key[3], Sharding(), NOWHERE)
         return self._work_s[key]
+
+    def computing_seconds(self, split: Split) -> float:
+        """Seconds of a step in which the devices of all stages compute at least, one of each, on healthy nodes."""
+        key = (split.tensor, split.rows, split.recompute, split.micro_batches(self.job))
+        if key not in self._computing_s:
+            spans = self._spans_of(split)
+            self._computing_s[key] = key[3] * float(spans.computing(spans.whole, key[3], Sharding(), NOWHERE, 1.0)[0])
+        return self._computing_s[key]
+
+    def busiest_seconds(self, split: Split) -> Floats:
+        """[stages - 1] seconds of one forward and one backward of the busiest of so many stages, whatever the deal."""
+        key = (split.tensor, split.rows, split.recompute)
+        if key not in self._busiest_s:
+            chain = self.spans(*key).chain
+            self._busiest_s[key] = least_largest(chain.forward_total_s + chain.backward_total_s)
+        return self._busiest_s[key]
 
     def least_bytes(self, split: Split) -> float:
         """What the fullest device of a split holds at least, however its layers are dealt.

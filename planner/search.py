@@ -16,7 +16,7 @@ from itertools import count
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster
 from nebula.cost_model.chain import Chains
-from nebula.errors import BadInput
+from nebula.errors import BadInput, Infeasible
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
@@ -28,6 +28,7 @@ from nebula.planner.fixed import check_fixed
 from nebula.planner.infeasible import infeasible
 from nebula.planner.pool import equal_devices, places
 from nebula.planner.price import Prices
+from nebula.planner.scale import Scale, Scaled, by_step_time
 from nebula.planner.sites import no_site_holds
 from nebula.planner.space import Limits, Split
 from nebula.planner.tree import NEVER, Candidate, Node, Tree
@@ -73,8 +74,8 @@ class Answer:
         return self.plan.prediction.step_time_s / self.bound_s - 1.0
 
 
-Settle = Callable[[Answer, Prices], Answer]
-"""Makes an answer of an answer, with the prices that led to it."""
+Settle = Callable[[Answer, Prices, Scale], Answer]
+"""Makes an answer of an answer, with the prices that led to it and the scale by which plans are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,7 @@ def search(
     clock: Callable[[], float] = time.perf_counter,
     settle: Settle | None = None,
     batches: tuple[int, ...] = (),
+    scaled: Scaled | None = None,
 ) -> Answer:
     """The best plan for training a model on a cluster.
 
@@ -114,6 +116,8 @@ def search(
         clock: seconds, for the time that the search reports.
         settle: looks at what was found again, within that time (nebula.planner.placed_answer).
         batches: rows of one step of other jobs that the split must be able to train as well.
+        scaled: by what plans are compared; by default the step time. A bound_s of another scale is the step time with
+            which a plan on as many devices as the answer's would come to the bound.
 
     Raises:
         BadInput: the objective or the cluster cannot be used.
@@ -121,11 +125,13 @@ def search(
     """
     objective = objective or Objective()
     _check_objective(objective)
-    one = _Search(graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock, batches)
+    one = _Search(
+        graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock, batches, scaled or by_step_time
+    )
     answer = one.run()
     if settle is not None:
         try:
-            answer = settle(answer, one.prices)
+            answer = settle(answer, one.prices, one.scale)
         except KeyboardInterrupt:
             answer = replace(answer, ended_by=INTERRUPTION)
         answer = replace(answer, seconds=clock() - one.began_s)
@@ -158,6 +164,7 @@ class _Search:
         on_progress: Callable[[Progress], None],
         clock: Callable[[], float],
         batches: tuple[int, ...],
+        scaled: Scaled,
     ) -> None:
         self.graph, self.cluster, self.job = graph, cluster, job
         self.on_progress, self.clock, self.began_s = on_progress, clock, clock()
@@ -172,9 +179,10 @@ class _Search:
         self.prices = Prices(graph, cluster, job, self.pool, chains)
         kind = "emulated" if self.pool.device.emulated else self.pool.device.kind
         check_fixed(self.prices, self.limits, kind)
-        self.tree = Tree(self.prices, self.limits, kind, lambda: self.to_beat_s)
+        self.scale = scaled(self.pool)
+        self.tree = Tree(self.prices, self.limits, kind, self.scale, lambda: self.to_beat)
         self.found: dict[Split, Candidate] = {}
-        self.to_beat_s, self.best_s, self.bound_s = NEVER, NEVER, NEVER
+        self.to_beat, self.best, self.bound = NEVER, NEVER, NEVER
         self._order = count()
 
     def run(self) -> Answer:
@@ -183,56 +191,61 @@ class _Search:
         Raises:
             Infeasible: nothing fits.
         """
-        heap = [(node.bound_s, next(self._order), node) for node in self.tree.roots()]
+        heap = [(node.bound, next(self._order), node) for node in self.tree.roots()]
         heapq.heapify(heap)
-        least_s = heap[0][0] if heap else 0.0
-        opened_s = least_s
+        opened = least = heap[0][0] if heap else 0.0
         ended = ""
         try:
             for candidate in self.tree.samples():
-                self.note(candidate, least_s)
-            while heap and heap[0][0] < self.to_beat_s:
-                opened_s, _, node = heapq.heappop(heap)
+                self.note(candidate, least)
+            while heap and heap[0][0] < self.to_beat:
+                opened, _, node = heapq.heappop(heap)
                 for child in node.open():
                     if isinstance(child, Node):
-                        bound = max(child.bound_s, opened_s)
-                        heapq.heappush(heap, (bound, next(self._order), child._replace(bound_s=bound)))
+                        bound = max(child.bound, opened)
+                        heapq.heappush(heap, (bound, next(self._order), child._replace(bound=bound)))
                     else:
-                        self.bound_s = min(self.bound_s, max(child.bound_s, opened_s))
-                        self.note(child, opened_s)
+                        self.bound = min(self.bound, max(child.bound, opened))
+                        self.note(child, opened)
         except KeyboardInterrupt:
             if not self.found:
                 raise
             ended = INTERRUPTION
             # what was being opened may hold better ones
-            self.bound_s = min(self.bound_s, opened_s)
+            self.bound = min(self.bound, opened)
         self.tree.cut["bound"] += sum(node.splits for _, _, node in heap)
         if not self.found:
+            if refused := self.scale.refused(len(self.pool.devices)):
+                raise Infeasible(refused)
             if self.tree.cut["wan"]:
                 raise no_site_holds(self.cluster, self.pool.devices)
             raise infeasible(self.prices, self.limits)
-        answer = self.answer(min(self.best_s, self.bound_s, *(bound for bound, _, _ in heap[:1])))
+        answer = self.answer(min(self.best, self.bound, *(bound for bound, _, _ in heap[:1])))
         return replace(answer, ended_by=ended)
 
-    def note(self, candidate: Candidate, bound_s: float) -> None:
-        """Keeps a candidate; the second best time is what others must beat to be worth opening."""
+    def note(self, candidate: Candidate, bound: float) -> None:
+        """Keeps a candidate that breaks no limit; others must beat the second best to be worth opening."""
         known = self.found.get(candidate.split)
-        if known is None or candidate.step_s < known.step_s:
+        if candidate.score < (known.score if known else NEVER):
             self.found[candidate.split] = candidate
-        times = sorted(each.step_s for each in self.found.values())
-        self.best_s, self.to_beat_s = times[0], times[1] if len(times) > 1 else NEVER
-        self.on_progress(Progress(priced=len(self.found), best_s=self.best_s, bound_s=bound_s))
+        if not self.found:
+            return
+        ranked = sorted(self.found.values(), key=lambda each: each.score)
+        self.best, self.to_beat = ranked[0].score, ranked[1].score if len(ranked) > 1 else NEVER
+        best_s = ranked[0].step_s
+        shown_s = best_s * (bound / self.best)
+        self.on_progress(Progress(priced=len(self.found), best_s=best_s, bound_s=shown_s))
 
-    def answer(self, bound_s: float) -> Answer:
+    def answer(self, bound: float) -> Answer:
         """The plans of the best candidates, the first with its words."""
         ranked = sorted(self.found.values(), key=lambda candidate: candidate.rank)
         plans = [self.plan(candidate) for candidate in ranked[:KEPT]]
         best, second = plans[0], (runner_up(plans[0], plans[1]) if len(plans) > 1 else None)
         assert best.prediction is not None
-        bound_s = min(bound_s, best.prediction.step_time_s)
-        offered = len(self.pool.devices)
+        bound_s = best.prediction.step_time_s * min(1.0, bound / ranked[0].score)
+        because = reason(plans, len(self.pool.devices), by_devices=self.scale.by_devices)
         return Answer(
-            plan=replace(best, because=reason(plans, offered), runner_up=second, bound_s=bound_s),
+            plan=replace(best, because=because, runner_up=second, bound_s=bound_s),
             candidates=tuple(plans),
             priced=len(self.found),
             cut={rule: number for rule, number in sorted(self.tree.cut.items()) if number},

@@ -141,6 +141,20 @@ class SplitPrice:
         costs = self._costs(boundaries)
         return step_seconds(costs.forward_s, costs.backward_s, costs.tail_s, self.micro_batches)
 
+    def computing_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
+        """Seconds of a step in which a device computes, on average over all, for each of several boundaries."""
+        bounds, stages, m = np.array(boundaries), np.array(self.placed.stages), self.micro_batches
+        sums, found = self.spans.of(bounds[:, :-1], bounds[:, 1:]), np.empty((len(bounds), len(stages)))
+        for alike in self._alike().values():
+            own = np.flatnonzero(np.isin(stages, alike))
+            groups, slow = self.placed.kinds[alike[0]]
+            spans, some = self.where[groups.tensor], sums.where((slice(None), own))
+            some = some if spans is self.spans else spans.of(some.first, some.end)
+            computing_s = m * spans.computing(some, m, self.sharding, groups, slow)
+            found[:, own] = computing_s + spans.update(some, self.sharding, slow)
+        mean_s: Floats = found.mean(axis=1)
+        return mean_s
+
     def _costs(self, boundaries: Sequence[Sequence[int]]) -> Costs:
         """Costs of several boundaries, each array [boundaries, stages]."""
         bounds, kinds, stages = np.array(boundaries), self.placed.kinds, np.array(self.placed.stages)

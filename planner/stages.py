@@ -88,3 +88,19 @@ def geometric_bound(work_s: float, micro_batches: int, stages: int) -> float:
         24.0
     """
     return work_s / (1.0 - (1.0 - 1.0 / micro_batches) ** stages)
+
+
+def least_largest(weights: Floats) -> Floats:
+    """The least that the largest part weighs of a chain cut into 1, 2, ... parts, at most one for each member.
+
+    Example:
+        >>> least_largest(np.array([1.0, 2.0, 3.0])).tolist()
+        [6.0, 3.0, 3.0]
+    """
+    ends = np.concatenate([[0.0], np.cumsum(weights)])
+    parts = np.where(np.tri(len(ends), k=-1, dtype=bool), ends[:, None] - ends, np.inf)
+    best, found = parts[:, 0], [float(parts[-1, 0])]
+    while len(found) < len(weights) and found[-1] > weights.max():
+        best = np.maximum(best, parts).min(axis=1)
+        found.append(min(found[-1], float(best[-1])))
+    return np.array(found + found[-1:] * (len(weights) - len(found)))

@@ -1,13 +1,14 @@
-"""The space as a tree of ever smaller sets of splits, each with a lower bound of the step time.
+"""The space as a tree of ever smaller sets of splits, each with a lower bound of what its plans come to.
 
 Sets fix, in this order: tensor degree, replicas and rows; recompute policy; stages; sharding; places; boundaries. A set
-is opened when the search asks for it; what a rule leaves out on the way is counted.
+is opened when the search asks for it; what a rule leaves out on the way is counted. What plans come to is the question
+of scale.py; bounds of step times and of the time that devices compute bound it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from nebula.plan.values import Job, Sharding
 from nebula.planner.deals import Deals, carried, moved
 from nebula.planner.engines import runs
 from nebula.planner.price import Prices
+from nebula.planner.scale import ROUNDING, Scale
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
 from nebula.planner.split_price import SplitPrice
 from nebula.planner.stages import geometric_bound
@@ -37,27 +39,37 @@ class Candidate(NamedTuple):
     """A split with boundaries and its exact step time.
 
     Attributes:
-        bound_s: no boundaries of the split give a shorter step.
+        score: by which plans are compared.
+        bound: no boundaries of the split come to less.
     """
 
     split: Split
     boundaries: tuple[int, ...]
     step_s: float
-    bound_s: float
+    score: float
+    bound: float
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """Order of candidates: by time; among equals fewer ranks, less sharding, less recomputation."""
+        """Order of candidates: by score; among equals fewer ranks, less sharding, less recomputation."""
         split = self.split
         policy = RECOMPUTE.index(split.recompute)
-        time_s = float(f"{self.step_s:.12g}")
-        return (time_s, split.ranks, split.sharding.stage, policy, split.pipeline, split.tensor, split.rows)
+        score = float(f"{self.score:.12g}")
+        return (score, split.ranks, split.sharding.stage, policy, split.pipeline, split.tensor, split.rows)
+
+
+class Dealt(NamedTuple):
+    """A deal of layers of some split, with its exact step time and score."""
+
+    step_s: float
+    boundaries: tuple[int, ...]
+    score: float
 
 
 class Node(NamedTuple):
-    """A set of splits that is not opened yet: no split of it is faster than bound_s; open() gives smaller sets."""
+    """A set of splits that is not opened yet: none of it comes to less than `bound`; open() gives smaller sets."""
 
-    bound_s: float
+    bound: float
     splits: int
     open: Callable[[], Iterator[Node | Candidate]]
 
@@ -69,14 +81,23 @@ class Tree:
         prices: of the graph on the devices.
         limits: of the space.
         device_kind: as in the legality table.
-        to_beat_s: what a split must beat to be of use; may fall while the search goes on.
+        scale: by what plans are compared.
+        to_beat: what a split must come below to be of use; may fall while the search goes on.
 
     Attributes:
         cut: by rule how many splits were left out.
     """
 
-    def __init__(self, prices: Prices, limits: Limits, device_kind: str, to_beat_s: Callable[[], float]) -> None:
-        self.prices, self.limits, self.device_kind, self.to_beat_s = prices, limits, device_kind, to_beat_s
+    def __init__(
+        self, prices: Prices, limits: Limits, device_kind: str, scale: Scale, to_beat: Callable[[], float]
+    ) -> None:
+        self.prices, self.limits, self.device_kind, self.scale, self.to_beat = (
+            prices,
+            limits,
+            device_kind,
+            scale,
+            to_beat,
+        )
         self.job: Job = prices.job
         self.cut: Counter[str] = Counter()
         self._uncut: set[int] = set()
@@ -93,14 +114,16 @@ class Tree:
                 self.cut["devices"] += splits * (self.limits.layers - stages)
                 if stages:
                     m = self.job.global_batch // (data * rows)
-                    bound_s = geometric_bound(rows * row_s / tensor, m, stages)
-                    yield Node(bound_s, splits * stages, partial(self._by_policy, tensor, data, rows, stages))
+                    step_s = partial(geometric_bound, rows * row_s / tensor, m)
+                    bound = self._least_of(data * tensor, range(1, stages + 1), step_s, m * rows * row_s / tensor)
+                    yield Node(bound, splits * stages, partial(self._by_policy, tensor, data, rows, stages))
 
     def samples(self) -> Iterator[Candidate]:
         """One good split for each tensor degree and number of replicas: it soon is known what there is to beat.
 
-        With the smallest micro-batch, as many stages as there are devices for, optimizer states (or nothing) cut over
-        all replicas, and the first recompute policy that fits.
+        With the smallest micro-batch, as many stages as there are devices for, or as few as may hold the model where
+        fewer devices come to less, optimizer states (or nothing) cut over all replicas, and the first recompute policy
+        that fits.
         """
         smallest: dict[int, int] = {}
         for data, rows in data_and_rows(self.job, self.limits, Counter()):
@@ -109,15 +132,44 @@ class Tree:
             for data, rows in smallest.items():
                 sharding = Sharding(stage=1, degree=data) if data > 1 else Sharding()
                 stages = self.most_stages(tensor, data)
-                if stages and self.limits.allows("pipeline", stages) and self._allowed(sharding):
+                if stages and self._allowed(sharding):
                     split = Split(
                         data=data, tensor=tensor, pipeline=stages, rows=rows, sharding=sharding, recompute="none"
                     )
-                    yield from self._first_that_fits(split)
+                    if self.limits.allows("pipeline", stages):
+                        yield from self._first_that_fits(split)
+                    if self.scale.by_devices:
+                        yield from self._on_fewest_stages(split)
 
     def most_stages(self, tensor: int, data: int) -> int:
         """Stages that there are layers and devices for."""
         return min(self.limits.layers, self.limits.devices // (tensor * data))
+
+    def _on_fewest_stages(self, split: Split) -> Iterator[Candidate]:
+        """For each recompute policy one with the fewest stages that may hold the model."""
+        for recompute in policies(self.limits):
+            one = replace(split, recompute=recompute)
+            if not self._cuts(one):
+                return
+            fewest = self.prices.fewest_stages(one, NEVER)
+            for stages in range(fewest, min(fewest + 2, split.pipeline + 1)):
+                if self.limits.allows("pipeline", stages):
+                    yield from self._sample(replace(one, pipeline=stages))
+
+    def _sample(self, one: Split) -> Iterator[Candidate]:
+        """A good deal of a split, if one comes below what there is to beat."""
+        if not runs(one, self.job, self.device_kind) or not self.prices.placeable(one):
+            return
+        if self.prices.least_bytes(one) > self.prices.limit_bytes:
+            return
+        useful_s = self._useful_s(one)
+        if self.prices.least_seconds(one) >= useful_s:
+            return
+        price = self.prices.split(one)
+        table = self.prices.deals(one, price, useful_s, one.pipeline)
+        if table.value(one.pipeline) < useful_s:
+            step_s, boundaries, score = self._best_of(one, price, [table.boundaries(one.pipeline, SLACKS[0])])
+            yield Candidate(one, boundaries, step_s, score, self._least(one, table.value(one.pipeline)))
 
     def _first_that_fits(self, split: Split) -> Iterator[Candidate]:
         for recompute in policies(self.limits):
@@ -126,16 +178,10 @@ class Tree:
                 return
             if self.prices.least_bytes(one) > self.prices.limit_bytes:
                 continue
-            if self.prices.least_seconds(one) >= self.to_beat_s():
+            if self.prices.least_seconds(one) >= self._useful_s(one) or not self.prices.placeable(one):
                 return
-            if not self.prices.placeable(one):
-                return
-            price = self.prices.split(one)
-            table = self.prices.deals(one, price, self.to_beat_s(), one.pipeline)
-            if table.value(one.pipeline) < self.to_beat_s():
-                boundaries = table.boundaries(one.pipeline, SLACKS[0])
-                step_s = float(price.step_seconds([boundaries])[0])
-                yield Candidate(one, boundaries, step_s, table.value(one.pipeline))
+            if found := next(self._sample(one), None):
+                yield found
                 return
 
     def _allowed(self, sharding: Sharding) -> bool:
@@ -173,15 +219,76 @@ class Tree:
             if not self._cuts(split):
                 self.cut["shape"] += splits
                 continue
-            spans, m = self.prices.spans(tensor, rows, recompute), split.micro_batches(self.job)
-            bound_s = max(m * spans.widest_s, geometric_bound(self.prices.work_seconds(split), m, stages))
-            yield Node(bound_s, splits, partial(self._by_stages, split, allowed))
+            fewest = self.prices.fewest_stages(split, NEVER) if self.scale.by_devices else 1
+            step_s = partial(self._least_on_stages, split)
+            numbers, busy_s = range(fewest, stages + 1), self.prices.computing_seconds(split)
+            bound = self._least_of(data * tensor, numbers, step_s, busy_s)
+            by_stages = self._by_number if self.scale.by_devices else self._by_stages
+            yield Node(bound, splits, partial(by_stages, split, allowed))
+
+    def _least_on_stages(self, split: Split, stages: int) -> float:
+        """A step time that the split beats on no such number of stages, without any communication of data."""
+        m, busiest_s = split.micro_batches(self.job), self.prices.busiest_seconds(split)[stages - 1]
+        return max(m * float(busiest_s), geometric_bound(self.prices.work_seconds(split), m, stages))
+
+    def _least_of(self, ranks: int, stages: range, step_s: Callable[[int], float], busy_s: float) -> float:
+        """What plans of any of those numbers of stages come to at least.
+
+        Args:
+            ranks: of each stage.
+            stages: from the fewest to the most; more never take longer.
+            step_s: the least step time on so many stages.
+            busy_s: seconds of a step in which the devices of all stages compute, one of each.
+        """
+        if not self.scale.by_devices:
+            return self.scale.rates(ranks * stages[-1]).least(step_s(stages[-1]), 0.0)
+        allowed = [number for number in stages if self.limits.allows("pipeline", number)]
+        each = (self.scale.rates(ranks * number).least(step_s(number), busy_s / number) for number in allowed)
+        return min(each, default=NEVER)
+
+    def _least(self, split: Split, step_s: float) -> float:
+        """What a split with a step of so long, or longer, comes to at least."""
+        return self.scale.rates(split.ranks).least(step_s, self._busy_s(split))
+
+    def _useful_s(self, split: Split) -> float:
+        """A step that takes so long, or longer, is of no use."""
+        return self.scale.rates(split.ranks).most_s(self.to_beat(), self._busy_s(split))
+
+    def _busy_s(self, split: Split) -> float:
+        """Seconds of a step in which the devices of a split compute at least, on average, where that matters."""
+        busy = self.scale.rates(split.ranks).busy
+        return self.prices.computing_seconds(split) / split.pipeline if busy else 0.0
+
+    def _by_number(self, split: Split, allowed: list[Sharding]) -> Iterator[Node]:
+        """One set for each number of stages, where each has a step time of its own that is of use."""
+        limit_bytes = self.prices.limit_bytes
+        leanest = self.prices.leanest_deals(split, limit_bytes * (1.0 + ROUNDING))
+        for pipeline in range(1, split.pipeline + 1):
+            one = replace(split, pipeline=pipeline)
+            if not self.limits.allows("pipeline", pipeline):
+                self.cut["fixed"] += len(allowed)
+            elif leanest.value(pipeline) > limit_bytes * (1.0 + ROUNDING):
+                self.cut["memory"] += len(allowed)
+            else:
+                bound = self._least(one, self._least_on_stages(one, pipeline))
+                yield Node(bound, len(allowed), partial(self._on_stages, one, allowed))
+
+    def _on_stages(self, split: Split, allowed: list[Sharding]) -> Iterator[Node]:
+        """The same set, bounded by the best deal of layers without any communication of data."""
+        price = self.prices.without_communication(split)
+        table = self.prices.deals(split, price, self._useful_s(split), split.pipeline)
+        if table.value(split.pipeline) == NEVER:
+            self.cut[self._lost(split)] += len(allowed)
+        else:
+            bound = self._least(split, table.value(split.pipeline))
+            yield Node(bound, len(allowed), partial(self._by_sharding, split, allowed))
 
     def _by_stages(self, split: Split, allowed: list[Sharding]) -> Iterator[Node]:
         """One set for each number of stages, bounded by the best deal of layers without any communication of data."""
-        fewest = self.prices.fewest_stages(split, self.to_beat_s())
+        useful_s = self._useful_s(split)
+        fewest = self.prices.fewest_stages(split, useful_s)
         price = self.prices.without_communication(split)
-        table = self.prices.deals(split, price, self.to_beat_s(), fewest)
+        table = self.prices.deals(split, price, useful_s, fewest)
         for pipeline in range(1, split.pipeline + 1):
             one = replace(split, pipeline=pipeline)
             if not self.limits.allows("pipeline", pipeline):
@@ -189,7 +296,8 @@ class Tree:
             elif pipeline < fewest or table.value(pipeline) == NEVER:
                 self.cut[self._lost(one)] += len(allowed)
             else:
-                yield Node(table.value(pipeline), len(allowed), partial(self._by_sharding, one, allowed))
+                bound = self._least(one, table.value(pipeline))
+                yield Node(bound, len(allowed), partial(self._by_sharding, one, allowed))
 
     def _by_sharding(self, split: Split, allowed: list[Sharding]) -> Iterator[Node]:
         """One set for each sharding that an engine runs, bounded by all work and tails together."""
@@ -199,7 +307,7 @@ class Tree:
         self.cut["engine"] += len(every) - len(run)
         self.cut["memory"] += len(run) - len(fit)
         for one in fit:
-            yield Node(self.prices.least_seconds(one), 1, partial(self._placed, one))
+            yield Node(self._least(one, self.prices.least_seconds(one)), 1, partial(self._placed, one))
 
     def _placed(self, split: Split) -> Iterator[Node]:
         """The split with its ranks placed, bounded by the best deal of layers."""
@@ -207,42 +315,58 @@ class Tree:
             self.cut["wan"] += 1
             return
         price = self.prices.split(split)
-        table = self.prices.deals(split, price, self.to_beat_s(), split.pipeline)
+        table = self.prices.deals(split, price, self._useful_s(split), split.pipeline)
         if table.value(split.pipeline) == NEVER:
             self.cut[self._lost(split)] += 1
             return
-        yield Node(table.value(split.pipeline), 1, partial(self._dealt, split, price, table))
+        bound = self._least(split, table.value(split.pipeline))
+        yield Node(bound, 1, partial(self._dealt, split, price, table))
 
     def _dealt(self, split: Split, price: SplitPrice, table: Deals) -> Iterator[Candidate]:
         """The split with its best boundaries and its exact time; the best found, where too many come near."""
         starts = list({table.boundaries(split.pipeline, slack) for slack in SLACKS})
-        found = min(zip(price.step_seconds(starts).tolist(), starts, strict=True))
+        found = self._best_of(split, price, starts)
         exact = self._best_below(split, price, table, found)
         if exact is None:
-            ends = [climb(price, start, table.value(split.pipeline)) for start in starts]
-            found = min((step_s, boundaries) for boundaries, step_s in ends)
+            ends = [climb(price, start, table.value(split.pipeline))[0] for start in starts]
+            found = self._best_of(split, price, ends)
             exact = self._best_below(split, price, table, found)
         if exact is not None:
             yield exact
         else:
-            yield Candidate(split, found[1], found[0], table.value(split.pipeline))
+            yield Candidate(
+                split, found.boundaries, found.step_s, found.score, self._least(split, table.value(split.pipeline))
+            )
 
-    def _best_below(
-        self, split: Split, price: SplitPrice, table: Deals, found: tuple[float, tuple[int, ...]]
-    ) -> Candidate | None:
-        """The best of a deal and of all that its time and what there is to beat do not rule out; None: too many."""
-        limit_s = min(found[0], self.to_beat_s())
+    def _best_below(self, split: Split, price: SplitPrice, table: Deals, found: Dealt) -> Candidate | None:
+        """The best of a deal and of all that its score and what there is to beat do not rule out; None: too many."""
+        limit = min(found.score, self.to_beat())
+        limit_s = min(self._useful_s(split), self.scale.rates(split.ranks).most_s(limit, self._busy_s(split)))
         near = table.below(split.pipeline, limit_s, LISTED)
         if near is None:
             return None
-        step_s, boundaries = min(
-            [found, *zip(price.step_seconds(near).tolist(), near, strict=True)] if near else [found]
-        )
-        return Candidate(split, boundaries, step_s, min(step_s, limit_s))
+        best = self._best_of(split, price, [found.boundaries, *near])
+        return Candidate(split, best.boundaries, best.step_s, best.score, min(best.score, limit))
+
+    def _best_of(self, split: Split, price: SplitPrice, deals: Sequence[tuple[int, ...]]) -> Dealt:
+        """The best of several deals; of those that come to the same the first in order."""
+        rates, devices = self.scale.rates(split.ranks), self.prices.arranged(split)[0].devices
+        steps_s = price.step_seconds(deals)
+        busy_s = price.computing_seconds(deals) if rates.busy else np.zeros(len(deals))
+        least = np.where(steps_s > rates.limit_s * (1.0 + ROUNDING), NEVER, rates.step * steps_s + rates.busy * busy_s)
+        every = sorted(zip(least.tolist(), deals, steps_s.tolist(), busy_s.tolist(), strict=True))
+        best = Dealt(every[0][2], every[0][1], NEVER)
+        for bound, boundaries, step_s, each_busy_s in every:
+            if bound >= best.score:
+                break
+            score = self.scale.exact(devices, step_s, each_busy_s)
+            if score < best.score:
+                best = Dealt(step_s, boundaries, score)
+        return best
 
     def _lost(self, split: Split) -> str:
         """Why a split has no deal: memory, where that is plain without looking at times, or else the bound."""
-        short = self.to_beat_s() == NEVER or self.prices.least_bytes(split) > self.prices.limit_bytes
+        short = self.to_beat() == NEVER or self.prices.least_bytes(split) > self.prices.limit_bytes
         return "memory" if short else "bound"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,19 +104,18 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     Raises:
         Infeasible: there is none.
     """
-    from nebula.planner.aims import aimed, wants_more
+    from nebula.planner.aims import wants_more
+    from nebula.planner.by_aim import best_by_aim
     from nebula.planner.explore.ways import experts_of
     from nebula.planner.placed_answer import placed_search
 
     run, line = subject.run, SearchBar()
 
-    def fastest(objective: Objective) -> Answer:
-        return placed_search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
-
+    search = partial(placed_search, subject.graph, run.cluster, run.job, chains=subject.chains, on_progress=line)
     try:
         if not wants_more(run.objective):
-            return fastest(run.objective), ()
-        return with_front(aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest))
+            return search(run.objective), ()
+        return with_front(best_by_aim(subject.graph, run.cluster, run.job, run.objective, run.conditions, search))
     except Infeasible as error:
         more = "; `nebula plan --explore` deals the experts to ranks as well" if experts_of(subject.graph) > 1 else ""
         raise Infeasible(f"{error}{more}") from None

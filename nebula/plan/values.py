@@ -171,6 +171,7 @@ class Prediction:
         mfu: model FLOPs (no recomputation) over the peak of the devices used.
         memory: per stage, on the rank that holds most.
         provenance: pairs of input and `measured`, `fitted`, `data sheet`, `assumed` or `emulated`.
+        computing_s: of a step in which a rank runs kernels, on average over all; 0: not known.
     """
 
     step_time_s: float
@@ -180,6 +181,7 @@ class Prediction:
     parts: StepParts
     memory: tuple[StageMemory, ...]
     provenance: tuple[tuple[str, str], ...] = ()
+    computing_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

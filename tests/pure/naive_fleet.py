@@ -6,6 +6,7 @@ Written from docs/space.md and the legality table; of the planner nothing is imp
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from nebula.cluster.values import Cluster, DeviceType, NodeGroup
@@ -151,6 +152,11 @@ class Found(NamedTuple):
 
     plan: Plan
     prediction: Prediction
+
+    @property
+    def plan_with_prediction(self) -> Plan:
+        """The plan as it would be saved."""
+        return replace(self.plan, prediction=self.prediction)
 
     @property
     def fits(self) -> bool:

@@ -11,7 +11,7 @@ from cost_samples import chain, cluster, device, plan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.cost_model.economy import Outlook, checkpoint, devices_used, exposure, outlook
+from nebula.cost_model.economy import Outlook, checkpoint, checkpoint_bytes, devices_used, exposure, outlook
 from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.goodput import goodput
 from nebula.errors import BadInput
@@ -117,7 +117,7 @@ def test_a_job_that_cannot_end_says_so_and_divides_by_nothing():
 
 def test_a_checkpoint_holds_weights_and_optimizer_states_once():
     used = devices_used(plan(data=8), cluster(kind=PRICED))
-    saved = checkpoint(GRAPH, Job(global_batch=8), used, Reliability(storage_bytes_per_s=1e6))
+    saved = checkpoint(checkpoint_bytes(GRAPH, Job(global_batch=8)), used, Reliability(storage_bytes_per_s=1e6))
     assert saved.total_bytes == GRAPH.parameter_count * (4 + 8)
     assert saved.save_s == saved.load_s == saved.total_bytes / 1e6
 

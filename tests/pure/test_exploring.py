@@ -112,7 +112,7 @@ def test_a_search_says_what_ended_it():
 
 
 def test_what_was_found_is_not_lost_while_it_is_placed():
-    def interrupted(answer, prices):
+    def interrupted(answer, prices, scale):
         raise KeyboardInterrupt
 
     whole, stopped = (search(chain(6), cluster(2, 2), JOB, settle=settle) for settle in (None, interrupted))
