@@ -1,6 +1,6 @@
 """The prediction of a plan under any execution: its step by parts that sum to it, memory, range and provenance.
 
-For plans that fleet does not run as evaluate.py prices it: interleaved and zero-bubble schedules, context and expert
+For plans that fleet does not run as fleet.py prices it: interleaved and zero-bubble schedules, context and expert
 parallelism, or a software stack of which the caller says what it does.
 """
 
@@ -15,9 +15,10 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.by_stage import loads_of
 from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Recompute
+from nebula.cost_model.fleet import mean_over_ranks
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, rank_peak
 from nebula.cost_model.plan_peaks import home_chunks, homes_of, setting_of
-from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, timeline
+from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, tail_events, timeline
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
@@ -93,11 +94,6 @@ def predict_priced(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> 
     )
 
 
-def mean_over_ranks(plan: Plan, by_stage: Sequence[float]) -> float:
-    """The mean over all ranks of a plan of what each rank of a stage has; virtual stages of one device add up."""
-    return sum(len(stage.ranks) * value for stage, value in zip(plan.stages, by_stage, strict=True)) / plan.world_size
-
-
 def executed_timeline(pricing: StepPricing, plan: Plan) -> Timeline:
     """The events of one step of a plan as an execution carries it out, device by device of its pipeline.
 
@@ -161,14 +157,6 @@ def _chunks(
         return loads_of(pricing, stage, degrees)
 
     return home_chunks(plan, loads, own, home, homes)
-
-
-def tail_events(passes: Sequence[Event], stage: int, sync_s: float, update_s: float) -> list[Event]:
-    """Synchronization and update of a stage after its last backward."""
-    start_s = passes[-1].end_s
-    synced_s = start_s + sync_s
-    sync = [Event(stage, "sync", -1, start_s, synced_s)] if sync_s else []
-    return [*sync, Event(stage, "update", -1, synced_s, synced_s + update_s)]
 
 
 def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes) -> StepParts:

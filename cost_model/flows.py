@@ -1,6 +1,6 @@
 """What the ranks of a plan send one another in a step: the collectives that are priced, with their groups and bytes.
 
-The same collectives as those of evaluate.py (fleet) and executed.py (all others), so that bytes and seconds speak of
+The same collectives as those of fleet.py and executed.py (all others), so that bytes and seconds speak of
 one thing. How a collective passes bytes from rank to rank is `edges`.
 """
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.by_stage import under
 from nebula.cost_model.chain import border_of
-from nebula.cost_model.evaluate import Pricing, beyond_fleet, plan_pricing
+from nebula.cost_model.evaluate import beyond_fleet, plan_pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.groups import border_pairs, replica_devices
 from nebula.cost_model.replicas import LayerLoad, Replicas
 from nebula.cost_model.step import StepPricing

@@ -18,7 +18,7 @@ from nebula.cluster.places import usable_devices
 from nebula.cluster.values import Cluster
 from nebula.cost_model.candidates import Candidates, Ints, Way
 from nebula.cost_model.closed_form import step_seconds
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.memory import in_flights
 from nebula.cost_model.one_f_one_b import one_f_one_b_seconds
 from nebula.cost_model.placed import Places, place

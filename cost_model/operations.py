@@ -15,7 +15,8 @@ from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.by_stage import under
 from nebula.cost_model.compute import SEVERAL_PRODUCTS, kernels_seconds
 from nebula.cost_model.confidence import origin
-from nebula.cost_model.evaluate import Pricing, beyond_fleet, plan_pricing
+from nebula.cost_model.evaluate import beyond_fleet, plan_pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.fusion import separate
 from nebula.cost_model.layer import recomputed
 from nebula.cost_model.passes import computed_again

@@ -6,6 +6,7 @@ action takes is the caller's knowledge; closed_form.py gives the ends alone, for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
@@ -170,3 +171,11 @@ class _Run:
         transit_s = self.durations.transit_s if self._device[target] != device else 0.0
         self._arrival_s[forward, target, action.micro_batch] = sent_s + transit_s
         return self._device[target]
+
+
+def tail_events(passes: Sequence[Event], stage: int, sync_s: float, update_s: float) -> list[Event]:
+    """Synchronization and update of a stage after its last backward."""
+    start_s = passes[-1].end_s
+    synced_s = start_s + sync_s
+    sync = [Event(stage, "sync", -1, start_s, synced_s)] if sync_s else []
+    return [*sync, Event(stage, "update", -1, synced_s, synced_s + update_s)]

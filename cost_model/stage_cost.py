@@ -54,7 +54,7 @@ class StageCost:
 
 
 class StageWay(NamedTuple):
-    """How a replica of a stage runs: stages that run alike are priced together, see nebula.cost_model.evaluate."""
+    """How a replica of a stage runs: stages that run alike are priced together, see nebula.cost_model.fleet."""
 
     rows: int
     tensor: int

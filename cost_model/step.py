@@ -1,7 +1,7 @@
 """One training step of a plan under an execution: what each virtual stage does and what a step takes.
 
 Kernels come from the graph's local blocks, collectives from their axes, what a stack hides from hiding.py, waiting from
-the schedule. How PaddlePaddle's fleet does it on its own is evaluate.py's.
+the schedule. How PaddlePaddle's fleet does it on its own is fleet.py's.
 """
 
 from __future__ import annotations

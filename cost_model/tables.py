@@ -11,7 +11,7 @@ import numpy as np
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.candidates import Way
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.placed import Ends, Places
 from nebula.cost_model.spans import Floats, Ints, Spans, Sums

@@ -17,7 +17,7 @@ from nebula.cluster.values import Cluster, Link
 from nebula.cost_model.chain import ChainCost, Chains
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import fixed_bytes
 from nebula.cost_model.placed import Placed, place

@@ -14,7 +14,8 @@ from dataclasses import replace
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.places import exclude
 from nebula.cluster.values import Cluster
-from nebula.cost_model.evaluate import Pricing, beyond_fleet, evaluate
+from nebula.cost_model.evaluate import beyond_fleet, evaluate
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.many import Many
 from nebula.errors import BadInput, Infeasible, closest
 from nebula.graph.identity import graph_hash

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from nebula.cluster.places import exclude
 from nebula.cluster.values import Cluster
 from nebula.cost_model.chain import Chains
-from nebula.cost_model.evaluate import Pricing, beyond_fleet, evaluate
+from nebula.cost_model.evaluate import beyond_fleet, evaluate
+from nebula.cost_model.fleet import Pricing
 from nebula.errors import BadInput
 from nebula.graph.imbalance import imbalanced
 from nebula.graph.values import DistributedGraph

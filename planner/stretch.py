@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from nebula.cluster.values import Cluster
 from nebula.cost_model.chain import Chains
 from nebula.cost_model.economy import DAY_S, Outlook, outlook
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.errors import BadInput, Infeasible
 from nebula.graph.values import DistributedGraph
 from nebula.plan.conditions import Conditions

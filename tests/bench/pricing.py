@@ -17,7 +17,8 @@ from statistics import median
 
 from nebula.cli.subject import Subject, load_subject
 from nebula.cost_model.candidates import Way
-from nebula.cost_model.evaluate import Pricing, evaluate
+from nebula.cost_model.evaluate import evaluate
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.many import Many
 from tests.bench.rows import Row
 from tests.pure.candidate_samples import dealt, plans, random_way

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nebula.cluster.resize import with_devices
 from nebula.cluster.values import Cluster
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.graph.values import DistributedGraph
 from nebula.models.describe import graph
 from nebula.plan.job import RECOMPUTE, Objective

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from nebula.cluster.values import Cluster, DeviceType, NodeGroup
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.errors import BadInput
 from nebula.plan.legality import executable, violations
 from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, Prediction, RankPlace, Replica, Sharding, Stage

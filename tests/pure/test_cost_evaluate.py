@@ -12,7 +12,8 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import compute_seconds
 from nebula.cost_model.confidence import interval, origin, provenance
-from nebula.cost_model.evaluate import Pricing, evaluate, predicted_timeline
+from nebula.cost_model.evaluate import evaluate, predicted_timeline
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.layer import layer_cost
 from nebula.errors import BadInput
 from nebula.models.describe import graph as described_model

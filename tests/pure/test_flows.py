@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cost_model.communication import Fabric, collective
-from nebula.cost_model.evaluate import Pricing, evaluate, plan_pricing
+from nebula.cost_model.evaluate import evaluate, plan_pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.flows import AXES, Flow, edges, plan_flows
 from nebula.cost_model.traffic_matrix import traffic_matrix
 from nebula.models.describe import decoder_graph

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nebula.cluster.values import Cluster
 from nebula.cost_model.candidates import SINGLE, Candidates, Way
 from nebula.cost_model.closed_form import last_backward_s
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.many import Many, evaluate_many
 from nebula.cost_model.one_f_one_b import one_f_one_b_seconds
 from nebula.errors import BadInput

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nebula.cluster.places import device_index, usable_devices
 from nebula.cluster.values import Cluster, Link, Site, Tier
 from nebula.cost_model.communication import Fabric, collective
-from nebula.cost_model.evaluate import Pricing
+from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.groups import uniform_groups
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import attained, stage_axes

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nebula.cluster.schema import load_cluster
-from nebula.cost_model.evaluate import Pricing, evaluate
+from nebula.cost_model.evaluate import evaluate
+from nebula.cost_model.fleet import Pricing
 from nebula.models.describe import graph
 from nebula.plan.job import Objective
 from nebula.plan.values import Job
