@@ -73,7 +73,9 @@ def best_by_aim(
     others = () if best.answer.ended_by == INTERRUPTION else one.fastest()
     tried = tuple(sorted((best, *others), key=lambda t: (-t.nodes, t.step_s)))
     words = f"{_reason(best, others, objective)} {best.answer.plan.because}"
-    plan = replace(best.answer.plan, because=words, runner_up=one.runner_up(best))
+    # a plan's bound is one of step times, and plans that come to more may well have shorter ones
+    bound_s = best.answer.bound_s if objective.minimise == AIM else 0.0
+    plan = replace(best.answer.plan, because=words, runner_up=one.runner_up(best), bound_s=bound_s)
     ended = INTERRUPTION if any(t.answer.ended_by == INTERRUPTION for t in tried) else best.answer.ended_by
     notes = (*best.answer.notes, _proof(best, objective))
     return Aimed(answer=replace(best.answer, plan=plan, notes=notes, ended_by=ended), tried=tried, front=front(tried))

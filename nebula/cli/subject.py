@@ -242,8 +242,11 @@ def ended_words(answer: Answer) -> tuple[str, ...]:
     if not answer.ended_by:
         return ()
     why = "Interrupted" if answer.ended_by == INTERRUPTION else "Out of patience"
+    best = f"{why}: this is the best so far"
+    if not answer.plan.bound_s:
+        return (f"{best}.",)
     bound = f"no plan of the space takes less than {format_seconds(answer.bound_s)} a step, {answer.gap:.1%} below"
-    return (f"{why}: this is the best so far; {bound}.",)
+    return (f"{best}; {bound}.",)
 
 
 def _contender(plan: Plan, best: Plan) -> Contender:

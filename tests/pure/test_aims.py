@@ -52,6 +52,16 @@ def test_cheaper_plans_use_fewer_devices_than_the_fastest_where_links_are_slow()
     assert cheapest.because.startswith("Least money for a token on ")
 
 
+@pytest.mark.parametrize("aim", ["cost", "energy", "days"])
+def test_what_no_plan_comes_below_is_told_in_the_unit_of_the_aim(aim):
+    answer = found(Objective(minimise=aim)).answer
+    assert answer.gap == pytest.approx(0.0, abs=1e-9)
+    assert answer.plan.bound_s == 0.0, "others may be faster"
+    unit = {"cost": "for a million tokens", "energy": "kWh for a million tokens", "days": "days to the token budget"}
+    assert answer.notes[-1].startswith("Proved: no plan of the space comes below its ")
+    assert answer.notes[-1].endswith(f"{unit[aim]}.")
+
+
 def test_nothing_on_the_front_is_beaten_in_both():
     aim = found(Objective(minimise="cost"))
     for one in aim.tried:
