@@ -32,6 +32,8 @@ def test_every_command_of_the_readme_ends_well(tmp_path):
         done = subprocess.run(["sh", "-c", short], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, f"{short}\n{done.stdout}{done.stderr}"
         verbs.append(command.split()[1])
-    told = "cluster plan explain plan compare check replan train emit report what-if sweep scaling plan graph launch"
+    told = (
+        "cluster plan explain plan compare check replan train emit report what-if sweep scaling plan plan graph launch"
+    )
     assert verbs == told.split()
     assert (tmp_path / "runs" / "small" / "report.html").is_file()
