@@ -80,7 +80,7 @@ class Spans:
         job: precision and optimizer.
 
     Attributes:
-        whole: all layers.
+        whole: all layers, in numbers.
         single: each layer alone.
         fronts: [layers + 1] the layers before each border.
         backs: [layers + 1] those behind it.
@@ -108,7 +108,7 @@ class Spans:
         self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
         self._borders: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
-        self.whole = self.of(np.array([0]), np.array([self.layers]))
+        self.whole = Sums(*(column.tolist()[0] for column in self.of(np.array([0]), np.array([self.layers]))))
         self.single = self.of(np.arange(self.layers), np.arange(1, self.layers + 1))
         borders = np.arange(self.layers + 1)
         self.fronts = self.of(np.zeros_like(borders), borders)
@@ -225,7 +225,7 @@ class Spans:
     def work_s(self, micro_batches: int, sharding: Sharding, groups: Groups) -> float:
         """Seconds of one forward and one backward of all layers on healthy nodes, borders apart."""
         forward_s, backward_s = self.passes(self.whole, micro_batches, sharding, groups, 1.0)
-        return float((forward_s + backward_s)[0])
+        return float(forward_s + backward_s)
 
 
 def _ahead(by_layer: Floats) -> Floats:

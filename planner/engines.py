@@ -23,7 +23,11 @@ def engine_of(split: Split) -> str:
 
 def runs(split: Split, job: Job, device_kind: str) -> bool:
     """Whether an engine can run the split on devices of a kind, as far as that depends on the split."""
-    small = _small(split)
+    return _runs(_small(split), job, device_kind)
+
+
+@lru_cache(maxsize=1024)
+def _runs(small: Split, job: Job, device_kind: str) -> bool:
     return not set(missing(small, job, device_kind)) - set(missing(_ALONE, job, device_kind))
 
 

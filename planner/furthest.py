@@ -104,10 +104,14 @@ def _first(kind: Ahead, others: Ahead, ceiling: Ceiling, behind: int, end: int, 
         if held > most_bytes:
             return False
         f, b = forward_s[end] - forward_s[first], backward_s[end] - backward_s[first]
-        bound_s = front_f_s[first] + front_b_s[first] + m * (f + b) + max(0.0, behind_s - hidden * min(f, b))
-        if both:
-            bound_s += max(0.0, behind_s - behind * max(f, b))
-        return bound_s + max(0.0, tail_s[end] - tail_s[first] - front_b_s[first]) <= step_s
+        shorter_s, longer_s = (f, b) if f < b else (b, f)
+        bound_s = front_f_s[first] + front_b_s[first] + m * (f + b)
+        if behind_s > hidden * shorter_s:
+            bound_s += behind_s - hidden * shorter_s
+        if both and behind_s > behind * longer_s:
+            bound_s += behind_s - behind * longer_s
+        unhidden_s = tail_s[end] - tail_s[first] - front_b_s[first]
+        return bound_s <= step_s and bound_s + unhidden_s <= step_s
 
     first = max(0, end - size)
     if may(first):

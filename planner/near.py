@@ -224,7 +224,7 @@ def split_of(way: Way) -> Split:
 def _bound_s(spans: Spans, way: Way, micro_batches: int) -> float:
     """A step time that the way cannot beat, with up to as many stages: its work and updates over all of them."""
     work_s = spans.work_s(micro_batches, way.sharding, Groups())
-    update_s = float(spans.update(spans.whole, way.sharding, 1.0)[0])
+    update_s = float(spans.update(spans.whole, way.sharding, 1.0))
     even_s = (micro_batches * work_s + update_s) / way.pipeline
     return max(even_s, micro_batches * spans.widest_s, geometric_bound(work_s, micro_batches, way.pipeline))
 

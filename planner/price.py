@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import ceil, inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from nebula.plan.layout import FLEET
 from nebula.plan.values import Job, Sharding
 from nebula.planner.arrangements import Arrangement, Arrangements, Mesh
 from nebula.planner.deals import Cost, Deals, deal, every_run
+from nebula.planner.furthest import Ahead
 from nebula.planner.pool import Pool
 from nebula.planner.space import Split
 from nebula.planner.split_price import NOWHERE, RelaxedPrice, SplitPrice, Useful
@@ -54,6 +56,8 @@ class Prices:
         self._devices = np.array(pool.devices)
         self._every = every_run(len(graph.layers))
         self._levels: dict[int, tuple[Levels, ...]] = {}
+        self._aheads: dict[tuple[int, int, str, int, Sharding], dict[tuple[object, ...], Ahead]] = {}
+        self._packings: dict[tuple[int, int], Levels] = {}
         self._least: dict[tuple[int, int, str], Spans] = {}
         self._met: dict[Mesh, Placed] = {}
         self._arranged: dict[Split, tuple[Arrangement, Placed]] = {}
@@ -107,10 +111,22 @@ class Prices:
         """Seconds of a step of a split whose ranks meet so."""
         return float(self._price(split, placed).step_seconds([boundaries])[0])
 
+    def may_be_dealt(self, split: Split, to_beat_s: float) -> bool:
+        """Whether a step shorter than to_beat_s could have a deal if all groups met as well as any could."""
+        groups = self._ideal(split)
+        placed = Placed(kinds=((groups, 1.0),), stages=(0,) * split.pipeline)
+        price = self._priced(split, {groups.tensor: self._spans_of(split)}, placed)
+        return price.fewest_stages(to_beat_s) <= split.pipeline
+
     def _price(self, split: Split, placed: Placed) -> SplitPrice:
-        m, key = split.micro_batches(self.job), (split.tensor, split.rows, split.recompute)
+        key = (split.tensor, split.rows, split.recompute)
         where = {groups.tensor: self._spans_at(groups.tensor, *key) for groups, _ in placed.kinds}
-        return SplitPrice(self._spans_of(split), where, placed, split.sharding, m, self.limit_bytes)
+        return self._priced(split, where, placed)
+
+    def _priced(self, split: Split, where: dict[Levels, Spans], placed: Placed) -> SplitPrice:
+        m, key = split.micro_batches(self.job), (split.tensor, split.rows, split.recompute)
+        aheads = self._aheads.setdefault((*key, m, split.sharding), {})
+        return SplitPrice(self._spans_of(split), where, placed, split.sharding, m, self.limit_bytes, aheads)
 
     def without_communication(self, split: Split) -> SplitPrice:
         """The same split as if data and pipeline communication and sharding took no time."""
@@ -187,7 +203,7 @@ class Prices:
         key = (split.tensor, split.rows, split.recompute, split.data, split.sharding, p > 1)
         if key not in self._least_s:
             groups = self._ideal(split)
-            tail_s = float(spans.tail(spans.whole, split.sharding, groups, 1.0)[0])
+            tail_s = float(spans.tail(spans.whole, split.sharding, groups, 1.0))
             self._least_s[key] = spans.work_s(m, split.sharding, groups), tail_s
         work_s, tail_s = self._least_s[key]
         return max((m * work_s + tail_s) / p, m * spans.widest_s, geometric_bound(work_s, m, p))
@@ -204,7 +220,7 @@ class Prices:
         key = (split.tensor, split.rows, split.recompute, split.micro_batches(self.job))
         if key not in self._computing_s:
             spans = self._spans_of(split)
-            self._computing_s[key] = key[3] * float(spans.computing(spans.whole, key[3], Sharding(), NOWHERE, 1.0)[0])
+            self._computing_s[key] = key[3] * float(spans.computing(spans.whole, key[3], Sharding(), NOWHERE, 1.0))
         return self._computing_s[key]
 
     def busiest_seconds(self, split: Split) -> Floats:
@@ -215,13 +231,13 @@ class Prices:
             self._busiest_s[key] = least_largest(chain.forward_total_s + chain.backward_total_s)
         return self._busiest_s[key]
 
-    def least_bytes(self, split: Split) -> float:
-        """What the fullest device of a split holds at least, however its layers are dealt.
+    def fewest_that_hold(self, split: Split) -> float:
+        """Stages that memory asks for at least, however the layers are dealt; infinite where one layer is too much.
 
-        The mean over the stages of what does not depend on the deal, one micro-batch in flight; or the fullest layer.
+        What does not depend on the deal, one micro-batch in flight, lies on all stages together.
         """
         alone, together = self._least_bytes(split)
-        return max(alone, together / split.pipeline)
+        return max(1, ceil(together / self.limit_bytes)) if alone <= self.limit_bytes else inf
 
     def _least_bytes(self, split: Split) -> tuple[float, float]:
         """Bytes of the fullest layer, and of what all stages hold together."""
@@ -231,7 +247,7 @@ class Prices:
             alone = spans.held_bytes(spans.single, sharding, NOWHERE) + spans.single.kept_bytes
             whole = spans.whole
             shared = fixed_bytes(whole.parameters_bytes, whole.elements, 0.0 * whole.elements, sharding, self.job)
-            self._least_held[key] = float(alone.max()), float((shared + whole.kept_bytes)[0])
+            self._least_held[key] = float(alone.max()), float(shared + whole.kept_bytes)
         return self._least_held[key]
 
     def fewest_stages(self, split: Split, to_beat_s: float) -> int:
@@ -242,13 +258,9 @@ class Prices:
             to_beat_s: what a step must beat to be of use.
         """
         m, most, work_s = split.micro_batches(self.job), split.pipeline, self.work_seconds(split)
-        alone, together = self._least_bytes(split)
-
-        def will_do(stages: int) -> bool:
-            fits = max(alone, together / stages) <= self.limit_bytes
-            return fits and geometric_bound(work_s, m, stages) < to_beat_s
-
-        return next((stages for stages in range(1, most + 1) if will_do(stages)), most + 1)
+        fewest = int(min(self.fewest_that_hold(split), most + 1))
+        wide = (stages for stages in range(fewest, most + 1) if geometric_bound(work_s, m, stages) < to_beat_s)
+        return next(wide, most + 1)
 
     def _ideal(self, split: Split) -> Groups:
         """Groups of a split that meet as well as any could: as many ranks to a node as it holds, no delay.
@@ -265,6 +277,11 @@ class Prices:
 
     def _packed(self, ranks: int, tensor: int) -> Levels:
         """The levels of a group of ranks of different tensor groups, packed into as few nodes as possible."""
+        if (ranks, tensor) not in self._packings:
+            self._packings[ranks, tensor] = self._pack(ranks, tensor)
+        return self._packings[ranks, tensor]
+
+    def _pack(self, ranks: int, tensor: int) -> Levels:
         groups = self.pricing.cluster.groups
         inside = max(1, min(ranks, max(g.devices_per_node for g in groups) // tensor))
         bus = Link(kind="widest", bytes_per_s=max(g.intra.bytes_per_s for g in groups), latency_s=0.0)

@@ -6,6 +6,7 @@ The same formulas as nebula.cost_model.evaluate, over arrays of runs of layers; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ class SplitPrice:
         sharding: of every stage.
         micro_batches: of one step.
         limit_bytes: device memory that may be filled.
+        aheads: what first layers cost as stages, by where these are; of all prices that differ in their stages alone.
     """
 
     def __init__(
@@ -54,18 +56,22 @@ class SplitPrice:
         sharding: Sharding,
         micro_batches: int,
         limit_bytes: float,
+        aheads: dict[tuple[object, ...], Ahead],
     ) -> None:
         self.spans, self.where, self.placed, self.sharding = spans, where, placed, sharding
-        self.micro_batches, self.limit_bytes = micro_batches, limit_bytes
+        self.micro_batches, self.limit_bytes, self._aheads = micro_batches, limit_bytes, aheads
 
     def fewest_stages(self, to_beat_s: float) -> int:
         """Stages that a step shorter than to_beat_s takes at least; one more than are placed where no deal has one."""
-        ahead: dict[int, Ahead] = {}
-        for alike in self._alike().values():
-            ahead |= dict.fromkeys(alike, self._ahead(*self.placed.kinds[alike[0]]))
-        others = least(list({id(each): each for each in ahead.values()}.values()))
-        kinds = [ahead[kind] for kind in reversed(self.placed.stages)]
-        return fewest_stages(kinds, others, Ceiling(self.micro_batches, to_beat_s, self.limit_bytes))
+        every, of_kind = [], [0] * len(self.placed.kinds)
+        for index, (where, alike) in enumerate(self._alike.items()):
+            if where not in self._aheads:
+                self._aheads[where] = self._ahead(*self.placed.kinds[alike[0]])
+            every.append(self._aheads[where])
+            for kind in alike:
+                of_kind[kind] = index
+        kinds = [every[of_kind[kind]] for kind in reversed(self.placed.stages)]
+        return fewest_stages(kinds, least(every), Ceiling(self.micro_batches, to_beat_s, self.limit_bytes))
 
     def _ahead(self, groups: Groups, slow: float) -> Ahead:
         """What the first layers cost as a stage of one kind."""
@@ -106,7 +112,7 @@ class SplitPrice:
     def _kinds(self, sums: Sums, before_s: Floats, front_s: Floats) -> list[_Kind]:
         """Every run as each kind of stage; kinds that differ in their borders alone share the rest."""
         found: dict[int, _Kind] = {}
-        for alike in self._alike().values():
+        for alike in self._alike.values():
             own = self._inside(sums, *self.placed.kinds[alike[0]])
             tailed_s = np.maximum(0.0, own.tail_s - front_s)
             for kind in alike:
@@ -145,7 +151,7 @@ class SplitPrice:
         """Seconds of a step in which a device computes, on average over all, for each of several boundaries."""
         bounds, stages, m = np.array(boundaries), np.array(self.placed.stages), self.micro_batches
         sums, found = self.spans.of(bounds[:, :-1], bounds[:, 1:]), np.empty((len(bounds), len(stages)))
-        for alike in self._alike().values():
+        for alike in self._alike.values():
             own = np.flatnonzero(np.isin(stages, alike))
             groups, slow = self.placed.kinds[alike[0]]
             spans, some = self.where[groups.tensor], sums.where((slice(None), own))
@@ -160,7 +166,7 @@ class SplitPrice:
         bounds, kinds, stages = np.array(boundaries), self.placed.kinds, np.array(self.placed.stages)
         sums = self.spans.of(bounds[:, :-1], bounds[:, 1:])
         inside = Costs(*np.empty((4, *sums.first.shape)))
-        for alike in self._alike().values():
+        for alike in self._alike.values():
             own = np.flatnonzero(np.isin(stages, alike))
             costs = self._inside(sums.where((slice(None), own)), *kinds[alike[0]])
             for column, values in zip(inside, costs, strict=True):
@@ -172,6 +178,7 @@ class SplitPrice:
             backward_s=inside.backward_s + back_s[stages, sums.first] + returned_s[stages, sums.end],
         )
 
+    @cached_property
     def _alike(self) -> dict[tuple[object, ...], list[int]]:
         """The kinds of stages that differ in their borders alone, by what they share."""
         found: dict[tuple[object, ...], list[int]] = {}
@@ -195,7 +202,7 @@ class RelaxedPrice(SplitPrice):
 
     def __init__(self, spans: Spans, stages: int, leanest: Sharding, micro_batches: int, limit_bytes: float) -> None:
         placed = Placed(kinds=((NOWHERE, 1.0),), stages=(0,) * stages)
-        super().__init__(spans, {}, placed, Sharding(), micro_batches, limit_bytes)
+        super().__init__(spans, {}, placed, Sharding(), micro_batches, limit_bytes, {})
         self._leanest = leanest
 
     def _ahead(self, groups: Groups, slow: float) -> Ahead:

@@ -160,10 +160,10 @@ class Tree:
         """A good deal of a split, if one comes below what there is to beat."""
         if not runs(one, self.job, self.device_kind) or not self.prices.placeable(one):
             return
-        if self.prices.least_bytes(one) > self.prices.limit_bytes:
+        if self.prices.fewest_that_hold(one) > one.pipeline:
             return
         useful_s = self._useful_s(one)
-        if self.prices.least_seconds(one) >= useful_s:
+        if self.prices.least_seconds(one) >= useful_s or not self.prices.may_be_dealt(one, useful_s):
             return
         price = self.prices.split(one)
         table = self.prices.deals(one, price, useful_s, one.pipeline)
@@ -176,7 +176,7 @@ class Tree:
             one = replace(split, recompute=recompute)
             if not runs(one, self.job, self.device_kind) or not self._cuts(one):
                 return
-            if self.prices.least_bytes(one) > self.prices.limit_bytes:
+            if self.prices.fewest_that_hold(one) > one.pipeline:
                 continue
             if self.prices.least_seconds(one) >= self._useful_s(one) or not self.prices.placeable(one):
                 return
@@ -278,7 +278,7 @@ class Tree:
         price = self.prices.without_communication(split)
         table = self.prices.deals(split, price, self._useful_s(split), split.pipeline)
         if table.value(split.pipeline) == NEVER:
-            self.cut[self._lost(split)] += len(allowed)
+            self.cut[self._lost] += len(allowed)
         else:
             bound = self._least(split, table.value(split.pipeline))
             yield Node(bound, len(allowed), partial(self._by_sharding, split, allowed))
@@ -287,15 +287,16 @@ class Tree:
         """One set for each number of stages, bounded by the best deal of layers without any communication of data."""
         useful_s = self._useful_s(split)
         fewest = self.prices.fewest_stages(split, useful_s)
+        holding = self.prices.fewest_that_hold(split)
         price = self.prices.without_communication(split)
         table = self.prices.deals(split, price, useful_s, fewest)
         for pipeline in range(1, split.pipeline + 1):
-            one = replace(split, pipeline=pipeline)
             if not self.limits.allows("pipeline", pipeline):
                 self.cut["fixed"] += len(allowed)
             elif pipeline < fewest or table.value(pipeline) == NEVER:
-                self.cut[self._lost(one)] += len(allowed)
+                self.cut["memory" if pipeline < holding else self._lost] += len(allowed)
             else:
+                one = replace(split, pipeline=pipeline)
                 bound = self._least(one, table.value(pipeline))
                 yield Node(bound, len(allowed), partial(self._by_sharding, one, allowed))
 
@@ -303,7 +304,7 @@ class Tree:
         """One set for each sharding that an engine runs, bounded by all work and tails together."""
         every = [replace(split, sharding=sharding) for sharding in allowed]
         run = [one for one in every if runs(one, self.job, self.device_kind)]
-        fit = [one for one in run if self.prices.least_bytes(one) <= self.prices.limit_bytes]
+        fit = [one for one in run if self.prices.fewest_that_hold(one) <= one.pipeline]
         self.cut["engine"] += len(every) - len(run)
         self.cut["memory"] += len(run) - len(fit)
         for one in fit:
@@ -314,10 +315,14 @@ class Tree:
         if not self.prices.placeable(split):
             self.cut["wan"] += 1
             return
+        useful_s = self._useful_s(split)
+        if not self.prices.may_be_dealt(split, useful_s):
+            self.cut[self._lost] += 1
+            return
         price = self.prices.split(split)
-        table = self.prices.deals(split, price, self._useful_s(split), split.pipeline)
+        table = self.prices.deals(split, price, useful_s, split.pipeline)
         if table.value(split.pipeline) == NEVER:
-            self.cut[self._lost(split)] += 1
+            self.cut[self._lost] += 1
             return
         bound = self._least(split, table.value(split.pipeline))
         yield Node(bound, 1, partial(self._dealt, split, price, table))
@@ -364,10 +369,10 @@ class Tree:
                 best = Dealt(step_s, boundaries, score)
         return best
 
-    def _lost(self, split: Split) -> str:
-        """Why a split has no deal: memory, where that is plain without looking at times, or else the bound."""
-        short = self.to_beat() == NEVER or self.prices.least_bytes(split) > self.prices.limit_bytes
-        return "memory" if short else "bound"
+    @property
+    def _lost(self) -> str:
+        """Why a split that its bytes alone do not rule out has no deal: memory, where nothing is known to beat."""
+        return "memory" if self.to_beat() == NEVER else "bound"
 
 
 def climb(price: SplitPrice, boundaries: tuple[int, ...], bound_s: float) -> tuple[tuple[int, ...], float]:
