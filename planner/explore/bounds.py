@@ -57,8 +57,12 @@ class Bounds:
         )
         return min((*alone_s, *mixed_s), default=np.inf)
 
-    def may_fit(self, inner: Inner) -> bool:
+    def may_fit(self, inner: Inner, rows: int = 0) -> bool:
         """Whether some deal of layers may leave room for what is kept of the micro-batches in flight.
+
+        Args:
+            inner: degrees, rows and policy.
+            rows: fewer than those, of which at least as large a share is kept; 0: as many.
 
         Under every schedule a device d of p holds at least 1, 2, ... p micro-batches of some part of what it keeps, in
         some order of the devices, so that all of them together have room for 1 + 1/2 + ... + 1/p times what one has.
@@ -70,7 +74,8 @@ class Bounds:
         room = max(t.memory_bytes for t in types) * self.space.job.memory_fraction - CONTEXT_BYTES
         most = min(self.space.layers, sum(count // inner.width for count in self.space.devices))
         several = sum(1.0 / n for n in range(1, most + 1))
-        return float(self.prices.kept(inner).sum()) * (1.0 + FRAGMENTATION) <= several * room
+        kept = float(self.prices.kept(inner).sum()) * (rows or inner.rows) / inner.rows
+        return kept * (1.0 + FRAGMENTATION) <= several * room
 
     def _alone_seconds(self, inner: Inner, pool: int) -> float:
         """The same of the ways on one pool; fewer devices wait less, but not by as much as they are fewer."""

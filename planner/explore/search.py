@@ -192,7 +192,6 @@ class _Explorer:
         for inner in self._promising()[:PROMISING]:
             with suppress(BadInput):
                 self._sample(inner)
-        self._climb()
 
     def _list(self, inner: Inner) -> None:
         """Bounds all ways with these degrees by the most rows that they cut."""
@@ -202,19 +201,6 @@ class _Explorer:
                 self._push(self.bounds.least_seconds(most), Base(most))
                 return
         self.cut["shape"] += 1
-
-    def _climb(self) -> None:
-        """Goes from the best way found to better ones near it, as long as there are any."""
-        tried: set[Way] = set()
-        while self.found:
-            best = min(self.found, key=lambda way: self.found[way].step_s)
-            near = [way for way in neighbours(best, self.space) if way not in tried and way not in self.found]
-            tried.update(near)
-            for way in near:
-                with suppress(BadInput):
-                    self._try(way)
-            if self.found[best].step_s <= self.best_s:
-                return
 
     def _promising(self) -> list[Inner]:
         """For each number of ranks that share the experts the degrees of least bound."""
@@ -259,10 +245,7 @@ class _Explorer:
                 inner = what.inner._replace(recompute=policy)
                 self._push(self.bounds.least_seconds(inner), Policy(inner))
         elif isinstance(what, Policy):
-            for rows in self.space.rows:
-                inner = what.inner._replace(rows=rows)
-                if self._may_fit(inner):
-                    self._push(max(node.bound_s, self.bounds.least_seconds(inner)), inner)
+            self._open_policy(node.bound_s, what.inner)
         elif isinstance(what, Inner):
             self._open_inner(node.bound_s, what)
         elif isinstance(what, Mixed):
@@ -282,6 +265,15 @@ class _Explorer:
             self._place(node.bound_s, what)
         else:
             self._price(what.way, what.placed)
+
+    def _open_policy(self, bound_s: float, most: Inner) -> None:
+        for rows in self.space.rows:
+            inner = most._replace(rows=rows)
+            # fewer rows are not cut where a share of what the most keep is too much
+            if rows < most.rows and not self.bounds.may_fit(most, rows):
+                self.cut["memory"] += 1
+            elif self._may_fit(inner):
+                self._push(max(bound_s, self.bounds.least_seconds(inner)), inner)
 
     def _may_fit(self, inner: Inner) -> bool:
         """Whether an inner half can be cut so and may fit; what cannot is counted by its rule."""
