@@ -64,13 +64,17 @@ class Mixed:
 
     def least_seconds(self) -> float:
         """No way is faster: all devices at work all the time, with whole layers; infinite where there is none."""
-        if not self._schedules:
+        return self.least_of_fewer_rows() if self._schedules else np.inf
+
+    def least_of_fewer_rows(self) -> float:
+        """No way with as many or fewer rows is faster, whether or not these rows leave enough micro-batches."""
+        if not self.space.mixes(self.stages):
             return np.inf
-        busy_s = self.micro_batches * self._common_s[None]
+        turns = self.space.job.global_batch / (self.data * self.inner.rows)
+        busy_s = turns * self._common_s[None]
         whole_s = float(self._whole_layers_s(busy_s, np.full(busy_s.shape, np.inf))[0])
         rate = sum(count / chain.pass_s for count, chain in self._used)
-        single_s = self.micro_batches * self._single_layers_s(1)
-        return self._step_s(max(whole_s, self.micro_batches / rate, single_s))
+        return self._step_s(max(whole_s, turns / rate, turns * self._single_layers_s(1)))
 
     def _step_s(self, ends_s: float) -> float:
         return self._waiting * ends_s + DEFAULT.step_host_s

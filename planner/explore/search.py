@@ -198,7 +198,7 @@ class _Explorer:
         for rows in reversed(self.space.rows):
             with suppress(BadInput):
                 most = inner._replace(rows=rows)
-                self._push(self.bounds.least_seconds(most), Base(most))
+                self._push(self.bounds.least_of_fewer_rows(most), Base(most))
                 return
         self.cut["shape"] += 1
 
@@ -243,7 +243,7 @@ class _Explorer:
         if isinstance(what, Base):
             for policy in self.space.policies:
                 inner = what.inner._replace(recompute=policy)
-                self._push(self.bounds.least_seconds(inner), Policy(inner))
+                self._push(self.bounds.least_of_fewer_rows(inner), Policy(inner))
         elif isinstance(what, Policy):
             self._open_policy(node.bound_s, what.inner)
         elif isinstance(what, Inner):

@@ -171,6 +171,7 @@ def test_bounds_are_below_prices(name):
         if not bounds.space.holds(inner):
             continue
         least_s = bounds.least_seconds(inner)
+        assert bounds.least_of_fewer_rows(inner._replace(rows=8)) <= least_s * (1 + 1e-9)
         near = []
         for pool, devices in enumerate(bounds.space.devices):
             if inner.width <= devices:
