@@ -7,7 +7,7 @@ rank's own part and gathered once more (section 4.2.2 there). The loss is apart,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nebula.cost_model.execution import Execution
@@ -60,16 +60,29 @@ def activations(block: Block, execution: Execution, *, again: bool = True, parts
         again: whether this layer is one of those that are computed again, where whole layers are.
         parts: ranks of a context group that share the sequence, where the block holds all of it.
     """
-    view = _View(block, execution)
+    return activations_under(block, (execution,), again=again, parts=parts)[0]
+
+
+def activations_under(
+    block: Block, executions: Sequence[Execution], *, again: bool = True, parts: int = 1
+) -> tuple[Activations, ...]:
+    """The same under each of several executions that differ in what is computed again alone."""
+    view = _View(block, executions[0])
     whole = view.memories(view.saved(block.operators))
-    kept = view.memories(view.kept(again)) if not view.loss else whole
-    size = view.size
-    return Activations(
-        kept=(size(kept) + view.exchanged(kept, parts)) / parts,
-        restored=size(whole - kept) / parts,
-        passing=max((view.passing(op) for op in block.operators), default=0.0) / parts,
-        logits=view.logits_bytes / parts,
-    )
+    size, logits_bytes = view.size, view.logits_bytes
+    passing = max((view.passing(op) for op in block.operators), default=0.0)
+    found = []
+    for execution in executions:
+        kept = view.memories(view.kept(again, execution.recompute.what)) if not view.loss else whole
+        found.append(
+            Activations(
+                kept=(size(kept) + view.exchanged(kept, parts)) / parts,
+                restored=size(whole - kept) / parts,
+                passing=passing / parts,
+                logits=logits_bytes / parts,
+            )
+        )
+    return tuple(found)
 
 
 class _View:
@@ -112,9 +125,8 @@ class _View:
         # in pieces it keeps its input in float32, to square it, and the normalised value, to scale it
         return (*op.saved, op.inputs[0] + NORMALISED)
 
-    def kept(self, again: bool) -> set[str]:
+    def kept(self, again: bool, what: str) -> set[str]:
         """Names that lie there between forward and backward under what is computed again."""
-        what = self.execution.recompute.what
         operators = self.block.operators
         if not any(self.tensors[n].needs_gradient for n in self.block.inputs):
             return self.saved(operators)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import Cluster, DeviceType
-from nebula.cost_model.activations import activations
+from nebula.cost_model.activations import activations_under
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.executed import COMPUTED_AGAIN, paddle_execution
 from nebula.cost_model.execution import Execution, Recompute
@@ -121,10 +121,13 @@ class Layers:
 
     def _held(self, index: int, inner: Inner) -> MemoryLoad:
         pricing = self.pricings[inner.recompute]
-        key = (*pricing.block_key(index, inner.degrees), inner.recompute)
+        block_key = pricing.block_key(index, inner.degrees)
+        key = (*block_key, inner.recompute)
         if key not in self._memory:
             block = pricing.block(index, inner.degrees)
-            self._memory[key] = memory_load(block, activations(block, pricing.execution))
+            under = activations_under(block, [each.execution for each in self.pricings.values()])
+            for policy, kept in zip(self.pricings, under, strict=True):
+                self._memory[(*block_key, policy)] = memory_load(block, kept)
         return self._memory[key]
 
     def seconds(
