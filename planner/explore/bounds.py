@@ -51,7 +51,9 @@ class Bounds:
         return min((*self._alone_s(inner), *(mixed.least_seconds() for mixed in self._mixed(inner, inner.rows))))
 
     def least_of_fewer_rows(self, inner: Inner) -> float:
-        """No way with these degrees, this policy and as many or fewer rows is faster: more rows take less each.
+        """No way with these degrees, this policy and as many rows, or a divisor of them, is faster.
+
+        A kernel over several times the rows takes no longer than as many kernels: tiles, waves and launches are fewer.
 
         Raises:
             BadInput: a degree does not divide what it has to cut.

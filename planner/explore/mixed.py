@@ -67,7 +67,7 @@ class Mixed:
         return self.least_of_fewer_rows() if self._schedules else np.inf
 
     def least_of_fewer_rows(self) -> float:
-        """No way with as many or fewer rows is faster, whether or not these rows leave enough micro-batches."""
+        """The same of as many rows or a divisor of them, whether or not these rows leave enough micro-batches."""
         if not self.space.mixes(self.stages):
             return np.inf
         turns = self.space.job.global_batch / (self.data * self.inner.rows)
@@ -172,7 +172,7 @@ class Mixed:
             most: [cases, devices] how many of them each has room for.
 
         Returns:
-            Seconds, at most 1 % below the least; infinite where there is no room.
+            Seconds, never above the least and near it; infinite where there is no room.
         """
         layers = self.prices.common_layers
         low = layers / (1.0 / each_s).sum(axis=1)

@@ -130,6 +130,7 @@ class _Explorer:
         )
         self.bounds = Bounds(space=self.space, prices=self.prices)
         self.found: dict[Way, Priced] = {}
+        self.seen: set[Inner] = set()
         self.fullest: tuple[float, Way] | None = None
         self.heap: list[Node] = []
         self.cut: Counter[str] = Counter()
@@ -194,13 +195,16 @@ class _Explorer:
                 self._sample(inner)
 
     def _list(self, inner: Inner) -> None:
-        """Bounds all ways with these degrees by the most rows that they cut."""
+        """Bounds all ways with these degrees by the most rows that they cut, each by a multiple of its own rows."""
+        listed: list[int] = []
         for rows in reversed(self.space.rows):
+            if any(more % rows == 0 for more in listed):
+                continue
             with suppress(BadInput):
                 most = inner._replace(rows=rows)
                 self._push(self.bounds.least_of_fewer_rows(most), Base(most))
-                return
-        self.cut["shape"] += 1
+                listed.append(rows)
+        self.cut["shape"] += not listed
 
     def _promising(self) -> list[Inner]:
         """For each number of ranks that share the experts the degrees of least bound."""
@@ -267,8 +271,11 @@ class _Explorer:
             self._price(what.way, what.placed)
 
     def _open_policy(self, bound_s: float, most: Inner) -> None:
-        for rows in self.space.rows:
+        for rows in (n for n in self.space.rows if most.rows % n == 0):
             inner = most._replace(rows=rows)
+            if inner in self.seen:
+                continue
+            self.seen.add(inner)
             # fewer rows are not cut where a share of what the most keep is too much
             if rows < most.rows and not self.bounds.may_fit(most, rows):
                 self.cut["memory"] += 1

@@ -17,18 +17,18 @@ from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Job, Sharding
 from nebula.planner.space import divisors
 
+LEAST_TOKENS, MOST_ROWS, MOST_CHUNKS = 512, 8, 8
+
 RULES = {
     "sequence": "tensor groups cut norms and residuals along the sequence, which costs no traffic and saves memory",
-    "context": f"a rank of a context group keeps at least {512} tokens of the sequence",
-    "rows": "micro-batches have up to 8 rows",
+    "context": f"a rank of a context group keeps at least {LEAST_TOKENS} tokens of the sequence",
+    "rows": f"micro-batches have up to {MOST_ROWS} rows",
     "deal": "layers are dealt to stages so that the slowest stage is as fast as it can be; of such deals the last "
     "stage holds most, and those before it are dealt likewise",
     "wan": "only pipeline and data cross a WAN: tensor, context, expert and sharding groups lie within one site",
     "order": "ranks lie tensor, context, data, pipeline from the inside out, stages on devices of one type",
 }
 """What the explored space leaves out, by rule: the bound of an answer is valid for the rest."""
-
-LEAST_TOKENS, MOST_ROWS, MOST_CHUNKS = 512, 8, 8
 
 PLAIN = (("1f1b", 1), ("zb-h1", 1))
 """Schedules of one virtual stage on a device."""
@@ -115,7 +115,7 @@ class Space:
     fixed: Mapping[str, object]
 
     def inners(self) -> Iterator[Inner]:
-        """Degrees of what one rank computes, with the most rows and nothing computed again: the cheapest of a row."""
+        """Degrees of what one rank computes, with the most rows and nothing computed again."""
         for tensor, context in product(divisors(self.per_node), self._contexts()):
             for expert in self._experts():
                 if self.allows(tensor=tensor, context=context, expert=expert):
@@ -126,11 +126,6 @@ class Space:
         degrees = inner.tensor in divisors(self.per_node) and inner.context in self._contexts()
         asked = {"tensor": inner.tensor, "context": inner.context, "expert": inner.expert, "recompute": inner.recompute}
         return degrees and inner.expert in self._experts() and inner.rows in self.rows and self.allows(**asked)
-
-    def variants(self, inner: Inner) -> Iterator[Inner]:
-        """The same degrees with every number of rows and every recompute policy."""
-        for rows, policy in product(self.rows, self.policies):
-            yield inner._replace(rows=rows, recompute=policy)
 
     @property
     def rows(self) -> tuple[int, ...]:

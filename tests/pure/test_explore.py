@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +28,8 @@ from nebula.planner.explore.options import flights
 from nebula.planner.explore.plans import plan_of
 from nebula.planner.explore.pools import pools_of
 from nebula.planner.explore.price import WayPrices
-from nebula.planner.explore.search import explore
+from nebula.planner.explore.search import _Explorer, explore
+from nebula.planner.explore.sets import Policy
 from nebula.planner.explore.ways import Inner, Outer, Space, Way, experts_of
 from tests.pure.cost_samples import cluster as bare_cluster
 from tests.pure.cost_samples import device as bare_device
@@ -190,6 +192,21 @@ def test_bounds_are_below_prices(name):
             assert bound_s <= placed_s * (1 + 1e-9), outer
             assert placed_s <= priced.step_s * (1 + 1e-9), outer
             assert least_s <= bound_s * (1 + 1e-9), outer
+
+
+def test_every_number_of_rows_is_bounded_by_a_multiple_of_it():
+    """Of 6 and 8 rows none bounds the other: a tile that 6 fill may be filled but for a third by 8."""
+    explorer = _Explorer(DENSE, cluster(1, 2), Job(global_batch=24), Objective(), lambda _: None, time.perf_counter)
+    for inner in explorer.space.inners():
+        explorer._list(inner)
+    listed = {(n.what.inner.tensor, n.what.inner.rows) for n in explorer.heap}
+    assert listed == {(tensor, rows) for tensor in (1, 2) for rows in (6, 8)}
+    for node in list(explorer.heap):
+        explorer._open(node)
+    for node in [n for n in explorer.heap if isinstance(n.what, Policy)]:
+        explorer._open(node)
+    opened = [n.what for n in explorer.heap if isinstance(n.what, Inner)]
+    assert len(opened) == len(set(opened)) == 2 * 3 * 6
 
 
 def test_what_a_bound_says_does_not_fit_does_not():
