@@ -53,7 +53,7 @@ def plan_pricing(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> BySta
 
 def beyond_fleet(plan: Plan) -> bool:
     """Whether fleet has no price for a plan: several stages on one device, another schedule, context or experts."""
-    several = len({stage.ranks for stage in plan.stages}) < len(plan.stages)
+    several = len(plan.homes) < len(plan.stages)
     inner = any(stage.context > 1 or stage.expert > 1 for stage in plan.stages)
     return several or inner or plan.schedule not in ("1f1b", "fthenb")
 

@@ -17,9 +17,9 @@ from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.fleet import mean_over_ranks
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, rank_peak
-from nebula.cost_model.plan_peaks import home_chunks, homes_of, setting_of
+from nebula.cost_model.plan_peaks import home_chunks, setting_of
 from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, tail_events, timeline
-from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
+from nebula.cost_model.step import StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, Stage, StageMemory, StepParts
@@ -101,7 +101,7 @@ def executed_timeline(pricing: StepPricing, plan: Plan) -> Timeline:
         BadInput: the plan does not fit the graph or the cluster, or its schedule these numbers.
     """
     stages = pricing.step(plan).stages
-    homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
+    homes = plan.homes
     forward, backward, send, back = (tuple(each.tolist()) for each in pricing.durations(stages))
     durations = Durations(
         forward_s=forward,
@@ -115,8 +115,8 @@ def executed_timeline(pricing: StepPricing, plan: Plan) -> Timeline:
     events: list[Event] = []
     ends = np.array([own[-1].end_s for own in passes.by_stage()])
     waits = pricing.tied_ends(plan, ends, pricing.devices(plan)) - ends
-    for place, (home, own) in enumerate(zip(homes, passes.by_stage(), strict=True)):
-        held = [s for stage, s in zip(plan.stages, stages, strict=True) if stage.ranks == home]
+    for place, (indices, own) in enumerate(zip(homes, passes.by_stage(), strict=True)):
+        held = [stages[index] for index in indices]
         turns = min(len(homes), plan.micro_batches)
         sync_s = float(waits[place]) + pricing.sync_seconds(held, turns)
         events += [*own, *tail_events(own, place, sync_s, sum(s.update_s for s in held))]
@@ -131,13 +131,13 @@ def executed_kept(pricing: StepPricing, plan: Plan) -> tuple[tuple[float, ...], 
     Raises:
         BadInput: the plan does not fit the graph or the cluster.
     """
-    homes = homes_of(plan)
+    homes = plan.homes
     return tuple(
         tuple(
             chunk.kept_bytes
             for chunk in _chunks(pricing, plan, own, home, len(homes), _most_rows(plan.stages[own[0]]), 1)
         )
-        for home, own in enumerate(homes.values())
+        for home, own in enumerate(homes)
     )
 
 
@@ -162,11 +162,9 @@ def _chunks(
 def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes) -> StepParts:
     """Where the time of a step goes on its busiest device; what waits, and the host, are bubble."""
     m = plan.micro_batches
-    homes: dict[tuple[int, ...], list[StageTimes]] = {}
-    for stage, times in zip(plan.stages, step.stages, strict=True):
-        homes.setdefault(stage.ranks, []).append(times)
-    busy = max(homes.values(), key=lambda own: sum(t.forward_s + t.backward_s for t in own))
-    turns = min(len(homes), m)
+    each = [[step.stages[index] for index in own] for own in plan.homes]
+    busy = max(each, key=lambda own: sum(t.forward_s + t.backward_s for t in own))
+    turns = min(len(each), m)
     borderless_s = pricing.step_of(plan, step.stages, borders=0.0).step_s if len(plan.stages) > 1 else step.step_s
     compute_s, again_s, inner_s, sharded_s = (
         m * sum(values)
@@ -196,9 +194,9 @@ def plan_memory(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> tup
     Raises:
         BadInput: the plan does not fit the graph or the cluster.
     """
-    devices, homes = pricing.devices(plan), homes_of(plan)
+    devices, homes = pricing.devices(plan), plan.homes
     found: dict[int, StageMemory] = {}
-    for home, own in enumerate(homes.values()):
+    for home, own in enumerate(homes):
         setting = setting_of(plan, pricing.execution, Counted.PROCESS, 0.0, expert_tensor=expert_tensor, index=own[0])
         peaks = []
         for rows, ranks in _by_rows(plan.stages[own[0]]).items():

@@ -189,7 +189,7 @@ def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator
         devices[np.array([r.ranks for r in stage.replicas])].reshape(stage.data, stage.context, -1)
         for stage in plan.stages
     ]
-    alone = len({stage.ranks for stage in plan.stages}) == 1
+    alone = len(plan.homes) == 1
     for index, (stage, grid) in enumerate(zip(plan.stages, grids, strict=True)):
         (device, *_) = pricing.fabric.device_types(grid)
         held = _loads(under(pricing, stage), plan, stage, device)

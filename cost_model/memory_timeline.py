@@ -93,20 +93,17 @@ def memory_timelines(
         BadInput: the plan does not fit the graph or the cluster.
     """
     assert plan.prediction is not None
-    homes: dict[tuple[int, ...], list[int]] = {}
-    for index, stage in enumerate(plan.stages):
-        homes.setdefault(stage.ranks, []).append(index)
-    peaks = [plan.prediction.memory[own[0]] for own in homes.values()]
+    homes = plan.homes
+    peaks = [plan.prediction.memory[own[0]] for own in homes]
     flights = [
-        alive(plan.schedule, len(homes), device, plan.micro_batches, len(own))
-        for device, own in enumerate(homes.values())
+        alive(plan.schedule, len(homes), device, plan.micro_batches, len(own)) for device, own in enumerate(homes)
     ]
     kept = (
         executed_kept(plan_pricing(graph, cluster, plan), plan)
         if beyond_fleet(plan)
         else [(peak.activations_bytes / flight[0],) for peak, flight in zip(peaks, flights, strict=True)]
     )
-    devices, end_s = zip(homes.values(), peaks, flights, kept, strict=True), steps.end_s
+    devices, end_s = zip(homes, peaks, flights, kept, strict=True), steps.end_s
     return tuple(
         _timeline(_Device(tuple(own), peak, flight, each), events, end_s)
         for (own, peak, flight, each), events in zip(devices, steps.by_stage(), strict=True)

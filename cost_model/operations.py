@@ -6,7 +6,7 @@ for collectives, a loss in several kernels) is one row, so that the rows sum to 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from nebula.cost_model.layer import recomputed
 from nebula.cost_model.passes import computed_again
 from nebula.cost_model.pointwise import READS, SHARPNESS
 from nebula.graph.values import Block, DistributedGraph, Kernel, Operator
-from nebula.plan.values import Plan, Stage
+from nebula.plan.values import Plan
 
 REST = "sums of gradients, copies and the rest"
 MOST = 10
@@ -131,23 +131,20 @@ def _fleet(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> tuple[Devic
 
 def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> tuple[DeviceType, dict[str, _Time]]:
     pricing = plan_pricing(graph, cluster, plan)
-    homes: dict[tuple[int, ...], list[Stage]] = {}
-    took_s: dict[tuple[int, ...], float] = defaultdict(float)
-    for stage, own in zip(plan.stages, pricing.step(plan).stages, strict=True):
-        homes.setdefault(stage.ranks, []).append(stage)
-        took_s[stage.ranks] += own.forward_s + own.backward_s
-    busy = max(homes, key=lambda ranks: took_s[ranks])
-    devices = pricing.devices(plan)[list(busy)]
+    times = pricing.step(plan).stages
+    busy = max(plan.homes, key=lambda own: sum(times[i].forward_s + times[i].backward_s for i in own))
+    held = [plan.stages[index] for index in busy]
+    devices = pricing.devices(plan)[list(held[0].ranks)]
     (device, *_) = pricing.fabric.device_types(devices)
-    times = plan.micro_batches * pricing.fabric.slowest(devices)
+    often = plan.micro_batches * pricing.fabric.slowest(devices)
 
     def blocks() -> Iterator[tuple[float, Block, Iterable[Operator]]]:
-        for stage in homes[busy]:
+        for stage in held:
             own = under(pricing, stage)
             degrees = own.degrees(replace(plan, stages=(stage,)))
             for index, count in Counter(graph.layers[slice(*stage.layers)]).items():
                 block = separate(own.block(index, degrees))
-                yield count * times, block, computed_again(block, own.execution)
+                yield count * often, block, computed_again(block, own.execution)
 
     return device, _times(blocks(), device)
 

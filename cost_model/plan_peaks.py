@@ -64,16 +64,8 @@ def layer_loads(graph: DistributedGraph, execution: Execution, block_of: BlockOf
 
 def chunks_of(plan: Plan, loads: Sequence[LayerLoad]) -> tuple[tuple[Chunk, ...], ...]:
     """The virtual stages of one rank of each group of ranks, from what each layer of the chain brings."""
-    homes = homes_of(plan)
-    return tuple(home_chunks(plan, lambda _: loads, own, home, len(homes)) for home, own in enumerate(homes.values()))
-
-
-def homes_of(plan: Plan) -> dict[tuple[int, ...], list[int]]:
-    """The groups of ranks in pipeline order, each with the indices of its virtual stages."""
-    homes: dict[tuple[int, ...], list[int]] = {}
-    for index, stage in enumerate(plan.stages):
-        homes.setdefault(stage.ranks, []).append(index)
-    return homes
+    homes = plan.homes
+    return tuple(home_chunks(plan, lambda _: loads, own, home, len(homes)) for home, own in enumerate(homes))
 
 
 def _load(block: Block, execution: Execution, *, again: bool) -> LayerLoad:

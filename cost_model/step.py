@@ -127,17 +127,16 @@ class StepPricing:
         """
         devices = self.devices(plan)
         grids = [_grid(stage, devices) for stage in plan.stages]
-        alone = len(set(plan.homes)) == 1
+        alone = len(plan.homes) == 1
         stages = tuple(self._stage(plan, i, grids, expert_tensor, alone=alone) for i in range(len(plan.stages)))
         return self.step_of(plan, stages, borders=borders)
 
     def step_of(self, plan: Plan, stages: tuple[StageTimes, ...], *, borders: float = 1.0) -> StepTimes:
         """What one step takes whose virtual stages take so long."""
         devices, homes = self.devices(plan), plan.homes
-        count = max(homes) + 1
-        ends = self._ends(plan, stages, len(homes) // count, borders)
-        held = [[times for times, at in zip(stages, homes, strict=True) if at == place] for place in range(count)]
-        turns = min(count, plan.micro_batches)
+        ends = self._ends(plan, stages, len(stages) // len(homes), borders)
+        held = [[stages[index] for index in own] for own in homes]
+        turns = min(len(homes), plan.micro_batches)
         tail = np.array([self.sync_seconds(own, turns) for own in held])
         summed = self.tied_ends(plan, ends, devices)
         update = np.array([sum(times.update_s for times in own) for own in held])
@@ -189,8 +188,8 @@ class StepPricing:
         grid = _grid(first, devices)
         size_bytes = self.graph.tied_elements / grid.shape[2] * DTYPE_BYTES[self.execution.accumulation_dtype]
         levels = across(grid, _grid(last, devices), self.fabric)
-        homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
-        both, summed = [0, homes.index(last.ranks)], ends.copy()
+        at_last = next(place for place, own in enumerate(plan.homes) if own[-1] == len(plan.stages) - 1)
+        both, summed = [0, at_last], ends.copy()
         summed[both] = ends[both].max() + wire("all_reduce", levels, self.parameters).seconds(size_bytes)
         return summed
 

@@ -19,9 +19,10 @@ def explored_way(plan: Plan, cluster: Cluster, excluded: tuple[str, ...] = ()) -
     Raises:
         BadInput: the cluster offers no device.
     """
-    first, homes = plan.stages[0], list(dict.fromkeys(stage.ranks for stage in plan.stages))
+    first, homes = plan.stages[0], plan.homes
     kinds = {group.name: group.device.name for group in cluster.groups}
-    on = [kinds[plan.ranks[ranks[0]].node.rpartition("/")[0]] for ranks in homes]
+    ranks = [plan.stages[own[0]].ranks[0] for own in homes]
+    on = [kinds[plan.ranks[rank].node.rpartition("/")[0]] for rank in ranks]
     inner = Inner(
         tensor=first.tensor // first.context,
         context=first.context,

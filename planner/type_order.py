@@ -108,7 +108,7 @@ def fixed_of(plan: Plan) -> dict[str, int | str]:
         "tensor": first.tensor // first.context,
         "context": first.context,
         "expert": first.expert,
-        "pipeline": len({stage.ranks for stage in plan.stages}),
+        "pipeline": len(plan.homes),
         "micro_batch_rows": first.replicas[0].micro_batch_rows,
         "sharding": first.sharding.stage,
         "sharding_degree": first.sharding.degree,

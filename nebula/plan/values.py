@@ -237,11 +237,12 @@ class Plan:
         return len(self.ranks)
 
     @property
-    def homes(self) -> tuple[int, ...]:
-        """For each stage which group of ranks holds it, numbered as they come; virtual stages share one."""
-        own = [stage.ranks for stage in self.stages]
-        numbers = {ranks: number for number, ranks in enumerate(dict.fromkeys(own))}
-        return tuple(numbers[ranks] for ranks in own)
+    def homes(self) -> tuple[tuple[int, ...], ...]:
+        """For each group of ranks, in the order of the pipeline, the indices of its stages: several where virtual."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for index, stage in enumerate(self.stages):
+            found.setdefault(stage.ranks, []).append(index)
+        return tuple(map(tuple, found.values()))
 
     @property
     def split(self) -> str:
@@ -250,7 +251,7 @@ class Plan:
         Degrees and policies in which stages differ are told stage by stage: `recompute full|none|none`, rows in which
         replicas differ replica by replica.
         """
-        first, devices = self.stages[0], len({stage.ranks for stage in self.stages})
+        first, devices = self.stages[0], len(self.homes)
         parts = [
             f"data {_each([s.data for s in self.stages])}",
             f"tensor {_each([s.tensor // s.context for s in self.stages])}",

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
-from nebula.cost_model.plan_peaks import homes_of
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Plan, Replica, Sharding, Stage
 from nebula.planner.deals import carried, moved
@@ -60,7 +59,7 @@ def other_tensor_degrees(plan: Plan, fixed: Fixed) -> Iterator[Plan]:
     """
     if {"tensor", "data", "micro_batch_rows", "sharding_degree"} & set(fixed):
         return
-    for own in homes_of(plan).values():
+    for own in plan.homes:
         for reshaped in (_widened(plan.stages[own[0]]), _narrowed(plan.stages[own[0]])):
             if reshaped:
                 held = [_with(s, reshaped) if i in own else s for i, s in enumerate(plan.stages)]
