@@ -14,15 +14,13 @@ from itertools import accumulate
 
 from nebula.cluster.places import node_name
 from nebula.cluster.values import Cluster
-from nebula.cost_model.economy import DAY_S, Outlook, outlook
+from nebula.cost_model.economy import DAY_S, Outlook
 from nebula.errors import BadInput, Infeasible
-from nebula.graph.values import DistributedGraph
-from nebula.plan.conditions import Conditions
 from nebula.plan.job import Objective
 from nebula.plan.values import PRECISION_DTYPE, Job
 from nebula.planner.pool import equal_devices
-from nebula.planner.scale import VALUES, check_known
-from nebula.planner.search import AIM, INTERRUPTION, Answer
+from nebula.planner.scale import AIM, VALUES, Question, check_known
+from nebula.planner.search import INTERRUPTION, Answer
 from nebula.units import format_seconds
 
 ROUNDS = 2
@@ -72,23 +70,11 @@ def wants_more(objective: Objective) -> bool:
     return objective.minimise != AIM or bool(objective.deadline_s or objective.budget)
 
 
-def aimed(
-    graph: DistributedGraph,
-    cluster: Cluster,
-    job: Job,
-    objective: Objective,
-    conditions: Conditions | None,
-    searching: Searching,
-    order: Sequence[Sequence[str]] = (),
-) -> Aimed:
+def aimed(question: Question, searching: Searching, order: Sequence[Sequence[str]] = ()) -> Aimed:
     """The best plan by the aim of an objective, within its deadline and budget.
 
     Args:
-        graph: the model.
-        cluster: what may be used.
-        job: the token budget, if days are asked for.
-        objective: what is minimised, under which limits.
-        conditions: under which failures and energy are counted.
+        question: what a plan is asked for.
         searching: finds the plan of the shortest step.
         order: names of nodes, those of one device type together, those that are given up last first; by default the
             nodes of the type that computes most, and no others.
@@ -97,8 +83,9 @@ def aimed(
         BadInput: what is minimised or limited is not known: a price, a board power, the tokens.
         Infeasible: nothing fits into memory, or into the limits; the text says what would.
     """
-    check_tokens(objective, job)
-    attempts = _Attempts(graph, cluster, job, objective, conditions, searching, order)
+    objective = question.objective
+    check_tokens(objective, question.job)
+    attempts = _Attempts(question, searching, order)
     for nodes in attempts.numbers:
         attempts.attempt(nodes)
     for _ in range(ROUNDS):
@@ -115,16 +102,9 @@ def aimed(
     return Aimed(answer=answer, tried=tried, front=front(tried))
 
 
-def halves(
-    graph: DistributedGraph,
-    cluster: Cluster,
-    job: Job,
-    objective: Objective,
-    conditions: Conditions | None,
-    searching: Searching,
-) -> tuple[Tried, ...]:
+def halves(question: Question, searching: Searching) -> tuple[Tried, ...]:
     """The fastest plans on all nodes, on half of them and so on while one fits; arguments and errors as of aimed."""
-    attempts = _Attempts(graph, cluster, job, objective, conditions, searching)
+    attempts = _Attempts(question, searching)
     for nodes in attempts.numbers:
         attempts.attempt(nodes)
         if nodes not in attempts.known:
@@ -141,18 +121,9 @@ def most_attempts(cluster: Cluster) -> int:
 class _Attempts:
     """Searches on several numbers of nodes, until one is interrupted; arguments as of aimed."""
 
-    def __init__(
-        self,
-        graph: DistributedGraph,
-        cluster: Cluster,
-        job: Job,
-        objective: Objective,
-        conditions: Conditions | None,
-        searching: Searching,
-        order: Sequence[Sequence[str]] = (),
-    ) -> None:
-        self._graph, self._cluster, self._conditions = graph, cluster, conditions
-        self._objective, self._searching = objective, searching
+    def __init__(self, question: Question, searching: Searching, order: Sequence[Sequence[str]] = ()) -> None:
+        self._question, self._searching = question, searching
+        cluster, job, objective = question.cluster, question.job, question.objective
         self._others: tuple[str, ...] = ()
         if not order:
             pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
@@ -173,7 +144,7 @@ class _Attempts:
         """Tries so many nodes, of which too few for the model or for fixed degrees are no error."""
         if nodes in self.known or self.interrupted:
             return
-        bare = replace(self._objective, minimise=AIM, deadline_s=0.0, budget=0.0)
+        bare = self._question.of_step_times
         try:
             out = (*bare.exclude, *self._others, *self._names[nodes:])
             answer = self._searching(replace(bare, exclude=out))
@@ -187,8 +158,8 @@ class _Attempts:
             self.interrupted = True
             return
         self.interrupted = answer.ended_by == INTERRUPTION
-        ahead = outlook(self._graph, self._cluster, answer.plan, self._conditions)
-        check_known(self._objective, ahead.money.unknown, ahead.energy.unknown)
+        ahead = self._question.outlook(answer.plan)
+        check_known(self._question.objective, ahead.money.unknown, ahead.energy.unknown)
         self.known[nodes] = Tried(nodes=nodes, answer=answer, outlook=ahead)
 
     @property

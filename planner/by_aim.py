@@ -13,17 +13,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from nebula.cluster.values import Cluster
-from nebula.cost_model.economy import outlook
 from nebula.errors import Infeasible
-from nebula.graph.values import DistributedGraph
-from nebula.plan.conditions import Conditions
 from nebula.plan.job import Objective
-from nebula.plan.values import Job, Plan, Prediction, RunnerUp
+from nebula.plan.values import Plan, Prediction, RunnerUp
 from nebula.planner.aims import SCORES, Aimed, Tried, beyond_limits, check_tokens, front, halves, within_limits
 from nebula.planner.explain import TERMS
-from nebula.planner.scale import AimScale, Scaled
-from nebula.planner.search import AIM, INTERRUPTION, Answer
+from nebula.planner.scale import AIM, AimScale, Question, Scaled
+from nebula.planner.search import INTERRUPTION, Answer
 from nebula.units import format_seconds
 
 UNITS = {
@@ -45,30 +41,16 @@ class Searching(Protocol):
         """The best plan under an objective that names no other aim and no limits."""
 
 
-def best_by_aim(
-    graph: DistributedGraph,
-    cluster: Cluster,
-    job: Job,
-    objective: Objective,
-    conditions: Conditions | None,
-    searching: Searching,
-) -> Aimed:
+def best_by_aim(question: Question, searching: Searching) -> Aimed:
     """The best plan of the space by the aim of an objective, within its deadline and budget.
-
-    Args:
-        graph: the model.
-        cluster: what may be used.
-        job: the token budget, if days are asked for.
-        objective: what is minimised, under which limits.
-        conditions: under which failures and energy are counted.
-        searching: finds plans.
 
     Raises:
         BadInput: what is minimised or limited is not known: a price, a board power, the tokens.
         Infeasible: nothing fits into memory, or into the limits; the text says what would.
     """
-    check_tokens(objective, job)
-    one = _ByAim(graph, cluster, job, objective, conditions or Conditions(), searching)
+    objective = question.objective
+    check_tokens(objective, question.job)
+    one = _ByAim(question, searching)
     best = one.best()
     others = () if best.answer.ended_by == INTERRUPTION else one.fastest()
     tried = tuple(sorted((best, *others), key=lambda t: (-t.nodes, t.step_s)))
@@ -84,17 +66,9 @@ def best_by_aim(
 class _ByAim:
     """Searches by one aim; arguments as of best_by_aim."""
 
-    def __init__(
-        self,
-        graph: DistributedGraph,
-        cluster: Cluster,
-        job: Job,
-        objective: Objective,
-        conditions: Conditions,
-        searching: Searching,
-    ) -> None:
-        self._graph, self._cluster, self._job, self._conditions = graph, cluster, job, conditions
-        self._objective, self._searching = objective, searching
+    def __init__(self, question: Question, searching: Searching) -> None:
+        self._question, self._searching = question, searching
+        self._objective = question.objective
 
     def best(self) -> Tried:
         """The best plan within the limits.
@@ -111,7 +85,7 @@ class _ByAim:
 
     def fastest(self) -> tuple[Tried, ...]:
         """The fastest plans on all nodes, half of them and so on."""
-        return halves(self._graph, self._cluster, self._job, self._objective, self._conditions, self._searching)
+        return halves(self._question, self._searching)
 
     def runner_up(self, best: Tried) -> RunnerUp | None:
         """The second best plan, and by how much it is behind in what is minimised."""
@@ -124,13 +98,12 @@ class _ByAim:
         return RunnerUp(split=others[0].split, step_time_s=second.step_s, lost_by=lost_by)
 
     def _best_by(self, objective: Objective) -> Tried:
-        bare = replace(self._objective, minimise=AIM, deadline_s=0.0, budget=0.0)
-        scaled = partial(AimScale, self._graph, self._cluster, self._job, objective, self._conditions)
-        return self._tried(self._searching(bare, scaled=scaled))
+        scaled = partial(AimScale, replace(self._question, objective=objective))
+        return self._tried(self._searching(self._question.of_step_times, scaled=scaled))
 
     def _tried(self, answer: Answer) -> Tried:
-        ahead = outlook(self._graph, self._cluster, answer.plan, self._conditions)
-        return Tried(nodes=len({place.node for place in answer.plan.ranks}), answer=answer, outlook=ahead)
+        nodes = len({place.node for place in answer.plan.ranks})
+        return Tried(nodes=nodes, answer=answer, outlook=self._question.outlook(answer.plan))
 
     def _without_limits(self) -> Iterator[Tried]:
         """The soonest and the cheapest plan, and each under the limit of the other where one keeps it."""

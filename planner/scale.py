@@ -9,20 +9,23 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.places import node_runs
 from nebula.cluster.values import Cluster
-from nebula.cost_model.economy import DAY_S, Outlook, Used, checkpoint_bytes, foreseen
+from nebula.cost_model.economy import DAY_S, Outlook, Used, checkpoint_bytes, foreseen, outlook
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan.conditions import Conditions
 from nebula.plan.job import Objective
-from nebula.plan.values import Job, Prediction, StepParts
+from nebula.plan.values import Job, Plan, Prediction, StepParts
 from nebula.planner.pool import Pool
+
+AIM = "step_time"
+"""What is minimised where nobody says otherwise."""
 
 INSTANT_S = 1e-9
 """A step so short that it is never longer than the interval between two saves."""
@@ -113,15 +116,39 @@ VALUES: dict[str, Callable[[Outlook], float]] = {
 """What each aim but the step time minimises, of what a plan comes to."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a plan is asked for.
+
+    Attributes:
+        graph: the model.
+        cluster: what may be used.
+        job: the token budget, where days or limits are asked for.
+        objective: what is minimised, under which limits.
+        conditions: under which failures and energy are counted.
+    """
+
+    graph: DistributedGraph
+    cluster: Cluster
+    job: Job
+    objective: Objective
+    conditions: Conditions = field(default_factory=Conditions)
+
+    @property
+    def of_step_times(self) -> Objective:
+        """The objective without its aim and its limits."""
+        return replace(self.objective, minimise=AIM, deadline_s=0.0, budget=0.0)
+
+    def outlook(self, plan: Plan) -> Outlook:
+        """What a plan with a prediction comes to."""
+        return outlook(self.graph, self.cluster, plan, self.conditions)
+
+
 class AimScale(Scale):
     """What an objective minimises, within its deadline and budget, as nebula.cost_model.economy counts it.
 
     Args:
-        graph: the model.
-        cluster: of the pool.
-        job: the token budget, where days or limits are asked for.
-        objective: what is minimised, under which limits.
-        conditions: under which failures and energy are counted.
+        question: the aim and its limits.
         pool: the devices that plans use in order.
 
     Raises:
@@ -130,15 +157,9 @@ class AimScale(Scale):
 
     by_devices = True
 
-    def __init__(
-        self,
-        graph: DistributedGraph,
-        cluster: Cluster,
-        job: Job,
-        objective: Objective,
-        conditions: Conditions,
-        pool: Pool,
-    ) -> None:
+    def __init__(self, question: Question, pool: Pool) -> None:
+        job, objective, conditions = question.job, question.objective, question.conditions
+        graph, cluster = question.graph, question.cluster
         self._job, self._objective, self._under, self._pool = job, objective, conditions, pool
         self._saved_bytes = checkpoint_bytes(graph, job)
         kind = pool.device

@@ -28,7 +28,7 @@ from nebula.planner.fixed import check_fixed
 from nebula.planner.infeasible import infeasible
 from nebula.planner.pool import equal_devices, places
 from nebula.planner.price import Prices
-from nebula.planner.scale import Scale, Scaled, by_step_time
+from nebula.planner.scale import AIM, Scale, Scaled, by_step_time
 from nebula.planner.sites import no_site_holds
 from nebula.planner.space import Limits, Split
 from nebula.planner.tree import NEVER, Candidate, Node, Tree
@@ -39,8 +39,8 @@ KEPT = 8
 INTERRUPTION, PATIENCE = "interruption", "patience"
 """What may end a search before its proof is complete."""
 
-AIM, SCHEDULE = "step_time", "1f1b"
-"""What is minimised, and under which schedule."""
+SCHEDULE = "1f1b"
+"""Under which plans are priced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

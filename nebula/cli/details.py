@@ -155,6 +155,6 @@ def _on_fewer_nodes(subject: Subject) -> tuple[Tried, ...]:
         return placed_search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
 
     try:
-        return halves(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest)
+        return halves(subject.question, fastest)
     finally:
         line.clear()

@@ -158,7 +158,7 @@ def _aimed(subject: Subject, patience_s: float, bar: SearchBar) -> tuple[Answer,
         found = _explored(subject, objective, watch, Found())
         return in_best_order(found, *asked, on_progress=watch.show, enough=watch.late)
 
-    found = aimed(subject.graph, run.cluster, run.job, run.objective, run.conditions, fastest, order)
+    found = aimed(subject.question, fastest, order)
     answer = replace(found.answer, notes=(*found.answer.notes, *order_words(order, run.cluster)))
     return with_front(replace(found, answer=answer))
 

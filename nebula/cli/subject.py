@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nebula.plan.run_file import Run
     from nebula.plan.values import Plan
     from nebula.planner.aims import Aimed, Tried
+    from nebula.planner.scale import Question
     from nebula.planner.search import Answer
     from nebula.planner.setting import Setting
 
@@ -43,6 +44,16 @@ class Subject:
     run: Run
     graph: DistributedGraph
     chains: Chains
+
+    @property
+    def question(self) -> Question:
+        """What a plan is asked for."""
+        from nebula.planner.scale import Question
+
+        run = self.run
+        return Question(
+            graph=self.graph, cluster=run.cluster, job=run.job, objective=run.objective, conditions=run.conditions
+        )
 
 
 def load_subject(path: Path, overrides: Sequence[str] | None) -> Subject:
@@ -115,7 +126,7 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     try:
         if not wants_more(run.objective):
             return search(run.objective), ()
-        return with_front(best_by_aim(subject.graph, run.cluster, run.job, run.objective, run.conditions, search))
+        return with_front(best_by_aim(subject.question, search))
     except Infeasible as error:
         more = "; `nebula plan --explore` deals the experts to ranks as well" if experts_of(subject.graph) > 1 else ""
         raise Infeasible(f"{error}{more}") from None

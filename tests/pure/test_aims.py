@@ -14,6 +14,7 @@ from nebula.plan.job import Objective
 from nebula.plan.values import Job
 from nebula.planner.aims import SCORES, Tried, front, per_token, wants_more
 from nebula.planner.by_aim import best_by_aim
+from nebula.planner.scale import Question
 from nebula.planner.search import search
 from tests.pure.cost_samples import chain, cluster, device
 
@@ -23,7 +24,7 @@ JOB = Job(global_batch=16, tokens=1e12)
 
 
 def found(objective, on=PRICED, job=JOB):
-    return best_by_aim(GRAPH, on, job, objective, None, partial(search, GRAPH, on, job))
+    return best_by_aim(Question(graph=GRAPH, cluster=on, job=job, objective=objective), partial(search, GRAPH, on, job))
 
 
 def on_nodes(nodes, on=PRICED):

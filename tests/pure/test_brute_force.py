@@ -23,6 +23,7 @@ from nebula.plan.job import Objective
 from nebula.plan.legality import violations
 from nebula.planner.by_aim import best_by_aim
 from nebula.planner.placed_answer import placed_search
+from nebula.planner.scale import Question
 from nebula.planner.search import Answer, search
 from tests.pure.brute_cases import Case, fleet_case, long_case, narrowed, wan_case
 from tests.pure.naive_fleet import Degrees, Found, every_degrees_of, every_plan
@@ -96,6 +97,11 @@ def check_runner_up(answer: Answer, fitting: dict[Degrees, Found]) -> None:
     assert told == pytest.approx(times[:2], rel=EXACT)
 
 
+def question(case: Case, asked: Objective, conditions: Conditions) -> Question:
+    """The case with another objective, under those conditions."""
+    return Question(graph=case.graph, cluster=case.cluster, job=case.job, objective=asked, conditions=conditions)
+
+
 def check_aimed(case: Case, seed: int, most: int) -> None:
     """No plan of the space comes to less by the aim, within the limits, and the bound is what the best comes to."""
     case, choices = narrowed(case, seed, most, every_degrees_of)
@@ -109,9 +115,9 @@ def check_aimed(case: Case, seed: int, most: int) -> None:
     searching = partial(search, case.graph, case.cluster, case.job)
     if not kept:
         with pytest.raises((Infeasible, BadInput)):
-            best_by_aim(case.graph, case.cluster, case.job, asked, conditions, searching)
+            best_by_aim(question(case, asked, conditions), searching)
         return
-    found = best_by_aim(case.graph, case.cluster, case.job, asked, conditions, searching).answer
+    found = best_by_aim(question(case, asked, conditions), searching).answer
     own = outlook(case.graph, case.cluster, found.plan, conditions)
     assert keeps(own, asked)
     assert BY_AIM[aim](own) == pytest.approx(min(map(BY_AIM[aim], kept)), rel=EXACT)
@@ -125,7 +131,7 @@ def check_aimed(case: Case, seed: int, most: int) -> None:
 def check_placed_by_aim(case: Case, asked: Objective, conditions: Conditions, least: float) -> None:
     """Placing ranks makes no plan worse, and the limits are kept."""
     searching = partial(placed_search, case.graph, case.cluster, case.job)
-    found = best_by_aim(case.graph, case.cluster, case.job, asked, conditions, searching).answer
+    found = best_by_aim(question(case, asked, conditions), searching).answer
     own = outlook(case.graph, case.cluster, found.plan, conditions)
     assert keeps(own, asked)
     assert BY_AIM[asked.minimise](own) <= least * (1 + EXACT)

@@ -24,6 +24,7 @@ from nebula.planner.explore.search import NOTHING_LISTED, explore
 from nebula.planner.explore.waiting import Frontier
 from nebula.planner.explored_way import explored_way
 from nebula.planner.giving_up import given_up, order_words
+from nebula.planner.scale import Question
 from nebula.planner.search import INTERRUPTION, PATIENCE, search
 from tests.pure.cost_samples import chain
 from tests.pure.test_explore import DENSE, EXPERTS, JOB, cluster, device, mixed_cluster
@@ -128,7 +129,7 @@ def test_an_interruption_ends_all_searches_of_an_aim():
             return search(chain(6), PRICED, JOB, objective, on_progress=interrupting(1))
         return search(chain(6), PRICED, JOB, objective)
 
-    found = aimed(chain(6), PRICED, JOB, Objective(minimise="cost"), None, searching)
+    found = aimed(Question(graph=chain(6), cluster=PRICED, job=JOB, objective=Objective(minimise="cost")), searching)
     assert (len(asked), len(found.tried), found.answer.ended_by) == (2, 2, INTERRUPTION)
 
 
@@ -140,7 +141,7 @@ def test_an_aim_is_explored_like_any_search():
         asked.append(objective)
         return explore(DENSE, PRICED, job, objective)
 
-    found = aimed(DENSE, PRICED, job, Objective(minimise="cost"), None, searching)
+    found = aimed(Question(graph=DENSE, cluster=PRICED, job=job, objective=Objective(minimise="cost")), searching)
     assert len(asked) <= most_attempts(PRICED)
     chosen = SCORES["cost"][1](next(t for t in found.tried if t.answer.plan.ranks == found.answer.plan.ranks))
     for nodes in range(1, 5):
@@ -186,7 +187,9 @@ def test_an_aim_is_explored_on_unlike_devices():
         return explore(DENSE, UNLIKE, JOB, objective)
 
     objective = Objective(minimise="cost")
-    found = aimed(DENSE, UNLIKE, JOB, objective, None, searching, given_up(UNLIKE, JOB, objective))
+    found = aimed(
+        Question(graph=DENSE, cluster=UNLIKE, job=JOB, objective=objective), searching, given_up(UNLIKE, JOB, objective)
+    )
     assert {(), ("n/1",), ("n/0", "n/1"), ("m/1", "n/0", "n/1")} >= set(asked) >= {(), ("n/0", "n/1")}
     chosen = outlook(DENSE, UNLIKE, found.answer.plan).money.per_million_tokens
     for out in asked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from xml.etree import ElementTree
 
 import pytest
@@ -18,6 +18,7 @@ from nebula.plan.values import Job
 from nebula.planner.aims import halves
 from nebula.planner.fewer import near_on_fewer_nodes
 from nebula.planner.rejected import rejections
+from nebula.planner.scale import Question
 from nebula.planner.search import Answer, search
 from nebula.planner.setting import setting_of
 from nebula.report.bars import ROWS_SPAN, funnel
@@ -124,7 +125,9 @@ def test_the_front_is_drawn_and_told() -> None:
 
 def test_plans_near_on_fewer_nodes_are_no_faster_than_the_best_there() -> None:
     near = near_on_fewer_nodes(GRAPH, WHERE, answered().plan)
-    best = halves(GRAPH, WHERE, JOB, Objective(), None, lambda objective: search(GRAPH, WHERE, JOB, objective))
+    best = halves(
+        Question(graph=GRAPH, cluster=WHERE, job=JOB, objective=Objective()), partial(search, GRAPH, WHERE, JOB)
+    )
     assert [one.nodes for one in best] == [4, 2, 1]
     assert len(near) == 2
     for plan, one, count in zip(near, best[1:], (2, 1), strict=True):

@@ -14,7 +14,7 @@ from nebula.plan.conditions import Conditions, PowerUse, Reliability
 from nebula.plan.job import Objective
 from nebula.plan.values import Job
 from nebula.planner.pool import equal_devices
-from nebula.planner.scale import VALUES, AimScale, Rates, by_step_time
+from nebula.planner.scale import VALUES, AimScale, Question, Rates, by_step_time
 from nebula.planner.search import search
 from nebula.planner.stages import least_largest
 from tests.pure.cost_samples import chain, cluster, device
@@ -41,7 +41,10 @@ CONDITIONS = st.builds(
 
 
 def scale(objective, conditions=None, on=PRICED):
-    return AimScale(GRAPH, on, JOB, objective, conditions or Conditions(), equal_devices(on, "float32"))
+    return AimScale(
+        Question(graph=GRAPH, cluster=on, job=JOB, objective=objective, conditions=conditions or Conditions()),
+        equal_devices(on, "float32"),
+    )
 
 
 @settings(max_examples=150)
