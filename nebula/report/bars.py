@@ -45,7 +45,7 @@ def legend(names: Sequence[str], classes: Sequence[str], y: float) -> list[str]:
     out, x = [], LEFT
     for name, class_ in zip(names, classes, strict=True):
         out += [rect(x, y - 10, 12, 12, rx=2, class_=class_), text(x + 18, y, name, class_="small")]
-        x += 34 + 7.2 * len(name)
+        x += 28 + 6.8 * len(name)
     return out
 
 
