@@ -136,11 +136,12 @@ def best_interval_s(save_s: float, mtbf_s: float) -> float:
     """The interval of least expected time, which equation 37 approximates.
 
     With u = −ln(1 − τ/M), setting the derivative of Daly's expected time to 0 gives u − 1 + e^(−u) = δ/M. The left
-    side is convex and grows, so Newton's method from the right falls to the root.
+    side is convex and grows, so Newton's method from the right falls to the root. Where δ/M is so small that the left
+    side is all rounding, equation 37 is exact to rounding.
     """
     part = save_s / mtbf_s
-    if part == 0:
-        return 0.0
+    if part < 1e-9:
+        return daly_interval_s(save_s, mtbf_s)
     u = part + math.sqrt(2 * part)
     for _ in range(12):
         u -= (u + math.expm1(-u) - part) / -math.expm1(-u)

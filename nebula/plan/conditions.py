@@ -17,6 +17,9 @@ LOST_NODES = ("continue", "wait")
 DEVICE_STORAGE_BYTES_PER_S = 122e6
 """A device's part of the storage where none is given: 2 TB/s for 16,384 devices (Llama 3, arXiv:2407.21783, 3.3.1)."""
 
+RAREST = 1e-30
+"""Failures per second that no job sees: one in 10^22 years."""
+
 GIVEN = "run file"
 FAILURE_SOURCES = {
     "failures_per_device_hour": "assumed: Llama 3 405B, 419 unexpected interruptions in 54 days on 16,384 H100",
@@ -83,13 +86,14 @@ class Reliability:
                 raise BadInput(f"reliability.{name} must be {' or '.join(words)}, not {getattr(self, name)!r}")
 
     def failures_per_s(self, *, devices: int, nodes: int) -> float:
-        """Failures per second of a job on so many devices of so many nodes.
+        """Failures per second of a job on so many devices of so many nodes; none where they are rarer than RAREST.
 
         Example:
             >>> 1 / Reliability().failures_per_s(devices=16_384, nodes=2_048) / 3600 > 3
             True
         """
-        return nodes / self.node_mtbf_s if self.node_mtbf_s else devices * self.failures_per_device_hour / 3600
+        rate = nodes / self.node_mtbf_s if self.node_mtbf_s else devices * self.failures_per_device_hour / 3600
+        return rate if rate > RAREST else 0.0
 
     def storage(self, devices: int) -> float:
         """Bytes per second at which so many devices write a checkpoint together."""

@@ -28,8 +28,8 @@ CONDITIONS = st.builds(
     Conditions,
     reliability=st.builds(
         Reliability,
-        failures_per_device_hour=st.floats(0.0, 0.1),
-        node_mtbf_s=st.sampled_from([0.0, 1e4, 1e6]),
+        failures_per_device_hour=st.floats(0.0, 0.1) | st.floats(0.0, 300.0).map(lambda digits: 10**-digits),
+        node_mtbf_s=st.sampled_from([0.0, 1e4, 1e6, 1e40]),
         storage_bytes_per_s=st.floats(1e4, 1e9),
         saves=st.sampled_from(["synchronous", "asynchronous"]),
         interval_s=st.sampled_from([0.0, 1e-3, 1.0, 1e3]),
