@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cluster.topology import Level, levels_met, ports, tiers
+from nebula.cluster.topology import HostShare, Level, host_share, levels_met, ports, tiers
 from nebula.cluster.values import Cluster, DeviceType, Link
 from nebula.cost_model.lattice import Lattice, Regular, meetings
 
@@ -196,6 +196,7 @@ class Fabric:
             for node, factor in nodes.slow:
                 first = first_device_of[index] + node * nodes.devices_per_node
                 self._slowness[first : first + nodes.devices_per_node] = factor
+        self._hosts = [host_share(group) for group in cluster.groups]
         self._known: dict[bytes, Levels] = {}
         self._by_meetings: dict[tuple[object, ...], Levels] = {}
 
@@ -329,6 +330,12 @@ class Fabric:
             return [self.cluster.groups[0].device] if devices.size else []
         found = [self.cluster.groups[int(g)].device for g in np.unique(self._group[devices])]
         return list({device.name: device for device in found}.values())
+
+    def host(self, devices: NDArray[np.int64]) -> HostShare:
+        """What each of the devices has of its host at least."""
+        if len(self._hosts) == 1:
+            return self._hosts[0]
+        return HostShare(*map(min, zip(*(self._hosts[int(g)] for g in np.unique(self._group[devices])), strict=True)))
 
     def slowest(self, devices: NDArray[np.int64]) -> float:
         """By what factor the slowest of the devices is slower than its type says."""

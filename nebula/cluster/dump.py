@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from nebula.cluster.catalogue import DTYPES, FIELDS, device_type, names
-from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup
+from nebula.cluster.values import Cluster, DeviceType, Host, Link, NodeGroup
 from nebula.units import parse_bytes, parse_quantity, parse_rate, parse_seconds
 
 _UNITS: dict[Callable[..., float], list[tuple[str, float]]] = {
@@ -101,7 +101,16 @@ def _group(group: NodeGroup) -> dict[str, Any]:
         entry["slow"] = dict(group.slow)
     if group.ports:
         entry["ports"] = _Row(group.ports)
+    if group.host != Host():
+        entry["host"] = _Flow(_host(group.host))
     return entry
+
+
+def _host(host: Host) -> dict[str, Any]:
+    said: dict[str, Any] = {"memory_bandwidth": _quantity(host.memory_bytes_per_s, parse_rate)}
+    if host.memory_bytes:
+        said["memory"] = _quantity(host.memory_bytes, parse_bytes)
+    return {**said, "links": host.links} if host.links else said
 
 
 def _link(link: Link) -> dict[str, Any]:

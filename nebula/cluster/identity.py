@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from nebula.cluster.values import Cluster
+from nebula.cluster.values import Cluster, Host
 
 HEALTH = ("excluded", "slow")
 
@@ -26,6 +26,8 @@ def cluster_hash(cluster: Cluster) -> str:
             del group[key]
         if not group["ports"]:
             del group["ports"]
+        if group["host"] == asdict(Host()):
+            del group["host"]
     return hashlib.sha256(_canonical(value).encode()).hexdigest()[:12]
 
 

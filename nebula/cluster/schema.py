@@ -21,12 +21,13 @@ from nebula.cluster.sections import (
     NO_LINK,
     ClusterSection,
     DeviceSection,
+    HostSection,
     IntraSection,
     NicSection,
     NodeSection,
     TierSection,
 )
-from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Site, Tier
+from nebula.cluster.values import Cluster, DeviceType, Host, Link, NodeGroup, Site, Tier
 from nebula.errors import BadInput, closest
 from nebula.marked_yaml import Document
 from nebula.validation import validated
@@ -150,7 +151,15 @@ def _group(document: Document, index: int, entry: NodeSection, own: Mapping[str,
         excluded=frozenset(entry.exclude),
         slow=tuple(sorted(entry.slow.items())),
         ports=tuple(entry.ports),
+        host=_host(document, (*way, "host", "links"), entry.host, entry.devices_per_node),
     )
+
+
+def _host(document: Document, way: marked_yaml.Keys, entry: HostSection, devices: int) -> Host:
+    if entry.links and entry.links > devices:
+        raise document.fault(way, f"{entry.links} links of {devices} devices to their host; a device has one at most")
+    said = {"memory_bytes": entry.memory, "memory_bytes_per_s": entry.memory_bandwidth, "links": entry.links}
+    return replace(Host(), **{field: value for field, value in said.items() if value is not None})
 
 
 def _link(entry: IntraSection | NicSection) -> Link:

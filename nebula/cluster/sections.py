@@ -77,6 +77,14 @@ class NicSection(Section):
     attained: bool = False
 
 
+class HostSection(Section):
+    """What the devices of a node share of its host."""
+
+    memory: Size | None = None
+    memory_bandwidth: Rate | None = None
+    links: Count | None = None
+
+
 class NodeSection(Section):
     """A group of equal nodes."""
 
@@ -89,6 +97,7 @@ class NodeSection(Section):
     exclude: list[Index] = []
     slow: dict[Index, Annotated[float, parsed_by(parse_quantity), Field(gt=1, le=1e6)]] = {}
     ports: list[Port] = []
+    host: HostSection = HostSection()
 
 
 class TierSection(Section):

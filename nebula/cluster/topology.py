@@ -6,6 +6,7 @@ and a tier's oversubscription narrows what passes through it. How long a message
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,39 @@ def levels_met(
 def nic_share(group: NodeGroup) -> float:
     """Bytes per second and direction that one device sends to other nodes while all of its node do."""
     return group.nic_count * group.nic.bytes_per_s / group.devices_per_node
+
+
+HOST_MEMORY_SHARE = 0.8
+"""Of the peak of a host's memory channels, what streaming through them attains. Assumed."""
+
+
+class HostShare(NamedTuple):
+    """What one device has of its host while all devices of its node use theirs.
+
+    Attributes:
+        bytes_per_s: of copies to or from it, per direction.
+        memory_bytes_per_s: of kernels of the host over its memory.
+        memory_bytes: infinite where it is not known.
+    """
+
+    bytes_per_s: float
+    memory_bytes_per_s: float
+    memory_bytes: float
+
+
+def host_share(group: NodeGroup) -> HostShare:
+    """The share of each device of a node.
+
+    Example: four links of 27.5 GB/s below eight devices are 13.75 GB/s for each.
+    """
+    host, devices = group.host, group.devices_per_node
+    memory_bytes_per_s = HOST_MEMORY_SHARE * host.memory_bytes_per_s / devices
+    link_bytes_per_s = group.device.host_bytes_per_s * (host.links or devices) / devices
+    return HostShare(
+        bytes_per_s=min(link_bytes_per_s, memory_bytes_per_s),
+        memory_bytes_per_s=memory_bytes_per_s,
+        memory_bytes=host.memory_bytes / devices or math.inf,
+    )
 
 
 def ports(cluster: Cluster) -> tuple[tuple[int, ...], ...]:

@@ -33,7 +33,7 @@ class DeviceType:
         older_kernel_share: what attention kernels written for the generation before reach of those written for this one
             (FlashAttention-2 on Hopper does without its instructions).
         unaligned_share: what matrix products reach whose rows are no multiple of 128 bytes, of those whose rows are.
-        host_bytes_per_s: copy bandwidth between host and device, per direction.
+        host_bytes_per_s: copy bandwidth between host and device, per direction, while it copies alone.
         price_per_hour: of one device, in the user's currency; 0 when unknown.
         power_w: board power; 0 when unknown.
         emulated: whether times on it are virtual.
@@ -91,6 +91,21 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What the devices of a node share of its host.
+
+    Attributes:
+        memory_bytes: of one node; 0: unknown.
+        memory_bytes_per_s: peak of all its channels; by default two sockets of eight channels of DDR4-3200.
+        links: to the devices, shared by them evenly; 0: each device has its own.
+    """
+
+    memory_bytes: float = 0.0
+    memory_bytes_per_s: float = 409.6e9
+    links: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeGroup:
     """`count` equal nodes.
 
@@ -103,6 +118,7 @@ class NodeGroup:
         slow: pairs of node index and factor (> 1) by which that node is slower.
         ports: for each node the port of the lowest tier that it hangs at, counted through all switches of its site;
             empty: nodes take one port after the other, behind those of the groups before.
+        host: of each node.
     """
 
     name: str
@@ -115,6 +131,7 @@ class NodeGroup:
     excluded: frozenset[int] = frozenset()
     slow: tuple[tuple[int, float], ...] = ()
     ports: tuple[int, ...] = ()
+    host: Host = Host()
 
     @property
     def device_count(self) -> int:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nebula.cluster import catalogue
 from nebula.cluster.sections import NO_LINK
-from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Site, Tier
+from nebula.cluster.values import Cluster, DeviceType, Host, Link, NodeGroup, Site, Tier
 
 MIXED = """\
 name: mixed
@@ -74,6 +74,7 @@ def groups(draw: st.DrawFn, index: int, lone: bool) -> NodeGroup:
         nic_count=1 if offline else draw(st.integers(1, 8)),
         excluded=frozenset(draw(st.sets(st.integers(0, count - 1)))),
         slow=tuple((node, 1.5) for node in range(draw(st.integers(0, count)))),
+        host=draw(st.builds(Host, memory_bytes=positive, memory_bytes_per_s=positive, links=st.integers(0, per_node))),
     )
 
 

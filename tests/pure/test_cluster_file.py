@@ -40,6 +40,7 @@ MISTAKES = {
     "reserved name": ("name: leaf", "name: wan", "a tier cannot be called 'wan'"),
     "ports for other nodes": ("count: 8, device", "count: 8, ports: [0, 1], device", "2 ports for 8 nodes"),
     "a port twice": ("count: 8, device", "count: 8, ports: [0, 1, 2, 3, 4, 5, 6, 0], device", "fast/0 and fast/7 both hang at port 0"),
+    "more links to the host than devices": ("count: 8, device", "count: 8, host: {links: 9}, device", "9 links of 8 devices"),
     "no port": ("count: 8, device", "count: 8, ports: [x], device", "nodes[0].ports[0] must be a whole number"),
     "slash": ("name: fast", "name: fa/st", "`/` stands between"),
     "text for a mapping": ("{bandwidth: 10Gb/s, rtt: 50ms}", "10Gb/s", "network.wan must be a mapping, not '10Gb/s'"),

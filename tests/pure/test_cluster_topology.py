@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from cluster_samples import MIXED, clusters
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from nebula.cluster import topology
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.places import device_index, exclude, node_name, slowness, usable_devices
 from nebula.cluster.schema import load_cluster
+from nebula.cluster.values import Host
 from nebula.cost_model.communication import Fabric
 from nebula.errors import BadInput
 
@@ -142,6 +144,20 @@ def test_identity_is_the_hardware_not_its_health_or_its_file(mixed):
     assert cluster_hash(mixed) == cluster_hash(exclude(mixed, ["old/3"])) == cluster_hash(replace(mixed, origin=()))
     half = replace(mixed, groups=(replace(mixed.groups[0], count=4), mixed.groups[1]))
     assert cluster_hash(half) != cluster_hash(mixed)
+
+
+def test_a_host_is_shared_by_the_devices_of_its_node(mixed):
+    fast, old = mixed.groups
+    wide = replace(fast, host=Host(memory_bytes=2**41, memory_bytes_per_s=1e12, links=4))
+    # each link of 27.5 GB/s serves two of the eight devices
+    assert topology.host_share(wide) == (13.75e9, 0.8 * 1e12 / 8, 2**38)
+    assert topology.host_share(replace(wide, host=replace(wide.host, links=0))).bytes_per_s == 27.5e9
+    narrow = replace(old, host=Host(memory_bytes_per_s=100e9))
+    assert topology.host_share(narrow) == (10e9, 10e9, math.inf)
+    fabric = Fabric(replace(mixed, groups=(wide, narrow)))
+    assert fabric.host(np.arange(64)) == topology.host_share(wide)
+    assert fabric.host(np.array([0, 64])) == (10e9, 10e9, 2**38)
+    assert cluster_hash(replace(mixed, groups=(wide, old))) != cluster_hash(mixed)
 
 
 def test_ten_thousand_nodes_are_quick(mixed):
