@@ -1,0 +1,43 @@
+"""When a training saves, where, and how many checkpoints stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nebula.errors import BadInput
+
+FOLDER, KEEP = "checkpoints", 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a run file says under `checkpoint`.
+
+    Attributes:
+        every: optimizer steps between two saves; 0: never.
+        folder: relative to the run's folder, or absolute.
+        keep: how many of the newest stay.
+        asynchronous: training goes on while files are written; it waits for the copy to host memory alone.
+    """
+
+    every: int = 0
+    folder: str = FOLDER
+    keep: int = KEEP
+    asynchronous: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.keep < 1:
+            raise BadInput(f"checkpoints every {self.every} steps, {self.keep} kept: both must be 1 or more")
+
+    def due(self, done: int, last: int) -> bool:
+        """Whether to save after `done` steps; the last step of a training saves too.
+
+        Example:
+            >>> [done for done in range(1, 8) if Policy(every=3).due(done, 7)]
+            [3, 6, 7]
+        """
+        return bool(self.every) and (done % self.every == 0 or done == last)
+
+
+NEVER = Policy()
+"""No checkpoints."""
