@@ -36,7 +36,6 @@ class ByStage(StepPricing):
             # a cut does not depend on what is computed again
             pricing._blocks, pricing._undealt, pricing._parts = first._blocks, first._undealt, first._parts
         self._stages: dict[tuple[object, ...], StageTimes] = {}
-        self._held: dict[tuple[object, ...], tuple[LayerLoad, ...]] = {}
         self._places: tuple[tuple[RankPlace, ...], NDArray[np.int64]] = ((), np.zeros(0, dtype=np.int64))
 
     def devices(self, plan: Plan) -> NDArray[np.int64]:
@@ -45,13 +44,6 @@ class ByStage(StepPricing):
             self._places = plan.ranks, super().devices(plan)
             self._stages.clear()
         return self._places[1]
-
-    def held(self, stage: Stage, degrees: tuple[int, ...]) -> tuple[LayerLoad, ...]:
-        """What each layer of the chain would hold on a rank of the stage, if it had it."""
-        key = (stage.recompute, degrees)
-        if key not in self._held:
-            self._held[key] = held_loads(self.pricings[stage.recompute], degrees)
-        return self._held[key]
 
     def _stage(
         self, plan: Plan, index: int, grids: Sequence[NDArray[np.int64]], expert_tensor: int, *, alone: bool
@@ -69,12 +61,16 @@ class ByStage(StepPricing):
 
 def held_loads(pricing: StepPricing, degrees: tuple[int, ...]) -> tuple[LayerLoad, ...]:
     """What each layer of the chain holds on a rank under degrees (rows, tensor, sequence, context, expert, ...)."""
-    return layer_loads(pricing.graph, pricing.execution, lambda index: pricing.block(index, degrees))
+    if degrees not in pricing.held:
+        pricing.held[degrees] = layer_loads(
+            pricing.graph, pricing.execution, lambda index: pricing.block(index, degrees)
+        )
+    return pricing.held[degrees]
 
 
 def loads_of(pricing: StepPricing, stage: Stage, degrees: tuple[int, ...]) -> tuple[LayerLoad, ...]:
     """The same of a stage, under its own policy where the pricing knows several."""
-    return pricing.held(stage, degrees) if isinstance(pricing, ByStage) else held_loads(pricing, degrees)
+    return held_loads(under(pricing, stage), degrees)
 
 
 def under(pricing: StepPricing, stage: Stage) -> StepPricing:

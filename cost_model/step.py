@@ -22,6 +22,7 @@ from nebula.cost_model.communication import Fabric, ranks_of
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.hiding import Hiding
 from nebula.cost_model.passes import layer_passes
+from nebula.cost_model.peak import LayerLoad as Held
 from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.cost_model.traffic import Axes, across, attained, stage_axes, wire
@@ -99,7 +100,11 @@ class StepTimes:
 
 
 class StepPricing:
-    """Prices plans of one graph on one cluster under one execution."""
+    """Prices plans of one graph on one cluster under one execution.
+
+    Attributes:
+        held: by degrees what each layer of the chain holds on a rank, as far as it is known (by_stage.held_loads).
+    """
 
     def __init__(
         self, graph: DistributedGraph, cluster: Cluster, execution: Execution, parameters: StepParameters = DEFAULT
@@ -112,6 +117,7 @@ class StepPricing:
         self._parts: dict[tuple[int, ...], Block] = {}
         self._experts = frozenset(i for i, block in enumerate(graph.blocks) if expert_parameters(block))
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
+        self.held: dict[tuple[int, ...], tuple[Held, ...]] = {}
         self._device: dict[RankPlace, int] = {}
 
     def step(self, plan: Plan, expert_tensor: int = 1, *, borders: float = 1.0) -> StepTimes:

@@ -66,11 +66,16 @@ def stage_axes(
         fabric: of the cluster.
     """
     members = axis_groups(grid, shard=shard, expert=expert, expert_tensor=expert_tensor)
-    found = {axis: _slowest(groups, fabric) for axis, groups in members.items()}
+    found = {axis: slowest_of(groups, fabric) for axis, groups in members.items()}
     if behind is None:
         return Axes(**found)
+    return Axes(**found, pair=paired(grid, behind, fabric))
+
+
+def paired(grid: NDArray[np.int64], behind: NDArray[np.int64], fabric: Fabric) -> Levels:
+    """Where the slowest pair of ranks at the same place of two stages meets; grids as of stage_axes."""
     pairs = _pairs(grid, behind)
-    return Axes(**found, pair=_slowest(pairs, fabric) if len(pairs) else Levels())
+    return slowest_of(pairs, fabric) if len(pairs) else Levels()
 
 
 def across(first: NDArray[np.int64], last: NDArray[np.int64], fabric: Fabric) -> Levels:
@@ -88,7 +93,7 @@ def across(first: NDArray[np.int64], last: NDArray[np.int64], fabric: Fabric) ->
         level
         if level.name == "node"
         else replace(level, link=replace(level.link, bytes_per_s=share * level.link.bytes_per_s))
-        for level in _slowest(pairs, fabric)
+        for level in slowest_of(pairs, fabric)
     )
 
 
@@ -123,8 +128,8 @@ def axis_groups(
     }
 
 
-def _slowest(groups: NDArray[np.int64], fabric: Fabric) -> Levels:
-    """The levels of the slowest of the groups; those that cross a WAN share it."""
+def slowest_of(groups: NDArray[np.int64], fabric: Fabric) -> Levels:
+    """The levels of the slowest of the groups [groups, ranks of a group]; those that cross a WAN share it."""
     levels, which = fabric.distinct(groups)
     slowest = max(levels, key=lambda group: collective("all_reduce", group).seconds(PROBE_BYTES))
     wan = fabric.cluster.wan

@@ -189,10 +189,12 @@ class _Order:
 
     def add(self, words: str, times: int) -> None:
         """Adds the actions that words as `F0 I1 W1` name, kind and chunk, some times over; `W`: of the oldest `I`."""
+        turn = [(word[0], word[1:]) for word in words.split()]
+        limits = self._limits if len(self._limits) > 1 else (*self._limits, *self._limits)
         for _ in range(times):
-            for word in words.split():
-                action = self._weight(word[1:]) if word[0] == "W" else self._pass(word[0], int(word[1]))
-                if action.micro_batch < self._limits[action.chunk if len(self._limits) > 1 else 0]:
+            for kind, chunk in turn:
+                action = self._weight(chunk) if kind == "W" else self._pass(kind, int(chunk))
+                if action.micro_batch < limits[action.chunk]:
                     self.actions.append(action)
 
     def _pass(self, kind: str, chunk: int) -> Action:

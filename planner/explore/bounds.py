@@ -21,6 +21,9 @@ from nebula.planner.explore.shares import Shares
 from nebula.planner.explore.sheet import Ranked, Sheet
 from nebula.planner.explore.ways import Inner, Space
 
+ROUNDING = 1e-9
+"""A set is left unopened where its bound exceeds what there is to beat by this share, and not by rounding alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
@@ -100,7 +103,10 @@ class Bounds:
 
     def ranked(self, inner: Inner, pool: int, to_beat_s: float) -> Ranked:
         """The outer halves on one pool whose bound is below `to_beat_s` and that may fit, least bound first."""
-        return Sheet(self.space, self.prices, self.shares, self.options[pool], inner, pool).ranked(to_beat_s)
+        sheet = Sheet(self.space, self.prices, self.shares, self.options[pool], inner, pool)
+        if self._alone_seconds(inner, pool) >= to_beat_s * (1.0 + ROUNDING):
+            return sheet.none()
+        return sheet.ranked(to_beat_s)
 
     def mixed(self, inner: Inner, data: int) -> Mixed:
         """The ways on all pools with so many replicas."""

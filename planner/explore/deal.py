@@ -117,18 +117,23 @@ class Chain:
     @cached_property
     def pass_s(self) -> float:
         """Both passes of all layers."""
-        return float(self.run_s[-1, 0])
+        return float((self.forward_s + self.backward_s).cumsum()[-1])
+
+    @cached_property
+    def widest_s(self) -> float:
+        """Both passes of the slowest layer."""
+        return float((self.forward_s + self.backward_s).max())
+
+    @cached_property
+    def least_s(self) -> Floats:
+        """[layers]: both passes of the 1, 2, ... quickest layers together."""
+        found: Floats = np.sort(self.forward_s + self.backward_s).cumsum()
+        return found
 
     @cached_property
     def forward_share(self) -> float:
         """The least share that the forward has in both passes of a layer."""
         return float((self.forward_s / (self.forward_s + self.backward_s)).min())
-
-    @cached_property
-    def sorted_s(self) -> Floats:
-        """[layers]: both passes of each layer, ascending."""
-        found: Floats = np.sort(self.forward_s + self.backward_s)
-        return found
 
     @cached_property
     def deals(self) -> Ints:

@@ -119,6 +119,14 @@ class Layers:
         """What each block holds on a rank."""
         return tuple(self._held(index, inner) for index in range(len(self.graph.blocks)))
 
+    def pricing(self, inner: Inner) -> StepPricing:
+        """What prices whole plans of that inner half, with what its layers hold."""
+        pricing = self.pricings[inner.recompute]
+        if inner.degrees not in pricing.held:
+            blocks = self.memory(inner)
+            pricing.held[inner.degrees] = tuple(blocks[index] for index in self.graph.layers)
+        return pricing
+
     def _held(self, index: int, inner: Inner) -> MemoryLoad:
         pricing = self.pricings[inner.recompute]
         block_key = pricing.block_key(index, inner.degrees)

@@ -5,6 +5,7 @@ As sheet.py bounds ways on one pool, with the deal of each pipeline worked out f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -49,18 +50,48 @@ class _Dealt(NamedTuple):
     kept: Floats
 
 
+def roomy_layers_s(layers: int, alike: Sequence[tuple[int, float]]) -> float:
+    """What the slowest device takes at least of so many equal layers, each with room for any number of them.
+
+    Args:
+        layers: that are dealt to devices, whole.
+        alike: how many devices take so long for one of them.
+
+    Returns:
+        Seconds, never above the least and near it.
+    """
+    low = layers / sum(count / each_s for count, each_s in alike)
+    high = low + max(each_s for _, each_s in alike)
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        if sum(count * math.floor(middle / each_s * (1.0 + 1e-12)) for count, each_s in alike) < layers:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 class Mixed:
     """Bounds of the ways on all pools with one inner half and so many replicas."""
 
     def __init__(self, space: Space, prices: WayPrices, shares: Shares, inner: Inner, data: int) -> None:
         self.space, self.prices, self.shares, self.inner, self.data = space, prices, shares, inner, data
-        self.stages = space.most_stages(inner.width * data)
         self.micro_batches = space.job.global_batch // (data * inner.rows)
-        self.pools = np.repeat(np.arange(len(self.stages)), self.stages)
-        together = space.mixes(self.stages)
+        self._pipeline = space.on_all(inner.width * data)
+        self.stages = self._pipeline.stages
         self._shardings = space.shardings(data)
         self._known_s: dict[int, Floats] = {}
-        self._schedules = list(space.schedules(len(self.pools), self.micro_batches)) if together else []
+
+    @property
+    def pools(self) -> Ints:
+        """[devices] the pool of each."""
+        return self._pipeline.pools
+
+    @cached_property
+    def _schedules(self) -> list[tuple[str, int]]:
+        """Those with micro-batches enough, each with the virtual stages on a device."""
+        every = self._pipeline.schedules
+        return [(schedule, chunks) for schedule, chunks, least in every if self.micro_batches >= least]
 
     def least_seconds(self) -> float:
         """No way is faster: all devices at work all the time, with whole layers; infinite where there is none."""
@@ -68,11 +99,11 @@ class Mixed:
 
     def least_of_fewer_rows(self) -> float:
         """The same of as many rows or a divisor of them, whether or not these rows leave enough micro-batches."""
-        if not self.space.mixes(self.stages):
+        if not self._pipeline.allowed:
             return np.inf
         turns = self.space.job.global_batch / (self.data * self.inner.rows)
-        busy_s = turns * self._common_s[None]
-        whole_s = float(self._whole_layers_s(busy_s, np.full(busy_s.shape, np.inf))[0])
+        alike = [(count, turns * chain.common_s) for count, chain in self._used]
+        whole_s = roomy_layers_s(self.prices.common_layers, alike)
         rate = sum(count / chain.pass_s for count, chain in self._used)
         return self._step_s(max(whole_s, turns / rate, turns * self._single_layers_s(1)))
 
@@ -133,7 +164,7 @@ class Mixed:
 
     def _single_layers_s(self, chunks: int) -> float:
         """The same where each virtual stage of a device holds a layer of its own and no more."""
-        return max(float(chain.sorted_s[: count * chunks].sum()) / count for count, chain in self._used)
+        return max(float(chain.least_s[: count * chunks][-1]) / count for count, chain in self._used)
 
     def _waited_s(self, schedule: str) -> float:
         """When the last of the devices that each hold one run of layers has done its work, at the soonest.
@@ -179,7 +210,7 @@ class Mixed:
         high = low + each_s.max(axis=1)
         room = most.sum(axis=1) >= layers
         # where some have no room others take more
-        high = np.where((most < np.inf).any(axis=1), np.maximum(high, layers * each_s.max(axis=1)), high)
+        high = np.maximum(high, layers * each_s.max(axis=1))
         for _ in range(HALVINGS):
             middle = np.sqrt(low * high)
             held = np.minimum(np.floor(middle[:, None] / each_s * (1.0 + 1e-12)), most).sum(axis=1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from nebula.cost_model.communication import Fabric
-from nebula.cost_model.traffic import Axes, stage_axes
+from nebula.cost_model.traffic import Axes, paired, stage_axes
 from nebula.planner.explore.deal import Ints
 from nebula.planner.explore.pools import Pools
+from nebula.planner.explore.strides import Strides, strides_of
 from nebula.planner.explore.ways import Way
 
 
@@ -32,6 +34,7 @@ class Places:
 
     def __init__(self, fabric: Fabric, pools: Pools) -> None:
         self.fabric, self.pools = fabric, pools
+        self.strides = Strides(fabric, pools)
         self._axes: dict[tuple[object, ...], tuple[Axes, float]] = {}
         cluster = fabric.cluster
         sites = [next((i for i, s in enumerate(cluster.sites) if g.name in s.groups), 0) for g in cluster.groups]
@@ -76,9 +79,36 @@ class Places:
         degree = outer.sharding.degree
         key = (inner.tensor, inner.context, inner.expert, outer.data, degree, bool(regular), pool, where, after)
         if key not in self._axes:
-            next_grid = behind[0] if behind is not None else None
-            axes = stage_axes(
-                grid, shard=degree, expert=inner.expert, expert_tensor=1, behind=next_grid, fabric=self.fabric
-            )
+            axes = self._repeated(way, grid, pool, behind) if period else self._listed(way, grid, behind)
             self._axes[key] = axes, self.fabric.slowest(grid.reshape(-1))
         return self._axes[key]
+
+    def _listed(self, way: Way, grid: Ints, behind: tuple[Ints, int] | None) -> Axes:
+        return stage_axes(
+            grid,
+            shard=way.outer.sharding.degree,
+            expert=way.inner.expert,
+            expert_tensor=1,
+            behind=behind[0] if behind is not None else None,
+            fabric=self.fabric,
+        )
+
+    def _repeated(self, way: Way, grid: Ints, pool: int, behind: tuple[Ints, int] | None) -> Axes:
+        """The same on a pool that repeats."""
+        inner, outer = way
+        strides = strides_of(
+            data=outer.data,
+            context=inner.context,
+            tensor=inner.tensor,
+            shard=outer.sharding.degree,
+            expert=inner.expert,
+        )
+        first = int(grid.flat[0])
+        own = Axes(**self.strides.axes(pool, first, grid.size, strides))
+        if behind is None:
+            return own
+        next_grid, other = behind
+        if not self.pools.periods[other]:
+            return replace(own, pair=paired(grid, next_grid, self.fabric))
+        after = int(next_grid.flat[0]) - first
+        return replace(own, pair=self.strides.pair(pool, first, other, after, min(grid.size, next_grid.size)))

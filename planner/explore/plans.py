@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nebula.cluster.values import Cluster
 from nebula.plan.schedule import device_of
-from nebula.plan.values import Job, MadeFrom, Plan, Replica, Stage
-from nebula.planner.explore.deal import Ints
+from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Stage
 from nebula.planner.explore.ways import Way
-from nebula.planner.pool import places
 
 ENGINE = "executor"
 """Who is to run such plans: the engine for whatever fleet does not do."""
 
 
-def plan_of(
-    way: Way, boundaries: Sequence[int], grids: Sequence[Ints], cluster: Cluster, job: Job, made_from: MadeFrom
-) -> Plan:
+def plan_of(way: Way, boundaries: Sequence[int], ranks: tuple[RankPlace, ...], job: Job, made_from: MadeFrom) -> Plan:
     """The plan of a way, without prediction and words.
 
     Args:
         boundaries: first layer of each virtual stage, and the number of layers.
-        grids: [data, context, tensor] devices of each stage, in the order of the ranks.
+        ranks: where each rank of each stage is, those of a stage in the order tensor, context, data.
     """
     inner, outer = way
     homes = [device_of(outer.schedule, s, outer.pipeline, outer.chunks) for s in range(len(boundaries) - 1)]
     held = [_replicas(way, home) for home in range(outer.pipeline)]
-    devices = [int(device) for grid in grids for device in grid.reshape(-1)]
     return Plan(
         stages=tuple(
             Stage(
@@ -43,7 +37,7 @@ def plan_of(
         micro_batches=way.micro_batches(job),
         schedule=outer.schedule,
         engine=ENGINE,
-        ranks=places(cluster, devices),
+        ranks=ranks,
         job=job,
         made_from=made_from,
         sequence_parallel=inner.tensor > 1,

@@ -28,6 +28,9 @@ from nebula.planner.explore.pools import Pools
 from nebula.planner.explore.rates import Rates, rates_of
 from nebula.planner.explore.ways import Inner, Outer, Way
 
+Packing = tuple[list[Levels], list[Levels], list[Levels]]
+"""How tensor, context and expert groups may lie."""
+
 PROBE_BYTES = 1e9
 """Of a message, at which and at none its cost is told."""
 
@@ -59,6 +62,7 @@ class WayPrices:
         self._seconds: dict[tuple[object, ...], LayerSeconds] = {}
         self._deals: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._chains: dict[tuple[Inner, int], Chain] = {}
+        self._packings: dict[tuple[int, ...], Packing] = {}
         self._rates: dict[tuple[object, ...], Rates] = {}
         self._kept: dict[Inner, Floats] = {}
         self._kept_before: dict[Inner, Floats] = {}
@@ -137,8 +141,14 @@ class WayPrices:
             )
         return self._chains[inner, pool]
 
-    def _packed(self, inner: Inner, pool: int) -> tuple[list[Levels], list[Levels], list[Levels]]:
+    def _packed(self, inner: Inner, pool: int) -> Packing:
         """How tensor, context and expert groups may lie: the first of a pool that repeats, else any."""
+        key = (inner.tensor, inner.context, inner.expert, pool)
+        if key not in self._packings:
+            self._packings[key] = self._lie(inner, pool)
+        return self._packings[key]
+
+    def _lie(self, inner: Inner, pool: int) -> Packing:
         every, levels = self.pools.devices[pool], self.layers.fabric.distinct
         if self.pools.periods[pool]:
             every = every[: max(inner.width, inner.expert)]

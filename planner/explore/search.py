@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 
 import numpy as np
@@ -23,7 +24,7 @@ from nebula.errors import BadInput, Infeasible
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
-from nebula.plan.values import Job, MadeFrom, Plan
+from nebula.plan.values import Job, MadeFrom, Plan, RankPlace
 from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.explore.bounds import Bounds
@@ -37,6 +38,7 @@ from nebula.planner.explore.price import Priced, WayPrices
 from nebula.planner.explore.sets import Again, Base, Node, PlacedWay, Policy, Rest, What, left_of, restored, waiting_of
 from nebula.planner.explore.waiting import Frontier
 from nebula.planner.explore.ways import RULES, Inner, Outer, Space, Way, experts_of
+from nebula.planner.pool import places
 from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
 
 NOTHING_LISTED = Frontier()
@@ -404,9 +406,16 @@ class _Explorer:
         )
 
     def _plan(self, way: Way, made_from: MadeFrom) -> Plan:
-        grids = self.prices.at.grids(way)
-        plan = plan_of(way, self.found[way].boundaries, grids, self.cluster, self.job, made_from)
-        return replace(plan, prediction=predict_priced(self.prices.layers.pricings[way.inner.recompute], plan))
+        devices = np.concatenate([grid.reshape(-1) for grid in self.prices.at.grids(way)])
+        ranks = tuple(map(self._place_of.__getitem__, devices.tolist()))
+        plan = plan_of(way, self.found[way].boundaries, ranks, self.job, made_from)
+        return replace(plan, prediction=predict_priced(self.prices.layers.pricing(way.inner), plan))
+
+    @cached_property
+    def _place_of(self) -> dict[int, RankPlace]:
+        """Where each device that may be used is."""
+        devices = np.concatenate(self.prices.pools.devices).tolist()
+        return dict(zip(devices, places(self.cluster, devices), strict=True))
 
 
 def nothing_fits(graph: DistributedGraph, space: Space, fullest: tuple[float, Way] | None) -> Infeasible:

@@ -21,7 +21,7 @@ from nebula.planner.explore.deal import Chain, Floats, Ints
 from nebula.planner.explore.durations import prefix_sums, waiting_factor
 from nebula.planner.explore.options import Options
 from nebula.planner.explore.price import WayPrices
-from nebula.planner.explore.shares import NOTHING, Share, Shares
+from nebula.planner.explore.shares import Share, Shares
 from nebula.planner.explore.ways import Inner, Outer, Space
 
 
@@ -61,7 +61,7 @@ class Sheet:
         self.inner, self.pool = inner, pool
         fitting = [d for d in space.data_degrees(inner) if inner.width * d <= space.devices[pool]]
         self.data = np.array(fitting, dtype=np.int64)
-        self.shardings: list[list[Sharding]] = [space.shardings(d) for d in fitting]
+        self.shardings: list[tuple[Sharding, ...]] = [space.shardings(d) for d in fitting]
         self.micro_batches = space.job.global_batch // (self.data * inner.rows)
 
     @cached_property
@@ -76,45 +76,59 @@ class Sheet:
         how = self.shardings[row][sharding]
         return Outer(int(self.data[row]), stages, options.schedules[option], int(options.chunks[option]), how)
 
+    @property
+    def _every(self) -> int:
+        """Outer halves that stand in the sheet."""
+        return sum(map(len, self.shardings)) * len(self.options.schedules)
+
+    def none(self) -> Ranked:
+        """What is left where all are bounded from below by what there is to beat."""
+        nothing = np.zeros(0, dtype=np.int64)
+        return Ranked(
+            bounds_s=np.zeros(0),
+            picked=(nothing, nothing, nothing),
+            sheet=self,
+            leanest=None,
+            cut={"bound": self._every},
+        )
+
     def ranked(self, to_beat_s: float) -> Ranked:
         """Those whose bound is below `to_beat_s` and that may fit."""
-        every = sum(map(len, self.shardings)) * len(self.options.schedules)
         rows, columns = self._promising(to_beat_s)
-        pairs = _Pairs(self, rows, columns) if len(rows) else None
-        found: list[tuple[Floats, Ints, Ints, Ints]] = []
-        leanest: tuple[float, Outer] | None = None
-        full = 0
-        for index in range(max(map(len, self.shardings), default=0) if pairs else 0):
-            assert pairs is not None
-            bound_s, share = pairs.bounds(index, to_beat_s)
-            near = np.flatnonzero(bound_s < to_beat_s)
-            fits = near[share[near] <= 1.0]
-            full += len(near) - len(fits)
-            if len(near) > len(fits):
-                least = near[np.where(share[near] > 1.0, share[near], np.inf).argmin()]
-                one = float(share[least]), self.outer(int(rows[least]), index, int(columns[least]))
-                leanest = min(leanest or one, one, key=lambda pair: pair[0])
-            found.append((bound_s[fits], rows[fits], np.full(len(fits), index), columns[fits]))
-        bounds_s = np.concatenate([np.zeros(0), *(each[0] for each in found)])
-        order = np.argsort(bounds_s, kind="stable")
-        empty = np.zeros(0, dtype=np.int64)
-        row, sharding, option = (np.concatenate([empty, *(each[i] for each in found)])[order] for i in (1, 2, 3))
+        if not len(rows):
+            return self.none()
+        pairs = _Pairs(self, rows, columns)
+        pair, sharding = pairs.under_shardings()
+        bound_s, share = pairs.bounds(pair, sharding, to_beat_s)
+        near = np.flatnonzero(bound_s < to_beat_s)
+        fits = near[share[near] <= 1.0]
+        leanest, full = None, len(near) - len(fits)
+        if full:
+            least = near[np.where(share[near] > 1.0, share[near], np.inf).argmin()]
+            at = pair[least]
+            leanest = float(share[least]), self.outer(int(rows[at]), int(sharding[least]), int(columns[at]))
+        ranked = fits[np.argsort(bound_s[fits], kind="stable")]
         return Ranked(
-            bounds_s=bounds_s[order],
-            picked=(row, sharding, option),
+            bounds_s=bound_s[ranked],
+            picked=(rows[pair[ranked]], sharding[ranked], columns[pair[ranked]]),
             sheet=self,
             leanest=leanest,
-            cut={"bound": every - full - len(order), "memory": full},
+            cut={"bound": self._every - full - len(ranked), "memory": full},
         )
 
     def _promising(self, to_beat_s: float) -> tuple[Ints, Ints]:
         """Rows and options that have room, and whose slowest device alone is fast enough."""
         options, m = self.options, self.micro_batches[:, None]
         groups = self.inner.width * self.data[:, None]
-        slowest_s = np.maximum(self.chain.pass_s / options.pipeline, self._slowest_s[options.virtual - 1])
+        even_s = self.chain.pass_s / options.pipeline
         room = (options.pipeline * groups <= self.space.devices[self.pool]) & (m >= options.least)
-        waiting = waiting_factor(-(-options.pipeline * groups // self.prices.pools.per_node[self.pool]))
-        quick = room & (waiting * m * slowest_s + DEFAULT.step_host_s < to_beat_s)
+        turns = m * waiting_factor(-(-options.pipeline * groups // self.prices.pools.per_node[self.pool]))
+        # a deal is dear to know
+        near = room & (turns * np.maximum(even_s, self.chain.widest_s) + DEFAULT.step_host_s < to_beat_s)
+        if not near.any():
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        slowest_s = np.maximum(even_s, self._slowest_s[options.virtual - 1])
+        quick = near & (turns * slowest_s + DEFAULT.step_host_s < to_beat_s)
         columns = np.flatnonzero(quick.any(axis=0))
         lean = columns[self._activations_fit(columns)]
         rows, at = np.nonzero(quick[:, lean])
@@ -151,43 +165,54 @@ class _Pairs:
     def __init__(self, sheet: Sheet, rows: Ints, columns: Ints) -> None:
         self.sheet, self.rows, self.columns = sheet, rows, columns
         self.which, self.at = np.unique(columns, return_inverse=True)
-        self.used = np.unique(rows).tolist()
         options = sheet.options
         self.stages = options.virtual[self.which]
         self.works: NDArray[np.bool_] = np.arange(options.layers) < options.pipeline[self.which][:, None]
         self.elements = [self._held(each) for each in sheet.prices.elements(sheet.inner)]
+        self.has_experts = bool(self.elements[1].any())
         self.ends_s, self.back_s = self._ends()
         per_node = sheet.prices.pools.per_node[sheet.pool]
         ranks = options.pipeline[columns] * sheet.inner.width * sheet.data[rows]
         self.waiting = waiting_factor(-(-ranks // per_node))
 
-    def bounds(self, index: int, to_beat_s: float) -> tuple[Floats, Floats]:
-        """[pairs] under the sharding of that index: bounds, and the least share of memory where they are low enough."""
-        has = np.array([index < len(s) for s in self.sheet.shardings])[self.rows]
-        every = np.flatnonzero(has)
-        bound_s, share = np.full(len(has), np.inf), np.zeros(len(has))
-        own = self._shares(index, self.used, self.sheet.shares.own)
-        bound_s[every] = self._bounds(every, own)
+    def under_shardings(self) -> tuple[Ints, Ints]:
+        """[cases]: each pair under each sharding of its row, by the index of the sharding and then by pair."""
+        count = np.array([len(s) for s in self.sheet.shardings])[self.rows]
+        sharding, pair = np.nonzero(np.arange(count.max())[:, None] < count)
+        return pair, sharding
+
+    def bounds(self, pair: Ints, sharding: Ints, to_beat_s: float) -> tuple[Floats, Floats]:
+        """[cases] of a pair and the index of a sharding: bounds, and the least share of memory where they are low."""
+        own = self._shares(pair, sharding, self.sheet.shares.own)
+        bound_s, share = self._bounds(pair, own), np.zeros(len(pair))
         near = np.flatnonzero(bound_s < to_beat_s)
-        share[near] = self._memory(near, [each.held for each in own])
+        if not len(near):
+            return bound_s, share
+        share[near] = self._memory(pair[near], own[near, Share._fields.index("held")])
         near = near[share[near] <= 1.0]
         # what replicas exchange is dear to know
-        all_of = self._shares(index, np.unique(self.rows[near]).tolist(), self.sheet.shares.share)
-        bound_s[near] = self._bounds(near, all_of)
+        if len(near):
+            every = self._shares(pair[near], sharding[near], self.sheet.shares.share)
+            bound_s[near] = self._bounds(pair[near], every)
         return bound_s, share
 
-    def _shares(self, index: int, rows: list[int], share: Callable[[Inner, int, Sharding, int], Share]) -> list[Share]:
-        """By row what parameters cost under the sharding of that index; nothing for other rows than those."""
-        sheet, found = self.sheet, [NOTHING] * len(self.sheet.data)
-        for row in rows:
-            if index < len(sheet.shardings[row]):
-                found[row] = share(sheet.inner, int(sheet.data[row]), sheet.shardings[row][index], sheet.pool)
-        return found
+    def _shares(
+        self, pair: Ints, sharding: Ints, share: Callable[[Inner, int, Sharding, int], Share]
+    ) -> NDArray[np.float64]:
+        """[cases, fields of a share, 2]: what parameters cost."""
+        sheet, rows = self.sheet, self.rows[pair]
+        found = np.zeros((len(sheet.data), max(map(len, sheet.shardings)), len(Share._fields), 2))
+        wanted = np.zeros(found.shape[:2], dtype=bool)
+        wanted[rows, sharding] = True
+        for row, index in zip(*(each.tolist() for each in np.nonzero(wanted)), strict=True):
+            found[row, index] = share(sheet.inner, int(sheet.data[row]), sheet.shardings[row][index], sheet.pool)
+        of_cases: Floats = found[rows, sharding]
+        return of_cases
 
-    def _bounds(self, pairs: Ints, shares: list[Share]) -> Floats:
-        """[pairs] of those indices: bounds where parameters cost so much."""
+    def _bounds(self, pairs: Ints, shares: Floats) -> Floats:
+        """[cases] of a pair each: bounds where parameters cost so much."""
         work_s, sync_s, update_s = (
-            self._of_elements([getattr(s, name) for s in shares], pairs) for name in ("work_s", "sync_s", "update_s")
+            self._of_elements(shares[:, Share._fields.index(name)], pairs) for name in ("work_s", "sync_s", "update_s")
         )
         works = self.works[self.at[pairs]]
         ends_s = np.where(works, self.ends_s[pairs] + work_s, 0.0)
@@ -200,22 +225,23 @@ class _Pairs:
         """[options, devices]: the sums of [layers] over what each device holds."""
         return self.sheet.options.by_device(self.which, self.sheet._stages(layers, self.stages))
 
-    def _of_elements(self, figures: list[tuple[float, float]], pairs: Ints) -> Floats:
-        """[pairs, devices] of those indices: what the parameters of each device come to at figures by row."""
-        rows, at = self.rows[pairs], self.at[pairs]
-        dense, experts = (np.array(each)[rows][:, None] for each in zip(*figures, strict=True))
-        found: Floats = dense * self.elements[0][at]
-        return found + experts * self.elements[1][at] if self.elements[1].any() else found
+    def _of_elements(self, figures: Floats, pairs: Ints) -> Floats:
+        """[cases, devices] of a pair each: what the parameters of each device come to at figures [cases, 2]."""
+        at = self.at[pairs]
+        found: Floats = figures[:, :1] * self.elements[0][at]
+        return found + figures[:, 1:] * self.elements[1][at] if self.has_experts else found
 
     def _ends(self) -> tuple[Floats, Floats]:
         """[pairs, devices]: when each device has done its last backward, at the soonest; and how long gradients go on
         from there to the first."""
         ends_s = np.zeros((len(self.rows), self.sheet.options.layers))
         back_s = np.zeros_like(ends_s)
-        sends = np.array([self._sends(int(d)) if i in self.used else (0.0, 0.0) for i, d in enumerate(self.sheet.data)])
         m = self.sheet.micro_batches[self.rows][:, None]
-        for fixed_s, byte_s in np.unique(sends[self.used], axis=0):
-            mine = np.flatnonzero((sends[self.rows] == (fixed_s, byte_s)).all(axis=1))
+        alike: dict[tuple[float, float], list[int]] = {}
+        for row in np.unique(self.rows).tolist():
+            alike.setdefault(self._sends(int(self.sheet.data[row])), []).append(row)
+        for (fixed_s, byte_s), rows in alike.items():
+            mine = np.flatnonzero(np.isin(self.rows, rows)) if len(alike) > 1 else np.arange(len(self.rows))
             busy_s, waits_s, passed_s = self._work(fixed_s, byte_s)
             ends_s[mine] = m[mine] * busy_s[self.at[mine]] + waits_s[self.at[mine]]
             back_s[mine] = passed_s[self.at[mine]]
@@ -243,10 +269,8 @@ class _Pairs:
         before_s, passed_s = (_before(np.where(self.works, s, 0.0)) for s in (forward_s, waits * backward_s))
         return options.by_device(self.which, forward_s + backward_s), before_s, passed_s
 
-    def _memory(self, pairs: Ints, held: list[tuple[float, float]]) -> Floats:
-        """[pairs] of those indices: what the fullest device holds at least, as a share of its limit."""
-        if not len(pairs):
-            return np.zeros(0)
+    def _memory(self, pairs: Ints, held: Floats) -> Floats:
+        """[cases] of a pair each: what the fullest device holds at least, as a share of its limit."""
         sheet = self.sheet
         options, which = sheet.options, self.columns[pairs]
         more = options.more_flights(which, sheet.micro_batches[self.rows[pairs]])

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import RECOMPUTE
@@ -93,7 +97,27 @@ class Way(NamedTuple):
         return job.global_batch // (self.outer.data * self.inner.rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """Stages on several pools.
+
+    Attributes:
+        stages: on each pool.
+        allowed: whether they lie on several pools, and may.
+        schedules: of so many stages, each with the virtual stages on a device and the micro-batches that it asks for.
+    """
+
+    stages: tuple[int, ...]
+    allowed: bool
+    schedules: tuple[tuple[str, int, int], ...]
+
+    @cached_property
+    def pools(self) -> NDArray[np.int64]:
+        """[stages] the pool of each."""
+        return np.repeat(np.arange(len(self.stages)), self.stages)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Space:
     """What bounds the ways.
 
@@ -140,19 +164,33 @@ class Space:
             for sharding in self.shardings(data):
                 yield data, sharding
 
-    def data_degrees(self, inner: Inner) -> Iterator[int]:
+    def data_degrees(self, inner: Inner) -> tuple[int, ...]:
         """Numbers of replicas of a stage."""
-        for data in divisors(self.job.global_batch // inner.rows):
-            group = inner.width * data
-            if self.allows(data=data) and group % inner.expert == 0 and group <= max(self.devices):
-                yield data
+        key = (inner.rows, inner.width, inner.expert)
+        if key not in self._data_degrees:
+            every = [d for d in divisors(self.job.global_batch // inner.rows) if self.allows(data=d)]
+            self._data_degrees[key] = tuple(
+                d for d in every if inner.width * d % inner.expert == 0 and inner.width * d <= max(self.devices)
+            )
+        return self._data_degrees[key]
 
-    def shardings(self, data: int) -> list[Sharding]:
+    @cached_property
+    def _data_degrees(self) -> dict[tuple[int, int, int], tuple[int, ...]]:
+        return {}
+
+    def shardings(self, data: int) -> tuple[Sharding, ...]:
         """How so many replicas may share states."""
-        every = [Sharding()]
-        if data > 1:
-            every += [Sharding(stage=stage, degree=data) for stage in (1, 2, 3)]
-        return [s for s in every if self.allows(sharding=s.stage, sharding_degree=s.degree)]
+        if data not in self._shardings:
+            every = [Sharding()]
+            if data > 1:
+                every += [Sharding(stage=stage, degree=data) for stage in (1, 2, 3)]
+            allowed = (s for s in every if self.allows(sharding=s.stage, sharding_degree=s.degree))
+            self._shardings[data] = tuple(allowed)
+        return self._shardings[data]
+
+    @cached_property
+    def _shardings(self) -> dict[int, tuple[Sharding, ...]]:
+        return {}
 
     def stage_counts(self, group: int) -> Iterator[tuple[int, ...]]:
         """How many stages of so many ranks lie on each pool: on one alone, or on all as many as fit."""
@@ -163,6 +201,19 @@ class Space:
                     yield tuple(stages if i == index else 0 for i in range(len(most)))
         if self.mixes(most):
             yield most
+
+    def on_all(self, group: int) -> Pipeline:
+        """The pipeline of stages of so many ranks that fills all pools."""
+        if group not in self._on_all:
+            stages = self.most_stages(group)
+            allowed = self.mixes(stages)
+            every = tuple(self.every_schedule(sum(stages))) if allowed else ()
+            self._on_all[group] = Pipeline(stages=stages, allowed=allowed, schedules=every)
+        return self._on_all[group]
+
+    @cached_property
+    def _on_all(self) -> dict[int, Pipeline]:
+        return {}
 
     def most_stages(self, group: int) -> tuple[int, ...]:
         """As many stages of so many ranks as each pool has room for."""

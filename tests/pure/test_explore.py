@@ -31,6 +31,7 @@ from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.search import _Explorer, explore
 from nebula.planner.explore.sets import Policy
 from nebula.planner.explore.ways import Inner, Outer, Space, Way, experts_of
+from nebula.planner.pool import places
 from tests.pure.cost_samples import cluster as bare_cluster
 from tests.pure.cost_samples import device as bare_device
 from tests.pure.decoder_samples import GROUPED, MIXED
@@ -93,7 +94,8 @@ def every_way(graph, on: Cluster, job: Job):
 
 
 def predicted(way: Way, at: WayPrices, graph, on: Cluster, job: Job = JOB):
-    plan = plan_of(way, at.deal(way), at.at.grids(way), on, job, MADE_FROM)
+    devices = np.concatenate([grid.reshape(-1) for grid in at.at.grids(way)])
+    plan = plan_of(way, at.deal(way), places(on, devices.tolist()), job, MADE_FROM)
     return plan, predict_executed(graph, on, plan, paddle_execution(job, way.inner.recompute))
 
 
