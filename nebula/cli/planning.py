@@ -84,7 +84,7 @@ def plan(
     from nebula.cost_model.economy import outlook
     from nebula.errors import BadInput
     from nebula.plan.files import save_plan
-    from nebula.plan.legality import executable, kind_of
+    from nebula.plan.legality import executable_on
     from nebula.plan.run_file import load_run
     from nebula.report.document import plan_document
     from nebula.report.html import write_report
@@ -111,7 +111,7 @@ def plan(
         answer, tried = find_plans(subject)
     search = search_record(answer)
     if json:
-        able = executable(answer.plan, kind_of(subject.run.cluster))
+        able = executable_on(answer.plan, subject.run.cluster)
         ahead = outlook(subject.graph, subject.run.cluster, answer.plan, subject.run.conditions)
         print_json(plan_document(answer.plan, search, able, ahead))
     elif not emit or emit_to:

@@ -93,13 +93,13 @@ def run_training(
     from nebula.cli.run_folder import PLAN, REPORT, TRACE, make_folder, run_findings
     from nebula.errors import BadInput
     from nebula.launch.training import train as start
-    from nebula.plan.legality import executable, kind_of
+    from nebula.plan.legality import executable_on
     from nebula.runtime.training import Training
 
     model, job = subject.run.model, subject.run.job
     if not model.preset:
         raise BadInput("nebula train trains built-in models (model.preset); start your own script with nebula launch")
-    able = executable(plan, kind_of(subject.run.cluster))
+    able = executable_on(plan, subject.run.cluster)
     if not able.engine:
         raise BadInput(f"no engine can run this plan on {subject.run.cluster.name}: " + "; ".join(able.missing))
     make_folder(folder, plan, subject.run.cluster, search, subject.run.conditions, force=force)

@@ -211,7 +211,7 @@ def findings(
     """What a table of a plan shows, its predicted timeline (`steps`, where it is known) and its outlook included."""
     from nebula.cost_model.economy import outlook
     from nebula.cost_model.evaluate import predicted_timeline
-    from nebula.plan.legality import executable, kind_of
+    from nebula.plan.legality import executable_on
     from nebula.report.spans import predicted_spans
 
     return Findings(
@@ -221,7 +221,7 @@ def findings(
         spans=predicted_spans((steps or predicted_timeline(graph, cluster, plan)).events),
         search=search or Search(),
         outlook=outlook(graph, cluster, plan, conditions) if plan.prediction else None,
-        missing=executable(plan, kind_of(cluster)).missing,
+        missing=executable_on(plan, cluster).missing,
         versions=tuple((name, version(name)) for name in ("paddle-nebula", "paddlepaddle")),
     )
 

@@ -30,7 +30,7 @@ from nebula.launch.command import (
 from nebula.launch.emulate import device_table
 from nebula.launch.watch import watch
 from nebula.plan.files import check_made_for, load_plan
-from nebula.plan.legality import executable, kind_of
+from nebula.plan.legality import executable_on
 from nebula.plan.values import Plan
 
 DRIVER_TOOLS = ("nvidia-smi", "npu-smi", "xpu-smi")
@@ -100,7 +100,7 @@ def _types_on(cluster: Cluster, plan: Plan) -> tuple[DeviceType, ...]:
     """The device type of each rank, once the plan is known to fit the cluster and to run on its devices."""
     check_made_for(plan, plan.made_from.model_hash, cluster_hash(cluster), cluster=cluster.name)
     types = device_types(cluster, plan)
-    answer = executable(plan, kind_of(cluster))
+    answer = executable_on(plan, cluster)
     if answer.engine is None:
         raise BadInput(f"the plan cannot run on {cluster.name}: {'; '.join(answer.missing)}")
     return types

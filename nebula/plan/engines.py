@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nebula.errors import BadInput
 from nebula.plan.laws import shape
 from nebula.plan.layout import FLEET, order_of, strides
+from nebula.plan.schedule import SCHEDULES, device_of
 from nebula.plan.values import Stage
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def no_context(case: Case) -> Iterator[str]:
 def no_sequence(case: Case) -> Iterator[str]:
     """Sequence parallelism has no engine yet."""
     if case.plan.sequence_parallel:
-        yield "sequence_parallel: the engine fleet does not run it yet"
+        yield "sequence_parallel: no engine runs it yet"
 
 
 def fp32(case: Case) -> Iterator[str]:
@@ -96,7 +98,7 @@ def data_only(case: Case) -> Iterator[str]:
     if tensor > 1:
         yield f"tensor {tensor}: Paddle's tensor-parallel layers refuse the CPU; use the emulated device"
     if len(stages) > 1:
-        yield f"pipeline {len(stages)}: fleet's pipeline does not run on the CPU; use the emulated device"
+        yield f"pipeline {len(stages)}: pipelines do not run on the CPU; use the emulated device"
 
 
 def gloo_sharding(case: Case) -> Iterator[str]:
@@ -109,10 +111,53 @@ def gloo_sharding(case: Case) -> Iterator[str]:
         yield f"sharding stage 1 over {degree}: on the CPU it is tested on {GLOO_SHARDING_RANKS} ranks alone"
 
 
-def no_executor(case: Case) -> Iterator[str]:
-    """The executor for unlike stages is not there yet."""
-    del case
-    yield "the engine executor, for stages that differ, is not there yet"
+def no_sharding(case: Case) -> Iterator[str]:
+    """The executor keeps whole optimizer states on every replica."""
+    for value in dict.fromkeys(stage.sharding for stage in case.plan.stages):
+        if value.stage:
+            yield f"sharding stage {value.stage} over {value.degree}: the executor does not shard yet"
+
+
+def even_shares(case: Case) -> Iterator[str]:
+    """Paddle's tensor-parallel layers cut evenly, and number the ranks of a group in ascending order."""
+    for index, stage in enumerate(case.plan.stages):
+        for place, replica in enumerate(stage.replicas):
+            where = f"replica {place} of stage {index}"
+            if len(set(replica.tensor_shares)) > 1:
+                yield f"{where} has unequal tensor shares {list(replica.tensor_shares)}: no engine cuts unevenly yet"
+            if list(replica.ranks) != sorted(replica.ranks):
+                yield f"{where} holds ranks {list(replica.ranks)}: the executor needs them in ascending order"
+
+
+def one_chain(case: Case) -> Iterator[str]:
+    """The executor sends micro-batches in at the first stage alone."""
+    known = SCHEDULES.get(case.plan.schedule)
+    if known and known.chains > 1:
+        yield f"schedule {case.plan.schedule}: the executor lets micro-batches in at one end alone"
+
+
+def chunks_in_place(case: Case) -> Iterator[str]:
+    """Virtual stages lie where the schedule puts them, with the same replicas on a device."""
+    plan = case.plan
+    homes = plan.homes
+    chunks = len(homes[0])
+    if any(len(held) != chunks for held in homes):
+        counts = ", ".join(str(len(held)) for held in homes)
+        yield f"the groups of ranks hold {counts} stages: schedules need as many on each"
+        return
+    try:
+        placed = [device_of(plan.schedule, index, len(homes), chunks) for index in range(len(plan.stages))]
+    except BadInput as error:
+        yield str(error)
+        return
+    for device, held in enumerate(homes):
+        first = plan.stages[held[0]]
+        for index in held:
+            if placed[index] != device:
+                wanted = f"schedule {plan.schedule} has it on {placed[index]}"
+                yield f"stage {index} lies on group {device} of ranks: {wanted}"
+            if plan.stages[index].replicas != first.replicas:
+                yield f"stages {held[0]} and {index} share ranks and not their replicas"
 
 
 def _told(stage: Stage) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nebula.cluster.values import Cluster
+from nebula.cluster.values import Cluster, DeviceType
 from nebula.plan import engines, laws
 from nebula.plan.values import Plan
 
@@ -97,7 +97,14 @@ RULES = (
     Rule("precision", engines.fp32, engine="fleet", kinds=("cpu", "emulated"), missing=True),
     Rule("gloo", engines.data_only, engine="fleet", kinds=("cpu",), missing=True),
     Rule("gloo", engines.gloo_sharding, engine="fleet", kinds=("cpu",), missing=True),
-    Rule("executor", engines.no_executor, engine="executor", missing=True),
+    Rule("context", engines.no_context, engine="executor", missing=True),
+    Rule("sequence", engines.no_sequence, engine="executor", missing=True),
+    Rule("sharding", engines.no_sharding, engine="executor", missing=True),
+    Rule("shares", engines.even_shares, engine="executor", missing=True),
+    Rule("chain", engines.one_chain, engine="executor", missing=True),
+    Rule("chunks", engines.chunks_in_place, engine="executor", missing=True),
+    Rule("precision", engines.fp32, engine="executor", kinds=("cpu", "emulated"), missing=True),
+    Rule("gloo", engines.data_only, engine="executor", kinds=("cpu",), missing=True),
 )
 
 
@@ -118,7 +125,7 @@ def violations(plan: Plan, *, layers: int, cluster: Cluster | None) -> tuple[Vio
 def executable(plan: Plan, device_kind: str) -> Executable:
     """Which engine can execute a legal plan on devices of a kind (one of DEVICE_KINDS), the plan's own asked first.
 
-    Where none can, `missing` says what the plan's own engine (or, for the executor, fleet) lacks.
+    Where none can, `missing` says what the plan's own engine lacks.
     """
     assert device_kind in DEVICE_KINDS, device_kind
     case = Case(plan=plan, layers=plan.stages[-1].layers[1], device_kind=device_kind)
@@ -127,13 +134,27 @@ def executable(plan: Plan, device_kind: str) -> Executable:
     able = next((engine for engine in order if not lacking[engine]), None)
     if able:
         return Executable(able, ())
-    own = plan.engine if plan.engine in ("serial", "fleet") else "fleet"
+    own = plan.engine if plan.engine in ENGINES else "fleet"
     return Executable(None, lacking[own])
+
+
+def executable_on(plan: Plan, cluster: Cluster) -> Executable:
+    """Which engine can execute a legal plan on the devices of a cluster that its ranks are on."""
+    kinds = {group.name: _kind(group.device) for group in cluster.groups}
+    used = sorted({kinds[place.node.rpartition("/")[0]] for place in plan.ranks})
+    if len(used) == 1:
+        return executable(plan, used[0])
+    return Executable(
+        None, (f"ranks on devices of kinds {' and '.join(used)}: no engine lets them exchange through their hosts yet",)
+    )
 
 
 def kind_of(cluster: Cluster) -> str:
     """The kind of device (one of DEVICE_KINDS) whose rules hold on a cluster; the first group's where kinds differ."""
-    device = cluster.groups[0].device
+    return _kind(cluster.groups[0].device)
+
+
+def _kind(device: DeviceType) -> str:
     return "emulated" if device.emulated else device.kind
 
 

@@ -12,7 +12,7 @@ from nebula.cost_model.flows import AXES
 from nebula.cost_model.memory_timeline import MemoryTimeline
 from nebula.cost_model.traffic_matrix import TrafficMatrix
 from nebula.plan.identity import plan_hash
-from nebula.plan.legality import executable, kind_of
+from nebula.plan.legality import executable_on
 from nebula.report.document import plan_document
 from nebula.report.explanation_document import rejection_document
 from nebula.report.findings import Findings, Measured, Search
@@ -27,7 +27,7 @@ from nebula.report.words import fits, measured_words, verdict
 def report_document(findings: Findings) -> dict[str, Any]:
     """The document of a report."""
     plan, search = findings.plan, findings.search
-    document = plan_document(plan, search, executable(plan, kind_of(findings.cluster)), findings.outlook)
+    document = plan_document(plan, search, executable_on(plan, findings.cluster), findings.outlook)
     return {
         **document,
         "verdict": verdict(plan, virtual=findings.virtual, outlook=findings.outlook),

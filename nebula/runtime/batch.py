@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,13 @@ def row_count(tree: Any) -> int:
 def rows(tree: Any, first: int, last: int) -> Any:
     """Rows [first, last) of every array."""
     return map_leaves(lambda leaf: leaf[first:last], tree)
+
+
+def picked(tree: Any, numbers: Sequence[int]) -> Any:
+    """The rows of those numbers of every array."""
+    if isinstance(numbers, range):
+        return rows(tree, numbers.start, numbers.stop)
+    return map_leaves(lambda leaf: leaf[list(numbers)], tree)
 
 
 def on_device(tree: Any) -> Any:

@@ -1,13 +1,13 @@
 """Turns a model, an optimizer and a loss into a step that trains them as a plan says.
 
 The model is built alike by every rank in host memory; this module cuts it, moves a rank's part to its device and hands
-it to fleet. Refuses models that cannot be cut as the plan asks; a plan of one rank needs no fleet.
+it to fleet, or to nebula.runtime.executor where stages differ. Refuses models that cannot be cut as the plan asks; a
+plan of one rank needs no fleet.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +16,15 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
-from nebula.graph.splits import kind_of
 from nebula.plan.values import Plan
-from nebula.runtime import chain, sharding, start, tensor
-from nebula.runtime.batch import micro_batches, row_count, rows
+from nebula.runtime import chain, runnable, sharding, start, tensor
+from nebula.runtime.batch import micro_batches, picked, row_count
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
 from nebula.runtime.optimizers import clear_gradients, keep_parameters, optimizer_of
+from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Degrees, Place, degrees, place
 from nebula.runtime.precision import Precision, decorate, precision_of, tell_ranks
 from nebula.runtime.quiet import quiet
-from nebula.runtime.recompute import apply_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,31 +35,27 @@ class StepResult:
     rows: int
 
 
-@dataclass(slots=True, kw_only=True)
-class Part:
-    """What one rank holds of the model.
-
-    Attributes:
-        elements: the chain elements of its stage, cut.
-        names: id of a local parameter -> its name in the whole model.
-        cut: what tensor parallelism replaced.
-    """
-
-    elements: list[nn.Layer]
-    names: dict[int, str]
-    cut: tensor.Cut
-
-
 class Step:
     """Trains on one global batch per call.
 
     Attributes:
         place: this rank's coordinates, its rows of the global batch among them.
         driver: runs the micro-batches; its observers see each begin and end.
+        mean: of what drivers return, over the replicas.
     """
 
-    def __init__(self, *, plan: Plan, place: Place, part: Part, driver: Driver, optimizer: Any, wrapped: Any) -> None:
-        self.plan, self.place, self.part = plan, place, part
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        place: Place,
+        part: Part,
+        driver: Driver,
+        optimizer: Any,
+        wrapped: Any,
+        mean: Callable[[float], float] = float,
+    ) -> None:
+        self.plan, self.place, self.part, self.mean = plan, place, part, mean
         self.driver, self.precision, self.optimizer, self.wrapped = driver, driver.precision, optimizer, wrapped
 
     def __call__(self, batch: Any) -> StepResult:
@@ -74,11 +69,10 @@ class Step:
         """
         total = row_count(batch)
         if self.plan.world_size > 1:
-            expected = self.place.rows[1] - self.place.rows[0]
-            expected *= self.plan.stages[0].data
+            expected = self.plan.job.global_batch
             if total != expected:
                 raise BadInput(f"the batch has {total} rows, the plan's global batch is {expected}")
-            batch = rows(batch, *self.place.rows)
+            batch = picked(batch, self.place.rows)
         return self.local(batch, total)
 
     def local(self, batch: Any, global_rows: int) -> StepResult:
@@ -88,7 +82,7 @@ class Step:
         self.precision.update(self.optimizer)
         clear_gradients(self.optimizer)
         self._tell("end")
-        return StepResult(loss=over_replicas(loss, self.plan), rows=global_rows)
+        return StepResult(loss=self.mean(loss), rows=global_rows)
 
     def _tell(self, moment: str) -> None:
         for observer in self.driver.observers:
@@ -116,17 +110,22 @@ def parallelize(
     Raises:
         BadInput: the plan is for another model, the model cannot be cut that way, or the ranks built it differently.
     """
-    mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
     split = tensor_split if tensor_split is not None else getattr(model, "tensor_split", None)
     optimizer = optimizer_of(optimizer, model)
+    if runnable.engine(plan, start.device()) == "executor":
+        from nebula.runtime.executor.engine import on_executor
+
+        return on_executor(model, optimizer, loss, plan, split)
+    mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
     _seed_dropout(mesh, here)
     paddle.set_device(start.device())
     if plan.world_size > 1:
         chain.check_alike(model)
-    part, loss = _cut(model, loss, split, plan, mesh, here)
-    for element in part.elements:
-        apply_policy(element, plan.stages[here.stage].recompute)
-    _move(part, start.device())
+    if mesh.pipeline > 1:
+        _check_shared(chain.elements(model), plan)
+    member = tensor.Member(degree=mesh.tensor, rank=here.tensor)
+    part, loss = part_of(model, loss, split, plan, [here.stage], member)
+    settle(part, plan, start.device())
     keep_parameters(optimizer, part.cut.replaced, list(part.names))
     precision = precision_of(plan.job.precision)
     decorate(part.elements, optimizer, precision)
@@ -147,66 +146,10 @@ def _seed_dropout(mesh: Degrees, here: Place) -> None:
     paddle.seed(drawn + (here.data * mesh.sharding + here.shard) * mesh.pipeline + here.stage)
 
 
-def _cut(
-    model: nn.Layer, loss: Loss, split: Mapping[str, str] | None, plan: Plan, mesh: Degrees, here: Place
-) -> tuple[Part, Loss]:
-    """This rank's elements with its slices of the weights, and the loss that fits them."""
-    elements = chain.elements(model)
-    chain.check_length(len(elements), plan.stages[-1].layers[1])
-    names, cut = chain.parameter_names(model), tensor.Cut()
-    first, last = here.layers if mesh.pipeline > 1 else (0, len(elements))
-    if mesh.pipeline > 1:
-        _check_shared(elements, plan)
-    if mesh.tensor > 1:
-        split = _checked_split(split, elements, mesh.tensor)
-        shared_logits = "cross_entropy" in _parameters(loss) and tensor.cuts_vocabulary(elements[-1], split)
-        for element in elements[first:last]:
-            gather = not (shared_logits and element is elements[-1])
-            tensor.cut_element(element, split, mesh.tensor, here.tensor, gather=gather, cut=cut)
-        _check_untied(elements[first:last], names, cut)
-        if shared_logits:
-            loss = functools.partial(loss, cross_entropy=tensor.cross_entropy)
-    local = {id(cut.replaced[old]): name for old, name in names.items() if old in cut.replaced}
-    held = {id(p) for element in elements[first:last] for p in element.parameters()}
-    local |= {old: name for old, name in names.items() if old in held}
-    return Part(elements=elements[first:last], names=local, cut=cut), loss
-
-
-def _checked_split(split: Mapping[str, str] | None, elements: list[nn.Layer], degree: int) -> Mapping[str, str]:
-    if not split:
-        raise BadInput(
-            f"tensor {degree}: the model says nowhere what to cut; give it `tensor_split`, a table of sublayer "
-            "patterns to column, row, vocabulary or heads"
-        )
-    if not any(kind_of(name, split.items()) for element in elements for name, _ in element.named_sublayers()):
-        raise BadInput(f"tensor_split ({', '.join(split)}) names no sublayer of the model's elements")
-    return split
-
-
-def _check_untied(elements: list[nn.Layer], names: dict[int, str], cut: tensor.Cut) -> None:
-    """Refuses a weight that was cut in one layer while another still holds it whole."""
-    for element in elements:
-        for parameter in element.parameters():
-            if id(parameter) in cut.replaced:
-                raise BadInput(f"{names[id(parameter)]} is cut in one layer and shared with another; untie the two")
-
-
 def _check_shared(elements: list[nn.Layer], plan: Plan) -> None:
     name = chain.shared_across([elements[slice(*stage.layers)] for stage in plan.stages])
     if name:
         raise BadInput(f"{name} is shared by layers of two stages; move the border or untie it")
-
-
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    target = function.forward if isinstance(function, nn.Layer) else function
-    return inspect.signature(target).parameters
-
-
-def _move(part: Part, device: str) -> None:
-    """Moves a rank's part to its device."""
-    for element in part.elements:
-        element.to(device=device)
-        element.train()
 
 
 def _on_fleet(
@@ -231,7 +174,8 @@ def _on_fleet(
     driver = Through1F1B(distributed, precision) if piped else InARow(distributed, loss, precision)
     if isinstance(driver, Through1F1B) and stage == 2:
         sharding.feed_stage2(driver, wrapped)
-    return Step(plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=wrapped)
+    mean = functools.partial(over_replicas, plan=plan)
+    return Step(plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=wrapped, mean=mean)
 
 
 def _pipeline_layer(part: Part, loss: Loss, plan: Plan, mesh: Degrees, hybrid: Any) -> nn.Layer:

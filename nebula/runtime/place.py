@@ -6,6 +6,7 @@ refuses it before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nebula.plan.layout import FLEET, Order, order_of, strides
@@ -49,7 +50,7 @@ class Place:
         data: index outside the sharding group.
         shard: index within the sharding group.
         layers: [first, last) of the rank's stage.
-        rows: [first, last) of the global batch that its replica works on.
+        rows: numbers of the rows of the global batch that its replica works on, in the order of its micro-batches.
     """
 
     rank: int
@@ -58,7 +59,7 @@ class Place:
     shard: int
     tensor: int
     layers: tuple[int, int]
-    rows: tuple[int, int]
+    rows: Sequence[int]
 
 
 def degrees(plan: Plan) -> Degrees:
@@ -87,7 +88,7 @@ def place(plan: Plan, rank: int) -> Place:
     Example:
         >>> from nebula.runtime.serial import serial_plan
         >>> place(serial_plan(global_batch=8), 0).rows
-        (0, 8)
+        range(0, 8)
     """
     mesh = degrees(plan)
     at = mesh.coordinates(rank)
@@ -99,5 +100,5 @@ def place(plan: Plan, rank: int) -> Place:
         shard=at["sharding"],
         tensor=at["tensor"],
         layers=plan.stages[at["pipeline"]].layers,
-        rows=(replica * rows, (replica + 1) * rows),
+        rows=range(replica * rows, (replica + 1) * rows),
     )

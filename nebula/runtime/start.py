@@ -18,7 +18,7 @@ import paddle
 from nebula.errors import BadInput, NebulaError
 from nebula.plan.values import Plan
 from nebula.runtime import runnable
-from nebula.runtime.place import degrees, replica_rows
+from nebula.runtime.place import Degrees, degrees, replica_rows
 from nebula.runtime.quiet import quiet
 from nebula.runtime.serial import serial_plan
 
@@ -125,7 +125,9 @@ def _init_fleet(plan: Plan) -> None:
     from paddle.distributed.fleet.base import topology
     from paddle.distributed.fleet.layers.mpu.random import get_rng_state_tracker
 
-    mesh = degrees(plan)
+    alike = runnable.engine(plan, device()) != "executor"
+    # the executor makes its own groups: to fleet all its ranks are one data-parallel group
+    mesh = degrees(plan) if alike else Degrees(data=plan.world_size, pipeline=1, sharding=1, tensor=1)
     with quiet():
         strategy = fleet.DistributedStrategy()
     strategy.hybrid_configs = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import paddle
@@ -41,7 +42,20 @@ def cuts_vocabulary(element: nn.Layer, split: Mapping[str, str]) -> bool:
     return any(kind_of(name, split.items()) == "vocabulary" for name, _ in layers)
 
 
-def cut_element(element: nn.Layer, split: Mapping[str, str], degree: int, rank: int, *, gather: bool, cut: Cut) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """This rank's place in a tensor group.
+
+    Attributes:
+        group: Paddle's; None: that of fleet's hybrid topology.
+    """
+
+    degree: int
+    rank: int
+    group: Any = None
+
+
+def cut_element(element: nn.Layer, split: Mapping[str, str], member: Member, *, gather: bool, cut: Cut) -> None:
     """Replaces the sublayers of an element that the table names, in place.
 
     Args:
@@ -53,16 +67,16 @@ def cut_element(element: nn.Layer, split: Mapping[str, str], degree: int, rank: 
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in element.named_parameters()}
     layers = dict(element.named_sublayers())
-    for name, kind in applicable(split.items(), shapes, degree).items():
+    for name, kind in applicable(split.items(), shapes, member.degree).items():
         layer = layers.get(name)
         if layer is None:  # the element itself: its parent cannot be given another
             continue
         if kind == "heads":
-            _cut_table(layer, name, degree, rank, cut)
+            _cut_table(layer, name, member, cut)
             continue
         path, _, last = name.rpartition(".")
         parent = _at(element, path)
-        parent.add_sublayer(last, _parallel(layer, kind, name, degree, rank, gather=gather, cut=cut))
+        parent.add_sublayer(last, _parallel(layer, kind, name, member, gather=gather, cut=cut))
 
 
 def _at(layer: nn.Layer, path: str) -> nn.Layer:
@@ -72,18 +86,19 @@ def _at(layer: nn.Layer, path: str) -> nn.Layer:
     return layer
 
 
-def _parallel(layer: nn.Layer, kind: str, name: str, degree: int, rank: int, *, gather: bool, cut: Cut) -> nn.Layer:
+def _parallel(layer: nn.Layer, kind: str, name: str, member: Member, *, gather: bool, cut: Cut) -> nn.Layer:
     """Fleet's layer that stands for one rank's part of `layer`."""
     from paddle.distributed.fleet import meta_parallel as fleet_layers
 
-    zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
+    degree = member.degree
+    common = {"weight_attr": paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)), "mp_group": member.group}
     if isinstance(layer, nn.Embedding) and kind == "vocabulary":
         rows, width = layer.weight.shape
         _check_divides(name, "rows", rows, degree)
         if getattr(layer, "_padding_idx", -1) not in (None, -1):
             raise BadInput(f"{name}: an Embedding with padding_idx cannot be cut by vocabulary")
-        part = fleet_layers.VocabParallelEmbedding(rows, width, weight_attr=zero)
-        _take(part, "weight", layer, 0, degree, rank, cut)
+        part = fleet_layers.VocabParallelEmbedding(rows, width, **common)
+        _take(part, "weight", layer, 0, member, cut)
         return part
     if not isinstance(layer, nn.Linear):
         raise BadInput(f"{name}: {type(layer).__name__} cannot be cut by {kind!r}; only Linear and Embedding can")
@@ -91,19 +106,15 @@ def _parallel(layer: nn.Layer, kind: str, name: str, degree: int, rank: int, *, 
     has_bias = layer.bias is not None
     if kind == "row":
         _check_divides(name, "inputs", inputs, degree)
-        part = fleet_layers.RowParallelLinear(
-            inputs, outputs, weight_attr=zero, has_bias=has_bias, input_is_parallel=True
-        )
-        _take(part, "weight", layer, 0, degree, rank, cut)
+        part = fleet_layers.RowParallelLinear(inputs, outputs, has_bias=has_bias, input_is_parallel=True, **common)
+        _take(part, "weight", layer, 0, member, cut)
     else:
         _check_divides(name, "outputs", outputs, degree)
         gathered = gather and kind == "vocabulary"
-        part = fleet_layers.ColumnParallelLinear(
-            inputs, outputs, weight_attr=zero, has_bias=has_bias, gather_output=gathered
-        )
-        _take(part, "weight", layer, 1, degree, rank, cut)
+        part = fleet_layers.ColumnParallelLinear(inputs, outputs, has_bias=has_bias, gather_output=gathered, **common)
+        _take(part, "weight", layer, 1, member, cut)
     if has_bias:
-        _take(part, "bias", layer, None if kind == "row" else 0, degree, rank, cut)
+        _take(part, "bias", layer, None if kind == "row" else 0, member, cut)
     return part
 
 
@@ -119,10 +130,10 @@ def slice_of(array: np.ndarray, dim: int | None, degree: int, rank: int) -> np.n
     return array if dim is None else np.split(array, degree, axis=dim)[rank]
 
 
-def _take(part: nn.Layer, attribute: str, layer: nn.Layer, dim: int | None, degree: int, rank: int, cut: Cut) -> None:
+def _take(part: nn.Layer, attribute: str, layer: nn.Layer, dim: int | None, member: Member, cut: Cut) -> None:
     """Fills a parallel layer's parameter with its slice of the serial one, name and settings included."""
     serial, local = getattr(layer, attribute), getattr(part, attribute)
-    local.set_value(slice_of(serial.numpy(), dim, degree, rank))
+    local.set_value(slice_of(serial.numpy(), dim, member.degree, member.rank))
     _adopt(serial, local, dim, cut)
 
 
@@ -135,11 +146,11 @@ def _adopt(serial: paddle.Tensor, local: paddle.Tensor, dim: int | None, cut: Cu
         cut.dims[id(local)] = dim
 
 
-def _cut_table(layer: nn.Layer, name: str, degree: int, rank: int, cut: Cut) -> None:
+def _cut_table(layer: nn.Layer, name: str, member: Member, cut: Cut) -> None:
     """Keeps a rank's share of the first dim of each of a layer's own parameters."""
     for attribute, serial in list(layer.named_parameters(include_sublayers=False)):
-        _check_divides(f"{name}.{attribute}", "heads", serial.shape[0], degree)
-        share = slice_of(serial.numpy(), 0, degree, rank)
+        _check_divides(f"{name}.{attribute}", "heads", serial.shape[0], member.degree)
+        share = slice_of(serial.numpy(), 0, member.degree, member.rank)
         local = layer.create_parameter(
             list(share.shape), dtype=serial.dtype, default_initializer=nn.initializer.Constant(0.0)
         )
@@ -149,16 +160,19 @@ def _cut_table(layer: nn.Layer, name: str, degree: int, rank: int, cut: Cut) -> 
         _adopt(serial, local, 0, cut)
 
 
-def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int = -100) -> paddle.Tensor:
+def cross_entropy(
+    logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int = -100, group: Any = None
+) -> paddle.Tensor:
     """Nats per position from logits of which each tensor rank holds its share of the vocabulary.
 
     Args:
         logits: [..., vocabulary / tensor degree].
         labels: [...] int64, over the whole vocabulary.
+        group: the tensor group; None: that of fleet's hybrid topology.
 
     Returns:
         [...], 0 where the label is `ignore_index`.
     """
     from paddle.distributed.fleet.meta_parallel import ParallelCrossEntropy
 
-    return ParallelCrossEntropy(ignore_index=ignore_index)(logits, labels.unsqueeze(-1)).squeeze(-1)
+    return ParallelCrossEntropy(mp_group=group, ignore_index=ignore_index)(logits, labels.unsqueeze(-1)).squeeze(-1)

@@ -83,7 +83,7 @@ def _journal(run_dir: Path, place: Place) -> Iterator[IO[str] | None]:
 def _loop(
     step: Step, data: Batches, rate: Any, training: Training, run_dir: Path, clock: Clock, journal: IO[str] | None
 ) -> None:
-    rows = range(*step.place.rows)
+    rows = step.place.rows
     tokens = 2 * data.seq_len * data.global_batch
     before_s = clock.seconds()
     for index in range(training.steps):

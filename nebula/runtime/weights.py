@@ -11,11 +11,15 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.runtime.executor import engine
+from nebula.runtime.executor.driver import ByActions
 from nebula.runtime.parallelize import Step
 
 
 def gather(step: Step) -> dict[str, np.ndarray]:
     """The whole model's weights on every rank: name in the serial model -> array."""
+    if isinstance(step.driver, ByActions):
+        return engine.gather(step)
     local = {name: _whole(step, parameter) for name, parameter in _parameters(step)}
     if step.plan.world_size == 1 or len(step.plan.stages) == 1:
         return local

@@ -1,16 +1,11 @@
 """Every split trains as one serial process does: the same losses, the same final weights."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import pytest
 import ranks
+from equality import LOSS_TOLERANCE, WEIGHT_TOLERANCE, WORKER, compare, losses_of
 from toy_plans import FOUR, TWO
 
-WORKER = Path(__file__).parent / "equality_worker.py"
-LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 1e-4
 # AdamW hides a wrong scale of all gradients, as does a clip that always bites; momentum with a looser clip does not
 OPTIMIZERS = {2: ("adamw", "momentum"), 4: ("adamw", "momentum")}
 WRONG = {2: "momentum|data 2|1.001", 4: "momentum|data 2 x tensor 2|1.003"}
@@ -20,14 +15,6 @@ PLAIN = ("data 2", "tensor 2", "pipeline 2", "sharding stage 1", "sharding stage
 SCALED = [f"momentum|{name}|loss scaler" for name in PLAIN]
 INFINITE = [f"momentum|{name}|infinite gradient" for name in PLAIN]
 SERIAL = [f"{optimizer}|serial|" for optimizer in ("adamw", "momentum", "decay rule")]
-
-
-@dataclass
-class Row:
-    """Largest relative difference of the losses and largest difference of the weights from the serial run."""
-
-    losses: float
-    weights: float
 
 
 def cases(count):
@@ -44,19 +31,6 @@ def results(tmp_path_factory):
     )
     ranks.run_emulated(4, WORKER, [folder, *cases(4), WRONG[4], *(case + "unmended" for case in CLIPPED)], folder)
     return folder
-
-
-def losses_of(folder, case):
-    return np.array(json.loads((folder / f"{case}.json").read_text()))
-
-
-def compare(folder, case):
-    serial = case.split("|")[0] + "|serial|"
-    expected, losses = losses_of(folder, serial), losses_of(folder, case)
-    with np.load(folder / f"{serial}.npz") as whole, np.load(folder / f"{case}.npz") as gathered:
-        assert set(whole) == set(gathered)
-        weights = max(float(np.abs(whole[name] - gathered[name]).max()) for name in whole)
-    return Row(losses=float((np.abs(losses - expected) / expected).max()), weights=weights)
 
 
 def test_serial_run_learns(results):

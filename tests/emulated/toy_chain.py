@@ -19,6 +19,8 @@ SPLIT = {
 
 
 class Embed(nn.Layer):
+    whole_outputs = (1,)
+
     def __init__(self):
         super().__init__()
         self.tokens = nn.Embedding(VOCABULARY, WIDTH)
@@ -40,6 +42,7 @@ class Block(nn.Layer):
     """Takes and returns (activations, mask); the mask needs no gradient."""
 
     selective_recompute = ("attend",)
+    whole_outputs = (1,)
 
     def __init__(self):
         super().__init__()
@@ -71,12 +74,25 @@ class Head(nn.Layer):
         return self.projection(self.norm(inputs[0]))
 
 
+class TiedHead(nn.Layer):
+    """The head whose projection is the embedding's table."""
+
+    def __init__(self, embed):
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.table = embed.tokens.weight
+
+    def forward(self, inputs):
+        return paddle.matmul(self.norm(inputs[0]), self.table, transpose_y=True)
+
+
 class Toy(nn.Layer):
     tensor_split = SPLIT
 
-    def __init__(self):
+    def __init__(self, tied=False):
         super().__init__()
-        self.chain = nn.LayerList([Embed(), *(Block() for _ in range(BLOCKS)), Head()])
+        embed, blocks = Embed(), [Block() for _ in range(BLOCKS)]
+        self.chain = nn.LayerList([embed, *blocks, TiedHead(embed) if tied else Head()])
 
 
 def nats(logits, labels):
@@ -95,9 +111,9 @@ def build(optimizer="adamw"):
     above that rounding (1e-9), so that the weights of two runs can be compared.
     """
     paddle.seed(7)
-    model = Toy()
+    model = Toy(tied=optimizer == "tied")
     common = {"parameters": model.parameters()}
-    if optimizer == "momentum":
+    if optimizer in ("momentum", "tied"):
         clip = nn.ClipGradByGlobalNorm(1.5)
         return model, paddle.optimizer.Momentum(5e-2, momentum=0.8, grad_clip=clip, **common)
     common |= {"epsilon": 1e-6, "grad_clip": nn.ClipGradByGlobalNorm(0.5)}

@@ -1,7 +1,10 @@
 """The splits whose training must equal that of one serial process, by name and number of ranks. No paddle here."""
 
+from itertools import pairwise
+
 from nebula.plan.layout import FLEET, uniform_stages
-from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Sharding
+from nebula.plan.schedule import device_of
+from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Sharding, Stage
 
 EVEN, UNEVEN = (0, 3, 6), (0, 2, 6)
 STAGES_OUTERMOST = ("pipeline", "data", "sharding", "tensor")
@@ -66,3 +69,66 @@ for stage in (1, 2, 3):
     FOUR[f"pipeline 2 x sharding stage {stage}"] = {"data": 2, "stages": UNEVEN, "sharding": stage, "degree": 2}
 FOUR["pipeline 2 x sharding stage 1, stages inside"] = FOUR["pipeline 2 x sharding stage 1"] | {"order": STAGES_INSIDE}
 NAMED = TWO | FOUR
+
+
+def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16):
+    """A plan of stages that may differ, each ((first, last) layer, replicas, recompute); a replica: (ranks, rows)."""
+    made = tuple(
+        Stage(
+            layers=layers,
+            replicas=tuple(
+                Replica(ranks=ranks, tensor_shares=(1,) * len(ranks), micro_batch_rows=own) for ranks, own in replicas
+            ),
+            recompute=rest[0] if rest else "none",
+        )
+        for layers, replicas, *rest in stages
+    )
+    ranks = {rank for stage in made for rank in stage.ranks}
+    return Plan(
+        stages=made,
+        micro_batches=micro_batches,
+        schedule=schedule,
+        engine="executor",
+        ranks=tuple(RankPlace("host/0", r) for r in range(len(ranks))),
+        job=Job(global_batch=rows),
+        made_from=MadeFrom(model="toy", model_hash="", cluster="", cluster_hash=""),
+    )
+
+
+def virtual(schedule, *cuts, micro_batches=4, devices=2):
+    """A pipeline of single ranks with virtual stages where the schedule puts them."""
+    places = [device_of(schedule, v, devices, (len(cuts) - 1) // devices) for v in range(len(cuts) - 1)]
+    rows = 16 // micro_batches
+    stages = [(span, [((place,), rows)]) for span, place in zip(pairwise(cuts), places, strict=True)]
+    return unlike(*stages, micro_batches=micro_batches, schedule=schedule)
+
+
+A, B, C, D = (0,), (1,), (2,), (3,)
+UNLIKE_TWO = {
+    "rows 3 : 1": unlike(((0, 6), [(A, 3), (B, 1)])),
+    "pipeline, 1f1b": unlike(((0, 2), [(A, 4)]), ((2, 6), [(B, 4)])),
+    "pipeline, fthenb, recompute in one stage": unlike(
+        ((0, 2), [(A, 4)], "full"), ((2, 6), [(B, 4)]), schedule="fthenb"
+    ),
+    "pipeline, zb-h1": unlike(((0, 3), [(A, 4)]), ((3, 6), [(B, 4)]), schedule="zb-h1"),
+    "virtual stages, interleaved": virtual("interleaved", 0, 1, 3, 4, 6),
+    "virtual stages, zb-v": virtual("zb-v", 0, 2, 3, 5, 6),
+    "virtual stages, dualpipe-v": virtual("dualpipe-v", 0, 1, 3, 5, 6),
+}
+UNLIKE_FOUR = {
+    "rows 3 : 1, then tensor 2": unlike(((0, 2), [(A, 3), (B, 1)]), ((2, 6), [(C + D, 4)])),
+    "tensor 2, then rows 1 : 3": unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C, 1), (D, 3)])),
+    "1 rank, 1 rank, tensor 2, zb-h1": unlike(
+        ((0, 1), [(A, 2)]), ((1, 3), [(B, 2)]), ((3, 6), [(C + D, 2)]), micro_batches=8, schedule="zb-h1"
+    ),
+    "tensor 2 beside single ranks in one stage": unlike(((0, 6), [(A + B, 5), (C, 1), (D, 2)]), micro_batches=2),
+    "tensor 1, then 3 replicas of 2 : 1 : 1 rows": unlike(
+        ((0, 4), [(A, 4)], "selective"), ((4, 6), [(B, 2), (C, 1), (D, 1)])
+    ),
+}
+UNLIKE = UNLIKE_TWO | UNLIKE_FOUR
+
+
+def named(name):
+    """The plan of a name; that of one serial process where there is none."""
+    return UNLIKE[name] if name in UNLIKE else plan(**NAMED.get(name, {"micro_batches": 1}))

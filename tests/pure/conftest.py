@@ -1,4 +1,4 @@
-"""How many examples hypothesis draws for a law: few and always the same in `make test`, many new ones in `make test-all`.
+"""How many examples hypothesis draws for a law: few and always the same in `make test`, many and new ones in -all.
 
 The former so that a change passes or fails for what it changes, the latter so that laws are tried on ever new cases.
 """

@@ -240,11 +240,12 @@ def test_what_is_in_flight_is_at_least_what_the_bounds_say():
                 assert (flights(schedule, p, chunks, m) <= found).all(), (schedule, p, m)
 
 
-def test_what_is_found_says_that_no_engine_runs_it_yet():
+def test_what_is_found_says_who_runs_it():
     answer = explore(DENSE, cluster(2, 2), JOB, Objective(fixed={"schedule": "interleaved", "pipeline": 2}))
     assert "interleaved" in answer.plan.split
     assert "pipeline 2 × 3 virtual stages" in answer.plan.split
-    assert executable(answer.plan, "npu").engine is None
+    assert executable(answer.plan, "npu").engine == "executor"
+    assert executable(replace(answer.plan, sequence_parallel=True), "npu").engine is None
 
 
 def test_stages_on_two_types_beat_the_faster_type_alone():

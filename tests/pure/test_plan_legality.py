@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from plan_samples import plans, uniform
 
 from nebula.cluster.schema import load_cluster
-from nebula.plan.legality import DEVICE_KINDS, RULES, executable, violations
+from nebula.plan.legality import DEVICE_KINDS, RULES, executable, executable_on, violations
 from nebula.plan.values import Job, RankPlace, Replica, Sharding
 
 CLUSTER = load_cluster(
@@ -170,11 +170,40 @@ def test_what_no_engine_runs_yet():
         (with_stage(LEGAL, 0, context=2), "context 2"),
         (with_stage(LEGAL, 0, expert=2), "expert 2"),
         (replace(LEGAL, sequence_parallel=True), "sequence_parallel"),
-        (with_stage(LEGAL, 1, replicas=LEGAL.stages[1].replicas[:1]), "fleet needs stages alike"),
     ):
         engine, missing = executable(plan, "gpu")
         assert engine is None
         assert any(word in said for said in missing), missing
+
+
+def test_stages_that_differ_run_on_the_executor():
+    plan = with_stage(LEGAL, 1, replicas=LEGAL.stages[1].replicas[:1])
+    assert executable(plan, "gpu").engine == "executor"
+    for broken, word in (
+        (with_stage(plan, 0, sharding=Sharding(stage=1, degree=2)), "the executor does not shard yet"),
+        (with_shares(plan, (2, 1)), "unequal tensor shares [2, 1]"),
+        (replace(plan, schedule="dualpipe"), "lets micro-batches in at one end alone"),
+        (replace(plan, schedule="zb-v"), "a device holds 2 of them"),
+    ):
+        engine, missing = executable(replace(broken, engine="executor"), "gpu")
+        assert engine is None
+        assert any(word in said for said in missing), missing
+
+
+def with_shares(plan, shares):
+    """The plan with unequal shares in the first replica of its second stage."""
+    first, *others = plan.stages[1].replicas
+    ranks = first.ranks[: len(shares)]
+    return with_stage(plan, 1, replicas=(replace(first, ranks=ranks, tensor_shares=shares), *others))
+
+
+def test_ranks_on_kinds_of_devices_that_share_no_communicator():
+    plan = replace(uniform(data=2), ranks=(RankPlace("n/0", 0), RankPlace("m/0", 0)))
+    engine, missing = executable_on(plan, CLUSTER)
+    assert engine is None
+    assert "kinds gpu and npu" in missing[0]
+    alone = replace(plan, ranks=(RankPlace("n/0", 0), RankPlace("n/0", 1)))
+    assert executable_on(alone, CLUSTER).engine == "fleet"
 
 
 def test_recompute_may_differ_between_stages():

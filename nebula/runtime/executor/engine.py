@@ -1,0 +1,135 @@
+"""Turns a model into the step of one rank of a plan whose stages may differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import nn
+
+from nebula.plan.values import Plan
+from nebula.runtime import chain, start, tensor
+from nebula.runtime.executor.driver import ByActions
+from nebula.runtime.executor.gradients import Gradients, clip_over_slices
+from nebula.runtime.executor.holdings import Holding
+from nebula.runtime.executor.mail import Mail
+from nebula.runtime.executor.seats import Seat, orders, seat_of
+from nebula.runtime.executor.weight_gradients import Later, split_backward
+from nebula.runtime.forward_backward import Loss
+from nebula.runtime.optimizers import keep_parameters
+from nebula.runtime.parallelize import Step
+from nebula.runtime.parts import Part, part_of, settle
+from nebula.runtime.place import Place
+from nebula.runtime.precision import decorate, precision_of, tell_ranks
+from nebula.runtime.quiet import quiet
+
+
+def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: Mapping[str, str] | None) -> Step:
+    """The step of this rank; nebula.runtime.parallelize tells what the arguments are.
+
+    Raises:
+        BadInput: the plan is for another model, the model cannot be cut that way, or the ranks built it differently.
+    """
+    seat = seat_of(plan, dist.get_rank())
+    _seed_dropout(plan, seat)
+    paddle.set_device(start.device())
+    chain.check_alike(model)
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    with quiet():
+        member = _member(plan, seat)
+        part, loss = part_of(model, loss, split, plan, seat.stages, member)
+    later = Later()
+    if any(kind == "W" for kind, _, _ in orders(plan)[seat.home]):
+        split_backward(part.elements, later)
+    settle(part, plan, start.device())
+    keep_parameters(optimizer, part.cut.replaced, list(part.names))
+    precision = precision_of(plan.job.precision)
+    decorate(part.elements, optimizer, precision)
+    with quiet():
+        mail = Mail(plan, seat)
+        gradients = Gradients(dict(held(part, shapes, member)), (seat.home, seat.replica))
+        tell_ranks(precision.scaler)
+    clip_over_slices(optimizer, gradients)
+    driver = ByActions(plan, seat, part.stages, loss, precision=precision, mail=mail, gradients=gradients, later=later)
+    return Step(
+        plan=plan,
+        place=_place(plan, seat),
+        part=part,
+        driver=driver,
+        optimizer=optimizer,
+        wrapped=None,
+        mean=driver.mean,
+    )
+
+
+def _seed_dropout(plan: Plan, seat: Seat) -> None:
+    """Gives every replica of every stage random numbers of its own; the ranks of a tensor group share theirs."""
+    drawn = int(paddle.randint(0, 2**30, [1]))
+    before = sum(plan.stages[stages[0]].data for stages in plan.homes[: seat.home])
+    paddle.seed(drawn + before + seat.replica)
+
+
+def _member(plan: Plan, seat: Seat) -> tensor.Member:
+    """This rank's place in its tensor group; all ranks make all groups."""
+    replicas = [replica.ranks for held in plan.homes for replica in plan.stages[held[0]].replicas]
+    groups = {ranks: dist.new_group(list(ranks)) for ranks in replicas if len(ranks) > 1}
+    own = plan.stages[seat.stages[0]].replicas[seat.replica].ranks
+    return tensor.Member(degree=len(own), rank=seat.tensor, group=groups.get(own))
+
+
+def _place(plan: Plan, seat: Seat) -> Place:
+    stage = seat.stages[0]
+    return Place(
+        rank=seat.rank,
+        data=seat.replica,
+        stage=stage,
+        shard=0,
+        tensor=seat.tensor,
+        layers=plan.stages[stage].layers,
+        rows=seat.rows_of_batch(plan),
+    )
+
+
+def held(
+    part: Part, shapes: Mapping[str, list[int]], member: tensor.Member
+) -> Iterator[tuple[str, tuple[paddle.Tensor, Holding]]]:
+    """What this rank holds of each weight, by its name in the whole model."""
+    by_id = {id(p): p for element in part.elements for p in element.parameters()}
+    for key, name in part.names.items():
+        parameter, dim = by_id[key], part.cut.dims.get(key, -1)
+        if dim < 0:
+            yield name, (parameter, Holding(name, -1, 0, 1))
+            continue
+        size = shapes[name][dim] // member.degree
+        yield name, (parameter, Holding(name, dim, member.rank * size, (member.rank + 1) * size))
+
+
+def gather(step: Step) -> dict[str, np.ndarray]:
+    """The whole model's weights on every rank: name in the serial model -> array in fp32."""
+    driver = step.driver
+    assert isinstance(driver, ByActions)
+    mine = [(holding, _array(parameter)) for parameter, holding in driver.gradients.parameters.values()]
+    told: list[tuple[int, list[tuple[Holding, np.ndarray]]]] = []
+    dist.all_gather_object(told, (driver.seat.home, mine if driver.seat.replica == 0 else []))
+    owner: dict[str, int] = {}
+    pieces: dict[str, list[tuple[Holding, np.ndarray]]] = {}
+    for home, holdings in told:
+        for holding, array in holdings:
+            if owner.setdefault(holding[0], home) == home:  # layers of two homes may share a weight
+                pieces.setdefault(holding[0], []).append((Holding(*holding), array))
+    return {name: _assembled(parts) for name, parts in pieces.items()}
+
+
+def _assembled(parts: list[tuple[Holding, np.ndarray]]) -> np.ndarray:
+    """A whole weight of the parts that the ranks of one replica hold."""
+    if parts[0][0].dim < 0:
+        return parts[0][1]
+    ordered = sorted(parts, key=lambda part: part[0].first)
+    return np.concatenate([array for _, array in ordered], axis=parts[0][0].dim)
+
+
+def _array(value: paddle.Tensor) -> np.ndarray:
+    return np.asarray(value.detach().astype("float32").numpy())

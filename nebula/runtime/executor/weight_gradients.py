@@ -1,0 +1,94 @@
+"""Backwards in two halves, as zero-bubble schedules want them: gradients of inputs now, those of weights later.
+
+The weights of Linear layers are nearly all of a model's; the gradients of the others (norms, embeddings, biases of
+attention) are small and come with the first half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.autograd import PyLayer
+from paddle.nn import functional
+
+
+class Later:
+    """Work on weight gradients that waits for its turn; `keeps` says whether it does."""
+
+    def __init__(self) -> None:
+        self.keeps = False
+        self._waiting: list[Callable[[], None]] = []
+
+    def add(self, work: Callable[[], None]) -> None:
+        """Keeps the work, or does it at once."""
+        if self.keeps:
+            self._waiting.append(work)
+        else:
+            work()
+
+    def collected(self) -> list[Callable[[], None]]:
+        """Takes everything that waits."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+
+def split_backward(elements: Iterable[nn.Layer], later: Later) -> None:
+    """Makes the Linear layers of elements, tensor-parallel ones too, hand the gradients of their weights to `later`."""
+
+    def linear(x: Any, weight: Any, bias: Any = None, name: Any = None) -> Any:
+        del name
+        if x.stop_gradient and weight.stop_gradient:
+            return functional.linear(x, weight, bias)
+        return _Linear.apply(x, weight, bias, later)
+
+    for element in elements:
+        for layer in element.sublayers(include_self=True):
+            if isinstance(layer, nn.Linear):
+                layer.forward = _forward(linear, layer)
+            elif getattr(layer, "linear", None) is functional.linear:  # fleet's parallel layers call it by this name
+                layer.linear = linear
+
+
+def _forward(linear: Callable[..., Any], layer: nn.Linear) -> Callable[[Any], Any]:
+    return lambda x: linear(x, layer.weight, layer.bias)
+
+
+class _Linear(PyLayer):
+    """x W + b, whose backward returns the gradient of x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: Any, later: Later) -> paddle.Tensor:
+        """Shapes [..., in], [in, out], [out]."""
+        ctx.save_for_backward(x, weight, bias)
+        ctx.later = later
+        return functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        """The gradient of x; those of W and b go to `later`."""
+        x, weight, bias = ctx.saved_tensor()
+
+        def work() -> None:
+            with paddle.no_grad():
+                rows = gradient.reshape([-1, gradient.shape[-1]])
+                inputs = x.reshape([-1, x.shape[-1]])
+                _add(weight, paddle.matmul(inputs, rows, transpose_x=True))
+                if bias is not None:
+                    _add(bias, rows.sum(axis=0))
+
+        ctx.later.add(work)
+        back = None if x.stop_gradient else paddle.matmul(gradient, weight, transpose_y=True)
+        return (back, None) if bias is None else (back, None, None)
+
+
+def _add(parameter: paddle.Tensor, gradient: paddle.Tensor) -> None:
+    if parameter.stop_gradient:
+        return
+    gradient = gradient.astype(parameter.dtype)
+    if parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        parameter.grad.add_(gradient)

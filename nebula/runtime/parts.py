@@ -1,0 +1,112 @@
+"""What one rank holds of a model: the chain elements of its stages, cut as its tensor group asks, on its device."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paddle import nn
+
+from nebula.errors import BadInput
+from nebula.graph.splits import kind_of
+from nebula.plan.values import Plan
+from nebula.runtime import chain, tensor
+from nebula.runtime.forward_backward import Loss
+from nebula.runtime.recompute import apply_policy
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """What one rank holds of the model.
+
+    Attributes:
+        stages: index of a stage that it holds -> the elements of that stage, cut.
+        names: id of a local parameter -> its name in the whole model.
+        cut: what tensor parallelism replaced.
+    """
+
+    stages: dict[int, list[nn.Layer]]
+    names: dict[int, str]
+    cut: tensor.Cut
+
+    @property
+    def elements(self) -> list[nn.Layer]:
+        """The elements of all its stages."""
+        return [element for elements in self.stages.values() for element in elements]
+
+
+def part_of(
+    model: nn.Layer,
+    loss: Loss,
+    split: Mapping[str, str] | None,
+    plan: Plan,
+    stages: Sequence[int],
+    member: tensor.Member,
+) -> tuple[Part, Loss]:
+    """A rank's elements with its slices of the weights, and the loss that fits them.
+
+    Args:
+        split: the model's table of what a tensor group cuts.
+        stages: that the rank holds.
+        member: its place in the tensor group that holds them.
+
+    Raises:
+        BadInput: the model is not the plan's, or cannot be cut so.
+    """
+    elements = chain.elements(model)
+    chain.check_length(len(elements), plan.stages[-1].layers[1])
+    names, cut = chain.parameter_names(model), tensor.Cut()
+    spans = [plan.stages[stage].layers for stage in stages] if len(plan.stages) > 1 else [(0, len(elements))]
+    held = {stage: elements[first:last] for stage, (first, last) in zip(stages, spans, strict=True)}
+    part = Part(stages=held, names={}, cut=cut)
+    if any(stage.tensor > 1 for stage in plan.stages):
+        split = _checked_split(split, elements, max(stage.tensor for stage in plan.stages))
+    if member.degree > 1:
+        assert split is not None
+        shared_logits = "cross_entropy" in _parameters(loss) and tensor.cuts_vocabulary(elements[-1], split)
+        for element in part.elements:
+            gather = not (shared_logits and element is elements[-1])
+            tensor.cut_element(element, split, member, gather=gather, cut=cut)
+        _check_untied(part.elements, names, cut)
+        if shared_logits:
+            loss = functools.partial(loss, cross_entropy=functools.partial(tensor.cross_entropy, group=member.group))
+    part.names = {id(cut.replaced[old]): name for old, name in names.items() if old in cut.replaced}
+    here = {id(p) for element in part.elements for p in element.parameters()}
+    part.names |= {old: name for old, name in names.items() if old in here}
+    return part, loss
+
+
+def settle(part: Part, plan: Plan, device: str) -> None:
+    """Moves a rank's part to its device, where it recomputes what the plan says."""
+    for stage, elements in part.stages.items():
+        for element in elements:
+            apply_policy(element, plan.stages[stage].recompute)
+            element.to(device=device)
+            element.train()
+
+
+def _checked_split(split: Mapping[str, str] | None, elements: list[nn.Layer], degree: int) -> Mapping[str, str]:
+    if not split:
+        raise BadInput(
+            f"tensor {degree}: the model says nowhere what to cut; give it `tensor_split`, a table of sublayer "
+            "patterns to column, row, vocabulary or heads"
+        )
+    if not any(kind_of(name, split.items()) for element in elements for name, _ in element.named_sublayers()):
+        raise BadInput(f"tensor_split ({', '.join(split)}) names no sublayer of the model's elements")
+    return split
+
+
+def _check_untied(elements: list[nn.Layer], names: dict[int, str], cut: tensor.Cut) -> None:
+    """Refuses a weight that was cut in one layer while another still holds it whole."""
+    for element in elements:
+        for parameter in element.parameters():
+            if id(parameter) in cut.replaced:
+                raise BadInput(f"{names[id(parameter)]} is cut in one layer and shared with another; untie the two")
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    target = function.forward if isinstance(function, nn.Layer) else function
+    return inspect.signature(target).parameters
