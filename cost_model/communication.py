@@ -335,7 +335,11 @@ class Fabric:
         """What each of the devices has of its host at least."""
         if len(self._hosts) == 1:
             return self._hosts[0]
-        return HostShare(*map(min, zip(*(self._hosts[int(g)] for g in np.unique(self._group[devices])), strict=True)))
+        return HostShare(*map(min, zip(*self.hosts(devices), strict=True)))
+
+    def hosts(self, devices: NDArray[np.int64]) -> list[HostShare]:
+        """What devices of each node group among them have of their hosts."""
+        return [self._hosts[int(group)] for group in np.unique(self._group[devices])]
 
     def slowest(self, devices: NDArray[np.int64]) -> float:
         """By what factor the slowest of the devices is slower than its type says."""

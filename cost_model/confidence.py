@@ -38,9 +38,9 @@ def origin(device: DeviceType, field: str) -> str:
     return next((known for known in ("measured", "fitted") if source.startswith(known)), "data sheet")
 
 
-def provenance(devices: Sequence[DeviceType]) -> tuple[tuple[str, str], ...]:
-    """Pairs of input and origin, for every device type that a plan uses."""
-    return tuple((f"{d.name} {field}", origin(d, field)) for d in devices for field in INPUTS)
+def provenance(devices: Sequence[DeviceType], *, more: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
+    """Pairs of input and origin, for every device type that a plan uses; `more` are fields beside INPUTS."""
+    return tuple((f"{d.name} {field}", origin(d, field)) for d in devices for field in (*INPUTS, *more))
 
 
 def interval(step_s: float, devices: Sequence[DeviceType]) -> tuple[float, float]:

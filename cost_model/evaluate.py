@@ -52,9 +52,9 @@ def plan_pricing(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> BySta
 
 
 def beyond_fleet(plan: Plan) -> bool:
-    """Whether fleet has no price for a plan: several stages on one device, another schedule, context or experts."""
+    """Whether fleet has no price for it: several stages on a device, another schedule, context, experts, offload."""
     several = len(plan.homes) < len(plan.stages)
-    inner = any(stage.context > 1 or stage.expert > 1 for stage in plan.stages)
+    inner = any(stage.context > 1 or stage.expert > 1 or stage.offload != "none" for stage in plan.stages)
     return several or inner or plan.schedule not in ("1f1b", "fthenb")
 
 

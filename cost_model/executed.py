@@ -6,6 +6,7 @@ parallelism, or a software stack of which the caller says what it does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,10 +17,11 @@ from nebula.cost_model.by_stage import loads_of
 from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.fleet import mean_over_ranks
+from nebula.cost_model.offload import holds_states
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, rank_peak
 from nebula.cost_model.plan_peaks import home_chunks, setting_of
 from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, tail_events, timeline
-from nebula.cost_model.step import StepPricing, StepTimes
+from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, Stage, StageMemory, StepParts
@@ -79,6 +81,7 @@ def predict_priced(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> 
     types = pricing.fabric.device_types(devices)
     rows = plan.micro_batches * sum(r.micro_batch_rows for r in plan.stages[0].replicas)
     flops = rows * (graph.forward_flops + graph.backward_flops) / graph.rows
+    offloads = any(stage.offload != "none" for stage in plan.stages)
     peak_flops = pricing.fabric.total(devices, lambda device: device.peak(execution.compute_dtype))
     return Prediction(
         step_time_s=step.step_s,
@@ -87,11 +90,17 @@ def predict_priced(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> 
         mfu=flops / (peak_flops * step.step_s),
         parts=step_parts(pricing, plan, step),
         memory=plan_memory(pricing, plan, expert_tensor),
-        provenance=provenance(types),
+        provenance=provenance(types, more=("host_bytes_per_s",) if offloads else ()),
         computing_s=mean_over_ranks(
-            plan, [plan.micro_batches * (sum(t.compute_s) + t.again_s) + t.update_s for t in step.stages]
+            plan, [_computing_s(plan, stage, times) for stage, times in zip(plan.stages, step.stages, strict=True)]
         ),
     )
+
+
+def _computing_s(plan: Plan, stage: Stage, times: StageTimes) -> float:
+    """Of a step in which the devices of a stage run kernels; an update on the host is none of them."""
+    updating_s = 0.0 if holds_states(stage.offload) else times.update_s
+    return plan.micro_batches * (sum(times.compute_s) + times.again_s) + updating_s
 
 
 def executed_timeline(pricing: StepPricing, plan: Plan) -> Timeline:
@@ -166,10 +175,13 @@ def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes) -> StepParts:
     busy = max(each, key=lambda own: sum(t.forward_s + t.backward_s for t in own))
     turns = min(len(each), m)
     borderless_s = pricing.step_of(plan, step.stages, borders=0.0).step_s if len(plan.stages) > 1 else step.step_s
-    compute_s, again_s, inner_s, sharded_s = (
+    compute_s, again_s, inner_s, sharded_s, copies_s = (
         m * sum(values)
         for values in zip(
-            *((sum(t.compute_s), t.again_s, t.tensor_s + t.context_s + t.expert_s, t.sharded_s) for t in busy),
+            *(
+                (sum(t.compute_s), t.again_s, t.tensor_s + t.context_s + t.expert_s, t.sharded_s, t.offload_s)
+                for t in busy
+            ),
             strict=True,
         )
     )
@@ -181,8 +193,9 @@ def step_parts(pricing: StepPricing, plan: Plan, step: StepTimes) -> StepParts:
         tensor_communication_s=inner_s,
         pipeline_communication_s=step.step_s - borderless_s,
         data_communication_s=data_s,
-        bubble_s=borderless_s - compute_s - again_s - inner_s - data_s - update_s,
+        bubble_s=borderless_s - compute_s - again_s - inner_s - data_s - update_s - copies_s,
         optimizer_s=update_s,
+        offload_s=copies_s,
     )
 
 
@@ -202,9 +215,15 @@ def plan_memory(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> tup
         for rows, ranks in _by_rows(plan.stages[own[0]]).items():
             chunks = _chunks(pricing, plan, own, home, len(homes), rows, expert_tensor)
             least_bytes = min(t.memory_bytes for t in pricing.fabric.device_types(devices[ranks]))
-            held = rank_peak(chunks, setting).memory
-            peaks.append(replace(held, limit_bytes=plan.job.memory_fraction * least_bytes))
-        found |= dict.fromkeys(own, max(peaks, key=lambda held: held.total_bytes / held.limit_bytes))
+            host_bytes = pricing.fabric.host(devices[ranks]).memory_bytes
+            peaks.append(
+                replace(
+                    rank_peak(chunks, setting).memory,
+                    limit_bytes=plan.job.memory_fraction * least_bytes,
+                    host_limit_bytes=plan.job.memory_fraction * host_bytes if math.isfinite(host_bytes) else 0.0,
+                )
+            )
+        found |= dict.fromkeys(own, max(peaks, key=lambda held: held.share))
     return tuple(found[index] for index in range(len(plan.stages)))
 
 

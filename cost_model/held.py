@@ -23,12 +23,14 @@ class Held:
         gradients: sums over the micro-batches, and where they lie beside the sum those of one micro-batch.
         states: the copy of the weights that the optimizer updates, and its moments.
         update: flat copies of gradients that the update of a sharded optimizer works on.
+        host: in the host's memory.
     """
 
     weights: float
     gradients: float
     states: float
     update: float
+    host: float = 0.0
 
     def __add__(self, other: Held) -> Held:
         return Held(
@@ -36,6 +38,7 @@ class Held:
             gradients=self.gradients + other.gradients,
             states=self.states + other.states,
             update=self.update + other.update,
+            host=self.host + other.host,
         )
 
 
@@ -50,7 +53,7 @@ def held(elements: float, execution: Execution, sharding: Sharding) -> Held:
 
     Example:
         >>> held(1.0, Execution(accumulation_dtype="bfloat16"), Sharding(stage=1, degree=4))
-        Held(weights=2.0, gradients=2.0, states=3.0, update=1.5)
+        Held(weights=2.0, gradients=2.0, states=3.0, update=1.5, host=0.0)
     """
     shares = held_shares(sharding)
     width, sums = (DTYPE_BYTES[d] for d in (execution.compute_dtype, execution.accumulation_dtype))
@@ -64,6 +67,28 @@ def held(elements: float, execution: Execution, sharding: Sharding) -> Held:
         states=elements * (copy + execution.moments * DTYPE_BYTES[execution.moments_dtype]) * shares.states,
         # the rank's gradients in one piece, and their copy as wide as the weights that are updated
         update=elements * shares.states * (sums + master) if narrow else 0.0,
+    )
+
+
+def held_beside_host(elements: float, execution: Execution, sharding: Sharding) -> Held:
+    """The same where the states of the optimizer lie in the host's memory, with gradients on their way to the update.
+
+    The device keeps weights as it computes with them, its share under stage 3.
+
+    Example:
+        >>> held_beside_host(1.0, Execution(accumulation_dtype="bfloat16"), Sharding(stage=3, degree=4))
+        Held(weights=0.5, gradients=0.5, states=0.0, update=0.0, host=3.5)
+    """
+    shares, own = held_shares(sharding), held(elements, execution, sharding)
+    width, sums = (DTYPE_BYTES[d] for d in (execution.compute_dtype, execution.accumulation_dtype))
+    master = DTYPE_BYTES[execution.master_dtype] if execution.master_dtype else width
+    each = sums + master + execution.moments * DTYPE_BYTES[execution.moments_dtype]
+    return Held(
+        weights=elements * width * shares.weights,
+        gradients=own.gradients,
+        states=0.0,
+        update=0.0,
+        host=elements * each * shares.states,
     )
 
 

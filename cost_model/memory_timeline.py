@@ -16,21 +16,13 @@ from numpy.typing import NDArray
 from nebula.cluster.values import Cluster
 from nebula.cost_model.evaluate import beyond_fleet, plan_pricing
 from nebula.cost_model.executed import executed_kept
+from nebula.cost_model.peak import HOLDERS, holder_bytes
 from nebula.cost_model.simulate import Event, Timeline
 from nebula.graph.values import DistributedGraph
 from nebula.plan.schedule import alive
 from nebula.plan.values import Plan, StageMemory
 
 Floats = NDArray[np.float64]
-
-HOLDERS = tuple(name.removesuffix("_bytes") for name in StageMemory.__slots__ if name != "limit_bytes")
-"""What holds memory, in the order in which it is shown."""
-
-
-def holder_bytes(memory: StageMemory, holder: str) -> float:
-    """What one of HOLDERS has of a stage's memory."""
-    held: float = getattr(memory, f"{holder}_bytes")
-    return held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

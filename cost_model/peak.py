@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from nebula.cost_model.activations import PRODUCTS, Activations
 from nebula.cost_model.execution import Execution
-from nebula.cost_model.held import Held, has_own_sums, held
+from nebula.cost_model.held import Held, has_own_sums, held, held_beside_host
+from nebula.cost_model.offload import holds_activations, holds_states, staged_bytes
 from nebula.graph.values import DTYPE_BYTES, Block
 from nebula.plan.values import Sharding, StageMemory
 
@@ -78,17 +79,26 @@ class Chunk:
         layers: in order.
         flight: micro-batches whose activations lie in memory together.
         sends: whether its output goes to another stage and is kept until the gradient comes.
+        offload: what lies in the host's memory, one of OFFLOAD.
     """
 
     layers: tuple[LayerLoad, ...]
     flight: int
     sends: bool = False
+    offload: str = "none"
 
     @property
     def kept_bytes(self) -> float:
         """What one micro-batch leaves from its forward to its backward, the output that was sent included."""
-        kept = sum(layer.activations.kept for layer in self.layers)
+        kept = 0.0 if holds_activations(self.offload) else sum(layer.activations.kept for layer in self.layers)
         return kept + (self.layers[-1].output_bytes if self.sends else 0.0)
+
+    @property
+    def host_bytes(self) -> float:
+        """What all micro-batches in flight have in the host's memory."""
+        if not holds_activations(self.offload):
+            return 0.0
+        return self.flight * sum(layer.activations.kept for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +115,7 @@ class Setting:
         counted: what the measurement counts.
         tied_elements: that the rank has twice in its layers and once in memory.
         limit_bytes: what may be filled.
+        offload: what of the parameters lies in the host's memory, one of OFFLOAD.
     """
 
     execution: Execution
@@ -116,6 +127,7 @@ class Setting:
     counted: Counted = Counted.ALLOCATED
     tied_elements: float = 0.0
     limit_bytes: float = 0.0
+    offload: str = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +158,19 @@ class Peak:
     @property
     def holder(self) -> str:
         """What holds most of it: `weights`, `activations`, ..."""
-        fields = [f for f in StageMemory.__slots__ if f != "limit_bytes"]
-        return max(fields, key=lambda f: float(getattr(self.memory, f))).removesuffix("_bytes")
+        return max(HOLDERS, key=lambda holder: holder_bytes(self.memory, holder))
+
+
+HOLDERS = tuple(
+    name.removesuffix("_bytes") for name in StageMemory.__slots__ if not name.endswith(("limit_bytes", "host_bytes"))
+)
+"""What holds a device's memory, in the order in which it is shown."""
+
+
+def holder_bytes(memory: StageMemory, holder: str) -> float:
+    """What one of HOLDERS has of a stage's memory."""
+    found: float = getattr(memory, f"{holder}_bytes")
+    return found
 
 
 def layer_load(block: Block, activations: Activations, expert_parts: int = 1) -> LayerLoad:
@@ -188,8 +211,8 @@ def _held(chunks: Sequence[Chunk], setting: Setting) -> Held:
     layers = [layer for chunk in chunks for layer in chunk.layers]
     plain = sum(layer.elements for layer in layers) - setting.tied_elements
     experts = sum(layer.expert_elements for layer in layers)
-    of_experts = held(experts, setting.execution, setting.expert_sharding)
-    return held(plain, setting.execution, setting.sharding) + of_experts
+    of = held_beside_host if holds_states(setting.offload) else held
+    return of(plain, setting.execution, setting.sharding) + of(experts, setting.execution, setting.expert_sharding)
 
 
 def _base(chunks: Sequence[Chunk], setting: Setting, own: Held) -> StageMemory:
@@ -200,9 +223,17 @@ def _base(chunks: Sequence[Chunk], setting: Setting, own: Held) -> StageMemory:
         optimizer_bytes=own.states,
         activations_bytes=sum(chunk.flight * chunk.kept_bytes for chunk in chunks),
         workspace_bytes=_weight_gradients(chunks, setting),
-        buffers_bytes=_buffers(chunks, setting, own),
+        buffers_bytes=_buffers(chunks, setting, own) + _staged(chunks),
         limit_bytes=setting.limit_bytes,
+        host_bytes=own.host + sum(chunk.host_bytes for chunk in chunks),
     )
+
+
+def _staged(chunks: Sequence[Chunk]) -> float:
+    """What of offloaded activations is on its way."""
+    offloaded = [chunk for chunk in chunks if holds_activations(chunk.offload)]
+    widest = max((layer.activations.kept for chunk in offloaded for layer in chunk.layers), default=0.0)
+    return staged_bytes(sum(chunk.host_bytes for chunk in offloaded), widest)
 
 
 def _weight_gradients(chunks: Sequence[Chunk], setting: Setting) -> float:
@@ -252,7 +283,7 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held) -> dict[str, 
         moments["loss"] = replace(early, workspace_bytes=workspace + loss.passing, logits_bytes=flight * loss.logits)
     if setting.sharding.stage == 3:
         # what was gathered in one piece is copied into the tensors of the layer
-        moments["gather"] = replace(early, workspace_bytes=base.buffers_bytes / 2.0)
+        moments["gather"] = replace(early, workspace_bytes=_buffers(chunks, setting, own) / 2.0)
     return moments
 
 

@@ -99,6 +99,7 @@ def setting_of(
         counted=counted,
         tied_elements=tied_elements,
         limit_bytes=limit_bytes,
+        offload=stage.offload,
     )
 
 
@@ -120,6 +121,7 @@ def home_chunks(
             layers=tuple(loads_of(index)[slice(*plan.stages[index].layers)]),
             flight=flight,
             sends=index + 1 < len(plan.stages),
+            offload=plan.stages[index].offload,
         )
         for index, flight in zip(own, flights, strict=True)
     )

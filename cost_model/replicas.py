@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from nebula.cluster.topology import Level
+from nebula.cluster.topology import NO_HOST, HostShare, Level
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, ranks_of
 from nebula.cost_model.compute import moving_seconds
 from nebula.cost_model.execution import Execution
+from nebula.cost_model.offload import holds_states, update_seconds
 from nebula.cost_model.passes import Passes
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.cost_model.traffic import Axes, wire
@@ -69,6 +70,7 @@ class Replicas:
         device: what runs it.
         execution: how.
         parameters: of the step model.
+        host: what the device has of it; heeded where the stage offloads.
     """
 
     stage: Stage
@@ -77,6 +79,7 @@ class Replicas:
     device: DeviceType
     execution: Execution
     parameters: StepParameters
+    host: HostShare = NO_HOST
 
     def layer_seconds(self, load: LayerLoad) -> tuple[float, float]:
         """Gathering a layer's parameters, and reducing its gradients, in every micro-batch: under stage 3."""
@@ -142,6 +145,8 @@ class Replicas:
         """
         e = self.execution
         owned = sum(self._owned(loads))
+        if holds_states(self.stage.offload):
+            return update_seconds(owned, e, self.device, self.host)
         gradient, weight = DTYPE_BYTES[e.accumulation_dtype], DTYPE_BYTES[e.compute_dtype]
         copy = 2 * DTYPE_BYTES[e.master_dtype] + weight if e.master_dtype else 2 * weight
         width = 4 * gradient + 2 * DTYPE_BYTES[e.moments_dtype] * e.moments + copy

@@ -16,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.places import device_index
+from nebula.cluster.topology import HostShare
 from nebula.cluster.values import Cluster, DeviceType
+from nebula.cost_model.activations import activations
 from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Fabric, ranks_of
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.hiding import Hiding
+from nebula.cost_model.offload import copies_seconds, holds_activations
 from nebula.cost_model.passes import layer_passes
 from nebula.cost_model.peak import LayerLoad as Held
 from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
@@ -52,6 +55,7 @@ class StageTimes:
         reduce_s: gradients over replicas once a step; 0 where every micro-batch does it.
         gather_s: updated parameters over replicas.
         update_s: the optimizer.
+        offload_s: exposed copies of activations to and from the host, in both.
     """
 
     forward_s: float
@@ -67,21 +71,29 @@ class StageTimes:
     reduce_s: float
     gather_s: float
     update_s: float
+    offload_s: float
 
 
 class PassTimes(NamedTuple):
-    """One direction of a layer or stage: kernels, and what is exposed of communication along each axis."""
+    """One direction of a layer or stage: kernels, what is exposed of communication along each axis, and of copies."""
 
     kernels_s: float
     tensor_s: float
     context_s: float
     expert_s: float
     sharded_s: float
+    offload_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """All of it."""
         return sum(self)
+
+    def beside(self, again_s: float, copied_bytes: float, host: HostShare) -> PassTimes:
+        """The same with the copies of a layer's activations, which run beside it and what it runs again."""
+        if not copied_bytes:
+            return self
+        return self._replace(offload_s=copies_seconds(self.total_s + again_s, copied_bytes, host))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +130,7 @@ class StepPricing:
         self._experts = frozenset(i for i, block in enumerate(graph.blocks) if expert_parameters(block))
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
         self.held: dict[tuple[int, ...], tuple[Held, ...]] = {}
+        self._kept: dict[tuple[int, ...], float] = {}
         self._device: dict[RankPlace, int] = {}
 
     def step(self, plan: Plan, expert_tensor: int = 1, *, borders: float = 1.0) -> StepTimes:
@@ -234,7 +247,7 @@ class StepPricing:
         )
         rows_of = np.array([replica.micro_batch_rows for replica in stage.replicas])
         each = [
-            self._times(plan, stage, rows, device, axes, self.fabric.slowest(held), expert_tensor)
+            self._times(plan, stage, rows, device, axes, held, expert_tensor)
             # whoever is slower may have fewer rows
             for rows in sorted(set(rows_of.tolist()))
             for held in (grid[rows_of == rows].reshape(-1),)
@@ -243,11 +256,21 @@ class StepPricing:
         return max(each, key=lambda t: t.forward_s + t.backward_s)
 
     def _times(
-        self, plan: Plan, stage: Stage, rows: int, device: DeviceType, axes: Axes, slow: float, expert_tensor: int
+        self,
+        plan: Plan,
+        stage: Stage,
+        rows: int,
+        device: DeviceType,
+        axes: Axes,
+        held: NDArray[np.int64],
+        expert_tensor: int,
     ) -> StageTimes:
+        """The times of replicas with so many rows, on the devices `held` of which some are of the type."""
+        slow = self.fabric.slowest(held)
         degrees = _degrees(plan, stage, rows, expert_tensor)
         layers = self.graph.layers[slice(*stage.layers)]
-        loads = [(self.load(i, degrees, device), count) for i, count in Counter(layers).items()]
+        counted = Counter(layers)
+        loads = [(self.load(i, degrees, device), count) for i, count in counted.items()]
         replicas = Replicas(
             stage=stage,
             micro_batches=plan.micro_batches,
@@ -255,9 +278,12 @@ class StepPricing:
             device=device,
             execution=self.execution,
             parameters=self.parameters,
+            host=self.fabric.host(held),
         )
-        both = [self._layer(load, replicas, slow) for load, _ in loads]
-        counts = [count for _, count in loads]
+        copied = holds_activations(stage.offload)
+        kept = [self.kept_bytes(i, degrees) if copied else 0.0 for i in counted]
+        both = [self._layer(load, replicas, slow, size) for (load, _), size in zip(loads, kept, strict=True)]
+        counts = list(counted.values())
         forward, backward = (_total([layer[way] for layer in both], counts) for way in (0, 1))
         adds_s = slow * replicas.adds_seconds(loads)
         every = self.execution.recompute.every
@@ -277,10 +303,17 @@ class StepPricing:
             reduce_s=reduce_s,
             gather_s=gather_s,
             update_s=slow * replicas.update_seconds(loads),
+            offload_s=forward.offload_s + backward.offload_s,
         )
 
-    def _layer(self, load: LayerLoad, replicas: Replicas, slow: float) -> tuple[PassTimes, PassTimes]:
-        """One layer's forward and backward; what is run again counts with its communication, not its kernels."""
+    def _layer(
+        self, load: LayerLoad, replicas: Replicas, slow: float, copied_bytes: float
+    ) -> tuple[PassTimes, PassTimes]:
+        """One layer's forward and backward; what is run again counts with its communication, not its kernels.
+
+        Args:
+            copied_bytes: of its activations that go to the host and come back.
+        """
         passes, every = load.passes, self.execution.recompute.every
         gather_s, reduce_s = replicas.layer_seconds(load)
         forward, own, more = (
@@ -292,10 +325,20 @@ class StepPricing:
         # traffic of data runs on while ranks wait for their other groups
         ahead_s = forward_s + sum(forward)
         back_s = backward_s + slow * passes.again.kernels_s / every + tensor_s + context_s + expert_s
-        return (
-            PassTimes(forward_s, *forward, self.hiding.behind_data(ahead_s, gather_s)),
-            PassTimes(backward_s, tensor_s, context_s, expert_s, self.hiding.behind_data(back_s, gather_s + reduce_s)),
-        )
+        ahead = PassTimes(forward_s, *forward, self.hiding.behind_data(ahead_s, gather_s))
+        sharded_s = self.hiding.behind_data(back_s, gather_s + reduce_s)
+        back = PassTimes(backward_s, tensor_s, context_s, expert_s, sharded_s)
+        again_s, host = slow * passes.again.kernels_s / every, replicas.host
+        return ahead.beside(0.0, copied_bytes, host), back.beside(again_s, copied_bytes, host)
+
+    def kept_bytes(self, index: int, degrees: tuple[int, ...]) -> float:
+        """What a layer of that block keeps of a micro-batch, on average where not all layers are computed again."""
+        key, every = self.block_key(index, degrees), self.execution.recompute.every
+        if key not in self._kept:
+            block = self.block(index, degrees)
+            each = [activations(block, self.execution, again=place == 0).kept for place in range(every)]
+            self._kept[key] = sum(each) / every
+        return self._kept[key]
 
     def load(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> LayerLoad:
         """A layer of that block under degrees (rows, tensor, sequence, context, expert, expert_tensor)."""

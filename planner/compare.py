@@ -197,6 +197,7 @@ def _ways(plan: Plan) -> list[str]:
         f"{degrees['micro_batch_rows']} rows",
         f"sharding {degrees['sharding']} over {degrees['sharding_degree']}",
         f"recompute {degrees['recompute']}",
+        f"offload {degrees['offload']}",
     )
     return [" · ".join(w for w in _way(stage) if w not in told) or "as the first" for stage in plan.stages]
 
@@ -209,4 +210,5 @@ def _way(stage: Stage) -> tuple[str, ...]:
         f"{'/'.join(map(str, sorted(rows)))} rows",
         f"sharding {stage.sharding.stage} over {stage.sharding.degree}",
         f"recompute {stage.recompute}",
+        f"offload {stage.offload}",
     )

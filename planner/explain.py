@@ -15,6 +15,7 @@ TERMS: tuple[tuple[str, Callable[[StepParts], float]], ...] = (
     ("data communication", lambda p: p.data_communication_s),
     ("pipeline bubble", lambda p: p.bubble_s),
     ("optimizer", lambda p: p.optimizer_s),
+    ("copying to the host and back", lambda p: p.offload_s),
 )
 
 

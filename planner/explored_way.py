@@ -29,6 +29,7 @@ def explored_way(plan: Plan, cluster: Cluster, excluded: tuple[str, ...] = ()) -
         expert=first.expert,
         rows=first.replicas[0].micro_batch_rows,
         recompute=first.recompute,
+        offload=first.offload,
     )
     outer = Outer(
         data=first.data,

@@ -11,17 +11,12 @@ from math import ceil
 
 from nebula.errors import BadInput
 from nebula.plan.job import RECOMPUTE
-from nebula.plan.layout import uniform_stages
-from nebula.plan.values import MadeFrom, Plan, Prediction, Sharding, StageMemory
-from nebula.planner.engines import engine_of, runs
-from nebula.planner.pool import places
-from nebula.planner.search import SCHEDULE
+from nebula.plan.values import Plan, Prediction, Sharding, StageMemory
+from nebula.planner.engines import runs
+from nebula.planner.offloaded import leanest_plan, offload_words, unpriced_plan
 from nebula.planner.setting import Setting
 from nebula.planner.space import Split, divisors
 from nebula.units import format_bytes
-
-SLACK = 1e-9
-"""Deals within this share of the least full one are as good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +55,8 @@ def fullest(setting: Setting, split: Split) -> Fullest:
     Raises:
         BadInput: the tensor degree does not divide what it has to cut.
     """
-    plan = plan_of(setting, split, setting.prices.leanest_deals(split).boundaries(split.pipeline, SLACK))
+    plan = leanest_plan(setting.prices, split)
+    plan = replace(plan, prediction=setting.prices.pricing.predict(plan))
     assert plan.prediction is not None
     stage, memory = max(enumerate(plan.prediction.memory), key=lambda pair: pair[1].total_bytes)
     return Fullest(plan=plan, stage=stage, memory=memory)
@@ -78,35 +74,23 @@ def too_full(prediction: Prediction) -> str:
 
 def plan_of(setting: Setting, split: Split, boundaries: tuple[int, ...]) -> Plan:
     """The plan of a split and its boundaries, with its prediction."""
-    prices = setting.prices
-    pricing, cluster = prices.pricing, prices.pricing.cluster
-    plan = Plan(
-        stages=uniform_stages(
-            boundaries=boundaries,
-            data=split.data,
-            tensor=split.tensor,
-            sharding=split.sharding,
-            micro_batch_rows=split.rows,
-            recompute=split.recompute,
-        ),
-        micro_batches=split.micro_batches(prices.job),
-        schedule=SCHEDULE,
-        engine=engine_of(split),
-        ranks=places(cluster, prices.pool.devices[: split.ranks]),
-        job=prices.job,
-        made_from=MadeFrom(model=pricing.graph.name, model_hash="", cluster=cluster.name, cluster_hash=""),
-    )
-    return replace(plan, prediction=pricing.predict(plan))
+    plan = unpriced_plan(setting.prices, split, boundaries)
+    return replace(plan, prediction=setting.prices.pricing.predict(plan))
 
 
 def changes(setting: Setting, split: Split) -> Iterator[str]:
     """Single changes with which a split that does not fit would, each computed: one of each kind, the least first."""
+    alone = True
     for kind in (_more_recompute, _more_sharding, _fewer_rows, _more_stages):
         for other in kind(setting, split):
             held = fullest(setting, other)
             if held.over_bytes <= 0:
+                alone = False
                 yield f"{_changed(split, other)} would do ({format_bytes(held.memory.total_bytes)})"
                 break
+    # no engine offloads yet, so that it is told where nothing else would do
+    if alone and (words := offload_words(setting.prices, split)):
+        yield words
     memory = fullest(setting, split).memory
     whole = setting.prices.pool.device.memory_bytes
     if memory.total_bytes <= whole:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from nebula.errors import BadInput, Infeasible
+from nebula.planner.offloaded import offload_words
 from nebula.planner.price import Prices
 from nebula.planner.space import Limits, Split, data_and_rows, policies, shardings, tensor_degrees
 from nebula.units import format_bytes
@@ -82,6 +83,8 @@ def remedies(prices: Prices, limits: Limits) -> Iterator[str]:
         freed = leanest(prices, replace(limits, fixed=_without(limits.fixed, name)))
         if freed and freed.bytes <= prices.limit_bytes:
             yield f"without {name}={value} it fits ({describe(freed.split)}: {format_bytes(freed.bytes)})"
+    if words := offload_words(prices, best.split):
+        yield words
     more = enough_devices(prices, limits, best)
     if more:
         yield f"{more} devices would hold it"

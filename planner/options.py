@@ -52,7 +52,7 @@ def step_s(plan: Plan) -> float:
 def fits(plan: Plan) -> bool:
     """Whether every stage of a plan that is priced is within its memory."""
     assert plan.prediction is not None
-    return all(held.total_bytes <= held.limit_bytes for held in plan.prediction.memory)
+    return all(held.share <= 1.0 for held in plan.prediction.memory)
 
 
 def least_moving(options: Sequence[Option]) -> Option:

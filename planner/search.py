@@ -19,7 +19,7 @@ from nebula.cost_model.chain import Chains
 from nebula.errors import BadInput, Infeasible
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
-from nebula.plan.job import Objective
+from nebula.plan.job import OFFLOAD, Objective
 from nebula.plan.layout import uniform_stages
 from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, RankPlace
 from nebula.planner.engines import engine_of
@@ -149,6 +149,15 @@ def _check_objective(objective: Objective) -> None:
     if objective.fixed.get("schedule", SCHEDULE) != SCHEDULE:
         asked = objective.fixed["schedule"]
         raise BadInput(f"objective.fixed.schedule={asked!r} cannot be planned for yet; use {SCHEDULE}")
+    if objective.allow:
+        raise BadInput(
+            f"objective.allow={list(objective.allow)}: no engine runs it yet; look at it with `nebula plan --explore`"
+        )
+    if objective.fixed.get("offload", OFFLOAD[0]) != OFFLOAD[0]:
+        asked = objective.fixed["offload"]
+        raise BadInput(
+            f"objective.fixed.offload={asked!r}: no engine runs it yet; look at it with `nebula plan --explore`"
+        )
 
 
 class _Search:

@@ -113,6 +113,7 @@ def fixed_of(plan: Plan) -> dict[str, int | str]:
         "sharding": first.sharding.stage,
         "sharding_degree": first.sharding.degree,
         "recompute": first.recompute,
+        "offload": first.offload,
         "schedule": plan.schedule,
     }
 

@@ -115,7 +115,8 @@ def adamw() -> list[dict]:
 
 def main() -> None:
     """Writes the rows."""
-    cpu = next((s.split(":")[1].strip() for s in open("/proc/cpuinfo") if s.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     about = {"device": torch.cuda.get_device_name(), "host": cpu, "cores": os.cpu_count(), "torch": torch.__version__}
     rows = [*copies(), *beside(), *adamw()]
     Path(sys.argv[1]).write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")

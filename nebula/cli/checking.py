@@ -66,7 +66,7 @@ def _broken(plan: Plan, subject: Subject | None) -> list[str]:
         memory = evaluate(graph, cluster, plan).memory
     except BadInput as error:
         return [str(error)]
-    return [_too_full(stage, held) for stage, held in enumerate(memory) if held.total_bytes > held.limit_bytes]
+    return [_too_full(stage, held) for stage, held in enumerate(memory) if held.share > 1.0]
 
 
 def other_job(plan: Plan, subject: Subject) -> list[str]:
@@ -82,7 +82,10 @@ def other_job(plan: Plan, subject: Subject) -> list[str]:
 def _too_full(stage: int, held: StageMemory) -> str:
     from nebula.units import format_bytes
 
-    return f"stage {stage} needs {format_bytes(held.total_bytes)} > {format_bytes(held.limit_bytes)} of a device"
+    if held.total_bytes > held.limit_bytes:
+        return f"stage {stage} needs {format_bytes(held.total_bytes)} > {format_bytes(held.limit_bytes)} of a device"
+    host, limit = format_bytes(held.host_bytes), format_bytes(held.host_limit_bytes)
+    return f"stage {stage} needs {host} > {limit} of a device's share of its host's memory"
 
 
 def _executable(plan: Plan, subject: Subject | None) -> dict[str, Executable]:

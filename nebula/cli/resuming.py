@@ -94,7 +94,11 @@ def _asked(subject: Subject) -> dict[str, Any]:
     return {
         "model": {"name": subject.graph.name, "hash": graph_hash(subject.graph)},
         "cluster": {"name": run.cluster.name, "hash": cluster_hash(run.cluster)},
-        "job": {**encode(replace(run.job, tokens=0.0, steps=0)), "fixed degrees": _degrees(run.objective)},
+        "job": {
+            **encode(replace(run.job, tokens=0.0, steps=0)),
+            "fixed degrees": _degrees(run.objective),
+            "allowed": _allowed(run.objective),
+        },
         "set of nodes": _health(run.cluster),
         "version of Nebula": __version__,
     }
@@ -102,6 +106,10 @@ def _asked(subject: Subject) -> dict[str, Any]:
 
 def _degrees(objective: Objective) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(objective.fixed.items())) or "none"
+
+
+def _allowed(objective: Objective) -> str:
+    return ", ".join(sorted(set(objective.allow))) or "none"
 
 
 def _health(cluster: Cluster) -> str:

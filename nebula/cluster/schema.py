@@ -158,8 +158,11 @@ def _group(document: Document, index: int, entry: NodeSection, own: Mapping[str,
 def _host(document: Document, way: marked_yaml.Keys, entry: HostSection, devices: int) -> Host:
     if entry.links and entry.links > devices:
         raise document.fault(way, f"{entry.links} links of {devices} devices to their host; a device has one at most")
-    said = {"memory_bytes": entry.memory, "memory_bytes_per_s": entry.memory_bandwidth, "links": entry.links}
-    return replace(Host(), **{field: value for field, value in said.items() if value is not None})
+    return Host(
+        memory_bytes=entry.memory or 0.0,
+        memory_bytes_per_s=entry.memory_bandwidth or Host().memory_bytes_per_s,
+        links=entry.links or 0,
+    )
 
 
 def _link(entry: IntraSection | NicSection) -> Link:

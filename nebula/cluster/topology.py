@@ -126,6 +126,10 @@ class HostShare(NamedTuple):
     memory_bytes: float
 
 
+NO_HOST = HostShare(math.inf, math.inf, math.inf)
+"""Of a device that never waits for its host."""
+
+
 def host_share(group: NodeGroup) -> HostShare:
     """The share of each device of a node.
 

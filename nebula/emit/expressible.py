@@ -66,6 +66,7 @@ ON_FLEET: tuple[Predicate, ...] = (
     engines.fleet_order,
     engines.fleet_schedule,
     engines.no_context,
+    engines.no_offload,
 )
 """What fleet's hybrid topology, and every tool above it, asks of a plan."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nebula.errors import LARGEST, BadInput, closest, shown
-from nebula.plan.job import FIXABLE, RECOMPUTE
+from nebula.plan.job import FIXABLE, OFFLOAD, RECOMPUTE
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Plan
 
-WORDS = {"recompute": RECOMPUTE, "schedule": tuple(SCHEDULES)}
+WORDS = {"recompute": RECOMPUTE, "schedule": tuple(SCHEDULES), "offload": OFFLOAD}
 """Degrees that are words, and which words there are."""
 
 EXAMPLE = "tensor=8,pipeline=4"
@@ -50,6 +50,7 @@ def degrees_of(plan: Plan) -> dict[str, int | str]:
         "recompute": first.recompute,
         "micro_batch_rows": first.replicas[0].micro_batch_rows,
         "schedule": plan.schedule,
+        "offload": first.offload,
     }
 
 

@@ -75,6 +75,12 @@ def no_context(case: Case) -> Iterator[str]:
             yield f"{name} {degree}: no engine runs {name} parallelism yet"
 
 
+def no_offload(case: Case) -> Iterator[str]:
+    """Nothing is kept in the host's memory yet."""
+    for what in dict.fromkeys(stage.offload for stage in case.plan.stages if stage.offload != "none"):
+        yield f"offload {what}: no engine keeps states or activations in the host's memory yet"
+
+
 def no_sequence(case: Case) -> Iterator[str]:
     """Sequence parallelism has no engine yet."""
     if case.plan.sequence_parallel:

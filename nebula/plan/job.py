@@ -12,8 +12,24 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "sgd")
 AIMS = ("step_time", "cost", "energy", "days")
 RECOMPUTE = ("none", "selective", "full")
-FIXABLE = ("data", "tensor", "pipeline", "sharding", "sharding_degree", "recompute", "micro_batch_rows", "schedule")
+OFFLOAD = ("none", "optimizer", "activations", "both")
+"""What lies in the host's memory in place of the device's: states of the optimizer, kept activations."""
+
+FIXABLE = (
+    "data",
+    "tensor",
+    "pipeline",
+    "sharding",
+    "sharding_degree",
+    "recompute",
+    "micro_batch_rows",
+    "schedule",
+    "offload",
+)
 """What `objective.fixed` may name; `sharding` is the stage of ZeRO."""
+
+ALLOWABLE = ("offload",)
+"""What `objective.allow` may name: features that are explored on request."""
 
 ROWS = -1
 """The dim of an input that holds the rows of a micro-batch."""
@@ -78,6 +94,7 @@ class Objective:
         fixed: degrees that the user decided, by a name of FIXABLE.
         exclude: names of nodes (`old/3`) and node groups that must not be used; load_run takes them out of the
             cluster already.
+        allow: of ALLOWABLE, what an exploration may use beside what it always does.
     """
 
     minimise: str = "step_time"
@@ -85,3 +102,4 @@ class Objective:
     budget: float = 0.0
     fixed: Mapping[str, int | str] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nebula.cluster.places import device_index
 from nebula.errors import BadInput, closest, shown
-from nebula.plan.job import OPTIMIZERS, PRECISIONS, RECOMPUTE
+from nebula.plan.job import OFFLOAD, OPTIMIZERS, PRECISIONS, RECOMPUTE
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Plan, Stage
 
@@ -36,6 +36,12 @@ def recompute(case: Case) -> Iterator[str]:
     """The recompute policies are known."""
     for policy in dict.fromkeys(stage.recompute for stage in case.plan.stages):
         yield from _word("recompute", policy, RECOMPUTE)
+
+
+def offload(case: Case) -> Iterator[str]:
+    """What is offloaded is known."""
+    for what in dict.fromkeys(stage.offload for stage in case.plan.stages):
+        yield from _word("offload", what, OFFLOAD)
 
 
 def job(case: Case) -> Iterator[str]:

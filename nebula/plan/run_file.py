@@ -21,7 +21,7 @@ from nebula.errors import BadInput, UnknownKey, closest, shown
 from nebula.marked_yaml import MOST_LEVELS, Document, Keys, Mark
 from nebula.plan.conditions import Conditions
 from nebula.plan.conditions_section import EnergySection, ReliabilitySection, conditions
-from nebula.plan.job import AIMS, FIXABLE, RECOMPUTE, ROWS, InputSpec, ModelSpec, Objective, Phase
+from nebula.plan.job import AIMS, ALLOWABLE, FIXABLE, OFFLOAD, RECOMPUTE, ROWS, InputSpec, ModelSpec, Objective, Phase
 from nebula.plan.phases_section import MOST_ROWS, PhaseSection, phases_of
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Job
@@ -80,6 +80,7 @@ class ObjectiveSection(Section):
     limits: LimitsSection = LimitsSection()
     fixed: dict[Name, Whole | Name] = {}
     exclude: list[Name] = []
+    allow: list[Name] = []
 
 
 class RunSection(Section):
@@ -249,7 +250,7 @@ def _cluster(document: Document, section: RunSection, excluded: Sequence[str]) -
 
 
 def _objective(document: Document, section: ObjectiveSection) -> Objective:
-    words: dict[str, Sequence[str]] = {"recompute": RECOMPUTE, "schedule": tuple(SCHEDULES)}
+    words: dict[str, Sequence[str]] = {"recompute": RECOMPUTE, "schedule": tuple(SCHEDULES), "offload": OFFLOAD}
     for key, value in section.fixed.items():
         way = ("objective", "fixed", key)
         if key not in FIXABLE:
@@ -262,6 +263,12 @@ def _objective(document: Document, section: ObjectiveSection) -> Objective:
             )
         if key not in words and key != "sharding" and not (isinstance(value, int) and value >= 1):
             raise document.fault(way, f"objective.fixed.{key} must be a whole number from 1 on, not {shown(value)}")
+    for index, name in enumerate(section.allow):
+        if name not in ALLOWABLE:
+            raise document.fault(
+                ("objective", "allow", index),
+                f"objective.allow: {shown(name)} is nothing to allow; {closest(name, ALLOWABLE)}",
+            )
     assert section.minimise in AIMS
     limits = section.limits
     return Objective(
@@ -270,4 +277,5 @@ def _objective(document: Document, section: ObjectiveSection) -> Objective:
         budget=limits.budget or 0.0,
         fixed=dict(section.fixed),
         exclude=tuple(section.exclude),
+        allow=tuple(section.allow),
     )

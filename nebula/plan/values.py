@@ -72,6 +72,7 @@ class Stage:
     Attributes:
         layers: [first, last) in the graph's chain.
         recompute: `none`, `selective` (attention only) or `full`.
+        offload: what lies in the host's memory: `none`, `optimizer` (its states), `activations` or `both`.
     """
 
     layers: tuple[int, int]
@@ -80,6 +81,7 @@ class Stage:
     expert: int = 1
     sharding: Sharding = field(default_factory=Sharding)
     recompute: str = "none"
+    offload: str = "none"
 
     @property
     def data(self) -> int:
@@ -107,6 +109,8 @@ class StageMemory:
         buffers_bytes: what communication holds, where it is not part of the gradients or the workspace.
         fragmentation_bytes: reserved by the allocator and not used.
         context_bytes: of the device's driver, libraries and communicators, outside of the allocator.
+        host_bytes: what the rank holds in the host's memory instead.
+        host_limit_bytes: what it may fill of that; 0: unknown.
     """
 
     weights_bytes: float
@@ -119,10 +123,18 @@ class StageMemory:
     buffers_bytes: float = 0.0
     fragmentation_bytes: float = 0.0
     context_bytes: float = 0.0
+    host_bytes: float = 0.0
+    host_limit_bytes: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of what may be filled, on the device or in the host's memory, whichever is fuller."""
+        host = self.host_bytes / self.host_limit_bytes if self.host_limit_bytes else 0.0
+        return max(self.total_bytes / self.limit_bytes, host)
 
     @property
     def total_bytes(self) -> float:
-        """The peak."""
+        """The peak on the device."""
         return (
             self.weights_bytes
             + self.gradients_bytes
@@ -138,7 +150,11 @@ class StageMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepParts:
-    """Where the time of one step goes on the slowest stage, in seconds; the parts sum to the step time."""
+    """Where the time of one step goes on the slowest stage, in seconds; the parts sum to the step time.
+
+    Attributes:
+        offload_s: copies of activations to and from the host, as far as nothing hides them.
+    """
 
     compute_s: float
     recompute_s: float
@@ -147,6 +163,7 @@ class StepParts:
     data_communication_s: float
     bubble_s: float
     optimizer_s: float
+    offload_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -159,6 +176,7 @@ class StepParts:
             + self.data_communication_s
             + self.bubble_s
             + self.optimizer_s
+            + self.offload_s
         )
 
 
@@ -270,6 +288,8 @@ class Plan:
             parts.append(f"sharding stage {first.sharding.stage} over {first.sharding.degree}")
         if any(stage.recompute != "none" for stage in self.stages):
             parts.append(f"recompute {_each([stage.recompute for stage in self.stages])}")
+        if any(stage.offload != "none" for stage in self.stages):
+            parts.append(f"offload {_each([stage.offload for stage in self.stages])}")
         parts.append(f"{self.micro_batches} micro-batch{'es' if self.micro_batches > 1 else ''}")
         return " · ".join(parts)
 

@@ -29,6 +29,7 @@ PART_WORDS = {
     "data_communication_s": "data communication",
     "bubble_s": "bubble",
     "optimizer_s": "optimizer",
+    "offload_s": "copies to the host",
 }
 
 ROUNDING = 1e-9

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nebula.cost_model.memory_timeline import HOLDERS, MemoryTimeline, holder_bytes
+from nebula.cost_model.memory_timeline import MemoryTimeline
+from nebula.cost_model.peak import HOLDERS, holder_bytes
 from nebula.plan.values import StageMemory
 from nebula.report.bars import LEFT, RIGHT, WIDTH, legend
 from nebula.report.svg import byte_ticks, drawing, element, line, rect, seconds_tick, text, ticks
@@ -14,7 +15,7 @@ from nebula.units import format_bytes, format_seconds
 SPAN = WIDTH - LEFT - RIGHT
 HOLDER_WORDS = {
     **{holder: holder for holder in HOLDERS},
-    "buffers": "communication buffers",
+    "buffers": "buffers of communication and copies",
     "fragmentation": "lost in the allocator",
     "context": "driver and libraries",
 }

@@ -99,6 +99,8 @@ def short_split(plan: Plan) -> str:
     parts = [f"{name} {degree}" for name, degree in degrees.items() if degree > (name != "sharding")]
     if first.recompute != "none":
         parts.append(f"recompute {first.recompute}")
+    if first.offload != "none":
+        parts.append(f"offload {first.offload}")
     return " · ".join(parts) or "one device"
 
 

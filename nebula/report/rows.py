@@ -73,6 +73,8 @@ def split_words(stage: Stage) -> str:
     words.append(f"{ranges(rows) if len(rows) == 1 else '/'.join(map(str, rows))} row{'s' if rows != [1] else ''}")
     if stage.recompute != "none":
         words.append(f"recompute {stage.recompute}")
+    if stage.offload != "none":
+        words.append(f"offload {stage.offload}")
     return " · ".join(words)
 
 

@@ -133,7 +133,7 @@ def fullest(plan: Plan) -> float:
     """The largest share that a device fills of the memory that the plan may fill; 0 without a prediction."""
     if plan.prediction is None:
         return 0.0
-    return max((m.total_bytes / m.limit_bytes for m in plan.prediction.memory if m.limit_bytes), default=0.0)
+    return max((m.share for m in plan.prediction.memory if m.limit_bytes), default=0.0)
 
 
 def training_days(plan: Plan) -> float:
@@ -146,6 +146,15 @@ def training_days(plan: Plan) -> float:
 def fits(plan: Plan) -> bool:
     """Whether no device is predicted to hold more than the plan may fill."""
     return fullest(plan) <= 1
+
+
+def _host_words(prediction: Prediction) -> str:
+    """What ranks hold in their hosts' memory, where they do."""
+    most = max(prediction.memory, key=lambda m: m.host_bytes)
+    if not most.host_bytes:
+        return ""
+    limit = f" of {format_bytes(most.host_limit_bytes)}" if most.host_limit_bytes else ""
+    return f", and up to {format_bytes(most.host_bytes)}{limit} of its host's memory"
 
 
 def verdict(plan: Plan, *, virtual: bool, outlook: Outlook | None = None) -> str:
@@ -164,7 +173,8 @@ def verdict(plan: Plan, *, virtual: bool, outlook: Outlook | None = None) -> str
         f"{plan.made_from.model} on {plan.world_size:,} device{'s' if plan.world_size > 1 else ''} of "
         f"{plan.made_from.cluster} takes {format_seconds(prediction.step_time_s)}{clock} a step, "
         f"{format_count(prediction.tokens_per_s)} tokens/s at {percent(prediction.mfu)} of peak; the fullest device "
-        f"holds {format_bytes(tightest.total_bytes)} of {format_bytes(tightest.limit_bytes)} ({percent(fullest(plan))})"
+        f"holds {format_bytes(tightest.total_bytes)} of {format_bytes(tightest.limit_bytes)} "
+        f"({percent(tightest.total_bytes / tightest.limit_bytes)}){_host_words(prediction)}"
     )
     days = outlook.days.with_failures if outlook else training_days(plan)
     if not days:

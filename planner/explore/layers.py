@@ -13,11 +13,13 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from nebula.cluster.topology import HostShare
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.activations import activations_under
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.executed import COMPUTED_AGAIN, paddle_execution
 from nebula.cost_model.execution import Execution, Recompute
+from nebula.cost_model.offload import holds_activations
 from nebula.cost_model.passes import passes_under
 from nebula.cost_model.peak import LayerLoad as MemoryLoad
 from nebula.cost_model.peak import layer_load as memory_load
@@ -139,12 +141,23 @@ class Layers:
         return self._memory[key]
 
     def seconds(
-        self, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding, micro_batches: int, slow: float = 1.0
+        self,
+        inner: Inner,
+        device: DeviceType,
+        axes: Axes,
+        sharding: Sharding,
+        micro_batches: int,
+        *,
+        host: HostShare,
+        slow: float = 1.0,
     ) -> LayerSeconds:
-        """Seconds of every layer where its ranks meet as in `axes`."""
-        loads, replicas = self.loads(inner, device), self.replicas(inner, device, axes, sharding, micro_batches)
+        """Seconds of every layer where its ranks meet as in `axes`, and have so much of their hosts."""
+        loads, replicas = self.loads(inner, device), self.replicas(inner, device, axes, sharding, micro_batches, host)
         pricing = self.pricings[inner.recompute]
-        both = [pricing._layer(load, replicas, slow) for load in loads]
+        copied = (
+            [m.activations.kept for m in self.memory(inner)] if holds_activations(inner.offload) else [0.0] * len(loads)
+        )
+        both = [pricing._layer(load, replicas, slow, size) for load, size in zip(loads, copied, strict=True)]
         adds_s = [slow * replicas.adds_seconds([(load, 1)]) for load in loads]
         again_s = [slow * load.passes.again.kernels_s for load in loads]
         return LayerSeconds(
@@ -157,7 +170,13 @@ class Layers:
         )
 
     def replicas(
-        self, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding, micro_batches: int
+        self,
+        inner: Inner,
+        device: DeviceType,
+        axes: Axes,
+        sharding: Sharding,
+        micro_batches: int,
+        host: HostShare,
     ) -> Replicas:
         """The replicas of a stage of a way."""
         stub = Stage(
@@ -166,6 +185,7 @@ class Layers:
             context=inner.context,
             expert=inner.expert,
             sharding=sharding,
+            offload=inner.offload,
         )
         return Replicas(
             stage=stub,
@@ -174,6 +194,7 @@ class Layers:
             device=device,
             execution=self.pricings[inner.recompute].execution,
             parameters=DEFAULT,
+            host=host,
         )
 
     @cached_property

@@ -43,6 +43,8 @@ def _inners(inner: Inner, space: Space) -> Iterator[Inner]:
             yield inner._replace(**{more: 2 * getattr(inner, more), less: getattr(inner, less) // 2})
     for policy in space.policies:
         yield inner._replace(recompute=policy)
+    for offload in space.offloads:
+        yield inner._replace(offload=offload)
 
 
 def _shared(outer: Outer) -> Outer:

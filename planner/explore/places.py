@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nebula.cluster.topology import HostShare
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.traffic import Axes, paired, stage_axes
 from nebula.planner.explore.deal import Ints
@@ -22,11 +23,13 @@ class Place(NamedTuple):
         pool: index of its pool.
         axes: whom its ranks meet, other stages apart.
         slow: by what factor its slowest node is slower.
+        host: what each of its devices has of its host at least.
     """
 
     pool: int
     axes: Axes
     slow: float
+    host: HostShare
 
 
 class Places:
@@ -35,7 +38,7 @@ class Places:
     def __init__(self, fabric: Fabric, pools: Pools) -> None:
         self.fabric, self.pools = fabric, pools
         self.strides = Strides(fabric, pools)
-        self._axes: dict[tuple[object, ...], tuple[Axes, float]] = {}
+        self._axes: dict[tuple[object, ...], tuple[Axes, float, HostShare]] = {}
         cluster = fabric.cluster
         sites = [next((i for i, s in enumerate(cluster.sites) if g.name in s.groups), 0) for g in cluster.groups]
         self._site_of = np.repeat(np.array(sites), [g.device_count for g in cluster.groups])
@@ -69,8 +72,10 @@ class Places:
         pools = [pool for pool, stages in enumerate(way.outer.stages) for _ in range(stages)]
         return [Place(pool, *self.met(way, grid, pool)) for grid, pool in zip(self.grids(way), pools, strict=True)]
 
-    def met(self, way: Way, grid: Ints, pool: int, behind: tuple[Ints, int] | None = None) -> tuple[Axes, float]:
-        """Whom the ranks of a stage meet, the next virtual stage among them, and its slowness."""
+    def met(
+        self, way: Way, grid: Ints, pool: int, behind: tuple[Ints, int] | None = None
+    ) -> tuple[Axes, float, HostShare]:
+        """Whom the ranks of a stage meet, the next virtual stage among them, its slowness, and its hosts."""
         inner, outer = way
         first, period = int(grid.flat[0]), self.pools.periods[pool]
         regular = period and (behind is None or behind[1] == pool)
@@ -80,7 +85,8 @@ class Places:
         key = (inner.tensor, inner.context, inner.expert, outer.data, degree, bool(regular), pool, where, after)
         if key not in self._axes:
             axes = self._repeated(way, grid, pool, behind) if period else self._listed(way, grid, behind)
-            self._axes[key] = axes, self.fabric.slowest(grid.reshape(-1))
+            every = grid.reshape(-1)
+            self._axes[key] = axes, self.fabric.slowest(every), self.fabric.host(every)
         return self._axes[key]
 
     def _listed(self, way: Way, grid: Ints, behind: tuple[Ints, int] | None) -> Axes:

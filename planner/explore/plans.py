@@ -31,6 +31,7 @@ def plan_of(way: Way, boundaries: Sequence[int], ranks: tuple[RankPlace, ...], j
                 expert=inner.expert,
                 sharding=outer.sharding,
                 recompute=inner.recompute,
+                offload=inner.offload,
             )
             for index, home in enumerate(homes)
         ),

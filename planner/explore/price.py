@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nebula.cluster.topology import HostShare
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, ranks_of
+from nebula.cost_model.offload import holds_activations
 from nebula.cost_model.peak import Chunk, Counted, Setting, rank_peak
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes, across, wire
@@ -103,10 +105,13 @@ class WayPrices:
         busy = sharding if sharding.stage == 3 else Sharding()
         inner_axes = (place.axes.tensor, place.axes.context, place.axes.expert)
         more = (place.axes.shard, place.axes.outer, place.axes.expert_shard) if sharding.stage == 3 else ()
-        key = (way.inner, place.pool, place.slow, m > 1, m, busy, inner_axes, more)
+        inner = way.inner.passes
+        key = (inner, place.pool, place.slow, place.host, m > 1, m, busy, inner_axes, more)
         if key not in self._seconds:
             device = self.pools.types[place.pool]
-            self._seconds[key] = self.layers.seconds(way.inner, device, place.axes, busy, m, place.slow)
+            self._seconds[key] = self.layers.seconds(
+                inner, device, place.axes, busy, m, host=place.host, slow=place.slow
+            )
         return self._seconds[key]
 
     def deal(self, way: Way) -> tuple[int, ...]:
@@ -127,10 +132,13 @@ class WayPrices:
 
     def chain(self, inner: Inner, pool: int) -> Chain:
         """Seconds of every layer on a pool where groups are packed as well as can be."""
+        inner = inner.passes
         if (inner, pool) not in self._chains:
-            device = self.pools.types[pool]
+            device, host = self.pools.types[pool], self.best_host(pool)
             every = [
-                self.layers.seconds(inner, device, Axes(tensor=tensor, context=context, expert=expert), Sharding(), 1)
+                self.layers.seconds(
+                    inner, device, Axes(tensor=tensor, context=context, expert=expert), Sharding(), 1, host=host
+                )
                 for tensor, context, expert in product(*self._packed(inner, pool))
             ]
             self._chains[inner, pool] = Chain(
@@ -140,6 +148,10 @@ class WayPrices:
                 common=self._common[0],
             )
         return self._chains[inner, pool]
+
+    def best_host(self, pool: int) -> HostShare:
+        """What a device of a pool has of its host at most."""
+        return HostShare(*map(max, zip(*self.layers.fabric.hosts(self.pools.devices[pool]), strict=True)))
 
     def _packed(self, inner: Inner, pool: int) -> Packing:
         """How tensor, context and expert groups may lie: the first of a pool that repeats, else any."""
@@ -160,11 +172,11 @@ class WayPrices:
             levels(dealt)[0] if len(dealt) else [Levels()],
         )
 
-    def rates(self, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding) -> Rates:
+    def rates(self, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding, host: HostShare) -> Rates:
         """What parameters cost where replicas lie so."""
-        key = (inner.tensor, inner.context, inner.recompute, device.name, axes, sharding)
+        key = (inner.tensor, inner.context, inner.recompute, inner.offload, device.name, axes, sharding, host)
         if key not in self._rates:
-            self._rates[key] = rates_of(self.layers, inner, device, axes, sharding)
+            self._rates[key] = rates_of(self.layers, inner, device, axes, sharding, host)
         return self._rates[key]
 
     def homes(self, way: Way) -> tuple[int, ...]:
@@ -216,7 +228,7 @@ class WayPrices:
         send_s = np.zeros(len(homes))
         for stage, (home, target) in enumerate(pairwise(homes)):
             behind = grids[target], places[target].pool
-            axes, _ = self.at.met(way, grids[home], places[home].pool, behind)
+            axes, *_ = self.at.met(way, grids[home], places[home].pool, behind)
             size_bytes = float(border_bytes[boundaries[stage + 1] - 1])
             if (id(axes), size_bytes) not in known:
                 known[id(axes), size_bytes] = self.send_s(way.inner, axes, size_bytes)
@@ -238,15 +250,17 @@ class WayPrices:
             stages = tuple(2 * (i == pool) for i in range(len(self.pools.types)))
             way = Way(inner._replace(expert=1), Outer(data, stages, "1f1b", 1, Sharding()))
             first, second = self.at.grids(way)
-            axes, _ = self.at.met(way, first, pool, (second, pool))
+            axes, *_ = self.at.met(way, first, pool, (second, pool))
             fixed_s = self.send_s(inner, axes, 0.0)
             self._first_sends[key] = fixed_s, (self.send_s(inner, axes, PROBE_BYTES) - fixed_s) / PROBE_BYTES
         return self._first_sends[key]
 
     def kept(self, inner: Inner) -> Floats:
-        """[layers] bytes of activations that lie there from the forward of a micro-batch to its backward."""
+        """[layers] bytes of activations that lie on the device from the forward of a micro-batch to its backward."""
         if inner not in self._kept:
-            self._kept[inner] = self.layers.spread([b.activations.kept for b in self.layers.memory(inner)])
+            copied = holds_activations(inner.offload)
+            kept = [0.0 if copied else b.activations.kept for b in self.layers.memory(inner)]
+            self._kept[inner] = self.layers.spread(kept)
         return self._kept[inner]
 
     def kept_before(self, inner: Inner) -> Floats:
@@ -279,7 +293,9 @@ class WayPrices:
         held = [np.diff(each[list(boundaries)]) for each in sums]
         tail_s, update_s = np.zeros(len(places)), np.zeros(len(places))
         known = {
-            id(place.axes): self.rates(way.inner, self.pools.types[place.pool], place.axes, way.outer.sharding)
+            id(place.axes): self.rates(
+                way.inner, self.pools.types[place.pool], place.axes, way.outer.sharding, place.host
+            )
             for place in places
         }
         for stage, home in enumerate(homes):
@@ -292,7 +308,10 @@ class WayPrices:
         return tail_s, update_s
 
     def fullest(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
-        """The peak of the fullest rank as a share of what its device may hold; of the first that holds too much."""
+        """The peak of the fullest rank as a share of what it may hold, its host's memory included.
+
+        Of the first rank that holds too much.
+        """
         homes, outer = self.homes(way), way.outer
         loads, blocks = self.layers.memory(way.inner), self.layers.graph.layers
         m, p, setting = way.micro_batches(self.job), outer.pipeline, self.setting(way)
@@ -302,15 +321,21 @@ class WayPrices:
         for home in dict.fromkeys((0, p - 1, *range(p))):
             own = [i for i, at in enumerate(homes) if at == home]
             flights = alive(outer.schedule, p, home, m, outer.chunks)
-            limit = self.pools.types[places[home].pool].memory_bytes * self.job.memory_fraction
+            place, fraction = places[home], self.job.memory_fraction
             chunks = [
                 (blocks[slice(*spans[i])], flight, i + 1 < len(homes)) for i, flight in zip(own, flights, strict=True)
             ]
             key = tuple((len(b), b[0], b[-1], flight, sends) for b, flight, sends in chunks)
             if key not in known:
-                each = [Chunk(layers=tuple(loads[i] for i in b), flight=f, sends=s) for b, f, s in chunks]
-                known[key] = rank_peak(each, setting).memory.total_bytes
-            worst = max(worst, known[key] / limit)
+                each = [
+                    Chunk(layers=tuple(loads[i] for i in b), flight=f, sends=s, offload=way.inner.offload)
+                    for b, f, s in chunks
+                ]
+                held = rank_peak(each, setting).memory
+                known[key] = held.total_bytes, held.host_bytes
+            total, on_host = known[key]
+            limit = self.pools.types[place.pool].memory_bytes * fraction
+            worst = max(worst, total / limit, on_host / (place.host.memory_bytes * fraction))
             if worst > 1.0:
                 break
         return worst
@@ -329,4 +354,5 @@ class WayPrices:
             micro_batches=way.micro_batches(self.job),
             communicators=sum(groups),
             counted=Counted.PROCESS,
+            offload=inner.offload,
         )

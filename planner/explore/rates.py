@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nebula.cluster.topology import HostShare
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.passes import NOTHING, Passes
 from nebula.cost_model.replicas import LayerLoad
@@ -35,9 +36,11 @@ class Rates(NamedTuple):
     adds_s: tuple[float, float]
 
 
-def rates_of(layers: Layers, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding) -> Rates:
-    """What parameters cost on a device whose replicas meet as in `axes`."""
-    own, two = (layers.replicas(inner, device, axes, sharding, m) for m in (1, 2))
+def rates_of(
+    layers: Layers, inner: Inner, device: DeviceType, axes: Axes, sharding: Sharding, host: HostShare
+) -> Rates:
+    """What parameters cost on a device whose replicas meet as in `axes`, and that has so much of its host."""
+    own, two = (layers.replicas(inner, device, axes, sharding, m, host) for m in (1, 2))
     sync = _affine(lambda load: sum(own.sync_seconds([(load, 1)])))
     return Rates(
         sync_fixed_s=(sync[0][0], sync[1][0]),

@@ -142,7 +142,7 @@ def step_seconds(at: ByStage, plan: Plan, to_beat_s: float) -> float:
     """What a step takes; infinite where it is no faster than what is to beat, does not fit or cannot be cut so."""
     with suppress(BadInput):
         step_s = at.step(plan).step_s
-        if step_s < to_beat_s and all(held.total_bytes <= held.limit_bytes for held in plan_memory(at, plan)):
+        if step_s < to_beat_s and all(held.share <= 1.0 for held in plan_memory(at, plan)):
             return step_s
     return math.inf
 

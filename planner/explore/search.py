@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
+from itertools import count, product
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from nebula.cost_model.executed import predict_priced
 from nebula.errors import BadInput, Infeasible
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
-from nebula.plan.job import Objective
+from nebula.plan.job import OFFLOAD, Objective
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace
 from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
@@ -129,6 +129,7 @@ class _Explorer:
             experts=experts_of(graph),
             tokens=max(1, int(graph.tokens_per_row)),
             fixed=objective.fixed,
+            allowed=objective.allow,
         )
         self.bounds = Bounds(space=self.space, prices=self.prices)
         self.found: dict[Way, Priced] = {}
@@ -170,8 +171,19 @@ class _Explorer:
                 heapq.heappush(self.heap, node)
         self.cut["bound"] += sum(left_of(node.what) for node in self.heap)
         if not self.found:
-            raise nothing_fits(self.graph, self.space, self.fullest)
+            raise nothing_fits(self.graph, self.space, self.fullest, self._remedy())
         return replace(self._answer(), ended_by=ended)
+
+    def _remedy(self) -> str:
+        """What of its activations and states the leanest way would have to keep in the host's memory to fit, if any."""
+        if self.fullest is None or len(self.space.offloads) > 1 or "offload" in self.space.fixed:
+            return ""
+        inner, outer = self.fullest[1]
+        for offload in OFFLOAD[1:]:
+            share = self.prices.price(Way(inner._replace(offload=offload), outer)).peak_share
+            if share <= 1.0:
+                return f"; it would with offload {offload}, which objective.allow=[offload] explores"
+        return ""
 
     def _bound_s(self) -> float:
         """No way of the space is faster."""
@@ -218,8 +230,10 @@ class _Explorer:
 
     def _sample(self, inner: Inner) -> None:
         """Prices a few good ways of an inner half, so that it is soon known what there is to beat."""
-        for policy in dict.fromkeys((self.space.policies[-1], self.space.policies[0])):
-            one = inner._replace(rows=self.space.rows[0], recompute=policy)
+        policies, offloads = self.space.policies, self.space.offloads
+        lean, plain = (policies[-1], offloads[0]), (policies[0], offloads[0])
+        for policy, offload in dict.fromkeys((lean, plain, (policies[-1], offloads[-1]))):
+            one = inner._replace(rows=self.space.rows[0], recompute=policy, offload=offload)
             for pool, devices in enumerate(self.space.devices):
                 if one.width <= devices:
                     ranked = self.bounds.ranked(one, pool, self.best_s)
@@ -247,8 +261,8 @@ class _Explorer:
         self.opened += 1
         what = node.what
         if isinstance(what, Base):
-            for policy in self.space.policies:
-                inner = what.inner._replace(recompute=policy)
+            for policy, offload in product(self.space.policies, self.space.offloads):
+                inner = what.inner._replace(recompute=policy, offload=offload)
                 self._push(self.bounds.least_of_fewer_rows(inner), Policy(inner))
         elif isinstance(what, Policy):
             self._open_policy(node.bound_s, what.inner)
@@ -418,13 +432,16 @@ class _Explorer:
         return dict(zip(devices, places(self.cluster, devices), strict=True))
 
 
-def nothing_fits(graph: DistributedGraph, space: Space, fullest: tuple[float, Way] | None) -> Infeasible:
+def nothing_fits(
+    graph: DistributedGraph, space: Space, fullest: tuple[float, Way] | None, remedy: str = ""
+) -> Infeasible:
     """Why there is no answer.
 
     Args:
         graph: the model.
         space: of the ways.
         fullest: of the ways that do not fit the one that needs least, as a share of its limit.
+        remedy: what would make that one fit.
     """
     devices, fraction = sum(space.devices), space.job.memory_fraction
     if fullest is None and not space.fixed:
@@ -440,5 +457,5 @@ def nothing_fits(graph: DistributedGraph, space: Space, fullest: tuple[float, Wa
     share, way = fullest
     return Infeasible(
         f"{graph.name} does not fit on {devices} devices: even the leanest way priced "
-        f"({way}) needs {share:.0%} of what objective.limits.memory_fraction={fraction:g} allows"
+        f"({way}) needs {share:.0%} of what objective.limits.memory_fraction={fraction:g} allows{remedy}"
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 from nebula.cost_model.execution import Execution
-from nebula.cost_model.held import held
+from nebula.cost_model.held import held, held_beside_host
+from nebula.cost_model.offload import holds_states
 from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.traffic import Axes
 from nebula.plan.job import RECOMPUTE
@@ -41,12 +41,13 @@ class Shares:
     def __init__(self, prices: WayPrices) -> None:
         self.prices = prices
         self._rates: dict[tuple[object, ...], Rates] = {}
-        self._bytes: dict[tuple[int, int], float] = {}
+        self._bytes: dict[tuple[int, int, str], float] = {}
+        self._lone: dict[tuple[int, str], Rates] = {}
         self._known: dict[tuple[object, ...], Share] = {}
 
     def own(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Share:
         """What an element costs at least, and holds, where replicas exchange for nothing."""
-        rates, level = self._alone[pool], sharding.stage
+        rates, level = self._alone(pool, inner.offload), sharding.stage
         replicas = data * inner.context
         # those of experts are cut among the ranks that hold the same ones
         parts = (sharding.degree * inner.context, max(1, replicas * inner.tensor // inner.expert)) if level else (1, 1)
@@ -56,15 +57,17 @@ class Shares:
             work_s=(more * rates.adds_s[0] / added[0], more * rates.adds_s[1] / added[1]),
             sync_s=(0.0, 0.0),
             update_s=(rates.update_s[0] / parts[0], rates.update_s[1] / parts[1]),
-            held=(self._held(level, parts[0]), self._held(level, parts[1])),
+            held=(self._held(level, parts[0], inner.offload), self._held(level, parts[1], inner.offload)),
         )
 
-    def _held(self, level: int, degree: int) -> float:
+    def _held(self, level: int, degree: int, offload: str) -> float:
         """Bytes of an element cut among so many ranks, with what lies beside it."""
-        if (level, degree) not in self._bytes:
-            each = held(1.0, self._execution, Sharding(stage=level, degree=degree))
-            self._bytes[level, degree] = each.states + (1.0 + FRAGMENTATION) * (each.weights + each.gradients)
-        return self._bytes[level, degree]
+        key = (level, degree, offload)
+        if key not in self._bytes:
+            of = held_beside_host if holds_states(offload) else held
+            each = of(1.0, self._execution, Sharding(stage=level, degree=degree))
+            self._bytes[key] = each.states + (1.0 + FRAGMENTATION) * (each.weights + each.gradients)
+        return self._bytes[key]
 
     def share(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Share:
         """What an element costs at least, and holds."""
@@ -88,11 +91,13 @@ class Shares:
         stages = tuple(int(i == pool) for i in range(len(self.prices.pools.types)))
         return Way(inner, Outer(data, stages, "1f1b", 1, sharding))
 
-    @cached_property
-    def _alone(self) -> list[Rates]:
-        """By pool what parameters cost that no two ranks share."""
-        one = Inner(1, 1, 1, 1, RECOMPUTE[0])
-        return [self.prices.rates(one, device, Axes(), Sharding()) for device in self.prices.pools.types]
+    def _alone(self, pool: int, offload: str) -> Rates:
+        """What parameters cost on a pool that no two ranks share."""
+        if (pool, offload) not in self._lone:
+            device, host = self.prices.pools.types[pool], self.prices.best_host(pool)
+            one = Inner(1, 1, 1, 1, RECOMPUTE[0], offload)
+            self._lone[pool, offload] = self.prices.rates(one, device, Axes(), Sharding(), host)
+        return self._lone[pool, offload]
 
     @property
     def _execution(self) -> Execution:
@@ -104,7 +109,7 @@ class Shares:
         key = (inner.tensor, inner.context, inner.expert, outer.data, outer.sharding, pool)
         if key not in self._rates:
             (place,) = self.prices.at.places(way)
-            found = self.prices.rates(inner, self.prices.pools.types[pool], place.axes, outer.sharding)
+            found = self.prices.rates(inner, self.prices.pools.types[pool], place.axes, outer.sharding, place.host)
             if not self.prices.pools.periods[pool]:
                 found = found._replace(sync_s=(0.0, 0.0), passing_s=(0.0, 0.0))
             self._rates[key] = found

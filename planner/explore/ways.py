@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nebula.cost_model.offload import holds_activations
 from nebula.graph.values import DistributedGraph
-from nebula.plan.job import RECOMPUTE
+from nebula.plan.job import OFFLOAD, RECOMPUTE
 from nebula.plan.values import Job, Sharding
 from nebula.planner.space import divisors
 
@@ -49,6 +50,14 @@ class Inner(NamedTuple):
     expert: int
     rows: int
     recompute: str
+    offload: str = OFFLOAD[0]
+
+    @property
+    def passes(self) -> Inner:
+        """The same as far as passes depend on it: where the states of the optimizer lie does not matter to them."""
+        if self.offload == OFFLOAD[0]:
+            return self
+        return self._replace(offload="activations" if holds_activations(self.offload) else OFFLOAD[0])
 
     @property
     def width(self) -> int:
@@ -128,6 +137,7 @@ class Space:
         experts: of a layer; 1: it has none.
         tokens: of a row's longest sequence.
         fixed: degrees that the user asked for, by a name of FIXABLE.
+        allowed: of ALLOWABLE, what may be used beside what always is.
     """
 
     job: Job
@@ -137,19 +147,21 @@ class Space:
     experts: int
     tokens: int
     fixed: Mapping[str, object]
+    allowed: tuple[str, ...] = ()
 
     def inners(self) -> Iterator[Inner]:
-        """Degrees of what one rank computes, with the most rows and nothing computed again."""
+        """Degrees of what one rank computes, with the most rows and nothing computed again or offloaded."""
         for tensor, context in product(divisors(self.per_node), self._contexts()):
             for expert in self._experts():
                 if self.allows(tensor=tensor, context=context, expert=expert):
-                    yield Inner(tensor, context, expert, self.rows[-1], self.policies[0])
+                    yield Inner(tensor, context, expert, self.rows[-1], self.policies[0], self.offloads[0])
 
     def holds(self, inner: Inner) -> bool:
         """Whether an inner half is one of the space."""
         degrees = inner.tensor in divisors(self.per_node) and inner.context in self._contexts()
         asked = {"tensor": inner.tensor, "context": inner.context, "expert": inner.expert, "recompute": inner.recompute}
-        return degrees and inner.expert in self._experts() and inner.rows in self.rows and self.allows(**asked)
+        known = inner.expert in self._experts() and inner.rows in self.rows and inner.offload in self.offloads
+        return degrees and known and self.allows(**asked)
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -252,6 +264,12 @@ class Space:
     def policies(self) -> list[str]:
         """Recompute policies, the one that computes least first."""
         return [policy for policy in RECOMPUTE if self.allows(recompute=policy)]
+
+    @property
+    def offloads(self) -> list[str]:
+        """What may lie in the host's memory, what takes least time first."""
+        some = OFFLOAD if "offload" in self.allowed or "offload" in self.fixed else OFFLOAD[:1]
+        return [offload for offload in some if self.allows(offload=offload)]
 
     def allows(self, **values: object) -> bool:
         """Whether degrees are those that the user fixed."""

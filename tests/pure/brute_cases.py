@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol, TypeVar
 
-from nebula.cluster.values import Cluster, DeviceType, Link, NodeGroup, Site, Tier
+from nebula.cluster.values import Cluster, DeviceType, Host, Link, NodeGroup, Site, Tier
 from nebula.cost_model.peak import CONTEXT_BYTES
 from nebula.graph.values import DistributedGraph
 from nebula.models.decoders import DecoderConfig
@@ -224,6 +224,29 @@ def explored_case(seed: int, most_devices: int = 6) -> Case:
         memory_fraction=rng.choice((0.92, 1.0)),
     )
     return Case(graph=graph, cluster=cluster, job=job, objective=Objective(exclude=left_out(rng, cluster)))
+
+
+def offloaded_case(seed: int, most_devices: int = 6) -> Case:
+    """A case of it that allows offload, with links to hosts that are slow or fast, some of them of little memory."""
+    rng = random.Random(f"offload {seed}")
+    case = explored_case(seed, most_devices)
+    # as fast as copies that take about as long as computing, and much slower or faster ones
+    rates = {group.device.name: 10 ** rng.uniform(9, 12) for group in case.cluster.groups}
+    room = room_bytes(case.graph) * 10 ** rng.uniform(-1.5, 0.5)
+    groups = (
+        replace(
+            group,
+            device=replace(group.device, host_bytes_per_s=rates[group.device.name]),
+            host=Host(
+                memory_bytes=rng.choice((0.0, room)),
+                memory_bytes_per_s=10 ** rng.uniform(10, 12),
+                links=rng.choice((0, 1)),
+            ),
+        )
+        for group in case.cluster.groups
+    )
+    objective = replace(case.objective, allow=("offload",))
+    return replace(case, cluster=replace(case.cluster, groups=tuple(groups)), objective=objective)
 
 
 def narrowed(case: Case, seed: int, most: int, every: Callable[[Case], list[Chosen]]) -> tuple[Case, list[Chosen]]:

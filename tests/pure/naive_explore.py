@@ -5,12 +5,13 @@ Written from docs/explore.md and the legality table; of the planner nothing is i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
-from math import lcm
+from itertools import pairwise, product
+from math import inf, lcm
 from typing import NamedTuple
 
+from nebula.cluster.topology import HostShare, host_share
 from nebula.cluster.values import Cluster
 from nebula.cost_model.executed import paddle_execution
 from nebula.cost_model.peak import Counted
@@ -24,6 +25,7 @@ from tests.pure.brute_cases import Case
 from tests.pure.naive_fleet import MADE_FROM, compositions, usable_nodes
 
 POLICIES = ("none", "selective", "full")
+OFFLOADS = ("none", "optimizer", "activations", "both")
 
 
 class Way(NamedTuple):
@@ -39,6 +41,7 @@ class Way(NamedTuple):
     schedule: str
     chunks: int
     sharding: int
+    offload: str = "none"
 
     def given(self) -> dict[str, int | str]:
         """By the names that `objective.fixed` takes."""
@@ -51,6 +54,7 @@ class Way(NamedTuple):
             "recompute": self.recompute,
             "micro_batch_rows": self.rows,
             "schedule": self.schedule,
+            "offload": self.offload,
         }
 
 
@@ -85,7 +89,9 @@ def divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def every_way(graph: DistributedGraph, offered: Offer, job: Job, fixed: Mapping[str, object]) -> Iterator[Way]:
+def every_way(
+    graph: DistributedGraph, offered: Offer, job: Job, fixed: Mapping[str, object], offloads: Sequence[str]
+) -> Iterator[Way]:
     """What numbers allow, and a user who fixed some of them."""
     contexts = [2**i for i in range(12) if i == 0 or graph.tokens_per_row / 2**i >= 512]
     for tensor in divisors(offered.per_node):
@@ -99,7 +105,7 @@ def every_way(graph: DistributedGraph, offered: Offer, job: Job, fixed: Mapping[
                                 continue
                             m = job.global_batch // (data * rows)
                             for schedule, chunks in every_schedule(sum(stages), m, len(graph.layers)):
-                                for recompute in POLICIES:
+                                for recompute, offload in product(POLICIES, offloads):
                                     for sharding in (0, 1, 2, 3) if data > 1 else (0,):
                                         way = Way(
                                             tensor,
@@ -112,6 +118,7 @@ def every_way(graph: DistributedGraph, offered: Offer, job: Job, fixed: Mapping[
                                             schedule,
                                             chunks,
                                             sharding,
+                                            offload,
                                         )
                                         if all(way.given()[name] == value for name, value in fixed.items()):
                                             yield way
@@ -156,6 +163,12 @@ CUTS: dict[tuple[Block, ...], tuple[dict[tuple[int, ...], Block], ...]] = {}
 """Local blocks, by the blocks that they are cut from: they depend on neither device, job nor policy."""
 
 
+def fastest_host(cluster: Cluster, device: str) -> HostShare:
+    """The most that a device of a type has of its host in any node."""
+    shares = [host_share(group) for group in cluster.groups if group.device.name == device]
+    return HostShare(*map(max, zip(*shares, strict=True)))
+
+
 class Prices:
     """Prices plans of one case one by one; what does not depend on the plan is kept."""
 
@@ -170,6 +183,10 @@ class Prices:
         cuts = CUTS.setdefault(graph.blocks, ({}, {}))
         for pricing in (*self.pricings.values(), *self.healthy.values()):
             pricing._blocks, pricing._undealt = cuts
+        self._groups = cluster.groups
+        for pricing in self.healthy.values():
+            # deals are weighed as on the hosts of a type that are fastest
+            pricing.fabric._hosts = [fastest_host(cluster, group.device.name) for group in cluster.groups]
         self._layers: dict[tuple[object, ...], list[float]] = {}
         self._memory = {group.device.name: group.device.memory_bytes for group in cluster.groups}
         self._type = {group.name: group.device.name for group in cluster.groups}
@@ -197,12 +214,19 @@ class Prices:
         homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
         return all(
             peak.memory.total_bytes <= self.job.memory_fraction * self._room(plan, ranks)
+            and peak.memory.host_bytes <= self.job.memory_fraction * self._host_room(plan, ranks)
             for peak, ranks in zip(peaks, homes, strict=True)
         )
 
     def _room(self, plan: Plan, ranks: tuple[int, ...]) -> float:
         names = {plan.ranks[rank].node.rpartition("/")[0] for rank in ranks}
         return min(self._memory[self._type[name]] for name in names)
+
+    def _host_room(self, plan: Plan, ranks: tuple[int, ...]) -> float:
+        """The share that each device has of its host's memory, where that is known."""
+        names = {plan.ranks[rank].node.rpartition("/")[0] for rank in ranks}
+        known = [g for g in self._groups if g.name in names and g.host.memory_bytes]
+        return min((g.host.memory_bytes / g.devices_per_node for g in known), default=inf)
 
     def deal(self, way: Way) -> tuple[int, ...]:
         """The layers of each virtual stage.
@@ -229,7 +253,7 @@ class Prices:
 
     def layer_seconds(self, way: Way, pool: int) -> list[float]:
         """Both passes of every layer on the first devices of a type, all healthy, without any traffic of data."""
-        key = (way[:5], pool)
+        key = (way[:5], way.offload, pool)
         if key not in self._layers:
             width = way.tensor * way.context
             alone = way._replace(data=lcm(width, way.expert) // width, schedule="1f1b", chunks=1, sharding=0)
@@ -272,6 +296,7 @@ class Prices:
                     expert=way.expert,
                     sharding=Sharding(stage=way.sharding, degree=way.data if way.sharding else 1),
                     recompute=way.recompute,
+                    offload=way.offload,
                 )
             )
             first += count
@@ -297,7 +322,8 @@ class Found(NamedTuple):
 def every_way_of(case: Case) -> list[Way]:
     """What the numbers of a case allow."""
     offered = offer(case.cluster, case.objective.exclude)
-    return list(every_way(case.graph, offered, case.job, case.objective.fixed))
+    offloads = OFFLOADS if "offload" in case.objective.allow else OFFLOADS[:1]
+    return list(every_way(case.graph, offered, case.job, case.objective.fixed, offloads))
 
 
 def every_plan(prices: Prices, ways: list[Way]) -> list[Found]:

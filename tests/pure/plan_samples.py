@@ -64,6 +64,7 @@ stages = st.builds(
     expert=whole,
     sharding=st.builds(Sharding, stage=whole, degree=whole),
     recompute=text,
+    offload=text,
 )
 parts = _record(StepParts, dict.fromkeys(StepParts.__dataclass_fields__, numbers))
 memories = _record(StageMemory, dict.fromkeys(StageMemory.__dataclass_fields__, numbers))

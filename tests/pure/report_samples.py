@@ -72,7 +72,7 @@ def graph(name: str, universal: int) -> DistributedGraph:
 
 
 def prediction(stages: int, *, memory_gib: float, step_time_s: float = 1.0) -> Prediction:
-    shares = (0.55, 0.08, 0.1, 0.04, 0.08, 0.13, 0.02)
+    shares = (0.55, 0.08, 0.1, 0.04, 0.08, 0.13, 0.02, 0.0)
     names = tuple(StepParts.__dataclass_fields__)
     return Prediction(
         step_time_s=step_time_s,

@@ -6,6 +6,7 @@ runs one again, and what it was is printed.
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -15,7 +16,7 @@ from nebula.errors import BadInput, Infeasible
 from nebula.plan.legality import violations
 from nebula.planner.explore.search import explore
 from nebula.planner.search import Answer
-from tests.pure.brute_cases import Case, explored_case, narrowed
+from tests.pure.brute_cases import Case, explored_case, narrowed, offloaded_case
 from tests.pure.naive_explore import Found, Prices, every_plan, every_way_of
 
 EXACT = 1e-9
@@ -39,7 +40,7 @@ def check_explored(case: Case, seed: int, most: int) -> None:
     execution = paddle_execution(case.job, one.plan.stages[0].recompute)
     alone = predict_executed(case.graph, case.cluster, one.plan, execution)
     assert alone.step_time_s == pytest.approx(one.step_s, rel=EXACT)
-    assert prices.fits(one.plan) == all(held.total_bytes <= held.limit_bytes for held in alone.memory)
+    assert prices.fits(one.plan) == all(held.share <= 1.0 for held in alone.memory)
 
 
 def check_answer(case: Case, answer: Answer, best: Found, every: list[Found]) -> None:
@@ -49,7 +50,7 @@ def check_answer(case: Case, answer: Answer, best: Found, every: list[Found]) ->
     assert answer.bound_s <= best.step_s * (1 + EXACT)
     assert 0.0 <= answer.gap <= EXACT
     assert violations(answer.plan, layers=len(case.graph.layers), cluster=case.cluster) == ()
-    assert all(held.total_bytes <= held.limit_bytes for held in own.memory)
+    assert all(held.share <= 1.0 for held in own.memory)
     same = [
         found for found in every if found.plan.stages == answer.plan.stages and found.plan.ranks == answer.plan.ranks
     ]
@@ -65,3 +66,20 @@ def test_the_explorer_equals_trying_everything(seed):
 @pytest.mark.parametrize("seed", range(120, 320))
 def test_the_explorer_equals_trying_everything_on_larger_cases(seed):
     check_explored(explored_case(seed, most_devices=8), seed, most=150)
+
+
+@pytest.fixture
+def to_the_end(monkeypatch):
+    """Searches do not end at a gap, however many sets they look at."""
+    monkeypatch.setattr("nebula.planner.explore.search.EXACT", math.inf)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_with_offload_allowed_it_equals_trying_everything(seed, to_the_end):
+    check_explored(offloaded_case(seed), seed, most=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60, 260))
+def test_with_offload_allowed_it_equals_trying_everything_on_larger_cases(seed, to_the_end):
+    check_explored(offloaded_case(seed, most_devices=8), seed, most=240)

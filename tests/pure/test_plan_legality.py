@@ -87,6 +87,7 @@ BROKEN = {
     "engine": (replace(LEGAL, engine="fleat"), "engine 'fleat' does not exist; did you mean 'fleet'?"),
     "schedule": (replace(LEGAL, schedule="1f1"), "schedule '1f1' does not exist; did you mean '1f1b'?"),
     "recompute": (with_stage(LEGAL, 0, recompute="ful"), "did you mean 'full'?"),
+    "offload": (with_stage(LEGAL, 0, offload="optimiser"), "did you mean 'optimizer'?"),
     "precision": (replace(LEGAL, job=Job(global_batch=8, precision="fp31")), "did you mean 'fp32'?"),
     "shared device": (replace(LEGAL, ranks=(RankPlace("n/0", 0),) * 8), "8 ranks share device 0 of node n/0"),
     "no such node": (replace(LEGAL, ranks=(RankPlace("n/9", 0), *LEGAL.ranks[1:])), "rank 0: group n of cluster four nodes has nodes n/0 to n/3"),
@@ -168,6 +169,10 @@ def test_reduced_precision_runs_where_paddle_has_kernels_for_it():
 def test_what_no_engine_runs_yet():
     for plan, word in (
         (with_stage(LEGAL, 0, context=2), "context 2"),
+        (
+            with_stage(LEGAL, 0, offload="both"),
+            "offload both: no engine keeps states or activations in the host's memory",
+        ),
         (with_stage(LEGAL, 0, expert=2), "expert 2"),
         (replace(LEGAL, sequence_parallel=True), "sequence_parallel"),
     ):

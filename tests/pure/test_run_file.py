@@ -83,6 +83,7 @@ def test_overrides_replace_add_and_reach_into_the_cluster_file(run):
         RUN,
         "job.global_batch=64",
         "objective.fixed.pipeline=2",
+        "objective.allow=[offload]",
         "objective.limits={deadline: 2h}",
         "model.preset=llama3-8b",
         "cluster.nodes.0.count=16",
@@ -90,6 +91,9 @@ def test_overrides_replace_add_and_reach_into_the_cluster_file(run):
     assert found.job.global_batch == 64
     assert found.objective.fixed == {"tensor": 8, "recompute": "full", "pipeline": 2}
     assert (found.objective.deadline_s, found.objective.budget, found.job.memory_fraction) == (7200, 0, 0.92)
+    assert found.objective.allow == ("offload",)
+    with pytest.raises(BadInput, match="objective.allow: 'ofload' is nothing to allow; did you mean 'offload'?"):
+        run(RUN, "objective.allow=[ofload]")
     assert found.model.preset == "llama3-8b"
     assert found.cluster.groups[0].count == 16
 
@@ -110,6 +114,7 @@ def test_overrides_reach_names_with_dashes(run):
         ("job.global_batch=abc", "job.global_batch must be a whole number, not 'abc'"),
         ("job.global_batch=0", "at least 1"),
         ("job=3", "job must be a mapping, not 3"),
+        ("objective.fixed.offload=cpu", "must be one of none, optimizer, activations, both, not 'cpu'"),
         ("objective.minimise=money", "must be one of 'step_time', 'cost', 'energy' or 'days', not 'money'"),
         ("cluster.nodes.0.cuont=4", "unknown key 'cuont' in nodes[0]; did you mean 'count'?"),
     ],
