@@ -101,6 +101,7 @@ RULES = (
     Rule("gloo", engines.data_only, engine="fleet", kinds=("cpu",), missing=True),
     Rule("gloo", engines.gloo_sharding, engine="fleet", kinds=("cpu",), missing=True),
     Rule("context", engines.no_context, engine="executor", missing=True),
+    Rule("offload", engines.no_offload, engine="executor", missing=True),
     Rule("sequence", engines.no_sequence, engine="executor", missing=True),
     Rule("sharding", engines.no_sharding, engine="executor", missing=True),
     Rule("shares", engines.even_shares, engine="executor", missing=True),

@@ -187,6 +187,7 @@ def test_stages_that_differ_run_on_the_executor():
     for broken, word in (
         (with_stage(plan, 0, sharding=Sharding(stage=1, degree=2)), "the executor does not shard yet"),
         (with_shares(plan, (2, 1)), "unequal tensor shares [2, 1]"),
+        (with_stage(plan, 0, offload="both"), "offload both: no engine keeps states or activations"),
         (replace(plan, schedule="dualpipe"), "lets micro-batches in at one end alone"),
         (replace(plan, schedule="zb-v"), "a device holds 2 of them"),
     ):
