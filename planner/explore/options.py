@@ -70,6 +70,11 @@ class Options:
         return found
 
     @cached_property
+    def names(self) -> NDArray[np.str_]:
+        """[options] the schedules."""
+        return np.array(self.schedules, dtype=np.str_)
+
+    @cached_property
     def interleaved(self) -> NDArray[np.bool_]:
         """[options]."""
         return np.array([schedule == "interleaved" for schedule in self.schedules])

@@ -9,39 +9,70 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import count, product
+from itertools import count
 
 import numpy as np
 
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster
-from nebula.cost_model.executed import predict_priced
 from nebula.errors import BadInput, Infeasible
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import OFFLOAD, Objective
-from nebula.plan.values import Job, MadeFrom, Plan, RankPlace
+from nebula.plan.values import Job, MadeFrom, Plan
 from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
-from nebula.planner.explore.bounds import Bounds
-from nebula.planner.explore.durations import Placed
 from nebula.planner.explore.layers import Layers
-from nebula.planner.explore.mixed import Bounded, Mixed
+from nebula.planner.explore.mixed import Bounded
 from nebula.planner.explore.near import neighbours
-from nebula.planner.explore.plans import plan_of
 from nebula.planner.explore.pools import pools_of
 from nebula.planner.explore.price import Priced, WayPrices
-from nebula.planner.explore.sets import Again, Base, Node, PlacedWay, Policy, Rest, What, left_of, restored, waiting_of
+from nebula.planner.explore.questions import (
+    Answers,
+    Found,
+    Least,
+    LeastOf,
+    OfRows,
+    OnAll,
+    OnAllBest,
+    OnPool,
+    Policies,
+    PredictionOf,
+    PriceOf,
+    Question,
+    Rows,
+    Sets,
+    near,
+)
+from nebula.planner.explore.sets import (
+    Again,
+    Base,
+    Node,
+    PlacedWay,
+    Policy,
+    Rest,
+    Several,
+    What,
+    left_of,
+    restored,
+    waiting_of,
+)
+from nebula.planner.explore.sheet import Ranked
 from nebula.planner.explore.waiting import Frontier
-from nebula.planner.explore.ways import RULES, Inner, Outer, Space, Way, experts_of
-from nebula.planner.pool import places
+from nebula.planner.explore.ways import RULES, Inner, Space, Way, experts_of
 from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
+from nebula.planner.workers import Alone, Workers, workers
 
 NOTHING_LISTED = Frontier()
+
+AHEAD = 24
+"""So many sets that are about to be opened are worked out ahead, where somebody else does."""
+
+MANY = 48
+"""Degrees of one rank of which there is much to do."""
 
 PROMISING = 4
 """Inner halves of which good ways are priced before the search."""
@@ -70,6 +101,7 @@ def explore(
     enough: Callable[[float], bool] = lambda _: False,
     known: Sequence[Way] = (),
     frontier: Frontier = NOTHING_LISTED,
+    processes: int = 0,
 ) -> Explored:
     """The best plan of the whole space that the cost model knows, whether or not an engine can run it yet.
 
@@ -83,13 +115,18 @@ def explore(
         enough: asked with the gap that is proved so far, whether the answer found will do.
         known: ways that an earlier search of the same found; what is no better than they are is not looked at.
         frontier: where that search ended; by default all is listed anew.
+        processes: that work out bounds and prices; 0: one for each core where there is much to do. The answer is the
+            same with any number of them.
 
     Raises:
         BadInput: the cluster offers no device.
         Infeasible: no way fits into memory.
     """
     one = _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock)
-    return one.run(enough, known, frontier)
+    try:
+        return one.run(enough, known, frontier, processes)
+    finally:
+        one.workers.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +168,8 @@ class _Explorer:
             fixed=objective.fixed,
             allowed=objective.allow,
         )
-        self.bounds = Bounds(space=self.space, prices=self.prices)
+        self.answers = Answers(self.space, self.prices)
+        self.workers: Workers = Alone(self.answers)
         self.found: dict[Way, Priced] = {}
         self.seen: set[Inner] = set()
         self.fullest: tuple[float, Way] | None = None
@@ -145,7 +183,9 @@ class _Explorer:
         """Ways that are bounded from below by this need not be looked at."""
         return self.best_s / (1.0 + TOLERANCE) if self.opened >= EXACT else self.best_s
 
-    def run(self, enough: Callable[[float], bool], known: Sequence[Way], frontier: Frontier) -> Explored:
+    def run(
+        self, enough: Callable[[float], bool], known: Sequence[Way], frontier: Frontier, processes: int = 1
+    ) -> Explored:
         """The answer; an interruption gives the best so far.
 
         Raises:
@@ -153,8 +193,10 @@ class _Explorer:
         """
         ended, node = "", None
         try:
+            self.workers = self._employed(processes)
             self._start(known, frontier)
             while self.heap and self.heap[0].bound_s < self.to_beat_s:
+                self._look_ahead()
                 node = heapq.heappop(self.heap)
                 self.opening_s = node.bound_s
                 self._open(node)
@@ -167,6 +209,7 @@ class _Explorer:
             if not self.found:
                 raise
             ended = INTERRUPTION
+            self.workers.close()
             if node is not None:
                 heapq.heappush(self.heap, node)
         self.cut["bound"] += sum(left_of(node.what) for node in self.heap)
@@ -185,6 +228,33 @@ class _Explorer:
                 return f"; it would with offload {offload}, which objective.allow=[offload] explores"
         return ""
 
+    def _employed(self, processes: int) -> Workers:
+        """Who works out answers: others where there is much to do, or where so many are asked for."""
+        few = not processes and sum(1 for _ in self.space.inners()) < MANY
+        return Alone(self.answers) if few else workers(self.answers, near, processes)
+
+    def _look_ahead(self) -> None:
+        """Tells the workers what will be asked next."""
+        self.workers.expect(question for node in self.heap[:AHEAD] for question in self._questions(node.what))
+
+    def _questions(self, what: What) -> Iterator[Question]:
+        """What will be asked when a set is opened, if there is no more to beat by then."""
+        if isinstance(what, Base):
+            yield Policies(what.inner)
+            yield from map(Rows, self.space.under_policies(what.inner))
+        elif isinstance(what, Policy):
+            yield Rows(what.inner)
+        elif isinstance(what, Inner):
+            yield Sets(what, self.to_beat_s)
+        elif isinstance(what, Several):
+            yield OnAll(what.inner, what.data, self.to_beat_s)
+        elif isinstance(what, Rest):
+            yield LeastOf(Way(what.inner, what.ranked.outer(what.first)))
+        elif isinstance(what, Way):
+            yield LeastOf(what)
+        elif isinstance(what, PlacedWay):
+            yield PriceOf(what.way)
+
     def _bound_s(self) -> float:
         """No way of the space is faster."""
         waiting_s = self.heap[0].bound_s if self.heap else math.inf
@@ -198,10 +268,12 @@ class _Explorer:
         if frontier.opened:
             self.opened = frontier.opened
             for waiting in frontier.sets:
-                self._push(waiting.bound_s, restored(self.bounds, waiting))
+                self._push(waiting.bound_s, restored(waiting))
             self.opening_s, self.listed = math.inf, True
             return
-        for inner in self.space.inners():
+        every = list(self.space.inners())
+        for index, inner in enumerate(every):
+            self.workers.expect(map(Least, every[index:]))
             self._list(inner)
         self.opening_s, self.listed = math.inf, True
         for inner in self._promising()[:PROMISING]:
@@ -216,7 +288,7 @@ class _Explorer:
                 continue
             with suppress(BadInput):
                 most = inner._replace(rows=rows)
-                self._push(self.bounds.least_of_fewer_rows(most), Base(most))
+                self._push(self.workers.ask(Least(most)), Base(most))
                 listed.append(rows)
         self.cut["shape"] += not listed
 
@@ -236,20 +308,12 @@ class _Explorer:
             one = inner._replace(rows=self.space.rows[0], recompute=policy, offload=offload)
             for pool, devices in enumerate(self.space.devices):
                 if one.width <= devices:
-                    ranked = self.bounds.ranked(one, pool, self.best_s)
+                    self._look_ahead()
+                    ranked: Ranked = self.workers.ask(OnPool(one, pool, self.best_s))
                     for index in range(min(TRIES, len(ranked))):
                         self._price(Way(one, ranked.outer(index)))
-            for outer in self._mixed(one)[:TRIES]:
+            for outer in self.workers.ask(OnAllBest(one, self.best_s))[:TRIES]:
                 self._price(Way(one, outer))
-
-    def _mixed(self, inner: Inner) -> list[Outer]:
-        """Those of an inner half on all pools that may beat what was found and may fit, best first."""
-        every = [self.bounds.mixed(inner, data) for data in self.space.data_degrees(inner)]
-        near = [mixed for mixed in every if mixed.least_seconds() < self.best_s]
-        ways = [
-            way for mixed in near for way in mixed.ways(self.best_s) if way.share <= 1.0 and way.bound_s < self.best_s
-        ]
-        return [way.outer for way in sorted(ways, key=lambda way: way.bound_s)]
 
     def _push(self, bound_s: float, what: What) -> None:
         if bound_s < self.to_beat_s:
@@ -261,15 +325,14 @@ class _Explorer:
         self.opened += 1
         what = node.what
         if isinstance(what, Base):
-            for policy, offload in product(self.space.policies, self.space.offloads):
-                inner = what.inner._replace(recompute=policy, offload=offload)
-                self._push(self.bounds.least_of_fewer_rows(inner), Policy(inner))
+            for inner, least_s in self.workers.ask(Policies(what.inner)):
+                self._push(least_s, Policy(inner))
         elif isinstance(what, Policy):
             self._open_policy(node.bound_s, what.inner)
         elif isinstance(what, Inner):
             self._open_inner(node.bound_s, what)
-        elif isinstance(what, Mixed):
-            self._open_mixed(node.bound_s, what)
+        elif isinstance(what, Several):
+            self._open_several(node.bound_s, what)
         elif isinstance(what, Rest):
             following = what.first + 1
             if following < len(what.ranked):
@@ -277,66 +340,51 @@ class _Explorer:
                 self._push(bound_s, what._replace(first=following))
             self._place(node.bound_s, Way(what.inner, what.ranked.outer(what.first)))
         elif isinstance(what, Again):
-            ranked = self.bounds.ranked(what.inner, what.pool, self.to_beat_s)
+            ranked: Ranked = self.workers.ask(OnPool(what.inner, what.pool, self.to_beat_s))
             first = int(np.searchsorted(ranked.bounds_s, what.from_s))
             if first < len(ranked):
                 self._push(max(node.bound_s, float(ranked.bounds_s[first])), Rest(what.inner, ranked, first))
         elif isinstance(what, Way):
             self._place(node.bound_s, what)
         else:
-            self._price(what.way, what.placed)
+            self._price(what.way)
 
     def _open_policy(self, bound_s: float, most: Inner) -> None:
-        for rows in (n for n in self.space.rows if most.rows % n == 0):
-            inner = most._replace(rows=rows)
-            if inner in self.seen:
+        rows: OfRows
+        for rows in self.workers.ask(Rows(most)):
+            if rows.inner in self.seen:
                 continue
-            self.seen.add(inner)
-            # fewer rows are not cut where a share of what the most keep is too much
-            if rows < most.rows and not self.bounds.may_fit(most, rows):
-                self.cut["memory"] += 1
-            elif self._may_fit(inner):
-                self._push(max(bound_s, self.bounds.least_seconds(inner)), inner)
-
-    def _may_fit(self, inner: Inner) -> bool:
-        """Whether an inner half can be cut so and may fit; what cannot is counted by its rule."""
-        try:
-            fits = self.bounds.may_fit(inner)
-        except BadInput:
-            self.cut["shape"] += 1
-            return False
-        self.cut["memory"] += not fits
-        return fits
+            self.seen.add(rows.inner)
+            if rows.rule:
+                self.cut[rows.rule] += 1
+            else:
+                self._push(max(bound_s, rows.least_s), rows.inner)
 
     def _open_inner(self, bound_s: float, inner: Inner) -> None:
-        for data in self.space.data_degrees(inner):
-            mixed = self.bounds.mixed(inner, data)
-            least_s = mixed.least_seconds()
-            if math.isfinite(least_s):
-                self._push(max(bound_s, least_s), mixed)
-        for pool, devices in enumerate(self.space.devices):
-            if inner.width <= devices:
-                ranked = self.bounds.ranked(inner, pool, self.to_beat_s)
-                self.cut.update(ranked.cut)
-                if ranked.leanest:
-                    self._note_full(ranked.leanest[0], Way(inner, ranked.leanest[1]))
-                if len(ranked):
-                    self._look(float(ranked.bounds_s[0]), Way(inner, ranked.outer(0)))
-                    self._push(max(bound_s, float(ranked.bounds_s[0])), Rest(inner, ranked, 0))
+        found: Found = self.workers.ask(Sets(inner, self.to_beat_s))
+        for data, least_s in found.several:
+            self._push(max(bound_s, least_s), Several(inner, data))
+        for ranked in found.alone:
+            self.cut.update(ranked.cut)
+            if ranked.leanest:
+                self._note_full(ranked.leanest[0], Way(inner, ranked.leanest[1]))
+            if len(ranked):
+                self._look(float(ranked.bounds_s[0]), Way(inner, ranked.outer(0)))
+                self._push(max(bound_s, float(ranked.bounds_s[0])), Rest(inner, ranked, 0))
 
-    def _open_mixed(self, least_s: float, mixed: Mixed) -> None:
+    def _open_several(self, least_s: float, what: Several) -> None:
         near: list[Bounded] = []
-        for each in mixed.ways(self.to_beat_s):
+        for each in self.workers.ask(OnAll(what.inner, what.data, self.to_beat_s)):
             if each.share > 1.0:
                 self.cut["memory"] += 1
-                self._note_full(each.share, Way(mixed.inner, each.outer))
+                self._note_full(each.share, Way(what.inner, each.outer))
             else:
                 near.append(each)
         if near:
             first = min(near, key=lambda each: each.bound_s)
-            self._look(first.bound_s, Way(mixed.inner, first.outer))
+            self._look(first.bound_s, Way(what.inner, first.outer))
         for each in near:
-            self._push(max(least_s, each.bound_s), Way(mixed.inner, each.outer))
+            self._push(max(least_s, each.bound_s), Way(what.inner, each.outer))
 
     def _look(self, bound_s: float, way: Way) -> None:
         """Prices a way at once if it may be the best so far, so that others have more to beat."""
@@ -347,20 +395,18 @@ class _Explorer:
         """Bounds a way by what its own deal takes on its own places."""
         if way in self.found or self._left_out(way):
             return
-        placed = self.prices.placed(way, self.prices.deal(way), self.prices.at.places(way))
-        least_s = placed.least_seconds(way.micro_batches(self.job), way.outer.schedule)
-        self._push(max(bound_s, least_s), PlacedWay(way, placed))
+        self._push(max(bound_s, self.workers.ask(LeastOf(way))), PlacedWay(way))
 
     def _try(self, way: Way) -> None:
         """Prices a way unless it plainly is no better."""
-        placed = self.prices.placed(way, self.prices.deal(way), self.prices.at.places(way))
-        if placed.least_seconds(way.micro_batches(self.job), way.outer.schedule) < self.best_s:
-            self._price(way, placed)
+        if self.workers.ask(LeastOf(way)) < self.best_s:
+            self._price(way)
 
-    def _price(self, way: Way, placed: Placed | None = None) -> None:
+    def _price(self, way: Way) -> None:
         if way in self.found or self._left_out(way):
             return
-        priced = self.prices.price(way, placed)
+        self._look_ahead()
+        priced: Priced = self.workers.ask(PriceOf(way))
         if priced.peak_share > 1.0:
             self.cut["memory"] += 1
             self._note_full(priced.peak_share, way)
@@ -383,10 +429,11 @@ class _Explorer:
     def _compare(self) -> None:
         """Prices what is near the best, so that there is something to set beside it."""
         best = min(self.found, key=lambda way: self.found[way].step_s, default=None)
-        for way in neighbours(best, self.space) if best else ():
-            if way not in self.found:
-                with suppress(BadInput):
-                    self._price(way)
+        others = [way for way in neighbours(best, self.space) if way not in self.found] if best else []
+        for index, way in enumerate(others):
+            self.workers.expect(map(PriceOf, others[index:]))
+            with suppress(BadInput):
+                self._price(way)
 
     def _frontier(self) -> Frontier:
         """What was not looked at and may be better than what was found."""
@@ -403,6 +450,7 @@ class _Explorer:
             cluster=self.cluster.name,
             cluster_hash=cluster_hash(self.cluster),
         )
+        self.workers.expect(PredictionOf(way, self.found[way].boundaries) for way in ranked)
         plans = [self._plan(way, made_from) for way in ranked]
         assert plans[0].prediction is not None
         bound_s = min(self._bound_s(), self.to_beat_s, plans[0].prediction.step_time_s)
@@ -420,16 +468,9 @@ class _Explorer:
         )
 
     def _plan(self, way: Way, made_from: MadeFrom) -> Plan:
-        devices = np.concatenate([grid.reshape(-1) for grid in self.prices.at.grids(way)])
-        ranks = tuple(map(self._place_of.__getitem__, devices.tolist()))
-        plan = plan_of(way, self.found[way].boundaries, ranks, self.job, made_from)
-        return replace(plan, prediction=predict_priced(self.prices.layers.pricing(way.inner), plan))
-
-    @cached_property
-    def _place_of(self) -> dict[int, RankPlace]:
-        """Where each device that may be used is."""
-        devices = np.concatenate(self.prices.pools.devices).tolist()
-        return dict(zip(devices, places(self.cluster, devices), strict=True))
+        boundaries = self.found[way].boundaries
+        plan = self.answers.plan(way, boundaries, made_from)
+        return replace(plan, prediction=self.workers.ask(PredictionOf(way, boundaries)))
 
 
 def nothing_fits(

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nebula.planner.explore.bounds import Bounds
-from nebula.planner.explore.durations import Placed
-from nebula.planner.explore.mixed import Mixed
 from nebula.planner.explore.sheet import Ranked
 from nebula.planner.explore.waiting import Waiting
 from nebula.planner.explore.ways import Inner, Way
@@ -22,6 +19,13 @@ class Policy(NamedTuple):
     """All ways with these degrees and this policy, whatever their rows."""
 
     inner: Inner
+
+
+class Several(NamedTuple):
+    """Ways on all pools with so many replicas."""
+
+    inner: Inner
+    data: int
 
 
 class Rest(NamedTuple):
@@ -41,13 +45,12 @@ class Again(NamedTuple):
 
 
 class PlacedWay(NamedTuple):
-    """A way whose durations are known."""
+    """A way that is bounded by what its own deal takes on its own places."""
 
     way: Way
-    placed: Placed
 
 
-What = Base | Policy | Inner | Mixed | Rest | Again | Way | PlacedWay
+What = Base | Policy | Inner | Several | Rest | Again | Way | PlacedWay
 
 
 class Node(NamedTuple):
@@ -64,11 +67,12 @@ def waiting_of(bound_s: float, what: What) -> Waiting:
         return Waiting("base" if isinstance(what, Base) else "policy", bound_s, what.inner)
     if isinstance(what, Inner):
         return Waiting("rows", bound_s, what)
-    if isinstance(what, Mixed):
+    if isinstance(what, Several):
         return Waiting("mixed", bound_s, what.inner, data=what.data)
     if isinstance(what, Rest):
-        sheet = what.ranked.sheet
-        return Waiting("pool", bound_s, what.inner, pool=sheet.pool, from_s=float(what.ranked.bounds_s[what.first]))
+        return Waiting(
+            "pool", bound_s, what.inner, pool=what.ranked.pool, from_s=float(what.ranked.bounds_s[what.first])
+        )
     if isinstance(what, Again):
         return Waiting("pool", bound_s, what.inner, pool=what.pool, from_s=what.from_s)
     way = what.way if isinstance(what, PlacedWay) else what
@@ -80,11 +84,11 @@ def left_of(what: What) -> int:
     return len(what.ranked) - what.first if isinstance(what, Rest) else 1
 
 
-def restored(bounds: Bounds, waiting: Waiting) -> What:
+def restored(waiting: Waiting) -> What:
     """What an earlier search had not looked at."""
     kind, inner = waiting.kind, waiting.inner
     if kind == "mixed":
-        return bounds.mixed(inner, waiting.data)
+        return Several(inner, waiting.data)
     if kind == "pool":
         return Again(inner, waiting.pool, waiting.from_s)
     if kind == "way":

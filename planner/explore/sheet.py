@@ -8,7 +8,7 @@ Groups are taken to lie as close together as on the first devices of the pool.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,14 +31,21 @@ class Ranked:
 
     Attributes:
         bounds_s: [n] ascending.
-        outers: what they are, by index.
+        pools: of the space; all stages lie on one of them, `pool`.
+        data, stages, chunks, schedules: [n] of each.
+        shardings: [n, 2] stage and degree of each.
         leanest: of those that do not fit, what the fullest device holds at least of its limit, and the outer half.
         cut: by rule, how many were left out.
     """
 
     bounds_s: Floats
-    picked: tuple[Ints, Ints, Ints]
-    sheet: Sheet
+    pool: int
+    pools: int
+    data: Ints
+    stages: Ints
+    chunks: Ints
+    schedules: NDArray[np.str_]
+    shardings: Ints
     leanest: tuple[float, Outer] | None
     cut: dict[str, int]
 
@@ -47,8 +54,15 @@ class Ranked:
 
     def outer(self, index: int) -> Outer:
         """The outer half of that index."""
-        row, sharding, option = (int(part[index]) for part in self.picked)
-        return self.sheet.outer(row, sharding, option)
+        stages = tuple(int(self.stages[index]) if pool == self.pool else 0 for pool in range(self.pools))
+        stage, degree = self.shardings[index].tolist()
+        return Outer(
+            int(self.data[index]),
+            stages,
+            str(self.schedules[index]),
+            int(self.chunks[index]),
+            Sharding(stage=stage, degree=degree),
+        )
 
 
 class Sheet:
@@ -69,13 +83,6 @@ class Sheet:
         """The layers as a rank runs them."""
         return self.prices.chain(self.inner, self.pool)
 
-    def outer(self, row: int, sharding: int, option: int) -> Outer:
-        """What stands in that row, sharding and option."""
-        options, pools = self.options, len(self.space.devices)
-        stages = tuple(int(options.pipeline[option]) if i == self.pool else 0 for i in range(pools))
-        how = self.shardings[row][sharding]
-        return Outer(int(self.data[row]), stages, options.schedules[option], int(options.chunks[option]), how)
-
     @property
     def _every(self) -> int:
         """Outer halves that stand in the sheet."""
@@ -84,12 +91,23 @@ class Sheet:
     def none(self) -> Ranked:
         """What is left where all are bounded from below by what there is to beat."""
         nothing = np.zeros(0, dtype=np.int64)
+        return self._ranked(np.zeros(0), nothing, nothing, nothing, full=0)
+
+    def _ranked(self, bounds_s: Floats, rows: Ints, shardings: Ints, options: Ints, full: int) -> Ranked:
+        """What stands in those rows, shardings and options; so many more do not fit."""
+        which = zip(rows.tolist(), shardings.tolist(), strict=True)
+        chosen = [(s.stage, s.degree) for s in (self.shardings[row][index] for row, index in which)]
         return Ranked(
-            bounds_s=np.zeros(0),
-            picked=(nothing, nothing, nothing),
-            sheet=self,
+            bounds_s=bounds_s,
+            pool=self.pool,
+            pools=len(self.space.devices),
+            data=self.data[rows],
+            stages=self.options.pipeline[options],
+            chunks=self.options.chunks[options],
+            schedules=self.options.names[options],
+            shardings=np.array(chosen, dtype=np.int64).reshape(-1, 2),
             leanest=None,
-            cut={"bound": self._every},
+            cut={"bound": self._every - full - len(bounds_s), "memory": full},
         )
 
     def ranked(self, to_beat_s: float) -> Ranked:
@@ -102,19 +120,17 @@ class Sheet:
         bound_s, share = pairs.bounds(pair, sharding, to_beat_s)
         near = np.flatnonzero(bound_s < to_beat_s)
         fits = near[share[near] <= 1.0]
-        leanest, full = None, len(near) - len(fits)
-        if full:
-            least = near[np.where(share[near] > 1.0, share[near], np.inf).argmin()]
-            at = pair[least]
-            leanest = float(share[least]), self.outer(int(rows[at]), int(sharding[least]), int(columns[at]))
-        ranked = fits[np.argsort(bound_s[fits], kind="stable")]
-        return Ranked(
-            bounds_s=bound_s[ranked],
-            picked=(rows[pair[ranked]], sharding[ranked], columns[pair[ranked]]),
-            sheet=self,
-            leanest=leanest,
-            cut={"bound": self._every - full - len(ranked), "memory": full},
-        )
+        full = len(near) - len(fits)
+
+        def of_cases(cases: Ints) -> Ranked:
+            at = pair[cases]
+            return self._ranked(bound_s[cases], rows[at], sharding[cases], columns[at], full)
+
+        found = of_cases(fits[np.argsort(bound_s[fits], kind="stable")])
+        if not full:
+            return found
+        least = near[np.where(share[near] > 1.0, share[near], np.inf).argmin()]
+        return replace(found, leanest=(float(share[least]), of_cases(np.array([least])).outer(0)))
 
     def _promising(self, to_beat_s: float) -> tuple[Ints, Ints]:
         """Rows and options that have room, and whose slowest device alone is fast enough."""

@@ -260,6 +260,11 @@ class Space:
     def _experts(self) -> list[int]:
         return divisors(self.experts)
 
+    def under_policies(self, inner: Inner) -> list[Inner]:
+        """The same degrees under each policy of recomputing and of offloading."""
+        every = product(self.policies, self.offloads)
+        return [inner._replace(recompute=policy, offload=offload) for policy, offload in every]
+
     @property
     def policies(self) -> list[str]:
         """Recompute policies, the one that computes least first."""

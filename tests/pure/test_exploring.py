@@ -16,7 +16,7 @@ from nebula.cli.resuming import Found, found_before, goes_on, keep
 from nebula.cli.search_bar import SearchBar
 from nebula.cli.subject import ended_words, load_subject
 from nebula.cost_model.economy import outlook
-from nebula.errors import BadInput
+from nebula.errors import BadInput, Infeasible
 from nebula.plan.job import Objective
 from nebula.plan.plain import decode, encode
 from nebula.planner.aims import SCORES, Tried, aimed, most_attempts
@@ -42,6 +42,50 @@ def interrupting(after):
             raise KeyboardInterrupt
 
     return stop
+
+
+def plain(answer):
+    """All of an answer but the time that it took."""
+    return encode(replace(answer, seconds=0.0))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(
+    ("graph", "where"),
+    [
+        (DENSE, cluster(2, 2)),
+        (EXPERTS, cluster(2, 4)),
+        (DENSE, mixed_cluster(peak_flops={"float32": 5e11})),
+        (EXPERTS, mixed_cluster(memory_bytes=1.5e9)),
+    ],
+)
+def test_any_number_of_processes_comes_to_the_same_answer(graph, where, processes):
+    before, alone, told = children(), explore(graph, where, JOB, processes=1), []
+    together = explore(graph, where, JOB, on_progress=told.append, processes=processes)
+    assert plain(together) == plain(alone)
+    assert len(told) == together.priced
+    assert children() == before
+
+
+def test_an_interruption_ends_all_processes_and_gives_the_best_so_far():
+    before = children()
+    found = explore(EXPERTS, cluster(2, 4), JOB, on_progress=interrupting(2), processes=2)
+    assert found.ended_by == INTERRUPTION
+    assert plain(found) == plain(explore(EXPERTS, cluster(2, 4), JOB, on_progress=interrupting(2), processes=1))
+    assert children() == before
+
+
+def test_what_cannot_be_planned_leaves_no_process():
+    before = children()
+    with pytest.raises(Infeasible, match="does not fit"):
+        explore(DENSE, cluster(2, 2, kind=device(memory_bytes=1e8)), JOB, processes=2)
+    assert children() == before
+
+
+def children():
+    """Processes that this one has started and that are there still."""
+    listed = Path("/proc/self/task").glob("*/children")
+    return [pid for each in listed for pid in each.read_text().split()]
 
 
 @pytest.mark.parametrize(
