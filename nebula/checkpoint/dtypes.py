@@ -1,4 +1,4 @@
-"""The dtypes of saved tensors: their names, what safetensors calls them, and the numpy dtype that carries their bytes."""
+"""The dtypes of saved tensors: their names, those of safetensors, and the numpy dtype that carries their bytes."""
 
 from __future__ import annotations
 

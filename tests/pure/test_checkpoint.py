@@ -134,6 +134,15 @@ def cut_out(path: Path, key: str) -> Path:
     return copy
 
 
+def refusal(saved):
+    """What reading all of a checkpoint is refused for; empty: it is not."""
+    try:
+        Reader(saved).verify()
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "rank-00000.safetensors", "rank-00002.safetensors"])
 def test_a_flipped_byte_is_always_refused(saved, name):
     path = saved / name
@@ -145,10 +154,10 @@ def test_a_flipped_byte_is_always_refused(saved, name):
         changed = bytearray(content)
         changed[place] ^= int(rng.integers(1, 256))
         path.write_bytes(changed)
-        with pytest.raises(BadInput) as caught:
-            Reader(saved).verify()
-            pytest.fail(f"byte {place} of {name} went from {content[place]} to {changed[place]} and nobody saw it")
-        assert str(path) in str(caught.value), place
+        refused = refusal(saved)
+        assert str(path) in refused, (
+            f"byte {place} of {name} went from {content[place]} to {changed[place]}: {refused!r}"
+        )
     path.write_bytes(content)
     Reader(saved).verify()
 
@@ -161,8 +170,12 @@ def test_reading_one_tensor_refuses_a_flipped_byte_of_it(saved):
     reader = Reader(saved)
     reader.read("model/weight", Box((0, 0), (saver.ROWS, saver.COLUMNS)))  # rank 0's rows
     with pytest.raises(BadInput, match=r"rank-00001\.safetensors is damaged \(in .*delete .*step-00000005 to go on"):
-        for key in reader.manifest.tensors:
-            reader.read(key)
+        read_all(reader)
+
+
+def read_all(reader):
+    for key in reader.manifest.tensors:
+        reader.read(key)
 
 
 def test_a_cut_off_manifest_is_refused_wherever_it_was_cut(saved):

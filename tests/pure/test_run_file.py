@@ -92,7 +92,7 @@ def test_overrides_replace_add_and_reach_into_the_cluster_file(run):
     assert found.objective.fixed == {"tensor": 8, "recompute": "full", "pipeline": 2}
     assert (found.objective.deadline_s, found.objective.budget, found.job.memory_fraction) == (7200, 0, 0.92)
     assert found.objective.allow == ("offload",)
-    with pytest.raises(BadInput, match="objective.allow: 'ofload' is nothing to allow; did you mean 'offload'?"):
+    with pytest.raises(BadInput, match=r"objective\.allow: 'ofload' is nothing to allow; did you mean 'offload'\?"):
         run(RUN, "objective.allow=[ofload]")
     assert found.model.preset == "llama3-8b"
     assert found.cluster.groups[0].count == 16
