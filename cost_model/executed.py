@@ -18,7 +18,7 @@ from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.fleet import mean_over_ranks
 from nebula.cost_model.offload import holds_states
-from nebula.cost_model.peak import Chunk, Counted, LayerLoad, rank_peak
+from nebula.cost_model.peak import Chunk, LayerLoad, counted_on, rank_peak
 from nebula.cost_model.plan_peaks import home_chunks, setting_of
 from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, tail_events, timeline
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
@@ -208,9 +208,10 @@ def plan_memory(pricing: StepPricing, plan: Plan, expert_tensor: int = 1) -> tup
         BadInput: the plan does not fit the graph or the cluster.
     """
     devices, homes = pricing.devices(plan), plan.homes
+    counted = counted_on(pricing.cluster)
     found: dict[int, StageMemory] = {}
     for home, own in enumerate(homes):
-        setting = setting_of(plan, pricing.execution, Counted.PROCESS, 0.0, expert_tensor=expert_tensor, index=own[0])
+        setting = setting_of(plan, pricing.execution, counted, 0.0, expert_tensor=expert_tensor, index=own[0])
         peaks = []
         for rows, ranks in _by_rows(plan.stages[own[0]]).items():
             chunks = _chunks(pricing, plan, own, home, len(homes), rows, expert_tensor)

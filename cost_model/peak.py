@@ -11,6 +11,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nebula.cluster.values import Cluster
 from nebula.cost_model.activations import PRODUCTS, Activations
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.held import Held, has_own_sums, held, held_beside_host
@@ -41,15 +42,32 @@ class Counted(enum.Enum):
     ALLOCATED = "allocated"
     RESERVED = "reserved"
     PROCESS = "process"
+    EMULATED = "emulated"
 
 
 INTERVALS = {
     Counted.ALLOCATED: (0.92, 1.09),
     Counted.RESERVED: (0.88, 1.13),
     Counted.PROCESS: (0.88, 1.13),
+    Counted.EMULATED: (0.92, 1.09),
 }
 """Of a peak, within which nine in ten measured ones lie: what is allocated follows from the operators, what is reserved
 from an allocator's history."""
+
+
+def counted_on(cluster: Cluster) -> Counted:
+    """What fills the memory of devices: tensors alone of emulated ones, which have no driver and no libraries."""
+    return Counted.EMULATED if any(group.device.emulated for group in cluster.groups) else Counted.PROCESS
+
+
+def fragmentation(counted: Counted) -> float:
+    """Of what is allocated, how much more the allocator holds."""
+    return 0.0 if counted in (Counted.ALLOCATED, Counted.EMULATED) else FRAGMENTATION
+
+
+def process_bytes(counted: Counted, communicators: int) -> float:
+    """What a process holds beside the allocator."""
+    return CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES if counted is Counted.PROCESS else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,10 +313,9 @@ def _reserved(memory: StageMemory, own: Held, setting: Setting) -> StageMemory:
     """
     lasting = memory.weights_bytes + memory.gradients_bytes + memory.activations_bytes + memory.buffers_bytes
     passing = memory.workspace_bytes + memory.logits_bytes
-    process = setting.counted is Counted.PROCESS
     return replace(
         memory,
         workspace_bytes=memory.workspace_bytes + own.update,
-        fragmentation_bytes=max(0.0, FRAGMENTATION * lasting - passing),
-        context_bytes=CONTEXT_BYTES + setting.communicators * COMMUNICATOR_BYTES if process else 0.0,
+        fragmentation_bytes=max(0.0, fragmentation(setting.counted) * lasting - passing),
+        context_bytes=process_bytes(setting.counted, setting.communicators),
     )

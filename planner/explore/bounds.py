@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nebula.cost_model.peak import CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.planner.explore.durations import waiting_factor
 from nebula.planner.explore.mixed import Mixed
@@ -88,11 +87,11 @@ class Bounds:
             BadInput: a degree does not divide what it has to cut.
         """
         types = self.prices.pools.types
-        room = max(t.memory_bytes for t in types) * self.space.job.memory_fraction - CONTEXT_BYTES
+        room = max(t.memory_bytes for t in types) * self.space.job.memory_fraction - self.prices.pools.process_bytes(0)
         most = min(self.space.layers, sum(count // inner.width for count in self.space.devices))
         several = sum(1.0 / n for n in range(1, most + 1))
         kept = float(self.prices.kept(inner).sum()) * (rows or inner.rows) / inner.rows
-        return kept * (1.0 + FRAGMENTATION) <= several * room
+        return kept * self.prices.pools.held_share <= several * room
 
     def _alone_seconds(self, inner: Inner, pool: int) -> float:
         """The same of the ways on one pool; fewer devices wait less, but not by as much as they are fewer."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nebula.cost_model.peak import FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
@@ -232,7 +231,7 @@ class Mixed:
     @cached_property
     def _kept_bytes(self) -> float:
         """What a layer of the most common kind keeps of a micro-batch, with what lies beside it."""
-        return (1.0 + FRAGMENTATION) * float(self.prices.kept(self.inner)[self.prices.common])
+        return self.prices.pools.held_share * float(self.prices.kept(self.inner)[self.prices.common])
 
     @cached_property
     def _held_bytes(self) -> Floats:
@@ -303,7 +302,7 @@ class Mixed:
     def _bounds(self, dealt: _Dealt, shares: _Stacked) -> tuple[Floats, Floats]:
         """[shardings] bounds, and what the fullest device holds at least of its limit."""
         fixed = self.shares.fixed_bytes(self.inner, self.data, len(self.pools))
-        held = (shares.of("held", dealt) + (1.0 + FRAGMENTATION) * dealt.kept + fixed) / self._limits
+        held = (shares.of("held", dealt) + self.prices.pools.held_share * dealt.kept + fixed) / self._limits
         ends_s, sync_s = dealt.ends_s + shares.of("work_s", dealt), shares.of("sync_s", dealt)
         ends_s[:, 0] = (ends_s + dealt.back_s).max(axis=1)
         bounds_s = (

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nebula.cluster.places import exclude
 from nebula.cluster.topology import tiers
 from nebula.cluster.values import Cluster, DeviceType
+from nebula.cost_model.peak import Counted, counted_on, fragmentation, process_bytes
 from nebula.errors import BadInput
 
 Floats = NDArray[np.float64]
@@ -29,6 +30,7 @@ class Pools:
         periods: of each pool after how many devices its nodes and switches repeat; 0: they do not.
         per_node: devices of the largest node of each pool.
         smallest: devices of the smallest node of all.
+        counted: what fills the memory of the devices.
     """
 
     devices: tuple[Ints, ...]
@@ -36,6 +38,16 @@ class Pools:
     periods: tuple[int, ...]
     per_node: tuple[int, ...]
     smallest: int
+    counted: Counted
+
+    @property
+    def held_share(self) -> float:
+        """Bytes that an allocator holds for each that lasts."""
+        return 1.0 + fragmentation(self.counted)
+
+    def process_bytes(self, communicators: int) -> float:
+        """What a process holds beside the allocator on any device."""
+        return process_bytes(self.counted, communicators)
 
 
 def pools_of(cluster: Cluster, excluded: tuple[str, ...] = ()) -> Pools:
@@ -68,6 +80,7 @@ def pools_of(cluster: Cluster, excluded: tuple[str, ...] = ()) -> Pools:
         periods=tuple(_period(left, devices) for devices in found.values()),
         per_node=tuple(max(g.devices_per_node for g in left.groups if g.device.name == name) for name in found),
         smallest=min(g.devices_per_node for g in left.groups if len(g.excluded) < g.count),
+        counted=counted_on(left),
     )
 
 

@@ -16,7 +16,7 @@ from nebula.cluster.topology import HostShare
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, ranks_of
 from nebula.cost_model.offload import holds_activations
-from nebula.cost_model.peak import Chunk, Counted, Setting, rank_peak
+from nebula.cost_model.peak import Chunk, Setting, rank_peak
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes, across, wire
 from nebula.graph.values import DTYPE_BYTES
@@ -353,6 +353,6 @@ class WayPrices:
             replicas=replicas,
             micro_batches=way.micro_batches(self.job),
             communicators=sum(groups),
-            counted=Counted.PROCESS,
+            counted=self.pools.counted,
             offload=inner.offload,
         )

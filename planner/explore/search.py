@@ -498,5 +498,5 @@ def nothing_fits(
     share, way = fullest
     return Infeasible(
         f"{graph.name} does not fit on {devices} devices: even the leanest way priced "
-        f"({way}) needs {share:.0%} of what objective.limits.memory_fraction={fraction:g} allows{remedy}"
+        f"({way.words}) needs {share:.0%} of what objective.limits.memory_fraction={fraction:g} allows{remedy}"
     )

@@ -7,7 +7,6 @@ from typing import NamedTuple
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.held import held, held_beside_host
 from nebula.cost_model.offload import holds_states
-from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.traffic import Axes
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Sharding
@@ -66,7 +65,7 @@ class Shares:
         if key not in self._bytes:
             of = held_beside_host if holds_states(offload) else held
             each = of(1.0, self._execution, Sharding(stage=level, degree=degree))
-            self._bytes[key] = each.states + (1.0 + FRAGMENTATION) * (each.weights + each.gradients)
+            self._bytes[key] = each.states + self.prices.pools.held_share * (each.weights + each.gradients)
         return self._bytes[key]
 
     def share(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Share:
@@ -84,7 +83,7 @@ class Shares:
     def fixed_bytes(self, inner: Inner, data: int, pipeline: int) -> float:
         """What a process holds on any device."""
         groups = (inner.tensor > 1, inner.context > 1, data * inner.context > 1, pipeline > 1, inner.expert > 1)
-        return CONTEXT_BYTES + sum(groups) * COMMUNICATOR_BYTES
+        return self.prices.pools.process_bytes(sum(groups))
 
     def one_stage(self, inner: Inner, data: int, sharding: Sharding, pool: int) -> Way:
         """All layers on one stage of a pool."""

@@ -14,7 +14,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cost_model.peak import CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
@@ -161,7 +160,8 @@ class Sheet:
         """[columns]: whether what is kept of the fewest micro-batches leaves room on every device."""
         kept = self._stages(self.prices.kept(self.inner), self.options.virtual[columns])
         held = self.options.by_device(columns, self.options.flights[columns] * kept).max(axis=1)
-        fits: NDArray[np.bool_] = CONTEXT_BYTES + (1.0 + FRAGMENTATION) * held <= self.limit_bytes
+        pools = self.prices.pools
+        fits: NDArray[np.bool_] = pools.process_bytes(0) + pools.held_share * held <= self.limit_bytes
         return fits
 
     @property
@@ -291,7 +291,7 @@ class _Pairs:
         options, which = sheet.options, self.columns[pairs]
         more = options.more_flights(which, sheet.micro_batches[self.rows[pairs]])
         kept = self._kept[self.at[pairs]] + more * self._kept_by_stage[self.at[pairs]]
-        whole = self._of_elements(held, pairs) + (1.0 + FRAGMENTATION) * kept
+        whole = self._of_elements(held, pairs) + sheet.prices.pools.held_share * kept
         pipelines = sheet.options.pipeline[self.columns[pairs]]
         data = sheet.data[self.rows[pairs]]
         fixed = [

@@ -105,6 +105,29 @@ class Way(NamedTuple):
         """Micro-batches of one replica in one step."""
         return job.global_batch // (self.outer.data * self.inner.rows)
 
+    @property
+    def words(self) -> str:
+        """For people, degrees of 1 left out: `data 2 · tensor 4 · pipeline 3 · 1f1b · 2 rows · recompute full`."""
+        inner, outer = self
+        degrees = {
+            "data": outer.data,
+            "tensor": inner.tensor,
+            "context": inner.context,
+            "expert": inner.expert,
+            "pipeline": outer.pipeline,
+        }
+        parts = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1] or ["1 device"]
+        if outer.pipeline > 1:
+            parts.append(outer.schedule)
+        if outer.sharding.stage:
+            parts.append(f"sharding stage {outer.sharding.stage} over {outer.sharding.degree}")
+        parts.append(f"{inner.rows} row{'s' if inner.rows > 1 else ''}")
+        if inner.recompute != "none":
+            parts.append(f"recompute {inner.recompute}")
+        if inner.offload != OFFLOAD[0]:
+            parts.append(f"offload {inner.offload}")
+        return " · ".join(parts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:

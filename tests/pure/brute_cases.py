@@ -212,7 +212,7 @@ def explored_case(seed: int, most_devices: int = 6) -> Case:
             kind,
             peak_flops={"float32": 10 ** rng.uniform(12.5, 13.5), "bfloat16": 10 ** rng.uniform(13, 14.5)},
             memory_bytes_per_s=10 ** rng.uniform(11, 12.5),
-            memory_bytes=2.5 * CONTEXT_BYTES + needed * 10 ** rng.uniform(-0.9, 0.4),
+            memory_bytes=(0.0 if kind.emulated else 2.5 * CONTEXT_BYTES) + needed * 10 ** rng.uniform(-0.9, 0.4),
         )
         for kind in types(rng, rng.choice((1, 2, 2)), needed)
     ]

@@ -208,7 +208,7 @@ class Prices:
             plan,
             pricing.execution,
             lambda index: pricing.block(index, degrees),
-            counted=Counted.PROCESS,
+            counted=Counted.EMULATED if self._groups[0].device.emulated else Counted.PROCESS,
             limit_bytes=0.0,
         )
         homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))

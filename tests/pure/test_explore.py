@@ -14,6 +14,7 @@ import pytest
 from nebula.cluster.values import Cluster, Link, NodeGroup, Site
 from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.executed import paddle_execution, predict_executed
+from nebula.cost_model.peak import CONTEXT_BYTES
 from nebula.errors import BadInput, Infeasible
 from nebula.models.describe import decoder_graph
 from nebula.plan.job import Objective
@@ -323,3 +324,22 @@ def test_the_deals_of_all_numbers_of_stages_are_those_of_each():
     for stages in range(1, 10):
         assert tuple(every[stages, : stages + 1].tolist()) == balanced([run_s] * stages)
         assert set(every[stages, stages:].tolist()) == {9}
+
+
+def test_an_emulated_device_has_no_driver_and_no_allocator_that_take_memory():
+    """What fits by its tensors is found on devices far smaller than a driver."""
+    roomy = cluster(1, 2, kind=device(emulated=True))
+    held = [memory.total_bytes for memory in explore(DENSE, roomy, JOB).plan.prediction.memory]
+    assert max(held) < 0.5 * CONTEXT_BYTES
+    tight = cluster(1, 2, kind=device(emulated=True, memory_bytes=1.1 * max(held) / JOB.memory_fraction))
+    answer = explore(DENSE, tight, JOB)
+    assert all(memory.context_bytes == memory.fragmentation_bytes == 0.0 for memory in answer.plan.prediction.memory)
+    with pytest.raises(Infeasible, match="does not fit on 2 devices"):
+        explore(DENSE, cluster(1, 2, kind=device(memory_bytes=tight.groups[0].device.memory_bytes)), JOB)
+
+
+def test_a_way_says_what_it_is_in_words():
+    inner = Inner(tensor=4, context=1, expert=1, rows=2, recompute="full")
+    outer = Outer(data=2, stages=(1, 2), schedule="zb-h1", chunks=1, sharding=Sharding(stage=2, degree=2))
+    told = "data 2 · tensor 4 · pipeline 3 · zb-h1 · sharding stage 2 over 2 · 2 rows · recompute full"
+    assert Way(inner, outer).words == told

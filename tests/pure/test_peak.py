@@ -147,8 +147,9 @@ def test_a_process_holds_what_is_reserved_and_that_what_is_allocated(kept, logit
         cut = Sharding(stage=stage, degree=4 if stage else 1)
         return peak(*layers, sharding=cut, counted=counted, communicators=communicators, micro_batches=2)
 
-    allocated, reserved, process = (of(counted) for counted in Counted)
+    allocated, reserved, process, emulated = (of(counted) for counted in Counted)
     assert allocated.bytes <= reserved.bytes + 1e-6
+    assert emulated.memory.fragmentation_bytes == emulated.memory.context_bytes == 0.0
     assert process.bytes - reserved.bytes == pytest.approx(CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES)
     low, high = reserved.interval_bytes
     assert low < reserved.bytes < high
