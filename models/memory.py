@@ -37,6 +37,15 @@ class WithMemory(nn.Layer):
         """What runtime.recompute wraps in place of this element."""
         return self.layer
 
+    @property
+    def row_state(self) -> list[Tensor]:
+        """What is remembered of each row, a tensor [rows, length, hidden] per micro-batch; empty before a step."""
+        return [self._slots[slot] for slot in range(self.micro_batches) if slot in self._slots]
+
+    @row_state.setter
+    def row_state(self, slots: list[Tensor]) -> None:
+        self._slots, self._next = dict(enumerate(slots)), 0
+
     def forget(self) -> None:
         """Empties all slots: the next segments begin a document."""
         self._slots: dict[int, Tensor] = {}

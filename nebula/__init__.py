@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nebula.runtime.checkpoints import Checkpoints as Checkpoints
     from nebula.runtime.parallelize import StepResult as StepResult
     from nebula.runtime.parallelize import parallelize as parallelize
     from nebula.runtime.start import init as init
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "init": "nebula.runtime.start",
     "parallelize": "nebula.runtime.parallelize",
+    "Checkpoints": "nebula.runtime.checkpoints",
     "StepResult": "nebula.runtime.parallelize",
 }
 """What a training script calls, and its module; imported when asked for, because it imports paddle."""

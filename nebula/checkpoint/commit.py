@@ -70,6 +70,7 @@ def commit(
     final = saving.parent / folder_name(step)
     manifest = _gathered(_records(saving, ranks, patience_s), step, facts)
     try:
+        manifests.check_whole(manifest, final)
         write_whole(saving / manifests.NAME, manifests.dumps(manifest))
         for rank in range(ranks):
             (saving / _record_name(rank)).unlink()

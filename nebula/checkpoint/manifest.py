@@ -119,7 +119,7 @@ def loads(text: str, source: Path) -> Manifest:
         same = False
     if not same:
         raise damaged(source)
-    _check_whole(manifest, source)
+    check_whole(manifest, source)
     return manifest
 
 
@@ -166,7 +166,12 @@ def _parsed(text: str, source: Path) -> dict[str, Any]:
     return value
 
 
-def _check_whole(manifest: Manifest, source: Path) -> None:
+def check_whole(manifest: Manifest, source: Path) -> None:
+    """Refuses a manifest whose pieces leave elements out or hold some twice.
+
+    Raises:
+        BadInput: with the tensor's key; or a file is named that lies elsewhere.
+    """
     for name in manifest.files:
         if Path(name).name != name:
             raise BadInput(f"{source}: {name} is no name of a file in its folder")

@@ -29,15 +29,6 @@ class Policy:
         if self.every < 0 or self.keep < 1:
             raise BadInput(f"checkpoints every {self.every} steps, {self.keep} kept: both must be 1 or more")
 
-    def due(self, done: int, last: int) -> bool:
-        """Whether to save after `done` steps; the last step of a training saves too.
-
-        Example:
-            >>> [done for done in range(1, 8) if Policy(every=3).due(done, 7)]
-            [3, 6, 7]
-        """
-        return bool(self.every) and (done % self.every == 0 or done == last)
-
 
 NEVER = Policy()
 """No checkpoints."""

@@ -16,6 +16,7 @@ from nebula import __version__
 from nebula.cli import (
     calibrating,
     checking,
+    checkpointing,
     cluster,
     comparing,
     demo,
@@ -115,6 +116,7 @@ app.command()(profiling.profile)
 app.command()(calibrating.calibrate)
 app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})(running.launch)
 app.command()(running.train)
+app.add_typer(checkpointing.app, name="checkpoint")
 app.add_typer(deploying.app, name="deploy")
 app.command()(doctor.doctor)
 

@@ -58,6 +58,9 @@ def train(
         typer.Option("-o", "--output", metavar="FOLDER", help="The run's folder; default: runs/MODEL."),
     ] = None,
     force: Force = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run's folder, under any plan.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Plan, launch and train a built-in model, then report."""
@@ -69,7 +72,7 @@ def train(
     folder = folder or Path("runs") / subject.graph.name
     chosen, search = chosen_in_depth(subject, plan_file)
     log(f"{chosen.split} · {folder}")
-    found = run_training(subject, chosen, search, folder, force=force, quiet=json)
+    found = run_training(subject, chosen, search, folder, force=force, resume=resume, quiet=json)
     if json:
         print_json(outcome(found, folder))
     else:
@@ -78,11 +81,20 @@ def train(
 
 
 def run_training(
-    subject: Subject, plan: Plan, search: Search, folder: Path, *, force: bool = False, quiet: bool = False
+    subject: Subject,
+    plan: Plan,
+    search: Search,
+    folder: Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    quiet: bool = False,
 ) -> Findings:
     """Trains under a plan and leaves plan, steps, weights, timelines, report and trace in the folder.
 
     Args:
+        force: replace another run.
+        resume: go on from its newest checkpoint.
         quiet: print the steps on stderr instead of stdout.
 
     Raises:
@@ -102,8 +114,14 @@ def run_training(
     able = executable_on(plan, subject.run.cluster)
     if not able.engine:
         raise BadInput(f"no engine can run this plan on {subject.run.cluster.name}: " + "; ".join(able.missing))
-    make_folder(folder, plan, subject.run.cluster, search, subject.run.conditions, force=force)
-    training = Training(preset=model.preset, seq_len=model.seq_len or 0, steps=job.steps or STEPS)
+    if resume and not subject.run.checkpoint.every:
+        raise BadInput(f"{subject.run.source} says nothing of checkpoints: --resume needs `checkpoint: {{every: 100}}`")
+    saves = subject.run.checkpoint
+    run = subject.run
+    make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=saves, resume=resume)
+    training = Training(
+        preset=model.preset, seq_len=model.seq_len or 0, steps=job.steps or STEPS, checkpoint=saves, resume=resume
+    )
     out = sys.stderr if quiet else sys.stdout
     start(folder / PLAN, training, run_dir=folder, cluster=subject.run.cluster, out=out)
     found = run_findings(folder)

@@ -22,8 +22,8 @@ def train(
 
     Args:
         plan_path: the plan file.
-        run_dir: receives training.json, steps.jsonl, timeline.<rank>.json, weights.safetensors, evaluation.json and,
-            in `log`, what the processes said.
+        run_dir: receives training.json, steps.jsonl, timeline.<rank>.json, weights.safetensors, evaluation.json,
+            checkpoints and saves.jsonl where the training saves and, in `log`, what the processes said.
 
     Raises:
         BadInput: the plan does not fit the cluster, or the text corpus is not installed.

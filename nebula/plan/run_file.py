@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nebula import marked_yaml
+from nebula.checkpoint.policy import NEVER, Policy
 from nebula.cluster.places import exclude
 from nebula.cluster.schema import load_cluster
 from nebula.cluster.values import Cluster
 from nebula.errors import BadInput, UnknownKey, closest, shown
 from nebula.marked_yaml import MOST_LEVELS, Document, Keys, Mark
+from nebula.plan.checkpoint_section import CheckpointSection, policy_of
 from nebula.plan.conditions import Conditions
 from nebula.plan.conditions_section import EnergySection, ReliabilitySection, conditions
 from nebula.plan.job import AIMS, ALLOWABLE, FIXABLE, OFFLOAD, RECOMPUTE, ROWS, InputSpec, ModelSpec, Objective, Phase
@@ -92,6 +94,7 @@ class RunSection(Section):
     objective: ObjectiveSection = ObjectiveSection()
     reliability: ReliabilitySection = ReliabilitySection()
     energy: EnergySection = EnergySection()
+    checkpoint: CheckpointSection | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,7 @@ class Run:
     source: str
     conditions: Conditions = field(default_factory=Conditions)
     phases: tuple[Phase, ...] = ()
+    checkpoint: Policy = NEVER
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
@@ -132,6 +136,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
         conditions=conditions(document, section.reliability, section.energy),
         source=str(path),
         phases=phases,
+        checkpoint=policy_of(section.checkpoint),
     )
 
 

@@ -77,6 +77,12 @@ def parameter_names(model: nn.Layer) -> dict[int, str]:
     return names
 
 
+def element_names(model: nn.Layer, chain: list[nn.Layer]) -> list[str]:
+    """Structured name of each chain element; empty for the model itself."""
+    names = {id(layer): name for name, layer in model.named_sublayers(include_self=True)}
+    return [names.get(id(element), f"chain.{index}") for index, element in enumerate(chain)]
+
+
 def shared_across(stages: list[list[nn.Layer]]) -> str:
     """Name of a parameter that elements of two stages share, or an empty text."""
     owner: dict[int, int] = {}

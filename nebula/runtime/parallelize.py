@@ -117,8 +117,9 @@ def parallelize(
 
         return on_executor(model, optimizer, loss, plan, split)
     mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
-    _seed_dropout(mesh, here)
+    drawn = int(paddle.randint(0, 2**30, [1]))
     paddle.set_device(start.device())
+    _seed_dropout(drawn, mesh, here)
     if plan.world_size > 1:
         chain.check_alike(model)
     if mesh.pipeline > 1:
@@ -137,12 +138,15 @@ def parallelize(
         return _on_fleet(part, optimizer, loss, precision, plan, mesh, here)
 
 
-def _seed_dropout(mesh: Degrees, here: Place) -> None:
-    """Gives every replica and stage random numbers of its own, drawn from what the script seeded on all ranks alike.
+def _seed_dropout(drawn: int, mesh: Degrees, here: Place) -> None:
+    """Gives every replica and stage random numbers of its own, on the device and the host.
 
     The ranks of a tensor group share theirs: they drop the same elements of what they hold in common.
+
+    Args:
+        drawn: from what the script seeded on all ranks alike. Paddle seeds a plug-in's devices only while one is
+            current.
     """
-    drawn = int(paddle.randint(0, 2**30, [1]))
     paddle.seed(drawn + (here.data * mesh.sharding + here.shard) * mesh.pipeline + here.stage)
 
 

@@ -24,11 +24,15 @@ class Part:
 
     Attributes:
         stages: index of a stage that it holds -> the elements of that stage, cut.
+        prefixes: name in the whole model of each of its elements.
+        member: its place in the tensor group.
         names: id of a local parameter -> its name in the whole model.
         cut: what tensor parallelism replaced.
     """
 
     stages: dict[int, list[nn.Layer]]
+    prefixes: list[str]
+    member: tensor.Member
     names: dict[int, str]
     cut: tensor.Cut
 
@@ -61,7 +65,9 @@ def part_of(
     names, cut = chain.parameter_names(model), tensor.Cut()
     spans = [plan.stages[stage].layers for stage in stages] if len(plan.stages) > 1 else [(0, len(elements))]
     held = {stage: elements[first:last] for stage, (first, last) in zip(stages, spans, strict=True)}
-    part = Part(stages=held, names={}, cut=cut)
+    called = chain.element_names(model, elements)
+    prefixes = [name for first, last in spans for name in called[first:last]]
+    part = Part(stages=held, prefixes=prefixes, member=member, names={}, cut=cut)
     if any(stage.tensor > 1 for stage in plan.stages):
         split = _checked_split(split, elements, max(stage.tensor for stage in plan.stages))
     if member.degree > 1:

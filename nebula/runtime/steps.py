@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO
 
 from nebula.units import format_bytes, format_count, format_seconds
@@ -49,3 +50,11 @@ class StepRecord:
         """Appends the step to steps.jsonl, at once."""
         file.write(json.dumps(asdict(self)) + "\n")
         file.flush()
+
+
+def kept_lines(path: Path, steps: int) -> list[str]:
+    """The lines of the first `steps` steps of an interrupted run, whose last line may be cut off."""
+    if not steps or not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]

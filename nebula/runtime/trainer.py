@@ -1,12 +1,14 @@
 """Trains a built-in model on its text as a plan says; every rank runs this, rank 0 speaks.
 
-Each rank makes exactly its rows of a batch. At the end the weights are gathered into one file, and rank 0 predicts a
-held-out chapter with the whole model on the host, so that the answer does not depend on the split.
+Each rank makes exactly its rows of a batch, so that the number of steps done is the place in the data. At the end the
+weights are gathered into one file, and rank 0 predicts a held-out chapter with the whole model on the host, so that the
+answer does not depend on the split.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -24,11 +26,12 @@ from nebula.models.memory import set_micro_batches
 from nebula.models.presets import preset
 from nebula.plan.values import Plan
 from nebula.runtime import timeline, weights
+from nebula.runtime.checkpoints import Checkpoints, NoCheckpoints
 from nebula.runtime.clock import Clock
 from nebula.runtime.parallelize import Step, parallelize
 from nebula.runtime.place import Place
-from nebula.runtime.steps import StepRecord
-from nebula.runtime.training import EVALUATION, STEPS, WEIGHTS, Training
+from nebula.runtime.steps import StepRecord, kept_lines
+from nebula.runtime.training import EVALUATION, SAVES, STEPS, WEIGHTS, Training
 
 
 def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
@@ -50,8 +53,10 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
         tensor_split=ernie.tensor_split(config),
     )
     data = batches(config, global_batch=plan.job.global_batch, seed=training.seed)
-    with _journal(run_dir, step.place) as journal:
-        _loop(step, data, rate, training, run_dir, clock, journal)
+    with checkpoints_of(step, training, config, run_dir) as checkpoints:
+        first = checkpoints.resume() if training.resume else 0
+        with _journal(run_dir, step.place, first) as journal:
+            _loop(step, data, rate, training, run_dir, clock, journal, checkpoints, first)
     finish(step, config, data, training, run_dir)
 
 
@@ -70,24 +75,56 @@ def optimizer(model: nn.Layer, rate: Any, training: Training, kind: str) -> padd
     return paddle.optimizer.AdamW(rate, beta2=training.beta2, epsilon=training.epsilon, **common)
 
 
+def checkpoints_of(step: Step, training: Training, config: ErnieConfig, run_dir: Path) -> Checkpoints | NoCheckpoints:
+    """Where a training saves; a run that goes on must have the same text in the same order."""
+    policy = training.checkpoint
+    if not policy.every:
+        return NoCheckpoints()
+    return Checkpoints(
+        step,
+        run_dir / policy.folder,
+        every=policy.every,
+        keep=policy.keep,
+        asynchronous=policy.asynchronous,
+        about={
+            "preset": training.preset,
+            "seq_len": config.seq_len,
+            "seed": training.seed,
+            "global_batch": step.plan.job.global_batch,
+        },
+        tell=functools.partial(print, flush=True),
+        journal=run_dir / SAVES,
+    )
+
+
 @contextmanager
-def _journal(run_dir: Path, place: Place) -> Iterator[IO[str] | None]:
-    """steps.jsonl on rank 0, nothing elsewhere."""
+def _journal(run_dir: Path, place: Place, first: int) -> Iterator[IO[str] | None]:
+    """steps.jsonl on rank 0, with the `first` steps that are kept of an interrupted run; nothing elsewhere."""
     if place.rank != 0:
         yield None
         return
+    kept = kept_lines(run_dir / STEPS, first)
     with (run_dir / STEPS).open("w") as file:
+        file.writelines(kept)
         yield file
 
 
 def _loop(
-    step: Step, data: Batches, rate: Any, training: Training, run_dir: Path, clock: Clock, journal: IO[str] | None
+    step: Step,
+    data: Batches,
+    rate: Any,
+    training: Training,
+    run_dir: Path,
+    clock: Clock,
+    journal: IO[str] | None,
+    checkpoints: Checkpoints | NoCheckpoints,
+    first: int,
 ) -> None:
     rows = step.place.rows
     tokens = 2 * data.seq_len * data.global_batch
     before_s = clock.seconds()
-    for index in range(training.steps):
-        recorded = index == training.recorded_step
+    for index in range(first, training.steps):
+        recorded = index == max(first, training.recorded_step)
         if recorded:
             begin_s = _begin_record(step, clock)
         result = step.local(data.batch(index, rows), data.global_batch)
@@ -97,7 +134,10 @@ def _loop(
             _tell(step, index, result.loss, tokens, now_s - before_s, clock, journal)
         if recorded:
             _end_record(step, index, begin_s, now_s, run_dir, clock)
-        before_s = now_s if not recorded else clock.seconds()
+        saved = checkpoints.after(index + 1)
+        before_s = clock.seconds() if recorded or saved else now_s
+    if first < training.steps:
+        checkpoints.save(training.steps)
 
 
 def _tell(step: Step, index: int, loss: float, tokens: int, took_s: float, clock: Clock, journal: IO[str]) -> None:

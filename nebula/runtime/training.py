@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from nebula.checkpoint.policy import NEVER, Policy
 from nebula.errors import BadInput, closest
+from nebula.plan.plain import Misfit, decode
 
 FILE = "training.json"
-STEPS, WEIGHTS, EVALUATION = "steps.jsonl", "weights.safetensors", "evaluation.json"
+STEPS, SAVES, WEIGHTS, EVALUATION = "steps.jsonl", "saves.jsonl", "weights.safetensors", "evaluation.json"
 """What a training leaves in its run folder, beside timeline.<rank>.json."""
 
 
@@ -26,6 +29,8 @@ class Training:
         seed: of the data; the first weights have their own (runtime.start.SEED).
         timeline_step: the step whose timeline is kept; -1: the last but one.
         evaluate: whether to predict the held-out chapter at the end.
+        checkpoint: when to save.
+        resume: whether to go on from the newest checkpoint, if there is one.
     """
 
     preset: str
@@ -40,6 +45,8 @@ class Training:
     seed: int = 0
     timeline_step: int = -1
     evaluate: bool = True
+    checkpoint: Policy = NEVER
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -90,4 +97,14 @@ def load(run_dir: Path) -> Training:
             raise BadInput(f"{path} has an unknown key {key!r}: {closest(key, known)}")
     if "preset" not in value:
         raise BadInput(f"{path} names no preset; nebula train writes it whole")
-    return Training(**value)
+    nested = _nested(value.pop("checkpoint", None), path)
+    return Training(**value, **nested)
+
+
+def _nested(checkpoint: Any, path: Path) -> dict[str, Policy]:
+    if checkpoint is None:
+        return {}
+    try:
+        return {"checkpoint": decode(Policy, checkpoint)}
+    except Misfit as misfit:
+        raise BadInput(f"{path}: checkpoint: {misfit.sentence}") from None

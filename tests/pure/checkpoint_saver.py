@@ -39,7 +39,7 @@ def save(folder: Path, step: int, run: str = "run") -> Path:
     saving = saving_folder(folder, step, run)
     for rank in range(RANKS):
         write_part(saving, rank, parts(step, rank))
-    path, _ = commit(saving, step=step, ranks=RANKS, facts={"step": step})
+    path, _ = commit(saving, step=step, ranks=RANKS, facts={"model": "toy", "words": "data 3", "optimizer": "AdamW"})
     return path
 
 

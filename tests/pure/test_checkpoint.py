@@ -27,6 +27,7 @@ from nebula.checkpoint.folder import checkpoints, newest, pick, retain
 from nebula.checkpoint.policy import Policy
 from nebula.checkpoint.reader import Reader
 from nebula.checkpoint.shard_file import Part
+from nebula.checkpoint.share import Copy, writers
 from nebula.errors import BadInput, RunFailed
 
 SHAPES = st.lists(st.integers(1, 5), max_size=4).map(tuple)
@@ -77,6 +78,23 @@ def test_any_box_is_read_from_any_pieces(tmp_path_factory, rows, columns, data):
     assert overlap(whole(shape), box) == box
 
 
+def test_of_replicas_that_cut_a_tensor_unlike_one_writes_it():
+    halves = [Copy("w", Box((0, 4 * i), (4, 4)), 32, 4) for i in range(2)]
+    thirds = [Copy("v", Box((2 * i, 0), (2, 3)), 18, 4) for i in range(3)]
+    wholes = [Copy("w", whole((4, 8)), 32, 4), Copy("v", whole((6, 3)), 18, 4)]
+    held = [[halves[0], thirds[0]], [halves[1], thirds[1]], [thirds[2]], wholes, wholes]
+    chosen = writers(held)
+    for key, shape in (("w", (4, 8)), ("v", (6, 3))):
+        assert tile(shape, [box for held_key, box in chosen if held_key == key])
+    assert all(any(copy[:2] == piece for copy in held[rank]) for piece, rank in chosen.items())
+
+
+def test_pieces_that_all_hold_are_spread_evenly():
+    copies = [Copy(f"t{i}", whole((64,)), 64, 4) for i in range(12)]
+    chosen = writers([copies] * 4)
+    assert [list(chosen.values()).count(rank) for rank in range(4)] == [3, 3, 3, 3]
+
+
 def part(key, array, box=None, dtype=""):
     box = box or whole(array.shape)
     own = array[box.within(whole(array.shape))]
@@ -93,7 +111,7 @@ def test_a_checkpoint_reads_as_it_was_written(saved):
     reader.verify()
     assert np.array_equal(reader.read("model/weight"), saver.content(5))
     assert reader.manifest.step == 5
-    assert reader.manifest.facts == {"step": 5}
+    assert reader.manifest.facts["words"] == "data 3"
     assert [one.step for one in checkpoints(saved.parent)] == [5]
     assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", *sorted(reader.manifest.files)]
 
@@ -134,10 +152,10 @@ def cut_out(path: Path, key: str) -> Path:
     return copy
 
 
-def refusal(saved):
-    """What reading all of a checkpoint is refused for; empty: it is not."""
+def refusal(path):
+    """Why a checkpoint is refused; nothing when it is not."""
     try:
-        Reader(saved).verify()
+        Reader(path).verify()
     except BadInput as error:
         return str(error)
     return ""
@@ -154,10 +172,7 @@ def test_a_flipped_byte_is_always_refused(saved, name):
         changed = bytearray(content)
         changed[place] ^= int(rng.integers(1, 256))
         path.write_bytes(changed)
-        refused = refusal(saved)
-        assert str(path) in refused, (
-            f"byte {place} of {name} went from {content[place]} to {changed[place]}: {refused!r}"
-        )
+        assert str(path) in refusal(saved), f"byte {place} of {name}: {content[place]} became {changed[place]}"
     path.write_bytes(content)
     Reader(saved).verify()
 
@@ -170,12 +185,7 @@ def test_reading_one_tensor_refuses_a_flipped_byte_of_it(saved):
     reader = Reader(saved)
     reader.read("model/weight", Box((0, 0), (saver.ROWS, saver.COLUMNS)))  # rank 0's rows
     with pytest.raises(BadInput, match=r"rank-00001\.safetensors is damaged \(in .*delete .*step-00000005 to go on"):
-        read_all(reader)
-
-
-def read_all(reader):
-    for key in reader.manifest.tensors:
-        reader.read(key)
+        [reader.read(key) for key in reader.manifest.tensors]
 
 
 def test_a_cut_off_manifest_is_refused_wherever_it_was_cut(saved):
@@ -285,6 +295,15 @@ def test_the_commit_waits_for_every_rank(tmp_path):
     late.join()
     assert len(manifest.files) == 3
     Reader(path).verify()
+
+
+def test_ranks_that_leave_a_piece_out_commit_nothing(tmp_path):
+    saving = saving_folder(tmp_path, 5, "run")
+    for rank in (0, 1):
+        write_part(saving, rank, saver.parts(5, rank))
+    with pytest.raises(RunFailed, match="the pieces of model/weight do not make up the tensor"):
+        commit(saving, step=5, ranks=2, facts={})
+    assert newest(tmp_path) is None
 
 
 def test_a_rank_that_never_writes_is_named(tmp_path):

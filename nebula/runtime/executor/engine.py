@@ -34,8 +34,9 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
         BadInput: the plan is for another model, the model cannot be cut that way, or the ranks built it differently.
     """
     seat = seat_of(plan, dist.get_rank())
-    _seed_dropout(plan, seat)
+    drawn = int(paddle.randint(0, 2**30, [1]))
     paddle.set_device(start.device())
+    _seed_dropout(drawn, plan, seat)
     chain.check_alike(model)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     with quiet():
@@ -65,9 +66,8 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     )
 
 
-def _seed_dropout(plan: Plan, seat: Seat) -> None:
+def _seed_dropout(drawn: int, plan: Plan, seat: Seat) -> None:
     """Gives every replica of every stage random numbers of its own; the ranks of a tensor group share theirs."""
-    drawn = int(paddle.randint(0, 2**30, [1]))
     before = sum(plan.stages[stages[0]].data for stages in plan.homes[: seat.home])
     paddle.seed(drawn + before + seat.replica)
 

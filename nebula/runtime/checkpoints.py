@@ -1,0 +1,288 @@
+"""Saves a training while it goes on, and takes it up again, under the same plan or another.
+
+A save copies what this rank holds to host memory, which is all that training waits for when it is asynchronous; a
+thread writes it (nebula.runtime.save). The next save waits for the one before. What goes wrong in the thread is raised
+at the next call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import paddle
+
+from nebula.checkpoint import folder as folders
+from nebula.checkpoint.boxes import Box
+from nebula.checkpoint.commit import saving_folder
+from nebula.checkpoint.policy import FOLDER, KEEP, Policy
+from nebula.checkpoint.shard_file import Part
+from nebula.checkpoint.share import Copy, writers
+from nebula.errors import BadInput
+from nebula.plan.plain import encode
+from nebula.plan.values import Plan
+from nebula.runtime import random_state
+from nebula.runtime.exchange import from_all
+from nebula.runtime.held import held, innermost
+from nebula.runtime.parallelize import Step
+from nebula.runtime.resume import resume
+from nebula.runtime.save import Save, SaveRecord
+
+
+class Checkpoints:
+    """The checkpoints of a training.
+
+    Use it in a `with` block: at its end the last save is complete, or its error is raised.
+
+    Attributes:
+        position: what `after` was given with the checkpoint that `resume` took up; None without.
+        records: of the saves that are complete, on rank 0.
+        run: a word that tells this run's unfinished checkpoints from another's.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        folder: Path | str = FOLDER,
+        *,
+        every: int,
+        keep: int = KEEP,
+        asynchronous: bool = True,
+        about: Mapping[str, Any] | None = None,
+        tell: Callable[[str], None] = print,
+        journal: Path | None = None,
+    ) -> None:
+        """Looks at the folder, which every rank must see; call it on all ranks.
+
+        Args:
+            step: from nebula.parallelize.
+            every: optimizer steps between two saves.
+            keep: how many of the newest checkpoints stay.
+            asynchronous: go on training while files are written.
+            about: plain data that must be the same when the training is taken up again: what the data are, seeds.
+            tell: receives a sentence of every save and of the resume, on rank 0.
+            journal: receives a JSON line of every save, on rank 0.
+
+        Raises:
+            BadInput: `every` or `keep` is not 1 or more.
+        """
+        if every < 1:
+            raise BadInput(f"checkpoints every {every} steps: give 1 or more")
+        self.step, self.folder = step, Path(folder)
+        self.policy = Policy(every=every, folder=str(folder), keep=keep, asynchronous=asynchronous)
+        self.journal = journal
+        self.about, self.position = plain(dict(about or {}), "about"), None
+        self.records: list[SaveRecord] = []
+        self.run = from_all(self._begin(), step.plan.world_size)[0]
+        self._tell = tell if step.place.rank == 0 else _silent
+        self._digests: list[int] = []
+        self._mine: set[tuple[str, Box]] = set()
+        self._save: Save | None = None
+        self._saved = -1
+
+    def _begin(self) -> str:
+        """A word for this run, once nothing is left of a run that crashed."""
+        if self.step.place.rank == 0:
+            folders.sweep(self.folder)
+        return uuid.uuid4().hex[:8]
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+
+    def resume(self) -> int:
+        """Fills the model and its optimizer with the newest complete checkpoint, if there is one.
+
+        Returns:
+            Optimizer steps that are done: the index of the next batch.
+
+        Raises:
+            BadInput: the checkpoint is damaged, or of another model, optimizer or data.
+        """
+        found = folders.newest(self.folder)
+        name = from_all(found.path.name if found else "", self.step.plan.world_size)[0]
+        if not name:
+            self._tell(f"no complete checkpoint in {self.folder}: training begins at step 1")
+            return 0
+        manifest = resume(self.step, self.folder / name, split_of(self.step.plan), self.about)
+        self.position, self._saved = manifest.facts["position"], manifest.step
+        same = manifest.facts["split"] == split_of(self.step.plan)
+        saved = "" if same else f", saved under another plan ({manifest.facts['words']})"
+        self._tell(f"resumed from {self.folder / name}{saved}: training goes on at step {manifest.step + 1}")
+        return manifest.step
+
+    def after(self, done: int, *, position: Any = None) -> bool:
+        """Saves if it is time to.
+
+        Args:
+            done: optimizer steps that are done.
+            position: plain data that tell the place in the data, where `done` alone does not.
+
+        Returns:
+            Whether it was.
+
+        Raises:
+            RunFailed: this save or the one before could not be written.
+        """
+        self._collect(wait=False)
+        due = done % self.policy.every == 0
+        if due:
+            self.save(done, position=position)
+        return due
+
+    def save(self, done: int, *, position: Any = None) -> None:
+        """Saves now; nothing when this step is saved already.
+
+        Raises:
+            RunFailed: this save or the one before could not be written.
+            BadInput: the folder has a checkpoint of that step from a run that was not taken up.
+        """
+        if done == self._saved:
+            return
+        began_s = time.monotonic()
+        self._collect(wait=True)
+        if self.step.place.rank == 0:
+            self._refuse_another(done)
+        facts = self._facts(plain(position, "the position"))
+        save = Save(
+            saving_folder(self.folder, done, self.run),
+            done,
+            self._parts(),
+            facts,
+            self.step.place.rank,
+            self.policy.keep,
+        )
+        save.began_s = began_s
+        save.thread.start()
+        self._save, self._saved = save, done
+        if not self.policy.asynchronous:
+            save.thread.join()
+        save.stall_s = time.monotonic() - began_s
+        self._collect(wait=not self.policy.asynchronous)
+
+    def close(self) -> None:
+        """Waits for the last save.
+
+        Raises:
+            RunFailed: it could not be written.
+        """
+        self._collect(wait=True)
+
+    def _refuse_another(self, done: int) -> None:
+        path = self.folder / folders.folder_name(done)
+        if path.exists():
+            raise BadInput(f"{path} is of an earlier run: take it up with resume(), or name another folder")
+
+    def _collect(self, *, wait: bool) -> None:
+        """Takes over a save that is complete; raises its error."""
+        save = self._save
+        if save is None or (save.thread.is_alive() and not wait):
+            return
+        save.thread.join()
+        self._save = None
+        if save.error is not None:
+            raise save.error
+        if save.bytes:
+            record = save.record(asynchronous=self.policy.asynchronous)
+            self.records.append(record)
+            if self.journal is not None:
+                with self.journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(record)) + "\n")
+            self._tell(record.line)
+
+    def _parts(self) -> list[Part]:
+        """What this rank writes, in host memory."""
+        mine = held(self.step)
+        layout = [
+            Copy(one.key, box, math.prod(one.shape), one.tensor.element_size()) for one in mine for box in one.boxes
+        ]
+        ranks = self.step.plan.world_size
+        digests = from_all(zlib.crc32(repr(layout).encode()), ranks)
+        if digests != self._digests:
+            chosen = writers(from_all(layout, ranks))
+            self._mine = {piece for piece, writer in chosen.items() if writer == self.step.place.rank}
+            self._digests = digests
+        wanted = [one for one in mine if any((one.key, box) in self._mine for box in one.boxes)]
+        parts = [part for one in wanted for part in one.parts() if (part.key, part.box) in self._mine]
+        return [*parts, random_state.part(self.step.place.rank)]
+
+    def _facts(self, position: Any) -> dict[str, Any]:
+        plan, optimizer = self.step.plan, innermost(self.step.optimizer)
+        rate, scaler = optimizer._learning_rate, self.step.precision.scaler
+        scheduled = isinstance(rate, paddle.optimizer.lr.LRScheduler)
+        return {
+            "model": plan.made_from.model,
+            "model_hash": plan.made_from.model_hash,
+            "ranks": plan.world_size,
+            "split": split_of(plan),
+            "words": plan.split,
+            "global_batch": plan.job.global_batch,
+            "optimizer": type(optimizer).__name__,
+            "rate": plain(rate.state_dict(), "the learning rate") if scheduled else None,
+            "scaler": _arrays_as_lists(scaler.state_dict()) if scaler is not None else None,
+            "about": self.about,
+            "position": position,
+        }
+
+
+class NoCheckpoints:
+    """Stands for the checkpoints of a training that saves nothing."""
+
+    def __enter__(self) -> NoCheckpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to do."""
+
+    def resume(self) -> int:
+        """Begins at the first step."""
+        return 0
+
+    def after(self, done: int) -> bool:
+        """Saves nothing."""
+        del done
+        return False
+
+    def save(self, done: int) -> None:
+        """Saves nothing."""
+
+
+def split_of(plan: Plan) -> str:
+    """Who computes what in which order: equal for plans under which random states belong to the same ranks."""
+    text = json.dumps([encode(plan.stages), plan.micro_batches, plan.schedule, plan.engine])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def plain(value: Any, what: str) -> Any:
+    """A value as JSON brings it back.
+
+    Raises:
+        BadInput: it is no plain data.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False, default=lambda number: number.item()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadInput(f"{what} of a checkpoint must be plain data (numbers, text, lists, mappings): {error}") from None
+
+
+def _arrays_as_lists(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(value).tolist() for name, value in state.items()}
+
+
+def _silent(_: str) -> None:
+    """What ranks other than 0 say."""

@@ -1,0 +1,82 @@
+"""The random state of a rank as bytes: Paddle's generators of the host and the device, numpy's and Python's.
+
+No pickle: JSON of numbers and of the text in which Paddle's engine describes itself.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+from paddle.base import core
+
+from nebula.checkpoint.boxes import whole
+from nebula.checkpoint.shard_file import Part
+
+KEY = "random/"
+
+
+def part(rank: int) -> Part:
+    """The random state of this process, as what a checkpoint keeps of rank `rank`."""
+    state = {
+        "host": _text(paddle.get_rng_state("cpu")[0]),
+        "device": [_text(state) for state in paddle.get_rng_state()],
+        "tracked": {
+            name: [_text(state) for state in states] for name, states in _tracker().get_states_tracker().items()
+        },
+        "python": random.getstate(),
+        "numpy": _numpy(),
+    }
+    array = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    return Part(key=f"{KEY}{rank}", dtype="uint8", shape=array.shape, box=whole(array.shape), array=array)
+
+
+def restore(content: npt.NDArray[np.uint8]) -> None:
+    """Goes on from a state that `part` took on such a device."""
+    state = json.loads(content.tobytes())
+    paddle.set_rng_state([_state(state["host"])], "cpu")
+    paddle.set_rng_state([_state(text) for text in state["device"]])
+    tracked = {name: [_state(text) for text in texts] for name, texts in state["tracked"].items()}
+    _tracker().set_states_tracker(tracked)
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, words, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(words, np.uint32), *rest))
+
+
+def reseed(seed: int, tensor_rank: int) -> None:
+    """Starts all generators of this process anew: alike in a tensor group, but for those that fleet tracks."""
+    paddle.seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    for name in _tracker().states_:
+        with _tracker().rng_state(name):
+            paddle.seed(seed + 1 + tensor_rank)
+
+
+def _tracker() -> Any:
+    from paddle.distributed.fleet.layers.mpu.random import get_rng_state_tracker
+
+    return get_rng_state_tracker()
+
+
+def _text(state: Any) -> list[Any]:
+    """Device, seed, offset, and the engine's own description."""
+    device, seed, offset, engine = state.__getstate__()
+    return [device, seed, offset, bytes(engine).decode("ascii")]
+
+
+def _state(text: list[Any]) -> Any:
+    device, seed, offset, engine = text
+    state = core.GeneratorState.__new__(core.GeneratorState)
+    state.__setstate__((device, seed, offset, list(engine.encode("ascii"))))
+    return state
+
+
+def _numpy() -> list[Any]:
+    kind, words, *rest = np.random.get_state(legacy=True)
+    return [kind, np.asarray(words).tolist(), *rest]

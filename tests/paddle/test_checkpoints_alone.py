@@ -1,0 +1,202 @@
+"""Checkpoints on one process: what plain Paddle does not see, what users can do wrong, what goes on beside weights."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+import pytest
+from paddle import nn
+from safetensors.numpy import load_file
+
+import nebula
+from nebula.checkpoint.export import export
+from nebula.checkpoint.folder import checkpoints, newest
+from nebula.checkpoint.reader import Reader
+from nebula.errors import BadInput, RunFailed
+from nebula.runtime.parallelize import parallelize
+from nebula.runtime.serial import serial_plan
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "emulated"))
+import toy_chain as toy
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    paddle.set_device("cpu")
+
+
+def trained(steps=2, optimizer="adamw"):
+    step = parallelize(*toy.build(optimizer), toy.loss, serial_plan())
+    for index in range(steps):
+        step(toy.batch(index))
+    return step
+
+
+def saved(folder, step=None, done=2, **more):
+    with nebula.Checkpoints(step or trained(), folder, every=1, tell=str, **more) as checkpoints:
+        checkpoints.save(done)
+    return newest(folder).path
+
+
+def flip(path, place=-1):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_plain_paddle_loads_a_flipped_byte_in_silence_and_we_do_not(tmp_path):
+    weight = paddle.arange(4096, dtype="float32")
+    dist.save_state_dict({"weight": weight}, str(tmp_path / "paddle"))
+    file = next((tmp_path / "paddle").glob("*.distcp"))
+    flip(file, len(file.read_bytes()) // 2)
+    read = {"weight": paddle.zeros([4096])}
+    dist.load_state_dict(read, str(tmp_path / "paddle"))
+    assert (read["weight"] != weight).sum() == 1
+
+    path = saved(tmp_path / "ours")
+    shard = path / "rank-00000.safetensors"
+    flip(shard, len(shard.read_bytes()) // 2)
+    with pytest.raises(BadInput, match=r"rank-00000\.safetensors is damaged"):
+        nebula.Checkpoints(trained(0), tmp_path / "ours", every=1).resume()
+
+
+def test_plain_paddle_cannot_save_in_the_background_on_a_cpu_and_we_can(tmp_path):
+    weight = {"weight": paddle.arange(4096, dtype="float32")}
+    with pytest.raises(Exception, match=r".") as caught:
+        dist.save_state_dict(weight, str(tmp_path / "paddle"), async_save=True)
+    assert not isinstance(caught.value, BadInput)
+    assert not list((tmp_path / "paddle").glob("*.distcp"))
+
+    Reader(saved(tmp_path / "ours", asynchronous=True)).verify()
+
+
+def test_a_disk_that_refuses_in_the_background_stops_the_training_at_the_next_save(tmp_path):
+    """A file stands where the folder of checkpoints should be."""
+    (tmp_path / "taken").write_text("")
+    checkpoints = nebula.Checkpoints(trained(), tmp_path / "taken", every=1, tell=str)
+    checkpoints.save(2)
+    with pytest.raises(RunFailed, match=r"rank-00000\.safetensors cannot be written: Not a directory"):
+        checkpoints.save(3)
+
+
+def test_the_end_of_the_block_waits_for_the_last_save_and_raises_its_error(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with (
+        pytest.raises(RunFailed, match="cannot be written"),
+        nebula.Checkpoints(trained(), tmp_path / "taken", every=1, tell=str) as checkpoints,
+    ):
+        checkpoints.save(2)
+
+
+def test_training_goes_on_while_a_save_is_written(tmp_path):
+    """What is saved is what was, although the weights have moved on before the file is complete."""
+    step = trained()
+    before = {name: parameter.numpy() for name, parameter in step.wrapped.named_parameters()}
+    with nebula.Checkpoints(step, tmp_path, every=1, tell=str) as checkpoints:
+        checkpoints.save(2)
+        step(toy.batch(2))
+    reader = Reader(newest(tmp_path).path)
+    for name, array in before.items():
+        key = "model/" + name.replace("elements.", "chain.", 1)
+        assert np.array_equal(reader.read(key), array), key
+    assert any(not np.array_equal(p.numpy(), before[n]) for n, p in step.wrapped.named_parameters())
+
+
+def test_saves_come_when_they_are_due_and_the_newest_stay(tmp_path):
+    step = trained()
+    told = []
+    with nebula.Checkpoints(step, tmp_path, every=2, keep=2, tell=told.append, journal=tmp_path / "saves") as saves:
+        assert saves.resume() == 0
+        due = [saves.after(done) for done in range(1, 8)]
+    assert due == [False, True, False, True, False, True, False]
+    assert [one.step for one in checkpoints(tmp_path)] == [4, 6]
+    assert [json.loads(line)["step"] for line in (tmp_path / "saves").read_text().splitlines()] == [2, 4, 6]
+    assert len(told) == 4
+
+
+def test_a_step_is_saved_once_and_another_run_is_not_overwritten(tmp_path):
+    step = trained()
+    with nebula.Checkpoints(step, tmp_path, every=1, tell=str) as first:
+        first.save(2)
+        first.save(2)
+    with pytest.raises(BadInput, match=r"step-00000002 is of an earlier run: take it up with resume\(\)"):
+        nebula.Checkpoints(step, tmp_path, every=1, tell=str).save(2)
+
+
+def test_what_the_data_are_must_be_the_same(tmp_path):
+    saved(tmp_path, about={"text": "wiki", "seed": 3})
+    resumed = nebula.Checkpoints(trained(0), tmp_path, every=1, about={"text": "wiki", "seed": 4})
+    with pytest.raises(BadInput, match="is of another training: seed is 3 there and 4 here"):
+        resumed.resume()
+
+
+def test_what_is_no_plain_data_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(BadInput, match="about of a checkpoint must be plain data"):
+        nebula.Checkpoints(trained(0), tmp_path, every=1, about={"text": object()})
+    with pytest.raises(BadInput, match="the position of a checkpoint must be plain data"):
+        nebula.Checkpoints(trained(0), tmp_path, every=1).save(1, position=np.ones(2))
+    with pytest.raises(BadInput, match="checkpoints every 0 steps: give 1 or more"):
+        nebula.Checkpoints(trained(0), tmp_path, every=0)
+    assert not checkpoints(tmp_path)
+
+
+class Normed(nn.Layer):
+    """A model that keeps statistics, and a tensor that no checkpoint should hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.out = nn.BatchNorm1D(4), nn.Linear(4, 1)
+        self.register_buffer("scratch", paddle.zeros([1]), persistable=False)
+        self.register_buffer("largest", paddle.zeros([1]))
+
+    def forward(self, x):
+        self.largest.set_value(paddle.maximum(self.largest, x.abs().max().reshape([1])))
+        return self.out(self.norm(x))
+
+
+def normed(seed):
+    paddle.seed(seed)
+    model = Normed()
+    rate = paddle.optimizer.lr.StepDecay(0.1, step_size=2)
+    optimizer = paddle.optimizer.Momentum(rate, parameters=model.parameters())
+    return model, rate, parallelize(model, optimizer, nn.functional.mse_loss, serial_plan())
+
+
+def rows(index):
+    random = np.random.RandomState(index)
+    return random.randn(8, 4).astype("float32"), random.randn(8, 1).astype("float32")
+
+
+def test_buffers_and_the_learning_rate_go_on(tmp_path):
+    model, rate, step = normed(1)
+    for index in range(3):
+        step(rows(index))
+        rate.step()
+    path = saved(tmp_path, step, 3)
+    keys = Reader(path).manifest.tensors
+    assert {key for key in keys if key.startswith("buffer/")} == {"buffer/largest"}
+    assert {"model/norm._mean", "model/norm._variance"} <= set(keys)
+    other, other_rate, other_step = normed(2)
+    assert nebula.Checkpoints(other_step, tmp_path, every=1, tell=str).resume() == 3
+    assert other_rate.get_lr() == rate.get_lr() == pytest.approx(0.01)
+    for (name, here), (_, there) in zip(other.state_dict().items(), model.state_dict().items(), strict=True):
+        assert np.array_equal(here.numpy(), there.numpy()), name
+    assert step(rows(3)).loss == other_step(rows(3)).loss
+
+
+def test_exported_weights_fill_a_plain_paddle_model(tmp_path):
+    step = trained()
+    expected = float(toy.loss(step.wrapped(paddle.to_tensor(toy.batch(0)[0])), paddle.to_tensor(toy.batch(0)[1])))
+    path = tmp_path / "weights.safetensors"
+    export(Reader(saved(tmp_path / "checkpoints", step)), path)
+    model, _ = toy.build()
+    for parameter in model.parameters():
+        parameter.set_value(paddle.zeros_like(parameter))
+    model.set_state_dict({name: paddle.to_tensor(array) for name, array in load_file(path).items()})
+    x, labels = (paddle.to_tensor(array) for array in toy.batch(0))
+    for element in model.chain:
+        x = element(x)
+    assert float(toy.loss(x, labels)) == expected
