@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from nebula.checkpoint.folder import newest
 from nebula.cluster.values import Cluster
+from nebula.errors import RunFailed
 from nebula.launch.process import launch
 from nebula.models.data.encoded import encoded_corpus
 from nebula.models.presets import preset
@@ -27,11 +29,17 @@ def train(
 
     Raises:
         BadInput: the plan does not fit the cluster, or the text corpus is not installed.
-        RunFailed: a rank failed.
+        RunFailed: a rank failed; the text names the checkpoint to go on from, if there is one.
     """
     encoded_corpus(preset(training.preset).vocabulary)  # built once here, before every rank looks for it
     save(training, run_dir)
-    return launch(plan_path, SCRIPT, [str(run_dir.resolve())], cluster=cluster, log_dir=run_dir / "log", out=out)
+    try:
+        return launch(plan_path, SCRIPT, [str(run_dir.resolve())], cluster=cluster, log_dir=run_dir / "log", out=out)
+    except RunFailed as error:
+        kept = newest(run_dir / training.checkpoint.folder) if training.checkpoint.every else None
+        if kept is None:
+            raise
+        raise RunFailed(f"{error}; step {kept.step} is saved: nebula train --resume goes on from it") from None
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Checkpoints on one process: what plain Paddle does not see, what users can do wrong, what goes on beside weights."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,12 +10,16 @@ import paddle
 import paddle.distributed as dist
 import pytest
 from paddle import nn
+from paddle.distributed.flex_checkpoint.dcp.sharded_weight import ShardedWeight
 from safetensors.numpy import load_file
 
 import nebula
+from nebula.checkpoint.boxes import Box
+from nebula.checkpoint.commit import commit, saving_folder, write_part
 from nebula.checkpoint.export import export
 from nebula.checkpoint.folder import checkpoints, newest
 from nebula.checkpoint.reader import Reader
+from nebula.checkpoint.shard_file import Part
 from nebula.errors import BadInput, RunFailed
 from nebula.runtime.parallelize import parallelize
 from nebula.runtime.serial import serial_plan
@@ -68,9 +73,54 @@ def test_plain_paddle_cannot_save_in_the_background_on_a_cpu_and_we_can(tmp_path
     with pytest.raises(Exception, match=r".") as caught:
         dist.save_state_dict(weight, str(tmp_path / "paddle"), async_save=True)
     assert not isinstance(caught.value, BadInput)
+    assert list((tmp_path / "paddle").glob("*.metadata"))
     assert not list((tmp_path / "paddle").glob("*.distcp"))
 
     Reader(saved(tmp_path / "ours", asynchronous=True)).verify()
+
+
+def saved_by_two_ranks(folder):
+    """Eight rows of which two ranks saved four each, in Paddle's files; the rows."""
+    weight = paddle.arange(64, dtype="float32").reshape([8, 8])
+    for rank in range(2):
+        half = weight[4 * rank : 4 * rank + 4].clone()
+        dist.save_state_dict({"w": ShardedWeight("w", half, (4, 8), (8, 8), (4 * rank, 0))}, str(folder / str(rank)))
+    whole, other = (paddle.load(str(folder / rank / "0.metadata")) for rank in "01")
+    shutil.copy(folder / "1" / "0_0.distcp", folder / "0" / "1_0.distcp")
+    whole.state_dict_metadata["w"] += other.state_dict_metadata["w"]
+    whole.storage_metadata |= dict.fromkeys(other.storage_metadata, "1_0.distcp")
+    paddle.save(whole, str(folder / "0" / "0.metadata"))
+    return weight
+
+
+def recut(source, folder, ranks):
+    """The same checkpoint as if each rank had held some rows of every tensor."""
+    reader = Reader(source)
+    saving = saving_folder(folder, reader.manifest.step, "run")
+    for rank in range(ranks):
+        parts = []
+        for key, tensor in reader.manifest.tensors.items():
+            rows = np.array_split(np.arange(tensor.shape[0]), ranks)[rank]
+            if len(rows):
+                box = Box((int(rows[0]), *(0 for _ in tensor.shape[1:])), (len(rows), *tensor.shape[1:]))
+                parts.append(
+                    Part(key=key, dtype=tensor.dtype, shape=tensor.shape, box=box, array=reader.read(key, box))
+                )
+        write_part(saving, rank, parts)
+    commit(saving, step=reader.manifest.step, ranks=ranks, facts=reader.manifest.facts)
+
+
+def test_plain_paddle_fills_a_dtensor_of_one_rank_with_nothing_and_we_fill_ours(tmp_path):
+    weight = saved_by_two_ranks(tmp_path)
+    read = dist.shard_tensor(paddle.zeros([8, 8]), dist.ProcessMesh([0], dim_names=["x"]), [dist.Replicate()])
+    dist.load_state_dict({"w": read}, str(tmp_path / "0"))
+    assert float(read._local_value().abs().sum()) == 0 < float(weight.abs().sum())
+
+    step, other = trained(), trained(0)
+    recut(saved(tmp_path / "ours", step), tmp_path / "cut", ranks=3)
+    assert nebula.Checkpoints(other, tmp_path / "cut", every=1, tell=str).resume() == 2
+    for index in (2, 3):
+        assert other(toy.batch(index)).loss == step(toy.batch(index)).loss
 
 
 def test_a_disk_that_refuses_in_the_background_stops_the_training_at_the_next_save(tmp_path):

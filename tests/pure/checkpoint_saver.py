@@ -6,6 +6,7 @@ Arguments: the folder. Prints `saving` once, after the first checkpoint.
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,15 @@ def parts(step: int, rank: int) -> list[Part]:
 
 
 def save(folder: Path, step: int, run: str = "run") -> Path:
-    """One checkpoint, all ranks in this process."""
+    """One checkpoint; each rank is a thread, rank 0 commits."""
     saving = saving_folder(folder, step, run)
-    for rank in range(RANKS):
-        write_part(saving, rank, parts(step, rank))
+    others = [threading.Thread(target=write_part, args=(saving, r, parts(step, r))) for r in range(1, RANKS)]
+    for other in others:
+        other.start()
+    write_part(saving, 0, parts(step, 0))
     path, _ = commit(saving, step=step, ranks=RANKS, facts={"model": "toy", "words": "data 3", "optimizer": "AdamW"})
+    for other in others:
+        other.join()
     return path
 
 
