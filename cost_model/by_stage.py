@@ -33,6 +33,7 @@ class ByStage(StepPricing):
         self.fabric, self.pricings = first.fabric, pricings
         for pricing in pricings.values():
             pricing.fabric = first.fabric
+            pricing.under = pricings
             # a cut does not depend on what is computed again
             pricing._blocks, pricing._undealt, pricing._parts = first._blocks, first._undealt, first._parts
         self._stages: dict[tuple[object, ...], StageTimes] = {}
@@ -69,8 +70,12 @@ def held_loads(pricing: StepPricing, degrees: tuple[int, ...]) -> tuple[LayerLoa
 
 
 def loads_of(pricing: StepPricing, stage: Stage, degrees: tuple[int, ...]) -> tuple[LayerLoad, ...]:
-    """The same of a stage, under its own policy where the pricing knows several."""
-    return held_loads(under(pricing, stage), degrees)
+    """The same of a stage, each layer under its own policy where the pricing knows several."""
+    found = held_loads(under(pricing, stage), degrees)
+    if isinstance(pricing, ByStage):
+        for policy, first, end in stage.policy_runs[1:]:
+            found = (*found[:first], *held_loads(pricing.pricings[policy], degrees)[first:end], *found[end:])
+    return found
 
 
 def under(pricing: StepPricing, stage: Stage) -> StepPricing:

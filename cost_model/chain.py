@@ -22,6 +22,7 @@ from nebula.graph.partition import tensor_parallel
 from nebula.graph.rows import block_with_rows
 from nebula.graph.stretched import stretched
 from nebula.graph.values import Block, DistributedGraph
+from nebula.plan.job import RECOMPUTE
 
 Floats = NDArray[np.float64]
 
@@ -137,7 +138,15 @@ class Chains:
         return stretched(one, two, rows)
 
     def cost(
-        self, *, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str
+        self,
+        *,
+        rows: int,
+        tensor: int,
+        levels: Levels,
+        sequence: bool,
+        device: DeviceType,
+        policy: str,
+        until: int = 0,
     ) -> ChainCost:
         """What each layer costs one rank.
 
@@ -148,17 +157,18 @@ class Chains:
             sequence: whether norms and residuals are cut along the sequence.
             device: the device type, by name the same everywhere.
             policy: recompute policy.
+            until: layers from that one on keep all; 0: all layers are under the policy.
 
         Raises:
             BadInput: the tensor degree does not divide what it must cut.
         """
-        key = (rows, tensor, levels, sequence, device.name, policy)
+        key = (rows, tensor, levels, sequence, device.name, policy, until)
         if key not in self._chains:
-            self._chains[key] = self._chain(rows, tensor, levels, sequence, device, policy)
+            self._chains[key] = self._chain(rows, tensor, levels, sequence, device, policy, until)
         return self._chains[key]
 
     def _chain(
-        self, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str
+        self, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str, until: int
     ) -> ChainCost:
         blocks = [self.block(i, rows, tensor, sequence) for i in range(len(self.graph.blocks))]
         layers = [self.layer(i, rows, tensor, sequence, device) for i in range(len(blocks))]
@@ -167,24 +177,31 @@ class Chains:
         def each(values: list[float]) -> Floats:
             return np.array(values, dtype=float)[list(self.graph.layers)]
 
+        def under(values: Callable[[LayerCost, str], float]) -> Floats:
+            again = each([values(c, policy) for c in layers])
+            return np.where(before, again, each([values(c, RECOMPUTE[0]) for c in layers])) if until else again
+
+        before = np.arange(len(self.graph.layers)) < until
+
         def wire(name: str) -> list[float]:
             return [communication_seconds(getattr(c, name), levels) for c in layers]
 
-        again = [communication_seconds(c.recompute_collectives[policy], levels) for c in layers]
+        again_s = under(lambda c, policy: communication_seconds(c.recompute_collectives[policy], levels))
+        shared = shared_before(blocks, self.graph.layers, partial(recomputed, policy=policy), until)
         return ChainCost(
             forward_s=each([c.forward_s for c in layers]),
             backward_s=each([c.backward_s for c in layers]),
-            recompute_s=each([c.recompute_s[policy] for c in layers]),
+            recompute_s=under(lambda c, policy: c.recompute_s[policy]),
             forward_communication_s=each(wire("forward_collectives")),
-            backward_communication_s=each(wire("backward_collectives")) + each(again),
+            backward_communication_s=each(wire("backward_collectives")) + again_s,
             elements=each([c.parameter_elements for c in layers]),
             tensors=each([c.parameter_tensors for c in layers]),
             parameters_bytes=each([c.parameters_bytes for c in layers]),
-            kept_bytes=each([c.kept_bytes[policy] for c in layers]),
-            shared_bytes=np.array(shared_before(blocks, self.graph.layers, partial(recomputed, policy=policy)), float),
+            kept_bytes=under(lambda c, policy: c.kept_bytes[policy]),
+            shared_bytes=np.array(shared, float),
             module_outputs=each([c.module_outputs for c in layers]),
             module_output_bytes=each([c.module_output_bytes for c in layers]),
-            working_bytes=each([c.working_bytes[policy] for c in layers]),
+            working_bytes=under(lambda c, policy: c.working_bytes[policy]),
             forward_border_bytes=each([b[0] for b in borders]),
             backward_border_bytes=each([b[1] for b in borders]),
             forward_messages=each([b[2] for b in borders]),

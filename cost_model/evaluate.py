@@ -47,7 +47,7 @@ def plan_pricing(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> BySta
     from nebula.cost_model.executed import paddle_execution
     from nebula.cost_model.step import StepPricing
 
-    policies = dict.fromkeys(stage.recompute for stage in plan.stages)
+    policies = dict.fromkeys(policy for stage in plan.stages for policy, *_ in stage.policy_runs)
     return ByStage({policy: StepPricing(graph, cluster, paddle_execution(plan.job, policy)) for policy in policies})
 
 

@@ -110,13 +110,21 @@ class Pricing:
         return self._stage_costs(plan, self.devices(plan))
 
     def spans(
-        self, *, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str
+        self,
+        *,
+        rows: int,
+        tensor: int,
+        levels: Levels,
+        sequence: bool,
+        device: DeviceType,
+        policy: str,
+        until: int = 0,
     ) -> Spans:
         """What runs of layers cost one rank; arguments and errors as of Chains.cost."""
-        key = (rows, tensor, levels, sequence, device.name, policy)
+        key = (rows, tensor, levels, sequence, device.name, policy, until)
         if key not in self._spans:
             chain = self.chains.cost(
-                rows=rows, tensor=tensor, levels=levels, sequence=sequence, device=device, policy=policy
+                rows=rows, tensor=tensor, levels=levels, sequence=sequence, device=device, policy=policy, until=until
             )
             self._spans[key] = Spans(chain, device, self.job)
         return self._spans[key]
@@ -152,6 +160,7 @@ class Pricing:
                 sequence=plan.sequence_parallel,
                 device=self._types[way.device],
                 policy=way.recompute,
+                until=way.until,
             )
             for index, cost in zip(stages, alike_costs(plan, spans, way, stages), strict=True):
                 by_stage[index].append(cost)
@@ -167,7 +176,8 @@ class Pricing:
                 rows, tensor = replica.micro_batch_rows, len(replica.ranks)
                 for device in types:
                     self._types[device.name] = device
-                    way = StageWay(rows, tensor, stage.recompute, stage.sharding, groups, slow, device.name)
+                    until = stage.layers[0] + stage.recompute_layers if stage.recompute_layers else 0
+                    way = StageWay(rows, tensor, stage.recompute, until, stage.sharding, groups, slow, device.name)
                     ways.setdefault(way, []).append(index)
         return ways
 

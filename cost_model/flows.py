@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import Cluster, DeviceType
-from nebula.cost_model.by_stage import under
+from nebula.cost_model.by_stage import ByStage, under
 from nebula.cost_model.chain import border_of
 from nebula.cost_model.evaluate import beyond_fleet, plan_pricing
 from nebula.cost_model.fleet import Pricing
@@ -137,10 +137,11 @@ def _passes(pricing: Pricing, plan: Plan, stage: Stage, devices: Ints) -> Iterat
     for rows, groups in _alike(stage, devices):
         (device, *_) = pricing.fabric.device_types(groups)
         wires: list[Collective] = []
-        for index in pricing.graph.layers[slice(*stage.layers)]:
-            cost = pricing.chains.layer(index, rows, groups.shape[1], plan.sequence_parallel, device)
-            wires += (*cost.forward_collectives, *cost.backward_collectives)
-            wires += cost.recompute_collectives[stage.recompute]
+        for policy, *run in stage.policy_runs:
+            for index in pricing.graph.layers[slice(*run)]:
+                cost = pricing.chains.layer(index, rows, groups.shape[1], plan.sequence_parallel, device)
+                wires += (*cost.forward_collectives, *cost.backward_collectives)
+                wires += cost.recompute_collectives[policy]
         yield from _flows(wires, {"tensor": groups}, plan.micro_batches)
 
 
@@ -192,7 +193,7 @@ def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator
     alone = len(plan.homes) == 1
     for index, (stage, grid) in enumerate(zip(plan.stages, grids, strict=True)):
         (device, *_) = pricing.fabric.device_types(grid)
-        held = _loads(under(pricing, stage), plan, stage, device)
+        held = _loads(pricing, plan, stage, device)
         groups = axis_groups(grid, shard=stage.sharding.degree, expert=stage.expert, expert_tensor=1)
         groups["replicas"] = grid.reshape(-1, grid.shape[2]).T
         yield from _flows(_layer_wires(under(pricing, stage), plan, stage, held, device), groups, 1.0)
@@ -200,12 +201,16 @@ def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator
             yield from _handed(plan, held[-1], grid, grids[index + 1])
 
 
-def _loads(pricing: StepPricing, plan: Plan, stage: Stage, device: DeviceType) -> list[LayerLoad]:
+def _loads(pricing: ByStage, plan: Plan, stage: Stage, device: DeviceType) -> list[LayerLoad]:
     """The layers of a stage on one rank, for the mean rows of its replicas."""
     rows = sum(replica.micro_batch_rows for replica in stage.replicas) // stage.data or 1
     tensor = len(stage.replicas[0].ranks) // stage.context
     degrees = (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, 1)
-    return [pricing.load(index, degrees, device) for index in pricing.graph.layers[slice(*stage.layers)]]
+    return [
+        pricing.pricings[policy].load(index, degrees, device)
+        for policy, *run in stage.policy_runs
+        for index in pricing.graph.layers[slice(*run)]
+    ]
 
 
 def _layer_wires(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from nebula.cluster.values import Cluster, DeviceType
-from nebula.cost_model.by_stage import under
 from nebula.cost_model.compute import SEVERAL_PRODUCTS, kernels_seconds
 from nebula.cost_model.confidence import origin
 from nebula.cost_model.evaluate import beyond_fleet, plan_pricing
@@ -22,7 +21,7 @@ from nebula.cost_model.layer import recomputed
 from nebula.cost_model.passes import computed_again
 from nebula.cost_model.pointwise import READS, SHARPNESS
 from nebula.graph.values import Block, DistributedGraph, Kernel, Operator
-from nebula.plan.values import Plan
+from nebula.plan.values import Plan, Stage
 
 REST = "sums of gradients, copies and the rest"
 MOST = 10
@@ -122,9 +121,9 @@ def _fleet(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> tuple[Devic
     slow, rows = pricing.fabric.slowest(devices), stage.replicas[0].micro_batch_rows
 
     def blocks() -> Iterator[tuple[float, Block, Iterable[Operator]]]:
-        for index, count in Counter(graph.layers[slice(*stage.layers)]).items():
+        for (policy, index), count in _counted(graph, stage).items():
             block = pricing.chains.block(index, rows, stage.tensor, plan.sequence_parallel)
-            yield count * m * slow, block, recomputed(block, stage.recompute)
+            yield count * m * slow, block, recomputed(block, policy)
 
     return device, _times(blocks(), device)
 
@@ -140,13 +139,18 @@ def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> tuple[De
 
     def blocks() -> Iterator[tuple[float, Block, Iterable[Operator]]]:
         for stage in held:
-            own = under(pricing, stage)
-            degrees = own.degrees(replace(plan, stages=(stage,)))
-            for index, count in Counter(graph.layers[slice(*stage.layers)]).items():
+            degrees = pricing.degrees(replace(plan, stages=(stage,)))
+            for (policy, index), count in _counted(graph, stage).items():
+                own = pricing.pricings[policy]
                 block = separate(own.block(index, degrees))
                 yield count * often, block, computed_again(block, own.execution)
 
     return device, _times(blocks(), device)
+
+
+def _counted(graph: DistributedGraph, stage: Stage) -> Counter[tuple[str, int]]:
+    """The layers of a stage by recompute policy and block."""
+    return Counter((policy, index) for policy, *run in stage.policy_runs for index in graph.layers[slice(*run)])
 
 
 def _times(blocks: Iterable[tuple[float, Block, Iterable[Operator]]], device: DeviceType) -> dict[str, _Time]:

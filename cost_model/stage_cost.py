@@ -54,11 +54,16 @@ class StageCost:
 
 
 class StageWay(NamedTuple):
-    """How a replica of a stage runs: stages that run alike are priced together, see nebula.cost_model.fleet."""
+    """How a replica of a stage runs: stages that run alike are priced together, see nebula.cost_model.fleet.
+
+    Attributes:
+        until: layers from that one on keep all; 0: all layers are under the recompute policy.
+    """
 
     rows: int
     tensor: int
     recompute: str
+    until: int
     sharding: Sharding
     groups: Groups
     slow: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,6 +115,7 @@ class StepPricing:
     """Prices plans of one graph on one cluster under one execution.
 
     Attributes:
+        under: pricings of the same plans by recompute policy, where several are known.
         held: by degrees what each layer of the chain holds on a rank, as far as it is known (by_stage.held_loads).
     """
 
@@ -129,6 +130,7 @@ class StepPricing:
         self._parts: dict[tuple[int, ...], Block] = {}
         self._experts = frozenset(i for i, block in enumerate(graph.blocks) if expert_parameters(block))
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
+        self.under: Mapping[str, StepPricing] = {}
         self.held: dict[tuple[int, ...], tuple[Held, ...]] = {}
         self._kept: dict[tuple[int, ...], float] = {}
         self._device: dict[RankPlace, int] = {}
@@ -269,8 +271,12 @@ class StepPricing:
         slow = self.fabric.slowest(held)
         degrees = _degrees(plan, stage, rows, expert_tensor)
         layers = self.graph.layers[slice(*stage.layers)]
-        counted = Counter(layers)
-        loads = [(self.load(i, degrees, device), count) for i, count in counted.items()]
+        counted = Counter(
+            (self.under[policy] if self.under else self, i)
+            for policy, *run in stage.policy_runs
+            for i in self.graph.layers[slice(*run)]
+        )
+        loads = [(pricing.load(i, degrees, device), count) for (pricing, i), count in counted.items()]
         replicas = Replicas(
             stage=stage,
             micro_batches=plan.micro_batches,
@@ -281,7 +287,7 @@ class StepPricing:
             host=self.fabric.host(held),
         )
         copied = holds_activations(stage.offload)
-        kept = [self.kept_bytes(i, degrees) if copied else 0.0 for i in counted]
+        kept = [pricing.kept_bytes(i, degrees) if copied else 0.0 for pricing, i in counted]
         both = [self._layer(load, replicas, slow, size) for (load, _), size in zip(loads, kept, strict=True)]
         counts = list(counted.values())
         forward, backward = (_total([layer[way] for layer in both], counts) for way in (0, 1))

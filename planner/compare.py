@@ -209,6 +209,6 @@ def _way(stage: Stage) -> tuple[str, ...]:
         f"tensor {'/'.join(map(str, sorted(tensor)))}",
         f"{'/'.join(map(str, sorted(rows)))} rows",
         f"sharding {stage.sharding.stage} over {stage.sharding.degree}",
-        f"recompute {stage.recompute}",
+        f"recompute {stage.recompute_words}",
         f"offload {stage.offload}",
     )

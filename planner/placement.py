@@ -62,7 +62,10 @@ def with_arrangement(plan: Plan, arrangement: Arrangement, cluster: Cluster) -> 
         micro_batch_rows=first.replicas[0].micro_batch_rows,
         order=arrangement.order,
     )
-    kept = tuple(replace(new, recompute=old.recompute) for new, old in zip(stages, plan.stages, strict=True))
+    kept = tuple(
+        replace(new, recompute=old.recompute, recompute_layers=old.recompute_layers, offload=old.offload)
+        for new, old in zip(stages, plan.stages, strict=True)
+    )
     return replace(plan, stages=kept, ranks=ranks, prediction=None)
 
 

@@ -178,6 +178,6 @@ def with_policy(plan: Plan, rows: int, recompute: str) -> Plan:
 
     def stage_with(stage: Stage) -> Stage:
         replicas = tuple(replace(replica, micro_batch_rows=rows) for replica in stage.replicas)
-        return replace(stage, replicas=replicas, recompute=recompute)
+        return replace(stage, replicas=replicas, recompute=recompute, recompute_layers=0)
 
     return plan if _policy(plan) == (rows, recompute) else replace(plan, stages=tuple(map(stage_with, plan.stages)))

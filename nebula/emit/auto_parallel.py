@@ -82,6 +82,7 @@ def _stage(graph: DistributedGraph, plan: Plan, stage: Stage) -> dict[str, Any]:
         "layers": list(graph.layer_names[slice(*stage.layers)]),
         "micro_batch_size": stage.replicas[0].micro_batch_rows,
         "recompute": stage.recompute,
+        "recompute_layers": stage.recompute_layers,
         "parameters": {
             f"{graph.layer_names[layer]}.{name}": entry
             for layer in range(*stage.layers)

@@ -47,11 +47,14 @@ def require(form: str, plan: Plan, *predicates: Predicate) -> None:
 
 
 def one_recompute(case: Case) -> Iterator[str]:
-    """All stages recompute alike."""
+    """All stages recompute alike, and all their layers."""
     first = case.plan.stages[0].recompute
     for index, stage in enumerate(case.plan.stages):
         if stage.recompute != first:
             yield f"recompute is {stage.recompute} in stage {index} and {first} in stage 0, it has one setting for all"
+            return
+        if stage.recompute_layers:
+            yield f"recompute is {stage.recompute_words} in stage {index}, it has one setting for all layers"
             return
 
 

@@ -33,6 +33,8 @@ SHARDING_STAGE = {stage}
 SEG_METHOD = {boundaries}
 # of each stage: none, selective (attention cores) or full
 RECOMPUTE = {recompute}
+# of each stage: how many of its layers are under it, the first ones; 0: all
+RECOMPUTE_LAYERS = {recompute_layers}
 '''
 
 
@@ -56,6 +58,7 @@ def emit(decided: Decided, options: Options) -> Emitted:
         stage=settings["sharding_stage"],
         boundaries=pformat(settings["seg_method"], width=100, compact=True),
         recompute=pformat(settings["recompute"], width=100, compact=True),
+        recompute_layers=pformat(settings["recompute_layers"], width=100, compact=True),
     )
     return Emitted(text=text, document=settings)
 
@@ -89,6 +92,7 @@ def fleet_settings(plan: Plan) -> dict[str, Any]:
         "accumulate_steps": plan.micro_batches,
         "seg_method": [stage.layers[0] for stage in plan.stages] + [plan.stages[-1].layers[1]],
         "recompute": [stage.recompute for stage in plan.stages],
+        "recompute_layers": [stage.recompute_layers for stage in plan.stages],
     }
 
 

@@ -33,7 +33,9 @@ def kept_bytes(graph: DistributedGraph, first: int, last: int, again: Again = no
     return alone - sum(shared_before(graph.blocks, layers, again))
 
 
-def shared_before(blocks: Sequence[Block], layers: Sequence[int], again: Again = nothing_again) -> tuple[int, ...]:
+def shared_before(
+    blocks: Sequence[Block], layers: Sequence[int], again: Again = nothing_again, until: int = 0
+) -> tuple[int, ...]:
     """For each layer of a chain the bytes that it and the layer before both keep, and that lie there once.
 
     With `kept[i]` the `block_bytes` of layer i, the layers first..last-1 together keep
@@ -43,13 +45,20 @@ def shared_before(blocks: Sequence[Block], layers: Sequence[int], again: Again =
         blocks: distinct blocks, whole or as one rank of a tensor group computes them.
         layers: for each layer the index of its block; each distinct pair of neighbours is worked out once.
         again: what recomputation runs again.
+        until: layers from that one on run nothing again; 0: all run what `again` says.
 
     Returns:
         One number a layer, 0 for the first.
     """
-    kept = [_kept(block, again) for block in blocks]
-    pairs = {(i, j): _shared_bytes(blocks[i], blocks[j], kept[i], kept[j]) for i, j in set(pairwise(layers))}
-    return (0, *(pairs[pair] for pair in pairwise(layers)))[: len(layers)]
+    kept = {0: [_kept(block, again) for block in blocks]}
+    if until:
+        kept[1] = [_kept(block, nothing_again) for block in blocks]
+    held = [(index, int(0 < until <= place)) for place, index in enumerate(layers)]
+    pairs = {
+        ((i, a), (j, b)): _shared_bytes(blocks[i], blocks[j], kept[a][i], kept[b][j])
+        for (i, a), (j, b) in set(pairwise(held))
+    }
+    return (0, *(pairs[pair] for pair in pairwise(held)))[: len(layers)]
 
 
 def shared_bytes(before: Block, after: Block, again: Again = nothing_again) -> int:

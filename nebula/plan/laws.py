@@ -33,9 +33,15 @@ def schedule(case: Case) -> Iterator[str]:
 
 
 def recompute(case: Case) -> Iterator[str]:
-    """The recompute policies are known."""
+    """The recompute policies are known, and hold for layers that there are."""
     for policy in dict.fromkeys(stage.recompute for stage in case.plan.stages):
         yield from _word("recompute", policy, RECOMPUTE)
+    for index, stage in enumerate(case.plan.stages):
+        count, held = stage.recompute_layers, stage.layers[1] - stage.layers[0]
+        if not 0 <= count <= max(held, 0):
+            yield f"recompute_layers {count} in stage {index}: it holds {held} layers, and 0 means all of them"
+        elif count and stage.recompute == RECOMPUTE[0]:
+            yield f"recompute_layers {count} in stage {index}: its policy is none, so that no layer is computed again"
 
 
 def offload(case: Case) -> Iterator[str]:

@@ -73,6 +73,7 @@ class Stage:
         layers: [first, last) in the graph's chain.
         recompute: `none`, `selective` (attention only) or `full`.
         offload: what lies in the host's memory: `none`, `optimizer` (its states), `activations` or `both`.
+        recompute_layers: how many of its layers are under the recompute policy, the first ones; 0: all.
     """
 
     layers: tuple[int, int]
@@ -82,6 +83,24 @@ class Stage:
     sharding: Sharding = field(default_factory=Sharding)
     recompute: str = "none"
     offload: str = "none"
+    recompute_layers: int = 0
+
+    @property
+    def policy_runs(self) -> tuple[tuple[str, int, int], ...]:
+        """Runs of its layers with the recompute policy of each: policy, first layer, the layer behind the last.
+
+        Example: of layers 4 to 9 under `full` with recompute_layers 2 they are ("full", 4, 6), ("none", 6, 10).
+        """
+        first, end = self.layers
+        kept = first + self.recompute_layers if self.recompute_layers else end
+        runs = ((self.recompute, first, min(kept, end)), ("none", kept, end))
+        return tuple(run for run in runs if run[1] < run[2])
+
+    @property
+    def recompute_words(self) -> str:
+        """`none`, `full`, `full of the first 2 layers`."""
+        count = self.recompute_layers
+        return f"{self.recompute} of the first {count} layer{'s' * (count > 1)}" if count else self.recompute
 
     @property
     def data(self) -> int:
@@ -287,7 +306,7 @@ class Plan:
         if first.sharding.stage:
             parts.append(f"sharding stage {first.sharding.stage} over {first.sharding.degree}")
         if any(stage.recompute != "none" for stage in self.stages):
-            parts.append(f"recompute {_each([stage.recompute for stage in self.stages])}")
+            parts.append(f"recompute {_each([stage.recompute_words for stage in self.stages])}")
         if any(stage.offload != "none" for stage in self.stages):
             parts.append(f"offload {_each([stage.offload for stage in self.stages])}")
         parts.append(f"{self.micro_batches} micro-batch{'es' if self.micro_batches > 1 else ''}")

@@ -98,7 +98,7 @@ def short_split(plan: Plan) -> str:
     degrees |= {"pipeline": len(plan.stages), "sharding": first.sharding.stage}
     parts = [f"{name} {degree}" for name, degree in degrees.items() if degree > (name != "sharding")]
     if first.recompute != "none":
-        parts.append(f"recompute {first.recompute}")
+        parts.append(f"recompute {first.recompute_words}")
     if first.offload != "none":
         parts.append(f"offload {first.offload}")
     return " · ".join(parts) or "one device"

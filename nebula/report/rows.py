@@ -72,7 +72,7 @@ def split_words(stage: Stage) -> str:
     rows = sorted({r.micro_batch_rows for r in stage.replicas})
     words.append(f"{ranges(rows) if len(rows) == 1 else '/'.join(map(str, rows))} row{'s' if rows != [1] else ''}")
     if stage.recompute != "none":
-        words.append(f"recompute {stage.recompute}")
+        words.append(f"recompute {stage.recompute_words}")
     if stage.offload != "none":
         words.append(f"offload {stage.offload}")
     return " · ".join(words)

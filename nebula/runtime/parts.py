@@ -88,8 +88,10 @@ def part_of(
 def settle(part: Part, plan: Plan, device: str) -> None:
     """Moves a rank's part to its device, where it recomputes what the plan says."""
     for stage, elements in part.stages.items():
-        for element in elements:
-            apply_policy(element, plan.stages[stage].recompute)
+        held = plan.stages[stage]
+        again = held.recompute_layers or len(elements)
+        for index, element in enumerate(elements):
+            apply_policy(element, held.recompute if index < again else "none")
             element.to(device=device)
             element.train()
 

@@ -47,7 +47,10 @@ def recomputed_stages(plan: Plan, fixed: Fixed) -> Iterator[Plan]:
     spans = [(first, count) for first in range(count)] + [(0, end) for end in range(1, count)]
     spans += [(index, index + 1) for index in range(count)]
     for (first, end), policy in ((span, policy) for span in dict.fromkeys(spans) for policy in RECOMPUTE):
-        held = [replace(s, recompute=policy) if first <= i < end else s for i, s in enumerate(plan.stages)]
+        held = [
+            replace(s, recompute=policy, recompute_layers=0) if first <= i < end else s
+            for i, s in enumerate(plan.stages)
+        ]
         if tuple(held) != plan.stages:
             yield replace(plan, stages=tuple(held))
 
@@ -81,7 +84,12 @@ def _boundaries(plan: Plan) -> tuple[int, ...]:
 
 def _dealt(plan: Plan, boundaries: tuple[int, ...]) -> Plan:
     runs = pairwise(boundaries)
-    return replace(plan, stages=tuple(replace(s, layers=run) for s, run in zip(plan.stages, runs, strict=True)))
+    return replace(plan, stages=tuple(_holding(s, run) for s, run in zip(plan.stages, runs, strict=True)))
+
+
+def _holding(stage: Stage, layers: tuple[int, int]) -> Stage:
+    """The stage with other layers; of those it computes again as many as before, if it has as many."""
+    return replace(stage, layers=layers, recompute_layers=min(stage.recompute_layers, layers[1] - layers[0]))
 
 
 def _widened(stage: Stage) -> tuple[Replica, ...]:

@@ -149,7 +149,7 @@ def step_seconds(at: ByStage, plan: Plan, to_beat_s: float) -> float:
 
 def _shape(plan: Plan) -> tuple[object, ...]:
     """What tells apart the plans that changes lead to."""
-    return tuple((stage.layers[1], stage.recompute, stage.data) for stage in plan.stages)
+    return tuple((stage.layers[1], stage.recompute_words, stage.data) for stage in plan.stages)
 
 
 def _better(answer: Answer, best: Plan, climb: Climb) -> Answer:

@@ -173,11 +173,14 @@ class Space:
     allowed: tuple[str, ...] = ()
 
     def inners(self) -> Iterator[Inner]:
-        """Degrees of what one rank computes, with the most rows and nothing computed again or offloaded."""
+        """Degrees of what one rank computes, with the most rows and nothing computed again.
+
+        Nothing is offloaded either, whatever is asked for: with activations on the host computing again may be quicker.
+        """
         for tensor, context in product(divisors(self.per_node), self._contexts()):
             for expert in self._experts():
                 if self.allows(tensor=tensor, context=context, expert=expert):
-                    yield Inner(tensor, context, expert, self.rows[-1], self.policies[0], self.offloads[0])
+                    yield Inner(tensor, context, expert, self.rows[-1], self.policies[0])
 
     def holds(self, inner: Inner) -> bool:
         """Whether an inner half is one of the space."""

@@ -1,5 +1,6 @@
 """The splits whose training must equal that of one serial process, by name and number of ranks. No paddle here."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 from nebula.plan.layout import FLEET, uniform_stages
@@ -20,22 +21,24 @@ def plan(
     degree=1,
     micro_batches=2,
     recompute="none",
+    recompute_layers=0,
     rows=16,
     order=FLEET,
 ):
     """A plan for the toy chain of 6 elements, or another one when `stages` says so."""
     cut = Sharding(stage=sharding, degree=degree)
     ranks = data * tensor * (len(stages) - 1)
+    alike = uniform_stages(
+        boundaries=stages,
+        data=data,
+        tensor=tensor,
+        sharding=cut,
+        micro_batch_rows=rows // data // micro_batches,
+        recompute=recompute,
+        order=order,
+    )
     return Plan(
-        stages=uniform_stages(
-            boundaries=stages,
-            data=data,
-            tensor=tensor,
-            sharding=cut,
-            micro_batch_rows=rows // data // micro_batches,
-            recompute=recompute,
-            order=order,
-        ),
+        stages=tuple(replace(stage, recompute_layers=recompute_layers) for stage in alike),
         micro_batches=micro_batches,
         schedule="1f1b",
         engine="fleet" if ranks > 1 else "serial",
@@ -52,6 +55,7 @@ TWO = {
     "pipeline 2": {"stages": EVEN},
     "pipeline 2 uneven": {"stages": UNEVEN, "micro_batches": 4},
     "pipeline 2 uneven, full recompute": {"stages": UNEVEN, "recompute": "full"},
+    "pipeline 2 uneven, full recompute of a layer each": {"stages": UNEVEN, "recompute": "full", "recompute_layers": 1},
     "sharding stage 1": {"data": 2, "sharding": 1, "degree": 2},
     "sharding stage 2": {"data": 2, "sharding": 2, "degree": 2},
     "sharding stage 3": {"data": 2, "sharding": 3, "degree": 2},

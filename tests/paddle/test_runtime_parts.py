@@ -119,10 +119,13 @@ def test_odd_dims_print_the_equation():
         tensor.cut_element(element, {"0": "column"}, tensor.Member(degree=4, rank=0), gather=True, cut=tensor.Cut())
 
 
-def train(policy="none", micro_batches=1, steps=4):
+def train(policy="none", micro_batches=1, steps=4, recompute_layers=0):
     paddle.seed(1)
     model, optimizer = toy.build()
     plan = serial_plan(global_batch=toy.ROWS, micro_batches=micro_batches, recompute=policy)
+    (stage,) = plan.stages
+    held = dataclasses.replace(stage, recompute_layers=recompute_layers)
+    plan = dataclasses.replace(plan, stages=(held,))
     step = parallelize(model, optimizer, toy.loss, plan)
     return [step(toy.batch(index)).loss for index in range(steps)], step
 
@@ -130,6 +133,16 @@ def train(policy="none", micro_batches=1, steps=4):
 @pytest.mark.parametrize("policy", ["selective", "full"])
 def test_recomputation_changes_no_loss(policy):
     assert train(policy)[0] == train()[0]
+
+
+def test_the_first_layers_alone_may_recompute():
+    kept, losses = {}, {}
+    for count in (1, 3, 0):
+        losses[count], step = train("full", recompute_layers=count)
+        inputs, _ = toy.batch(0)
+        kept[count] = kept_elements(lambda step=step, inputs=inputs: step.wrapped(paddle.to_tensor(inputs)))
+    assert losses[1] == losses[3] == losses[0] == train()[0]
+    assert kept[1] > kept[3] > kept[0]
 
 
 def test_accumulated_micro_batches_equal_one_batch():

@@ -65,6 +65,7 @@ stages = st.builds(
     sharding=st.builds(Sharding, stage=whole, degree=whole),
     recompute=text,
     offload=text,
+    recompute_layers=whole,
 )
 parts = _record(StepParts, dict.fromkeys(StepParts.__dataclass_fields__, numbers))
 memories = _record(StageMemory, dict.fromkeys(StageMemory.__dataclass_fields__, numbers))

@@ -83,3 +83,7 @@ def test_with_offload_allowed_it_equals_trying_everything(seed, to_the_end):
 @pytest.mark.parametrize("seed", range(60, 260))
 def test_with_offload_allowed_it_equals_trying_everything_on_larger_cases(seed, to_the_end):
     check_explored(offloaded_case(seed, most_devices=8), seed, most=240)
+
+
+def test_with_activations_on_the_host_computing_again_may_be_quicker(to_the_end):
+    check_explored(offloaded_case(122, most_devices=8), 122, most=240)

@@ -28,7 +28,16 @@ def test_the_keys_that_others_rely_on():
     assert value["format"] == "nebula-plan/1"
     assert next(iter(value)) == "format"
     stage = value["stages"][0]
-    assert set(stage) == {"layers", "replicas", "context", "expert", "sharding", "recompute", "offload"}
+    assert set(stage) == {
+        "layers",
+        "replicas",
+        "context",
+        "expert",
+        "sharding",
+        "recompute",
+        "offload",
+        "recompute_layers",
+    }
     assert set(stage["replicas"][0]) == {"ranks", "tensor_shares", "micro_batch_rows"}
     assert value["ranks"][3] == {"node": "n/0", "device": 3}
     assert {"micro_batches", "schedule", "engine", "made_from"} <= set(value)
