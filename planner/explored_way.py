@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from nebula.cluster.values import Cluster
+from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Plan
 from nebula.planner.explore.pools import pools_of
-from nebula.planner.explore.ways import Inner, Outer, Way
+from nebula.planner.explore.ways import ALL, FEWEST, Inner, Outer, Way
 
 
 def explored_way(plan: Plan, cluster: Cluster, excluded: tuple[str, ...] = ()) -> Way:
@@ -23,13 +24,16 @@ def explored_way(plan: Plan, cluster: Cluster, excluded: tuple[str, ...] = ()) -
     kinds = {group.name: group.device.name for group in cluster.groups}
     ranks = [plan.stages[own[0]].ranks[0] for own in homes]
     on = [kinds[plan.ranks[rank].node.rpartition("/")[0]] for rank in ranks]
+    policy = recomputed_under(plan)
+    all_alike = all(stage.recompute == policy and not stage.recompute_layers for stage in plan.stages)
     inner = Inner(
         tensor=first.tensor // first.context,
         context=first.context,
         expert=first.expert,
         rows=first.replicas[0].micro_batch_rows,
-        recompute=first.recompute,
+        recompute=policy,
         offload=first.offload,
+        layers=ALL if all_alike else FEWEST,
     )
     outer = Outer(
         data=first.data,
@@ -39,3 +43,8 @@ def explored_way(plan: Plan, cluster: Cluster, excluded: tuple[str, ...] = ()) -
         sharding=first.sharding,
     )
     return Way(inner, outer)
+
+
+def recomputed_under(plan: Plan) -> str:
+    """The recompute policy of the stages that compute something again; `none` where none does."""
+    return next((stage.recompute for stage in plan.stages if stage.recompute != RECOMPUTE[0]), RECOMPUTE[0])

@@ -150,9 +150,7 @@ def _check_objective(objective: Objective) -> None:
         asked = objective.fixed["schedule"]
         raise BadInput(f"objective.fixed.schedule={asked!r} cannot be planned for yet; use {SCHEDULE}")
     if objective.allow:
-        raise BadInput(
-            f"objective.allow={list(objective.allow)}: no engine runs it yet; look at it with `nebula plan --explore`"
-        )
+        raise BadInput(f"objective.allow={list(objective.allow)} is for `nebula plan --explore`; add --explore")
     if objective.fixed.get("offload", OFFLOAD[0]) != OFFLOAD[0]:
         asked = objective.fixed["offload"]
         raise BadInput(

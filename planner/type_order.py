@@ -19,6 +19,7 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.values import Job, Plan
 from nebula.planner.explore.search import explore
+from nebula.planner.explored_way import recomputed_under
 from nebula.planner.search import INTERRUPTION, Answer, Progress
 from nebula.units import format_seconds
 
@@ -112,7 +113,7 @@ def fixed_of(plan: Plan) -> dict[str, int | str]:
         "micro_batch_rows": first.replicas[0].micro_batch_rows,
         "sharding": first.sharding.stage,
         "sharding_degree": first.sharding.degree,
-        "recompute": first.recompute,
+        "recompute": recomputed_under(plan),
         "offload": first.offload,
         "schedule": plan.schedule,
     }

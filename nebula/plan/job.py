@@ -28,7 +28,7 @@ FIXABLE = (
 )
 """What `objective.fixed` may name; `sharding` is the stage of ZeRO."""
 
-ALLOWABLE = ("offload",)
+ALLOWABLE = ("offload", "recompute_layers")
 """What `objective.allow` may name: features that are explored on request."""
 
 ROWS = -1

@@ -92,12 +92,14 @@ class Chain:
         forward_s, backward_s: [layers], nothing of data communication or of messages between stages.
         border_bytes: [layers] that go on behind each.
         common: a layer of the most common kind.
+        weighed: the layers as deals weigh them, where they may take less than that; None: as they are here.
     """
 
     forward_s: Floats
     backward_s: Floats
     border_bytes: Floats
     common: int
+    weighed: Chain | None = None
 
     @cached_property
     def before_s(self) -> Floats:
@@ -111,8 +113,8 @@ class Chain:
 
     @cached_property
     def run_s(self) -> Floats:
-        """What `runs` gives for both passes."""
-        return runs(self.forward_s + self.backward_s)
+        """What `runs` gives for both passes, as deals weigh them."""
+        return self.weighed.run_s if self.weighed else runs(self.forward_s + self.backward_s)
 
     @cached_property
     def pass_s(self) -> float:

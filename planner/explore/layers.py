@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nebula.cluster.topology import HostShare
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.activations import activations_under
+from nebula.cost_model.by_stage import ByStage
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.executed import COMPUTED_AGAIN, paddle_execution
 from nebula.cost_model.execution import Execution, Recompute
@@ -31,7 +32,7 @@ from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Job, Replica, Sharding, Stage
-from nebula.planner.explore.ways import Inner
+from nebula.planner.explore.ways import ALL, Inner
 
 Floats = NDArray[np.float64]
 
@@ -127,7 +128,7 @@ class Layers:
         if inner.degrees not in pricing.held:
             blocks = self.memory(inner)
             pricing.held[inner.degrees] = tuple(blocks[index] for index in self.graph.layers)
-        return pricing
+        return pricing if inner.layers == ALL else ByStage(self.pricings)
 
     def _held(self, index: int, inner: Inner) -> MemoryLoad:
         pricing = self.pricings[inner.recompute]

@@ -41,10 +41,9 @@ def _inners(inner: Inner, space: Space) -> Iterator[Inner]:
     for more, less in permutations(("tensor", "context"), 2):
         if getattr(inner, less) > 1:
             yield inner._replace(**{more: 2 * getattr(inner, more), less: getattr(inner, less) // 2})
-    for policy in space.policies:
-        yield inner._replace(recompute=policy)
-    for offload in space.offloads:
-        yield inner._replace(offload=offload)
+    for policy, offload, layers in space.variants:
+        if (policy == inner.recompute) + (offload == inner.offload) + (layers == inner.layers) >= 2:
+            yield inner._replace(recompute=policy, offload=offload, layers=layers)
 
 
 def _shared(outer: Outer) -> Outer:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+from nebula.plan.job import RECOMPUTE
 from nebula.plan.schedule import device_of
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Stage
 from nebula.planner.explore.ways import Way
@@ -12,14 +14,24 @@ ENGINE = "executor"
 """Who is to run such plans: the engine for whatever fleet does not do."""
 
 
-def plan_of(way: Way, boundaries: Sequence[int], ranks: tuple[RankPlace, ...], job: Job, made_from: MadeFrom) -> Plan:
+def plan_of(
+    way: Way,
+    boundaries: Sequence[int],
+    ranks: tuple[RankPlace, ...],
+    job: Job,
+    made_from: MadeFrom,
+    again: Sequence[int] = (),
+) -> Plan:
     """The plan of a way, without prediction and words.
 
     Args:
         boundaries: first layer of each virtual stage, and the number of layers.
         ranks: where each rank of each stage is, those of a stage in the order tensor, context, data.
+        again: how many layers of each virtual stage are computed again, the first ones; empty: all.
     """
     inner, outer = way
+    sizes = [b - a for a, b in pairwise(boundaries)]
+    counts = again or sizes
     homes = [device_of(outer.schedule, s, outer.pipeline, outer.chunks) for s in range(len(boundaries) - 1)]
     held = [_replicas(way, home) for home in range(outer.pipeline)]
     return Plan(
@@ -30,7 +42,8 @@ def plan_of(way: Way, boundaries: Sequence[int], ranks: tuple[RankPlace, ...], j
                 context=inner.context,
                 expert=inner.expert,
                 sharding=outer.sharding,
-                recompute=inner.recompute,
+                recompute=inner.recompute if counts[index] else RECOMPUTE[0],
+                recompute_layers=counts[index] if counts[index] < sizes[index] else 0,
                 offload=inner.offload,
             )
             for index, home in enumerate(homes)

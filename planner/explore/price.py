@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -16,19 +17,20 @@ from nebula.cluster.topology import HostShare
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, ranks_of
 from nebula.cost_model.offload import holds_activations
-from nebula.cost_model.peak import Chunk, Setting, rank_peak
+from nebula.cost_model.peak import Chunk, LayerLoad, Setting, rank_peak
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes, across, wire
 from nebula.graph.values import DTYPE_BYTES
+from nebula.plan.job import RECOMPUTE
 from nebula.plan.schedule import alive
-from nebula.plan.values import Sharding
+from nebula.plan.values import Sharding, StageMemory
 from nebula.planner.explore.deal import Chain, Floats, balanced
 from nebula.planner.explore.durations import Placed, homes_of, prefix_sums, waiting_factor
 from nebula.planner.explore.layers import Layers, LayerSeconds
 from nebula.planner.explore.places import Place, Places
 from nebula.planner.explore.pools import Pools
 from nebula.planner.explore.rates import Rates, rates_of
-from nebula.planner.explore.ways import Inner, Outer, Way
+from nebula.planner.explore.ways import ALL, FEWEST, Inner, Outer, Way
 
 Packing = tuple[list[Levels], list[Levels], list[Levels]]
 """How tensor, context and expert groups may lie."""
@@ -44,11 +46,13 @@ class Priced(NamedTuple):
         step_s: infinite where it does not fit into memory.
         boundaries: first layer of each virtual stage, and the number of layers.
         peak_share: of the limit of its device, on the fullest.
+        again: how many layers of each virtual stage are computed again, the first ones; empty: all.
     """
 
     step_s: float
     boundaries: tuple[int, ...]
     peak_share: float
+    again: tuple[int, ...] = ()
 
 
 class WayPrices:
@@ -70,6 +74,7 @@ class WayPrices:
         self._kept_before: dict[Inner, Floats] = {}
         self._elements_before: dict[tuple[int, int, int], tuple[Floats, ...]] = {}
         self._elements: dict[tuple[int, int, int], tuple[Floats, Floats]] = {}
+        self._fitting: dict[Way, tuple[float, tuple[int, ...]]] = {}
         self._first_sends: dict[tuple[int, ...], tuple[float, float]] = {}
 
     @property
@@ -93,11 +98,12 @@ class WayPrices:
             BadInput: a degree does not divide what it has to cut.
         """
         boundaries, places = self.deal(way), self.at.places(way)
-        share = self.fullest(way, boundaries, places)
+        share, again = self.fitting(way, boundaries, places)
         if share > 1.0:
-            return Priced(math.inf, boundaries, share)
+            return Priced(math.inf, boundaries, share, again)
         placed = placed or self.placed(way, boundaries, places)
-        return Priced(placed.step_seconds(way.micro_batches(self.job), way.outer.schedule), boundaries, share)
+        step_s = placed.step_seconds(way.micro_batches(self.job), way.outer.schedule)
+        return Priced(step_s, boundaries, share, again)
 
     def seconds(self, way: Way, place: Place) -> LayerSeconds:
         """Seconds of every layer on a stage there."""
@@ -133,6 +139,10 @@ class WayPrices:
     def chain(self, inner: Inner, pool: int) -> Chain:
         """Seconds of every layer on a pool where groups are packed as well as can be."""
         inner = inner.passes
+        if (inner, pool) not in self._chains and inner.layers == FEWEST:
+            whole, none = self._under(inner)
+            # no layer takes less than where nothing is computed again
+            self._chains[inner, pool] = replace(self.chain(none, pool), weighed=self.chain(whole, pool))
         if (inner, pool) not in self._chains:
             device, host = self.pools.types[pool], self.best_host(pool)
             every = [
@@ -185,16 +195,17 @@ class WayPrices:
 
     def placed(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> Placed:
         """The durations of a way there."""
-        homes, spans = self.homes(way), list(pairwise(boundaries))
-        grids = self.at.grids(way)
-        sums = {}
-        for place in {id(p.axes): p for p in places}.values():
-            own = self.seconds(way, place)
-            sums[id(place.axes)] = [prefix_sums(getattr(own, name)) for name in ("forward_s", "backward_s", "weight_s")]
-        held = [sums[id(places[home].axes)] for home in homes]
-        forward, backward, weight = (
-            np.array([own[i][b] - own[i][a] for own, (a, b) in zip(held, spans, strict=True)]) for i in range(3)
-        )
+        homes, grids = self.homes(way), self.at.grids(way)
+        if way.inner.layers == FEWEST:
+            _, counts = self.fitting(way, boundaries, places)
+            every, none = (way._replace(inner=inner) for inner in self._under(way.inner))
+            firsts = [(a, a + count) for a, count in zip(boundaries, counts, strict=False)]
+            rests = [(end, b) for (_, end), b in zip(firsts, boundaries[1:], strict=True)]
+            forward, backward, weight = np.add(
+                self._passes_s(every, firsts, places), self._passes_s(none, rests, places)
+            )
+        else:
+            forward, backward, weight = self._passes_s(way, list(pairwise(boundaries)), places)
         send = self._sends_s(way, homes, boundaries, places)
         back = np.roll(send, 1)
         back[0] = 0.0
@@ -210,6 +221,15 @@ class WayPrices:
             tied=self._tied(way, homes),
             waiting=float(waiting_factor(np.array(nodes))),
         )
+
+    def _passes_s(self, way: Way, spans: Sequence[tuple[int, int]], places: Sequence[Place]) -> Floats:
+        """[forward, backward and the part of it for weights, virtual stages] of those layers of each."""
+        homes, sums = self.homes(way), {}
+        for place in {id(p.axes): p for p in places}.values():
+            own = self.seconds(way, place)
+            sums[id(place.axes)] = [prefix_sums(getattr(own, name)) for name in ("forward_s", "backward_s", "weight_s")]
+        held = [sums[id(places[home].axes)] for home in homes]
+        return np.array([[own[i][b] - own[i][a] for own, (a, b) in zip(held, spans, strict=True)] for i in range(3)])
 
     def _tied(self, way: Way, homes: Sequence[int]) -> tuple[int, float]:
         """As of Placed.tied: the two ends of a pipeline sum them before replicas reduce theirs."""
@@ -258,10 +278,18 @@ class WayPrices:
     def kept(self, inner: Inner) -> Floats:
         """[layers] bytes of activations that lie on the device from the forward of a micro-batch to its backward."""
         if inner not in self._kept:
+            if inner.layers == FEWEST:
+                self._kept[inner] = np.minimum.reduce([self.kept(under) for under in self._under(inner)])
+                return self._kept[inner]
             copied = holds_activations(inner.offload)
             kept = [0.0 if copied else b.activations.kept for b in self.layers.memory(inner)]
             self._kept[inner] = self.layers.spread(kept)
         return self._kept[inner]
+
+    def _under(self, inner: Inner) -> tuple[Inner, Inner]:
+        """An inner half with all layers of a stage under its policy, and with none."""
+        every = inner._replace(layers=ALL)
+        return every, every._replace(recompute=RECOMPUTE[0])
 
     def kept_before(self, inner: Inner) -> Floats:
         """[layers + 1]: the same of the layers before each."""
@@ -307,38 +335,61 @@ class WayPrices:
                 update_s[home] += place.slow * elements * rates.update_s[kind]
         return tail_s, update_s
 
-    def fullest(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
+    def fitting(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> tuple[float, tuple[int, ...]]:
         """The peak of the fullest rank as a share of what it may hold, its host's memory included.
 
-        Of the first rank that holds too much.
+        Of the first rank that holds too much. Then, where as few layers as fit are computed again, how many those are
+        on each virtual stage: the same number of the first ones of all virtual stages of a device.
         """
-        homes, outer = self.homes(way), way.outer
-        loads, blocks = self.layers.memory(way.inner), self.layers.graph.layers
-        m, p, setting = way.micro_batches(self.job), outer.pipeline, self.setting(way)
-        spans = list(pairwise(boundaries))
-        worst, known = 0.0, {}
+        if way.inner.layers == ALL:
+            return self._fullest(way, boundaries, places), ()
+        if way not in self._fitting:
+            self._fitting[way] = self._fewest(way, boundaries, places)
+        return self._fitting[way]
+
+    def _fullest(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> float:
+        loads, p = self.layers.memory(way.inner), way.outer.pipeline
+        worst, peaks = 0.0, _Peaks(self.setting(way))
         # both ends first: the one holds most in flight, the other the loss
         for home in dict.fromkeys((0, p - 1, *range(p))):
-            own = [i for i, at in enumerate(homes) if at == home]
-            flights = alive(outer.schedule, p, home, m, outer.chunks)
-            place, fraction = places[home], self.job.memory_fraction
-            chunks = [
-                (blocks[slice(*spans[i])], flight, i + 1 < len(homes)) for i, flight in zip(own, flights, strict=True)
-            ]
-            key = tuple((len(b), b[0], b[-1], flight, sends) for b, flight, sends in chunks)
-            if key not in known:
-                each = [
-                    Chunk(layers=tuple(loads[i] for i in b), flight=f, sends=s, offload=way.inner.offload)
-                    for b, f, s in chunks
-                ]
-                held = rank_peak(each, setting).memory
-                known[key] = held.total_bytes, held.host_bytes
-            total, on_host = known[key]
-            limit = self.pools.types[place.pool].memory_bytes * fraction
-            worst = max(worst, total / limit, on_host / (place.host.memory_bytes * fraction))
+            held = peaks.of(self._chunks(way, boundaries, home), loads)
+            worst = max(worst, self._share(held, places[home]))
             if worst > 1.0:
                 break
         return worst
+
+    def _fewest(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> tuple[float, tuple[int, ...]]:
+        """As of fitting; where a device holds too much however many are computed again, all of them are."""
+        loads, plain = (self.layers.memory(inner) for inner in self._under(way.inner))
+        sizes = np.diff(boundaries).tolist()
+        worst, again, peaks = 0.0, list(sizes), _Peaks(self.setting(way))
+        homes = np.array(self.homes(way))
+        for home in range(way.outer.pipeline):
+            own, chunks = np.flatnonzero(homes == home).tolist(), self._chunks(way, boundaries, home)
+            shares: list[float] = []
+            for count in range(max(sizes[i] for i in own) + 1):
+                shares.append(self._share(peaks.of(chunks, loads, plain, count), places[home]))
+                if shares[-1] <= 1.0:
+                    again = [min(count, size) if i in own else again[i] for i, size in enumerate(sizes)]
+                    break
+            worst = max(worst, shares[-1] if shares[-1] <= 1.0 else min(shares))
+        return worst, tuple(again)
+
+    def _share(self, held: StageMemory, place: Place) -> float:
+        """Of what a rank there may hold, on the device or in its host's memory, whichever is fuller."""
+        limit = self.pools.types[place.pool].memory_bytes * self.job.memory_fraction
+        host = place.host.memory_bytes * self.job.memory_fraction
+        return max(held.total_bytes / limit, held.host_bytes / host)
+
+    def _chunks(self, way: Way, boundaries: tuple[int, ...], home: int) -> list[_Held]:
+        """The virtual stages of a device."""
+        homes, outer, blocks = self.homes(way), way.outer, self.layers.graph.layers
+        own = [i for i, at in enumerate(homes) if at == home]
+        flights = alive(outer.schedule, outer.pipeline, home, way.micro_batches(self.job), outer.chunks)
+        return [
+            _Held(blocks[boundaries[i] : boundaries[i + 1]], flight, i + 1 < len(homes))
+            for i, flight in zip(own, flights, strict=True)
+        ]
 
     def setting(self, way: Way) -> Setting:
         """What holds for all ranks of a way."""
@@ -356,3 +407,44 @@ class WayPrices:
             counted=self.pools.counted,
             offload=inner.offload,
         )
+
+
+class _Held(NamedTuple):
+    """A virtual stage of a device: blocks of its layers, micro-batches in flight, whether its output is sent on."""
+
+    blocks: tuple[int, ...]
+    flight: int
+    sends: bool
+
+
+class _Peaks:
+    """The memory of devices of one way, each once that holds the same."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._known: dict[tuple[object, ...], StageMemory] = {}
+
+    def of(
+        self, held: Sequence[_Held], loads: Sequence[LayerLoad], plain: Sequence[LayerLoad] = (), again: int = 0
+    ) -> StageMemory:
+        """The peak of a device.
+
+        Args:
+            held: its virtual stages.
+            loads: by block what a layer brings.
+            plain: by block what a layer brings that is not under the recompute policy; empty: all are.
+            again: layers of each virtual stage that are under it, the first ones.
+        """
+        key = (again, *((len(h.blocks), h.blocks[0], h.blocks[-1], h.flight, h.sends) for h in held))
+        if key not in self._known:
+            chunks = [
+                Chunk(
+                    layers=tuple((plain if plain and n >= again else loads)[i] for n, i in enumerate(h.blocks)),
+                    flight=h.flight,
+                    sends=h.sends,
+                    offload=self.setting.offload,
+                )
+                for h in held
+            ]
+            self._known[key] = rank_peak(chunks, self.setting).memory
+        return self._known[key]

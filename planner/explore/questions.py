@@ -122,10 +122,11 @@ class PriceOf:
 
 @dataclass(frozen=True, slots=True)
 class PredictionOf:
-    """What is predicted of the plan of a way with those boundaries?"""
+    """What is predicted of the plan of a way with those boundaries, and those layers computed again?"""
 
     way: Way
     boundaries: tuple[int, ...]
+    again: tuple[int, ...] = ()
 
 
 Question = Least | Policies | Rows | Sets | OnPool | OnAll | OnAllBest | LeastOf | PriceOf | PredictionOf
@@ -229,14 +230,14 @@ class Answers:
         return self.prices.price(asked.way, known)
 
     def _prediction_of(self, asked: PredictionOf) -> Prediction:
-        plan = self.plan(asked.way, asked.boundaries, NAMELESS)
+        plan = self.plan(asked.way, asked.boundaries, NAMELESS, asked.again)
         return predict_priced(self.prices.layers.pricing(asked.way.inner), plan)
 
-    def plan(self, way: Way, boundaries: tuple[int, ...], made_from: MadeFrom) -> Plan:
+    def plan(self, way: Way, boundaries: tuple[int, ...], made_from: MadeFrom, again: tuple[int, ...] = ()) -> Plan:
         """The plan of a way, without prediction and words."""
         if not self._place_of:
             devices = np.concatenate(self.prices.pools.devices).tolist()
             self._place_of.update(zip(devices, places(self.prices.layers.fabric.cluster, devices), strict=True))
         used = np.concatenate([grid.reshape(-1) for grid in self.prices.at.grids(way)])
         ranks = tuple(map(self._place_of.__getitem__, used.tolist()))
-        return plan_of(way, boundaries, ranks, self.space.job, made_from)
+        return plan_of(way, boundaries, ranks, self.space.job, made_from, again)

@@ -21,7 +21,7 @@ from nebula.cluster.values import Cluster
 from nebula.errors import BadInput, Infeasible
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
-from nebula.plan.job import OFFLOAD, Objective
+from nebula.plan.job import OFFLOAD, RECOMPUTE, Objective
 from nebula.plan.values import Job, MadeFrom, Plan
 from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
@@ -62,7 +62,7 @@ from nebula.planner.explore.sets import (
 )
 from nebula.planner.explore.sheet import Ranked
 from nebula.planner.explore.waiting import Frontier
-from nebula.planner.explore.ways import RULES, Inner, Space, Way, experts_of
+from nebula.planner.explore.ways import ALL, ALLOWED_RULES, RULES, Inner, Space, Way, experts_of
 from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
 from nebula.planner.workers import Alone, Workers, workers
 
@@ -223,7 +223,7 @@ class _Explorer:
             return ""
         inner, outer = self.fullest[1]
         for offload in OFFLOAD[1:]:
-            share = self.prices.price(Way(inner._replace(offload=offload), outer)).peak_share
+            share = self.prices.price(Way(inner._replace(offload=offload, layers=ALL), outer)).peak_share
             if share <= 1.0:
                 return f"; it would with offload {offload}, which objective.allow=[offload] explores"
         return ""
@@ -302,10 +302,10 @@ class _Explorer:
 
     def _sample(self, inner: Inner) -> None:
         """Prices a few good ways of an inner half, so that it is soon known what there is to beat."""
-        policies, offloads = self.space.policies, self.space.offloads
-        lean, plain = (policies[-1], offloads[0]), (policies[0], offloads[0])
-        for policy, offload in dict.fromkeys((lean, plain, (policies[-1], offloads[-1]))):
-            one = inner._replace(rows=self.space.rows[0], recompute=policy, offload=offload)
+        policies, offloads, variants = self.space.policies, self.space.offloads, self.space.variants
+        lean, plain = (policies[-1], offloads[0], ALL), (policies[0], offloads[0], ALL)
+        for policy, offload, layers in dict.fromkeys((lean, plain, (policies[-1], offloads[-1], ALL), variants[-1])):
+            one = inner._replace(rows=self.space.rows[0], recompute=policy, offload=offload, layers=layers)
             for pool, devices in enumerate(self.space.devices):
                 if one.width <= devices:
                     self._look_ahead()
@@ -443,14 +443,14 @@ class _Explorer:
         return Frontier(max(1, self.opened), tuple(waiting_of(node.bound_s, node.what) for node in left))
 
     def _answer(self) -> Explored:
-        ranked = sorted(self.found, key=lambda way: (self.found[way].step_s, way.ranks))[:KEPT]
+        ranked = self._distinct()[:KEPT]
         made_from = MadeFrom(
             model=self.graph.name,
             model_hash=graph_hash(self.graph),
             cluster=self.cluster.name,
             cluster_hash=cluster_hash(self.cluster),
         )
-        self.workers.expect(PredictionOf(way, self.found[way].boundaries) for way in ranked)
+        self.workers.expect(PredictionOf(way, *self._dealt(way)) for way in ranked)
         plans = [self._plan(way, made_from) for way in ranked]
         assert plans[0].prediction is not None
         bound_s = min(self._bound_s(), self.to_beat_s, plans[0].prediction.step_time_s)
@@ -463,14 +463,35 @@ class _Explorer:
             cut={rule: number for rule, number in sorted(self.cut.items()) if number},
             seconds=self.clock() - self.began_s,
             bound_s=bound_s,
-            notes=tuple(f"Left out by rule ({name}): {sentence}." for name, sentence in RULES.items()),
+            notes=tuple(f"Left out by rule ({name}): {sentence}." for name, sentence in self._rules.items()),
             frontier=self._frontier(),
         )
 
+    @property
+    def _rules(self) -> dict[str, str]:
+        return {**RULES, **{name: ALLOWED_RULES[name] for name in ALLOWED_RULES if name in self.space.allowed}}
+
+    def _distinct(self) -> list[Way]:
+        """The ways found, best first, each plan once: where as few layers as fit are all, that is another way to it."""
+        ranked = sorted(self.found, key=lambda way: (self.found[way].step_s, way.ranks, way.inner.layers))
+        plans: dict[tuple[object, ...], Way] = {}
+        for way in ranked:
+            priced, inner = self.found[way], way.inner
+            again = priced.again or tuple(np.diff(priced.boundaries) * (inner.recompute != RECOMPUTE[0]))
+            policy = inner.recompute if any(again) else RECOMPUTE[0]
+            same = inner._replace(recompute=policy, layers=ALL)
+            plans.setdefault((same, way.outer, priced.boundaries, tuple(map(int, again))), way)
+        return list(plans.values())
+
     def _plan(self, way: Way, made_from: MadeFrom) -> Plan:
-        boundaries = self.found[way].boundaries
-        plan = self.answers.plan(way, boundaries, made_from)
-        return replace(plan, prediction=self.workers.ask(PredictionOf(way, boundaries)))
+        boundaries, again = self._dealt(way)
+        plan = self.answers.plan(way, boundaries, made_from, again)
+        return replace(plan, prediction=self.workers.ask(PredictionOf(way, boundaries, again)))
+
+    def _dealt(self, way: Way) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The boundaries of a way that was found, and which layers it computes again."""
+        priced = self.found[way]
+        return priced.boundaries, priced.again
 
 
 def nothing_fits(

@@ -35,6 +35,13 @@ RULES = {
 }
 """What the explored space leaves out, by rule: the bound of an answer is valid for the rest."""
 
+ALLOWED_RULES = {
+    "offload": "all stages offload the same",
+    "recompute_layers": "of the layers of a stage the first ones are computed again, as few as fit, as many on each "
+    "virtual stage of a device; they are dealt as if all were; with activations on the host all of them or none",
+}
+"""The same of what is explored on request, by a name of ALLOWABLE."""
+
 PLAIN = (("1f1b", 1), ("zb-h1", 1))
 """Schedules of one virtual stage on a device."""
 
@@ -42,8 +49,12 @@ FOLDED = (("zb-v", 2), ("dualpipe-v", 2))
 """Schedules of two, the second of which runs back."""
 
 
+ALL, FEWEST = "all", "fewest"
+"""Which layers of a stage are under the recompute policy: all of them, or the first ones, as few as fit into memory."""
+
+
 class Inner(NamedTuple):
-    """What one rank computes of a layer."""
+    """What one rank computes of a layer, and of which layers of a stage it computes some again (ALL or FEWEST)."""
 
     tensor: int
     context: int
@@ -51,6 +62,7 @@ class Inner(NamedTuple):
     rows: int
     recompute: str
     offload: str = OFFLOAD[0]
+    layers: str = ALL
 
     @property
     def passes(self) -> Inner:
@@ -123,7 +135,7 @@ class Way(NamedTuple):
             parts.append(f"sharding stage {outer.sharding.stage} over {outer.sharding.degree}")
         parts.append(f"{inner.rows} row{'s' if inner.rows > 1 else ''}")
         if inner.recompute != "none":
-            parts.append(f"recompute {inner.recompute}")
+            parts.append(f"recompute {inner.recompute}" + " where it must" * (inner.layers == FEWEST))
         if inner.offload != OFFLOAD[0]:
             parts.append(f"offload {inner.offload}")
         return " · ".join(parts)
@@ -173,20 +185,22 @@ class Space:
     allowed: tuple[str, ...] = ()
 
     def inners(self) -> Iterator[Inner]:
-        """Degrees of what one rank computes, with the most rows and nothing computed again.
+        """Degrees of what one rank computes, with the most rows, and as no way with these degrees is faster.
 
-        Nothing is offloaded either, whatever is asked for: with activations on the host computing again may be quicker.
+        With activations on the host computing again may be quicker, and a policy may hold for no layer at all.
         """
+        least = RECOMPUTE[0] if "recompute_layers" in self.allowed else self.policies[0]
         for tensor, context in product(divisors(self.per_node), self._contexts()):
             for expert in self._experts():
                 if self.allows(tensor=tensor, context=context, expert=expert):
-                    yield Inner(tensor, context, expert, self.rows[-1], self.policies[0])
+                    yield Inner(tensor, context, expert, self.rows[-1], least)
 
     def holds(self, inner: Inner) -> bool:
         """Whether an inner half is one of the space."""
         degrees = inner.tensor in divisors(self.per_node) and inner.context in self._contexts()
-        asked = {"tensor": inner.tensor, "context": inner.context, "expert": inner.expert, "recompute": inner.recompute}
-        known = inner.expert in self._experts() and inner.rows in self.rows and inner.offload in self.offloads
+        asked = {"tensor": inner.tensor, "context": inner.context, "expert": inner.expert}
+        known = inner.expert in self._experts() and inner.rows in self.rows
+        known &= (inner.recompute, inner.offload, inner.layers) in self.variants
         return degrees and known and self.allows(**asked)
 
     @property
@@ -288,13 +302,25 @@ class Space:
 
     def under_policies(self, inner: Inner) -> list[Inner]:
         """The same degrees under each policy of recomputing and of offloading."""
-        every = product(self.policies, self.offloads)
-        return [inner._replace(recompute=policy, offload=offload) for policy, offload in every]
+        return [
+            inner._replace(recompute=policy, offload=offload, layers=layers)
+            for policy, offload, layers in self.variants
+        ]
 
     @property
     def policies(self) -> list[str]:
         """Recompute policies, the one that computes least first."""
         return [policy for policy in RECOMPUTE if self.allows(recompute=policy)]
+
+    @cached_property
+    def variants(self) -> list[tuple[str, str, str]]:
+        """Recompute policies, what is offloaded under each, and which layers are under the policy."""
+        found = [(policy, offload, ALL) for policy in self.policies for offload in self.offloads]
+        if "recompute_layers" in self.allowed:
+            # a layer on the host may be quicker to compute again than to copy, so that fewest need not be best
+            known = [(p, o) for p, o, _ in found if p != RECOMPUTE[0] and not holds_activations(o)]
+            found += [(policy, offload, FEWEST) for policy, offload in known]
+        return found
 
     @property
     def offloads(self) -> list[str]:

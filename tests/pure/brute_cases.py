@@ -249,6 +249,21 @@ def offloaded_case(seed: int, most_devices: int = 6) -> Case:
     return replace(case, cluster=replace(case.cluster, groups=tuple(groups)), objective=objective)
 
 
+def partly_recomputed_case(seed: int, most_devices: int = 6) -> Case:
+    """A case that allows some layers of a stage to be computed again; most ask for a policy, some allow offload."""
+    rng = random.Random(f"partly {seed}")
+    case = offloaded_case(seed, most_devices) if rng.random() < 0.3 else explored_case(seed, most_devices)
+    fixed = {"recompute": rng.choice(("full", "full", "selective"))} if rng.random() < 0.7 else {}
+    objective = replace(case.objective, allow=(*case.objective.allow, "recompute_layers"), fixed=fixed)
+    return replace(case, objective=objective)
+
+
+def with_memory(case: Case, memory_bytes: float) -> Case:
+    """The case with so much memory on every device."""
+    groups = (replace(g, device=replace(g.device, memory_bytes=memory_bytes)) for g in case.cluster.groups)
+    return replace(case, cluster=replace(case.cluster, groups=tuple(groups)))
+
+
 def narrowed(case: Case, seed: int, most: int, every: Callable[[Case], list[Chosen]]) -> tuple[Case, list[Chosen]]:
     """The case with as many degrees fixed, to those of some plan of it, as it takes for at most so many plans.
 

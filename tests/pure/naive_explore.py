@@ -5,7 +5,9 @@ Written from docs/explore.md and the legality table; of the planner nothing is i
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise, product
 from math import inf, lcm
@@ -13,15 +15,14 @@ from typing import NamedTuple
 
 from nebula.cluster.topology import HostShare, host_share
 from nebula.cluster.values import Cluster
-from nebula.cost_model.executed import paddle_execution
-from nebula.cost_model.peak import Counted
-from nebula.cost_model.plan_peaks import plan_peaks
+from nebula.cost_model.by_stage import ByStage
+from nebula.cost_model.executed import paddle_execution, plan_memory
 from nebula.cost_model.step import StepPricing
 from nebula.errors import BadInput
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.schedule import device_of
-from nebula.plan.values import Job, Plan, RankPlace, Replica, Sharding, Stage
-from tests.pure.brute_cases import Case
+from nebula.plan.values import Job, Plan, RankPlace, Replica, Sharding, Stage, StageMemory
+from tests.pure.brute_cases import Case, with_memory
 from tests.pure.naive_fleet import MADE_FROM, compositions, usable_nodes
 
 POLICIES = ("none", "selective", "full")
@@ -42,6 +43,7 @@ class Way(NamedTuple):
     chunks: int
     sharding: int
     offload: str = "none"
+    fewest: bool = False
 
     def given(self) -> dict[str, int | str]:
         """By the names that `objective.fixed` takes."""
@@ -90,7 +92,7 @@ def divisors(number: int) -> list[int]:
 
 
 def every_way(
-    graph: DistributedGraph, offered: Offer, job: Job, fixed: Mapping[str, object], offloads: Sequence[str]
+    graph: DistributedGraph, offered: Offer, job: Job, fixed: Mapping[str, object], allowed: Sequence[str]
 ) -> Iterator[Way]:
     """What numbers allow, and a user who fixed some of them."""
     contexts = [2**i for i in range(12) if i == 0 or graph.tokens_per_row / 2**i >= 512]
@@ -105,7 +107,7 @@ def every_way(
                                 continue
                             m = job.global_batch // (data * rows)
                             for schedule, chunks in every_schedule(sum(stages), m, len(graph.layers)):
-                                for recompute, offload in product(POLICIES, offloads):
+                                for recompute, offload, fewest in every_variant(allowed):
                                     for sharding in (0, 1, 2, 3) if data > 1 else (0,):
                                         way = Way(
                                             tensor,
@@ -119,9 +121,19 @@ def every_way(
                                             chunks,
                                             sharding,
                                             offload,
+                                            fewest,
                                         )
                                         if all(way.given()[name] == value for name, value in fixed.items()):
                                             yield way
+
+
+def every_variant(allowed: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
+    """Policies, what is offloaded, and whether as few layers as fit are computed again."""
+    offloads = OFFLOADS if "offload" in allowed else OFFLOADS[:1]
+    for policy, offload in product(POLICIES, offloads):
+        yield policy, offload, False
+        if "recompute_layers" in allowed and policy != "none" and offload not in ("activations", "both"):
+            yield policy, offload, True
 
 
 def every_stages(group: int, sizes: tuple[int, ...], layers: int) -> Iterator[tuple[int, ...]]:
@@ -149,6 +161,14 @@ def every_schedule(stages: int, micro_batches: int, layers: int) -> Iterator[tup
     if 2 * stages <= layers and micro_batches >= 2 * stages:
         yield "zb-v", 2
         yield "dualpipe-v", 2
+
+
+def first_again(stage: Stage, count: int) -> Stage:
+    """The stage with the first layers computed again."""
+    size = stage.layers[1] - stage.layers[0]
+    if not count:
+        return replace(stage, recompute="none")
+    return replace(stage, recompute_layers=count if count < size else 0)
 
 
 def experts_of(graph: DistributedGraph) -> int:
@@ -180,6 +200,7 @@ class Prices:
             {policy: StepPricing(graph, on, paddle_execution(case.job, policy)) for policy in POLICIES}
             for on in (cluster, healthy)
         )
+        self.unlike = ByStage(self.pricings)
         cuts = CUTS.setdefault(graph.blocks, ({}, {}))
         for pricing in (*self.pricings.values(), *self.healthy.values()):
             pricing._blocks, pricing._undealt = cuts
@@ -197,26 +218,35 @@ class Prices:
         Raises:
             BadInput: a degree does not divide what it has to cut.
         """
-        return self.pricings[plan.stages[0].recompute].step(plan).step_s
+        return self.unlike.step(plan).step_s
 
     def fits(self, plan: Plan) -> bool:
         """Whether every device holds no more than the job may fill of it."""
-        pricing = self.pricings[plan.stages[0].recompute]
-        degrees = pricing.degrees(plan)
-        peaks = plan_peaks(
-            self.graph,
-            plan,
-            pricing.execution,
-            lambda index: pricing.block(index, degrees),
-            counted=Counted.EMULATED if self._groups[0].device.emulated else Counted.PROCESS,
-            limit_bytes=0.0,
-        )
-        homes = list(dict.fromkeys(stage.ranks for stage in plan.stages))
-        return all(
-            peak.memory.total_bytes <= self.job.memory_fraction * self._room(plan, ranks)
-            and peak.memory.host_bytes <= self.job.memory_fraction * self._host_room(plan, ranks)
-            for peak, ranks in zip(peaks, homes, strict=True)
-        )
+        return all(self._fits(plan, stage, held) for stage, held in self._held(plan))
+
+    def _held(self, plan: Plan) -> list[tuple[Stage, StageMemory]]:
+        return list(zip(plan.stages, plan_memory(self.unlike, plan), strict=True))
+
+    def _fits(self, plan: Plan, stage: Stage, held: StageMemory) -> bool:
+        return held.total_bytes <= self.job.memory_fraction * self._room(
+            plan, stage.ranks
+        ) and held.host_bytes <= self.job.memory_fraction * self._host_room(plan, stage.ranks)
+
+    def with_fewest(self, plan: Plan) -> Plan:
+        """The plan with as few layers computed again as fit: on a device the same number of each virtual stage.
+
+        All of them on a device that holds too much whatever is computed again.
+        """
+        for ranks in dict.fromkeys(stage.ranks for stage in plan.stages):
+            sizes = [s.layers[1] - s.layers[0] for s in plan.stages if s.ranks == ranks]
+            for count in range(max(sizes) + 1):
+                tried = replace(
+                    plan, stages=tuple(first_again(s, count) if s.ranks == ranks else s for s in plan.stages)
+                )
+                if all(self._fits(tried, stage, held) for stage, held in self._held(tried) if stage.ranks == ranks):
+                    plan = tried
+                    break
+        return plan
 
     def _room(self, plan: Plan, ranks: tuple[int, ...]) -> float:
         names = {plan.ranks[rank].node.rpartition("/")[0] for rank in ranks}
@@ -319,11 +349,23 @@ class Found(NamedTuple):
     step_s: float
 
 
+def binding(case: Case, ways: list[Way], seed: int) -> Case:
+    """The case with devices that one of the ways fills as it is, and does not where all layers are computed again."""
+    prices, rng = Prices(case), random.Random(f"binding {seed}")
+    for way in rng.sample(ways, len(ways)):
+        every, none = (way._replace(recompute=policy, fewest=False) for policy in ("full", "none"))
+        with suppress(BadInput):
+            plans = [prices.plan(each, prices.deal(each)) for each in (every, none)]
+            least, most = (max(m.total_bytes for m in plan_memory(prices.unlike, plan)) for plan in plans)
+            if least < 0.999 * most:
+                return with_memory(case, rng.uniform(least, most) / case.job.memory_fraction)
+    return case
+
+
 def every_way_of(case: Case) -> list[Way]:
     """What the numbers of a case allow."""
     offered = offer(case.cluster, case.objective.exclude)
-    offloads = OFFLOADS if "offload" in case.objective.allow else OFFLOADS[:1]
-    return list(every_way(case.graph, offered, case.job, case.objective.fixed, offloads))
+    return list(every_way(case.graph, offered, case.job, case.objective.fixed, case.objective.allow))
 
 
 def every_plan(prices: Prices, ways: list[Way]) -> list[Found]:
@@ -332,6 +374,8 @@ def every_plan(prices: Prices, ways: list[Way]) -> list[Found]:
     for way in ways:
         try:
             plan = prices.plan(way, prices.deal(way))
+            if way.fewest:
+                plan = prices.with_fewest(plan)
             found.append(Found(plan, prices.step_s(plan)))
         except BadInput:
             # a degree does not divide what it has to cut

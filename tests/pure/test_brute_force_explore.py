@@ -11,21 +11,27 @@ import random
 
 import pytest
 
-from nebula.cost_model.executed import paddle_execution, predict_executed
+from nebula.cost_model.evaluate import plan_pricing
+from nebula.cost_model.executed import predict_priced
 from nebula.errors import BadInput, Infeasible
 from nebula.plan.legality import violations
 from nebula.planner.explore.search import explore
 from nebula.planner.search import Answer
-from tests.pure.brute_cases import Case, explored_case, narrowed, offloaded_case
-from tests.pure.naive_explore import Found, Prices, every_plan, every_way_of
+from tests.pure.brute_cases import Case, explored_case, narrowed, offloaded_case, partly_recomputed_case
+from tests.pure.naive_explore import Found, Prices, binding, every_plan, every_way_of
 
 EXACT = 1e-9
 """Rounding."""
 
 
-def check_explored(case: Case, seed: int, most: int) -> None:
-    """The explorer finds what loops over all plans find, or that there is none."""
+def check_explored(case: Case, seed: int, most: int, *, bind: bool = False) -> None:
+    """The explorer finds what loops over all plans find, or that there is none.
+
+    Args:
+        bind: with as much memory as one of the plans just fills.
+    """
     case, ways = narrowed(case, seed, most, every_way_of)
+    case = binding(case, ways, seed) if bind else case
     print(f"seed {seed}: {case}")
     prices = Prices(case)
     every = every_plan(prices, ways)
@@ -37,8 +43,7 @@ def check_explored(case: Case, seed: int, most: int) -> None:
     answer = explore(case.graph, case.cluster, case.job, case.objective)
     check_answer(case, answer, best, every)
     one = random.Random(seed).choice(every)
-    execution = paddle_execution(case.job, one.plan.stages[0].recompute)
-    alone = predict_executed(case.graph, case.cluster, one.plan, execution)
+    alone = predict_priced(plan_pricing(case.graph, case.cluster, one.plan), one.plan)
     assert alone.step_time_s == pytest.approx(one.step_s, rel=EXACT)
     assert prices.fits(one.plan) == all(held.share <= 1.0 for held in alone.memory)
 
@@ -87,3 +92,14 @@ def test_with_offload_allowed_it_equals_trying_everything_on_larger_cases(seed, 
 
 def test_with_activations_on_the_host_computing_again_may_be_quicker(to_the_end):
     check_explored(offloaded_case(122, most_devices=8), 122, most=240)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_with_layers_of_a_stage_computed_again_it_equals_trying_everything(seed, to_the_end):
+    check_explored(partly_recomputed_case(seed), seed, most=24, bind=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60, 260))
+def test_with_layers_of_a_stage_computed_again_it_equals_trying_everything_on_larger_cases(seed, to_the_end):
+    check_explored(partly_recomputed_case(seed, most_devices=8), seed, most=200, bind=True)

@@ -44,8 +44,8 @@ JOB = Job(global_batch=8)
 
 
 def device(**more):
-    """A device with room for a process and its communicators."""
-    return bare_device(**({"memory_bytes": 16e9} | more))
+    """A real device with room for a process and its communicators."""
+    return bare_device(**({"memory_bytes": 16e9, "emulated": False} | more))
 
 
 def cluster(nodes, per_node, *, kind=None, **more) -> Cluster:

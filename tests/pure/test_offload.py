@@ -228,7 +228,7 @@ def test_what_fits_nowhere_may_fit_with_offload_and_the_answer_says_so():
 
 
 def test_what_no_offload_helps_is_not_advised_it():
-    where = cluster(per_node=1, kind=device(memory_bytes=2**29))
+    where = cluster(per_node=1, kind=device(memory_bytes=2**28))
     with pytest.raises(Infeasible) as caught:
         search(GRAPH, where, LEAN)
     assert "offload" not in str(caught.value)
@@ -236,9 +236,7 @@ def test_what_no_offload_helps_is_not_advised_it():
 
 def test_engines_are_not_asked_for_it():
     where = cluster(per_node=1, kind=device(memory_bytes=16e9))
-    with pytest.raises(
-        BadInput, match=r"objective.allow=\['offload'\]: no engine runs it yet; .* `nebula plan --explore`"
-    ):
+    with pytest.raises(BadInput, match=r"objective.allow=\['offload'\] is for `nebula plan --explore`"):
         search(GRAPH, where, LEAN, Objective(allow=("offload",)))
     with pytest.raises(BadInput, match=r"objective.fixed.offload='both': no engine runs it yet"):
         search(GRAPH, where, LEAN, Objective(fixed={"offload": "both"}))

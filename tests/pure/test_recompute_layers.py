@@ -2,21 +2,30 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebula.cost_model.evaluate import evaluate, plan_pricing, predicted_timeline
+from nebula.cost_model.executed import predict_priced
 from nebula.cost_model.flows import plan_flows
 from nebula.cost_model.memory_timeline import memory_timelines
 from nebula.cost_model.operations import operation_rows
 from nebula.graph.kept import kept_bytes, shared_before
 from nebula.models.describe import decoder_graph
 from nebula.plan.files import dumps, loads
+from nebula.plan.job import Objective
 from nebula.plan.legality import executable, violations
 from nebula.plan.values import Job
 from nebula.planner.explore.changes import changes
+from nebula.planner.explore.layers import Layers
+from nebula.planner.explore.pools import pools_of
+from nebula.planner.explore.price import WayPrices
+from nebula.planner.explore.search import explore
+from nebula.planner.explored_way import explored_way
+from tests.pure.brute_cases import wide_model
 from tests.pure.cost_samples import chain, cluster, device, plan
 from tests.pure.decoder_samples import GROUPED
 from tests.pure.test_cost_evaluate import rectified_chain
@@ -65,7 +74,7 @@ def test_each_layer_that_keeps_makes_the_step_shorter_and_the_device_fuller(sche
     sizes = [s.layers[1] - s.layers[0] for s in own.stages]
     # the first layer, the embedding, is never computed again
     found = [evaluate(MODEL, ON, again(own, n, *sizes[1:])) for n in range(1, sizes[0] + 1)]
-    for fewer, more in zip(found, found[1:], strict=False):
+    for fewer, more in pairwise(found):
         assert fewer.parts.recompute_s <= more.parts.recompute_s
         assert fewer.step_time_s < more.step_time_s
         assert fewer.memory[0].activations_bytes > more.memory[0].activations_bytes
@@ -181,3 +190,57 @@ def test_it_is_legal_for_layers_that_there_are_and_engines_run_it():
 def test_single_changes_keep_it_legal():
     for _, changed in changes(again(two(), 3, 3), {}):
         assert violations(changed, layers=LAYERS, cluster=ON) == ()
+
+
+def tight(share):
+    """Four devices that hold a pipeline of four with all layers computed again, and so much of what they would keep."""
+    asked = {"pipeline": 4, "tensor": 1, "data": 1, "micro_batch_rows": 2, "schedule": "1f1b"}
+    roomy = cluster(2, 2, kind=device(memory_bytes=64e9))
+    least, most = (
+        max(
+            held.total_bytes
+            for held in explore(
+                DEEP, roomy, DEEP_JOB, Objective(fixed={**asked, "recompute": policy})
+            ).plan.prediction.memory
+        )
+        for policy in ("full", "none")
+    )
+    room = (least + share * (most - least)) / DEEP_JOB.memory_fraction
+    return cluster(2, 2, kind=device(memory_bytes=room)), asked
+
+
+DEEP, DEEP_JOB = wide_model(18, 1024, False), Job(global_batch=32, precision="bf16")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_as_few_layers_are_computed_again_as_fit(share):
+    where, asked = tight(share)
+    found, full = (
+        explore(DEEP, where, DEEP_JOB, Objective(fixed={**asked, "recompute": "full"}, allow=allow)).plan
+        for allow in (("recompute_layers",), ())
+    )
+    assert found.prediction.step_time_s < full.prediction.step_time_s
+    # early stages hold more micro-batches, so that more of their layers are computed again
+    counts = [0 if s.recompute == "none" else s.recompute_layers or s.layers[1] - s.layers[0] for s in found.stages]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+    for index, (stage, held) in enumerate(zip(found.stages, found.prediction.memory, strict=True)):
+        assert held.share <= 1.0
+        if counts[index]:
+            (fewer,) = again(replace(found, stages=(replace(stage, recompute="full"),)), counts[index] - 1).stages
+            stages = (*found.stages[:index], fewer, *found.stages[index + 1 :])
+            without = predict_priced(plan_pricing(DEEP, where, found), replace(found, stages=stages))
+            assert without.memory[index].share > 1.0
+    way = explored_way(found, where)
+    assert (way.inner.layers, way.inner.recompute) == ("fewest", "full")
+    prices = WayPrices(Layers(DEEP, where, DEEP_JOB), pools_of(where))
+    assert prices.price(way).step_s == pytest.approx(found.prediction.step_time_s)
+    assert prices.price(way).again == tuple(counts)
+
+
+def test_where_all_fit_as_they_are_none_is_computed_again_and_each_plan_is_named_once():
+    where, asked = tight(1.01)
+    found = explore(DEEP, where, DEEP_JOB, Objective(fixed=asked, allow=("recompute_layers",)))
+    assert {stage.recompute for stage in found.plan.stages} == {"none"}
+    assert len({plan.stages for plan in found.candidates}) == len(found.candidates)
+    assert any("recompute_layers" in note for note in found.notes)
