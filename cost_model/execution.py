@@ -77,6 +77,7 @@ class Execution:
         hidden: collectives behind compute.
         host_kernel_s: what the host takes to launch one kernel of a forward; the device waits where kernels are
             shorter.
+        blocking: whether the host waits for each kernel before it launches the next (CUDA_LAUNCH_BLOCKING=1).
         compiled: whether a compiler or captured graphs launch whole regions, so that the host's cost vanishes.
         fused_pointwise: whether neighbouring pointwise operators (bias and activation, scale and mask and softmax,
             dropout and addition, the passes of a norm) are one kernel each.
@@ -102,6 +103,7 @@ class Execution:
     attention: int = 0
     hidden: Hidden = Hidden()
     host_kernel_s: float = 24e-6
+    blocking: bool = False
     compiled: bool = False
     fused_pointwise: bool = True
     compute_dtype: str = "bfloat16"
@@ -138,6 +140,12 @@ DEFAULTS: dict[str, tuple[Any, str]] = {
     "hidden": (Hidden(), "nothing overlaps where no overlap is named"),
     "host_kernel_s": (24e-6, "an operator called from Python took 20 to 28 us on the host of an H100"),
     "host_kernel_s before 2022": (41e-6, "and 41 us on hosts of devices that came before"),
+    "blocking": (False, "hosts launch ahead of their device"),
+    "blocking over omni-path": (
+        True,
+        "on hundreds of devices NCCL hung over Omni-Path until each launch was waited for (BigScience, "
+        "train/tr11-176B-ml/chronicles-prequel.md, 'dealing with JZ hanging on the large model')",
+    ),
     "compiled": (False, "kernels are launched one by one"),
     "fused_pointwise": (True, "stacks for training fuse bias, activation, mask and norm"),
     "float_logits": (True, "losses are taken in float32"),

@@ -29,8 +29,9 @@ class Pass:
     """One direction of a layer.
 
     Attributes:
-        kernels_s: device time of all kernels, or the host's for launching them where that is more.
-        idle_s: of these, what the device waits for its host.
+        kernels_s: device time of all kernels, or the host's for launching them where that is more; both, where a host
+            waits for each kernel.
+        idle_s: of these, what the device waits for its host while collectives may run.
         products_s: of these, matrix products with weights, behind which collectives of the tensor group may hide.
         weight_products_s: of these, products that give gradients of weights.
         attention_s: fused attention, behind which a ring may pass keys and values.
@@ -161,11 +162,10 @@ class _Listed:
             return replace(NOTHING, wires=self.wires)
         seconds = kernels_seconds(self.kernels, device, max(1, execution.attention))
         host_s = 0.0 if execution.compiled else host * execution.host_kernel_s
-        device_s = float(seconds.sum())
-        kernels_s = max(device_s, (self._calls + len(self.wires)) * host_s)
+        device_s, launches_s = float(seconds.sum()), (self._calls + len(self.wires)) * host_s
         return Pass(
-            kernels_s=kernels_s,
-            idle_s=kernels_s - device_s,
+            kernels_s=device_s + launches_s if execution.blocking else max(device_s, launches_s),
+            idle_s=0.0 if execution.blocking else max(0.0, launches_s - device_s),
             products_s=float(seconds[(self.tags == "product") | (self.tags == "weight")].sum()),
             weight_products_s=float(seconds[self.tags == "weight"].sum()),
             attention_s=float(seconds[self.tags == "attention"].sum()),

@@ -46,7 +46,7 @@ def cluster_of(row: Row) -> Cluster:
     for index, part in enumerate(parts):
         found = find_device(part.device)
         origin.append((f"device {part.device}", "printed" if found.known else "assumed"))
-        group, origins = _group(row, part, found, f"n{index}" if len(parts) > 1 else "n", _several(parts, row))
+        group, origins = _group(row, part, found, f"n{index}" if len(parts) > 1 else "n", several_nodes(parts, row))
         groups.append(group)
         origin += origins
     return Cluster(name=row.id, groups=tuple(groups), origin=tuple(origin))
@@ -91,7 +91,7 @@ def _entry(entry: Any) -> tuple[int, str]:
     return (int(match[1]), match[2].strip()) if match else (1, str(entry).strip())
 
 
-def _several(parts: tuple[Part, ...], row: Row) -> bool:
+def several_nodes(parts: tuple[Part, ...], row: Row) -> bool:
     """Whether more than one node took part."""
     return len(parts) > 1 or parts[0].devices > (row.devices_per_node or USUAL_NODE)
 

@@ -114,7 +114,7 @@ def nics(text: str, devices_per_node: int, usual_bytes_per_s: float) -> Reading:
     """
     latency_s = _nic_latency(text)
     printed = amounts(text)
-    kind = _network(text)
+    kind = network(text)
     if printed:
         first = printed[0]
         per_device = first.per_device and first.links == 1
@@ -151,7 +151,8 @@ def _kind(text: str) -> str:
     return {"nvl72": "nvswitch", "": "link"}.get(found, found)
 
 
-def _network(text: str) -> str:
+def network(text: str) -> str:
+    """What a text calls the network between nodes; `network` when it does not say."""
     lower = text.lower()
     if "roce" in lower:
         return "roce"
@@ -163,4 +164,4 @@ def _network(text: str) -> str:
 
 
 def _nic_latency(text: str) -> float:
-    return ETHERNET_LATENCY_S if _network(text) == "ethernet" else NIC_LATENCY_S
+    return ETHERNET_LATENCY_S if network(text) == "ethernet" else NIC_LATENCY_S

@@ -10,6 +10,8 @@ from typing import Any
 
 from nebula.cost_model.execution import Execution, Hidden, Recompute, default
 from nebula.cost_model.runs.devices import find_device, first_year
+from nebula.cost_model.runs.hardware import parts_of, several_nodes
+from nebula.cost_model.runs.links import network
 from nebula.cost_model.runs.schema import Row
 from nebula.units import parse_seconds
 
@@ -145,10 +147,18 @@ class _Reader:
         host_s = parse_seconds(cost[1]) if cost else self.otherwise("host_kernel_s", feature)
         return {
             "host_kernel_s": host_s,
+            "blocking": self._blocking(),
             "compiled": compiled,
             "fused_pointwise": not separate,
             "fused_norm": self._fused_norm(),
         }
+
+    def _blocking(self) -> bool:
+        """As the text says; over several nodes of Omni-Path so that NCCL does not hang."""
+        if self.says(r"launch_blocking|(?:blocking|synchronous) launch"):
+            return not self.says(r"launch_blocking[ =:]*(?:0|false|off)|no (?:blocking|synchronous) launch")
+        over = network(self.row.inter) == "omni-path" and several_nodes(parts_of(self.row), self.row)
+        return bool(self.otherwise("blocking", "blocking over omni-path" if over else "blocking"))
 
     def _separate(self, compiled: bool) -> bool:
         """Whether pointwise operators are kernels of their own.

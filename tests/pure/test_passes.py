@@ -144,6 +144,18 @@ def test_a_slow_host_is_waited_for_and_a_compiler_does_without_it() -> None:
     assert compiled.forward.kernels_s < 1e-3
 
 
+def test_a_host_that_waits_for_each_kernel_adds_its_launches() -> None:
+    block, host_s = linear(4096, 1024, 1024), 1e-3
+    alone = layer_passes(block, NARROW, BARE)
+    ahead = layer_passes(block, NARROW, replace(BARE, host_kernel_s=host_s))
+    waiting = layer_passes(block, NARROW, replace(BARE, host_kernel_s=host_s, blocking=True))
+    assert ahead.forward.kernels_s == max(host_s, alone.forward.kernels_s)
+    assert waiting.forward.kernels_s == pytest.approx(host_s + alone.forward.kernels_s)
+    assert waiting.backward.kernels_s == pytest.approx(2 * BACKWARD_HOST * host_s + alone.backward.kernels_s)
+    # nothing else runs meanwhile
+    assert (waiting.forward.idle_s, waiting.backward.idle_s) == (0.0, 0.0)
+
+
 def test_a_norm_in_pieces_is_five_kernels_and_slower() -> None:
     def seconds(fused_norm: bool, host_s: float) -> float:
         execution = replace(BARE, fused_norm=fused_norm, host_kernel_s=host_s)

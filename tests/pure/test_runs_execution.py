@@ -105,6 +105,22 @@ def test_launches_and_waits() -> None:
     assert not read(notes="separate kernels").fused_pointwise
 
 
+@pytest.mark.parametrize(
+    ("inter", "devices", "notes", "blocking", "assumed"),
+    [
+        ("4x100Gb/s Omni-Path per node", 16, "", True, True),
+        ("4x100Gb/s Omni-Path per node", 16, "CUDA_LAUNCH_BLOCKING=0", False, False),
+        ("4x100Gb/s Omni-Path per node", 8, "", False, True),
+        ("8x200Gb/s InfiniBand", 16, "", False, True),
+        ("8x200Gb/s InfiniBand", 16, "CUDA_LAUNCH_BLOCKING=1", True, False),
+        ("", 16, "blocking launches", True, False),
+    ],
+)
+def test_who_waits_for_each_kernel(inter: str, devices: int, notes: str, blocking: bool, assumed: bool) -> None:
+    found = read(inter=inter, devices=devices, devices_per_node=8, dp=devices // 4, global_batch=16, notes=notes)
+    assert (found.blocking, "blocking" in found.assumed) == (blocking, assumed)
+
+
 def test_optimizers_and_dropout() -> None:
     assert read(optimizer="SGD").moments == 0
     assert read(optimizer="Muon").moments == 1
