@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,12 +89,27 @@ MOST_CUT = 2
 """Up to so many rows a block is cut; for more it follows from the cuts at one row and at so many."""
 
 
+class ChainKey(NamedTuple):
+    """What a chain depends on, the device by its name; as of Chains.cost."""
+
+    rows: int
+    tensor: int
+    levels: Levels
+    sequence: bool
+    device: str
+    policy: str
+    until: int = 0
+
+
 class Chains:
     """Chain costs of one graph, each made once.
 
     Args:
         graph: the model; its rows do not matter.
         tensor_block: the local block for (block, degree, splits, sequence).
+
+    Attributes:
+        known: chains that are made, here or elsewhere.
     """
 
     def __init__(self, graph: DistributedGraph, tensor_block: Callable[..., Block] = tensor_parallel) -> None:
@@ -102,13 +118,18 @@ class Chains:
         self._blocks: dict[tuple[int, int, int, bool], Block] = {}
         self._whole: dict[tuple[int, int], Block] = {}
         self._layers: dict[tuple[int, int, int, bool, str], LayerCost] = {}
-        self._chains: dict[tuple[object, ...], ChainCost] = {}
+        self.known: dict[ChainKey, ChainCost] = {}
 
     def for_other_devices(self) -> Chains:
         """Chains of the same graph for devices that have the same names and other rates; blocks stay cut."""
         other = Chains(self.graph, self._tensor_block)
         other._blocks = self._blocks
         return other
+
+    @property
+    def cut(self) -> bool:
+        """Whether blocks are cut for a tensor group already."""
+        return any(tensor > 1 for _, _, tensor, _ in self._blocks)
 
     def block(self, index: int, rows: int, tensor: int, sequence: bool) -> Block:
         """The block of that index as one rank of a tensor group computes it.
@@ -162,10 +183,10 @@ class Chains:
         Raises:
             BadInput: the tensor degree does not divide what it must cut.
         """
-        key = (rows, tensor, levels, sequence, device.name, policy, until)
-        if key not in self._chains:
-            self._chains[key] = self._chain(rows, tensor, levels, sequence, device, policy, until)
-        return self._chains[key]
+        key = ChainKey(rows, tensor, levels, sequence, device.name, policy, until)
+        if key not in self.known:
+            self.known[key] = self._chain(rows, tensor, levels, sequence, device, policy, until)
+        return self.known[key]
 
     def _chain(
         self, rows: int, tensor: int, levels: Levels, sequence: bool, device: DeviceType, policy: str, until: int

@@ -40,6 +40,7 @@ def placed_search(
     on_progress: Callable[[Progress], None] | None = None,
     batches: tuple[int, ...] = (),
     scaled: Scaled | None = None,
+    processes: int = 0,
 ) -> Answer:
     """The best plan for training a model on a cluster, ranks placed; arguments and errors as of `search`."""
     return search(
@@ -52,6 +53,7 @@ def placed_search(
         settle=placed,
         batches=batches,
         scaled=scaled,
+        processes=processes,
     )
 
 

@@ -5,7 +5,7 @@ How the boundaries of one split are priced is split_price.py's question.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import ceil, inf
@@ -28,6 +28,7 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.layout import FLEET
 from nebula.plan.values import Job, Sharding
 from nebula.planner.arrangements import Arrangement, Arrangements, Mesh
+from nebula.planner.cuts import Cut, Cuts
 from nebula.planner.deals import Cost, Deals, deal, every_run
 from nebula.planner.furthest import Ahead
 from nebula.planner.pool import Pool
@@ -53,6 +54,7 @@ class Prices:
         self.pricing = Pricing(graph, cluster, job, chains and chains.for_other_devices())
         self.job, self.pool = job, pool
         self.limit_bytes = pool.device.memory_bytes * job.memory_fraction
+        self.cuts: Cuts | None = None
         self._devices = np.array(pool.devices)
         self._every = every_run(len(graph.layers))
         self._levels: dict[int, tuple[Levels, ...]] = {}
@@ -78,9 +80,16 @@ class Prices:
         """
         key = (tensor, rows, recompute)
         if key not in self._least:
+            if self.cuts is not None:
+                self.cuts.bring(Cut(tensor, rows))
             each = [self._spans_at(levels, *key) for levels in self._tensor_levels(tensor)]
             self._least[key] = each[0] if len(each) == 1 else self._fastest([spans.chain for spans in each])
         return self._least[key]
+
+    def cut_ahead(self, wanted: Iterable[Cut], processes: int) -> Cuts:
+        """Others cut what is likely to be asked for, in that order, until they are told to end."""
+        self.cuts = Cuts(self.pricing.chains, self.pool.device, self._tensor_levels, wanted, processes)
+        return self.cuts
 
     def _tensor_levels(self, tensor: int) -> tuple[Levels, ...]:
         """The ways in which tensor groups of that degree lie on the pool, whatever the split."""

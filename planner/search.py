@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -22,6 +22,7 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.job import OFFLOAD, Objective
 from nebula.plan.layout import uniform_stages
 from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, RankPlace
+from nebula.planner.cuts import Cuts
 from nebula.planner.engines import engine_of
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.fixed import check_fixed
@@ -32,6 +33,12 @@ from nebula.planner.scale import AIM, Scale, Scaled, by_step_time
 from nebula.planner.sites import no_site_holds
 from nebula.planner.space import Limits, Split
 from nebula.planner.tree import NEVER, Candidate, Node, Tree
+
+MANY = 400
+"""Tensor degrees, replicas and rows from which on there is much to do."""
+
+LOOKED_AT = 200
+"""Sets of least bound whose cuts may be made ahead."""
 
 KEPT = 8
 """Candidates that an answer holds with their full prediction."""
@@ -103,6 +110,7 @@ def search(
     settle: Settle | None = None,
     batches: tuple[int, ...] = (),
     scaled: Scaled | None = None,
+    processes: int = 0,
 ) -> Answer:
     """The best plan for training a model on a cluster.
 
@@ -118,6 +126,8 @@ def search(
         batches: rows of one step of other jobs that the split must be able to train as well.
         scaled: by what plans are compared; by default the step time. A bound_s of another scale is the step time with
             which a plan on as many devices as the answer's would come to the bound.
+        processes: that cut the graph and search; 0: one for each core where there is much to do. The answer is the
+            same with any number of them.
 
     Raises:
         BadInput: the objective or the cluster cannot be used.
@@ -125,9 +135,8 @@ def search(
     """
     objective = objective or Objective()
     _check_objective(objective)
-    one = _Search(
-        graph, cluster, job, objective, chains, on_progress or (lambda _: None), clock, batches, scaled or by_step_time
-    )
+    scaled, on_progress = scaled or by_step_time, on_progress or (lambda _: None)
+    one = _Search(graph, cluster, job, objective, chains, on_progress, clock, batches, scaled, processes)
     answer = one.run()
     if settle is not None:
         try:
@@ -172,8 +181,9 @@ class _Search:
         clock: Callable[[], float],
         batches: tuple[int, ...],
         scaled: Scaled,
+        processes: int,
     ) -> None:
-        self.graph, self.cluster, self.job = graph, cluster, job
+        self.graph, self.cluster, self.job, self.processes = graph, cluster, job, processes
         self.on_progress, self.clock, self.began_s = on_progress, clock, clock()
         self.pool = equal_devices(cluster, PRECISION_DTYPE[job.precision], objective.exclude)
         self.limits = Limits(
@@ -201,8 +211,9 @@ class _Search:
         heap = [(node.bound, next(self._order), node) for node in self.tree.roots()]
         heapq.heapify(heap)
         opened = least = heap[0][0] if heap else 0.0
-        ended = ""
+        ended, cuts = "", None
         try:
+            cuts = self._cut_ahead(heap)
             for candidate in self.tree.samples():
                 self.note(candidate, least)
             while heap and heap[0][0] < self.to_beat:
@@ -220,6 +231,9 @@ class _Search:
             ended = INTERRUPTION
             # what was being opened may hold better ones
             self.bound = min(self.bound, opened)
+        finally:
+            if cuts is not None:
+                cuts.close()
         self.tree.cut["bound"] += sum(node.splits for _, _, node in heap)
         if not self.found:
             if refused := self.scale.refused(len(self.pool.devices)):
@@ -229,6 +243,13 @@ class _Search:
             raise infeasible(self.prices, self.limits)
         answer = self.answer(min(self.best, self.bound, *(bound for bound, _, _ in heap[:1])))
         return replace(answer, ended_by=ended)
+
+    def _cut_ahead(self, heap: Sequence[tuple[float, int, Node]]) -> Cuts:
+        """Others cut what samples and then the sets on the heap ask for."""
+        wanted = [*self.tree.sampled(), *(node.cut for _, _, node in sorted(heap)[:LOOKED_AT] if node.cut)]
+        # what is cut already need not be cut again
+        much = len(heap) >= MANY and not self.prices.pricing.chains.cut
+        return self.prices.cut_ahead(wanted, self.processes or (0 if much else 1))
 
     def note(self, candidate: Candidate, bound: float) -> None:
         """Keeps a candidate that breaks no limit; others must beat the second best to be worth opening."""

@@ -18,6 +18,7 @@ import numpy as np
 from nebula.errors import BadInput
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Job, Sharding
+from nebula.planner.cuts import Cut
 from nebula.planner.deals import Deals, carried, moved
 from nebula.planner.engines import runs
 from nebula.planner.price import Prices
@@ -67,11 +68,15 @@ class Dealt(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A set of splits that is not opened yet: none of it comes to less than `bound`; open() gives smaller sets."""
+    """A set of splits that is not opened yet: none of it comes to less than `bound`; open() gives smaller sets.
+
+    Opening the first ones asks for a cut of the graph.
+    """
 
     bound: float
     splits: int
     open: Callable[[], Iterator[Node | Candidate]]
+    cut: Cut | None = None
 
 
 class Tree:
@@ -116,7 +121,8 @@ class Tree:
                     m = self.job.global_batch // (data * rows)
                     step_s = partial(geometric_bound, rows * row_s / tensor, m)
                     bound = self._least_of(data * tensor, range(1, stages + 1), step_s, m * rows * row_s / tensor)
-                    yield Node(bound, splits * stages, partial(self._by_policy, tensor, data, rows, stages))
+                    opens = partial(self._by_policy, tensor, data, rows, stages)
+                    yield Node(bound, splits * stages, opens, Cut(tensor, rows))
 
     def samples(self) -> Iterator[Candidate]:
         """One good split for each tensor degree and number of replicas: it soon is known what there is to beat.
@@ -140,6 +146,12 @@ class Tree:
                         yield from self._first_that_fits(split)
                     if self.scale.by_devices:
                         yield from self._on_fewest_stages(split)
+
+    def sampled(self) -> Iterator[Cut]:
+        """The cuts that samples ask for, in that order."""
+        pairs = list(data_and_rows(self.job, self.limits, Counter()))
+        for tensor in tensor_degrees(self.limits, Counter()):
+            yield from (Cut(tensor, rows) for rows in sorted({rows for _, rows in pairs})[:1])
 
     def most_stages(self, tensor: int, data: int) -> int:
         """Stages that there are layers and devices for."""

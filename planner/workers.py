@@ -48,16 +48,18 @@ class Workers(Protocol):
         """Ends all processes; nothing is asked any more."""
 
 
-def workers(answer: Answer, near: Near, processes: int = 0) -> Workers:
+def workers(answer: Answer, near: Near, processes: int = 0, *, beside: int = 0) -> Workers:
     """Processes that know what this one knows now.
 
     Args:
         answer: to a question; both are plain values that can be pickled.
         near: questions with equal values of it are given to the same process, which may know a part already.
         processes: how many; 0: one for each core, up to MOST; 1: this process answers itself.
+        beside: of these, how many this process keeps busy itself.
     """
     count = processes or min(cores(), MOST)
-    return Forked(answer, near, count) if count > 1 and sys.platform == "linux" else Alone(answer)
+    alone = count < 2 or count <= beside or sys.platform != "linux"
+    return Alone(answer) if alone else Forked(answer, near, count - beside)
 
 
 def cores() -> int:

@@ -5,7 +5,6 @@ The promises are the project's aims; a figure that misses one is printed so.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 
@@ -14,9 +13,8 @@ from nebula.models.describe import graph
 from nebula.plan.values import Job
 from nebula.planner.explore.search import explore
 from nebula.planner.search import Answer
-from nebula.planner.workers import MOST, cores
 from tests.bench.clusters import SWITCHES, cluster, job
-from tests.bench.rows import Row
+from tests.bench.rows import Memory, Row
 
 PATIENCE_S = 60.0
 
@@ -33,20 +31,13 @@ def rows() -> list[Row]:
     small = cluster({"A100-80GB-SXM": 4, "V100-32GB-SXM3": 4})
     tiers = (*SWITCHES[:2], ZONE, SWITCHES[2])
     three = cluster({"H800-80GB-SXM": 1024, "A100-80GB-SXM": 512, "Ascend-910B": 512}, tiers)
-    found = _explored("1 T on 16,384 of three types", lambda: _explore(trillion, three, job(16384, "bf16")), 10.0)
-    found += _explored("DeepSeek-V3 on 2,048 H800", lambda: _explore(deepseek, h800, job(4096, "bf16")), 2.0)
-    found += _explored("Llama 3 8B on 128 A100 + 384 V100", lambda: _explore(llama, mixed, job(1024, "fp16")), 1.0)
-    found += _explored("Llama 3 8B on 32 A100 + 32 V100", lambda: _explore(llama, small, job(512, "fp16")), 1.0)
-    return [
-        *found,
-        Row(name="peak memory of all of these, all processes", value=_peak_megabytes(), unit="MB", promise=1000),
-    ]
-
-
-def _peak_megabytes() -> float:
-    """Of this process and as many others as there are at once, each as large as the largest was; shared memory too."""
-    own, other = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return (own + min(cores(), MOST) * other) / 1e3
+    with Memory() as memory:
+        found = _explored("1 T on 16,384 of three types", lambda: _explore(trillion, three, job(16384, "bf16")), 10.0)
+        found += _explored("DeepSeek-V3 on 2,048 H800", lambda: _explore(deepseek, h800, job(4096, "bf16")), 2.0)
+        found += _explored("Llama 3 8B on 128 A100 + 384 V100", lambda: _explore(llama, mixed, job(1024, "fp16")), 1.0)
+        found += _explored("Llama 3 8B on 32 A100 + 32 V100", lambda: _explore(llama, small, job(512, "fp16")), 1.0)
+    peak = memory.peak_megabytes
+    return [*found, Row(name="peak memory of all of these, all processes", value=peak, unit="MB", promise=1000)]
 
 
 def _explore(model: object, on: Cluster, asked: Job) -> Answer:

@@ -6,8 +6,11 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 HEADER = f"{'figure':60} {'value':>10} {'unit':6} {'promised, reported':18} kept"
 """Names of the columns of `Row.text`."""
@@ -53,6 +56,42 @@ def median_seconds(command: list[str], repeats: int = 9) -> float:
         return time.perf_counter() - start
 
     return statistics.median(once() for _ in range(repeats))
+
+
+class Memory:
+    """The peak of this process and those that it forks together, looked at ten times a second while it is entered.
+
+    Attributes:
+        peak_megabytes: of what all hold, pages that several share counted once.
+    """
+
+    def __init__(self) -> None:
+        self.peak_megabytes = 0.0
+        self._ended = threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Memory:
+        self._looking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._looking.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.1):
+            children = (each.read_text().split() for each in Path("/proc/self/task").glob("*/children"))
+            now = sum(_held_megabytes(pid) for pid in ("self", *chain.from_iterable(children)))
+            self.peak_megabytes = max(self.peak_megabytes, now)
+
+
+def _held_megabytes(pid: str) -> float:
+    """What a process holds, its share of pages that it shares; nothing where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(float(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
 
 
 def child_floats(code: str, repeats: int = 1) -> list[float]:
