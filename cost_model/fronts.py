@@ -7,7 +7,7 @@ is an opening, one period many times, and a closing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -214,26 +214,31 @@ def _links(schedule: str, shape: Shape, lists: Sequence[Sequence[Action]]) -> tu
     Messages are numbered by who waits for them: (backward, virtual stage, micro-batch).
     """
     stages, m, length = shape.devices * shape.chunks, shape.micro_batches, chain_length(schedule, *shape[:3:2])
-    home = {
-        virtual_stage_of(schedule, d, c, shape.devices): d for d in range(shape.devices) for c in range(shape.chunks)
-    }
-    links = []
-    for device, own in enumerate(lists):
-        held = [virtual_stage_of(schedule, device, c, shape.devices) for c in range(shape.chunks)]
-        for kind, micro_batch, chunk in own:
-            stage = held[chunk]
-            forward, first, last = kind == "F", stage % length == 0, (stage + 1) % length == 0
-            makes, target, sent = NOTHING, device, 2 * stages
-            if forward and last:
-                makes = (stages + stage) * m + micro_batch
-            elif forward:
-                makes, target, sent = (stage + 1) * m + micro_batch, home[stage + 1], stage
-            elif kind != "W" and not first:
-                makes, target, sent = (stages + stage - 1) * m + micro_batch, home[stage - 1], stages + stage
-            needs = (
-                NOTHING
-                if kind == "W" or (forward and first)
-                else (stage + (0 if forward else stages)) * m + micro_batch
-            )
-            links.append((KINDS.index(kind) * stages + stage, needs, makes, target, sent))
-    return tuple(list(column) for column in zip(*links, strict=True))
+    every = range(shape.chunks)
+    held = np.array([[virtual_stage_of(schedule, d, c, shape.devices) for c in every] for d in range(shape.devices)])
+    home = np.empty(stages + 2, dtype=np.int64)
+    home[held] = np.arange(shape.devices)[:, None]
+    kind, micro_batch, chunk = (np.array(column) for column in _columns(lists))
+    device = np.repeat(np.arange(shape.devices), [len(own) for own in lists])
+    stage = held[device, chunk]
+    forward, weight = kind == KINDS.index("F"), kind == KINDS.index("W")
+    first, last = stage % length == 0, (stage + 1) % length == 0
+    onward, back = forward & ~last, ~forward & ~weight & ~first
+    makes = np.select(
+        [onward, forward, back],
+        [(stage + 1) * m, (stages + stage) * m, (stages + stage - 1) * m],
+        NOTHING - micro_batch,
+    )
+    needs = np.where(weight | (forward & first), NOTHING, (stage + np.where(forward, 0, stages)) * m + micro_batch)
+    target = np.select([onward, back], [home[stage + 1], home[stage - 1]], device)
+    sent = np.select([onward, back], [stage, stages + stage], 2 * stages)
+    columns = (kind * stages + stage, needs, makes + micro_batch, target, sent)
+    return tuple(column.tolist() for column in columns)
+
+
+def _columns(lists: Sequence[Sequence[Action]]) -> Iterator[list[int]]:
+    """Kind, by its place in KINDS, micro-batch and chunk of all actions, device by device."""
+    place = {kind: index for index, kind in enumerate(KINDS)}
+    yield [place[action[0]] for own in lists for action in own]
+    yield [action[1] for own in lists for action in own]
+    yield [action[2] for own in lists for action in own]
