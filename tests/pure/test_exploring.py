@@ -78,7 +78,7 @@ def test_an_interruption_ends_all_processes_and_gives_the_best_so_far():
 def test_what_cannot_be_planned_leaves_no_process():
     before = children()
     with pytest.raises(Infeasible, match="does not fit"):
-        explore(DENSE, cluster(2, 2, kind=device(memory_bytes=1e8)), JOB, processes=2)
+        explore(DENSE, cluster(2, 2, kind=device(memory_bytes=1e5)), JOB, processes=2)
     assert children() == before
 
 
