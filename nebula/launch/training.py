@@ -29,17 +29,24 @@ def train(
 
     Raises:
         BadInput: the plan does not fit the cluster, or the text corpus is not installed.
-        RunFailed: a rank failed; the text names the checkpoint to go on from, if there is one.
+        RunFailed: a rank failed; the text names the newest checkpoint, if the run made one.
     """
     encoded_corpus(preset(training.preset).vocabulary)  # built once here, before every rank looks for it
     save(training, run_dir)
+    before = _saved(training, run_dir)
     try:
         return launch(plan_path, SCRIPT, [str(run_dir.resolve())], cluster=cluster, log_dir=run_dir / "log", out=out)
     except RunFailed as error:
-        kept = newest(run_dir / training.checkpoint.folder) if training.checkpoint.every else None
-        if kept is None:
+        kept = _saved(training, run_dir)
+        if kept == before:  # what was there before may be what the ranks refused
             raise
-        raise RunFailed(f"{error}; step {kept.step} is saved: nebula train --resume goes on from it") from None
+        raise RunFailed(f"{error}; step {kept} is saved: nebula train --resume goes on from it") from None
+
+
+def _saved(training: Training, run_dir: Path) -> int:
+    """The step of the newest complete checkpoint; 0 without one."""
+    found = newest(run_dir / training.checkpoint.folder) if training.checkpoint.every else None
+    return found.step if found else 0
 
 
 def main() -> None:
