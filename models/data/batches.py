@@ -6,6 +6,7 @@ recurrence memory always holds what precedes. Its masked sequence starts anywher
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ class Batches:
         """Tokens between the documents of neighbouring rows."""
         return len(self.corpus.tokens) // self.global_batch
 
-    def batch(self, step: int, rows: range) -> tuple[Ids, Ids]:
+    def batch(self, step: int, rows: Sequence[int]) -> tuple[Ids, Ids]:
         """Input ids and labels of some rows of a step's global batch.
 
         Args:

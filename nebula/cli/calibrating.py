@@ -112,7 +112,7 @@ def _own_run(folder: Path) -> Run:
         BadInput: a file is missing or damaged, or the run was on emulated devices.
     """
     from nebula.cli.run_folder import CLUSTER, PLAN
-    from nebula.cli.subject import check_origin, described_graph
+    from nebula.cli.subject import check_origin, trained_graph
     from nebula.cluster.schema import load_cluster
     from nebula.cost_model.calibration.runs import OwnRun
     from nebula.plan.files import load_plan
@@ -127,7 +127,7 @@ def _own_run(folder: Path) -> Run:
         raise BadInput(f"{folder}: its devices were emulated, and their virtual times say nothing of real ones")
     if not measured.step_time_s:
         raise BadInput(f"{folder}: no step was finished; train for some steps more")
-    graph = described_graph(training.preset, training.seq_len, plan.job.precision)
+    graph = trained_graph(training, plan.job.precision)
     check_origin(plan, graph, cluster)
     return OwnRun(id=str(folder), graph=graph, cluster=cluster, plan=plan, measured_s=measured.step_time_s)
 

@@ -26,6 +26,7 @@ from nebula.cli import (
     explaining,
     planning,
     profiling,
+    rehearsing,
     replanning,
     reporting,
     running,
@@ -105,6 +106,7 @@ app.command()(comparing.compare)
 app.command()(checking.check)
 app.command()(emitting.emit)
 app.command()(planning.simulate)
+app.command()(rehearsing.rehearse)
 app.command(name="what-if")(what_if.what_if)
 app.command()(sweeping.sweep)
 app.command()(sweeping.scaling)

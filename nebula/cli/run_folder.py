@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nebula.checkpoint.folder import newest
 from nebula.checkpoint.policy import FOLDER, NEVER, Policy
 from nebula.cli.details import detailed
-from nebula.cli.subject import check_origin, described_graph, findings
+from nebula.cli.subject import check_origin, findings, trained_graph
 from nebula.errors import BadInput
 from nebula.report.findings import Findings, Search
 
@@ -121,7 +121,7 @@ def run_findings(folder: Path) -> Findings:
     plan = load_plan(folder / PLAN)
     cluster = load_cluster(folder / CLUSTER)
     training = load(folder)
-    graph = described_graph(training.preset, training.seq_len, plan.job.precision)
+    graph = trained_graph(training, plan.job.precision)
     check_origin(plan, graph, cluster)
     if plan.prediction is None:
         plan = replace(plan, prediction=evaluate(graph, cluster, plan))

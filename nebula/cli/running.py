@@ -12,8 +12,10 @@ from nebula.cli.options import Force, Json, Overrides, PlanFile, PlanOption, Run
 
 if TYPE_CHECKING:
     from nebula.cli.subject import Subject
+    from nebula.cluster.values import Cluster
     from nebula.plan.values import Plan
     from nebula.report.findings import Findings, Search
+    from nebula.runtime.training import Training
 
 STEPS = 100
 """Optimizer steps of a training whose run file gives none."""
@@ -101,10 +103,8 @@ def run_training(
         BadInput: the model is not built in, or the folder holds another run.
         RunFailed: a rank failed.
     """
-    from nebula.cli.reporting import write
-    from nebula.cli.run_folder import PLAN, REPORT, TRACE, make_folder, run_findings
+    from nebula.cli.run_folder import make_folder
     from nebula.errors import BadInput
-    from nebula.launch.training import train as start
     from nebula.plan.legality import executable_on
     from nebula.runtime.training import Training
 
@@ -122,8 +122,21 @@ def run_training(
     training = Training(
         preset=model.preset, seq_len=model.seq_len or 0, steps=job.steps or STEPS, checkpoint=saves, resume=resume
     )
+    return run_in(folder, training, subject.run.cluster, quiet=quiet)
+
+
+def run_in(folder: Path, training: Training, cluster: Cluster, *, quiet: bool) -> Findings:
+    """Trains as the plan in a run's folder says, then writes report and trace.
+
+    Raises:
+        RunFailed: a rank failed.
+    """
+    from nebula.cli.reporting import write
+    from nebula.cli.run_folder import PLAN, REPORT, TRACE, run_findings
+    from nebula.launch.training import train as start
+
     out = sys.stderr if quiet else sys.stdout
-    start(folder / PLAN, training, run_dir=folder, cluster=subject.run.cluster, out=out)
+    start(folder / PLAN, training, run_dir=folder, cluster=cluster, out=out)
     found = run_findings(folder)
     write(found, folder / REPORT, folder / TRACE)
     return found

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nebula.planner.scale import Question
     from nebula.planner.search import Answer
     from nebula.planner.setting import Setting
+    from nebula.runtime.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,16 @@ def described_graph(preset: str, seq_len: int, precision: str) -> DistributedGra
     from nebula.plan.values import PRECISION_DTYPE
 
     return graph(preset, seq_len=seq_len or None, dtype=PRECISION_DTYPE[precision])
+
+
+def trained_graph(training: Training, precision: str) -> DistributedGraph:
+    """The graph of the model that a training names, or of the shape that it gives it."""
+    if training.shape is None:
+        return described_graph(training.preset, training.seq_len, precision)
+    from nebula.models.describe import ernie_graph
+    from nebula.plan.values import PRECISION_DTYPE
+
+    return ernie_graph(f"{training.preset} narrow", training.config, PRECISION_DTYPE[precision])
 
 
 def find_plan(subject: Subject) -> Answer:

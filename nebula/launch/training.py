@@ -11,7 +11,6 @@ from nebula.cluster.values import Cluster
 from nebula.errors import RunFailed
 from nebula.launch.process import launch
 from nebula.models.data.encoded import encoded_corpus
-from nebula.models.presets import preset
 from nebula.runtime.training import Training, load, save
 
 SCRIPT = Path(__file__).parent / "entry" / "train.py"
@@ -31,7 +30,7 @@ def train(
         BadInput: the plan does not fit the cluster, or the text corpus is not installed.
         RunFailed: a rank failed; the text names the newest checkpoint, if the run made one.
     """
-    encoded_corpus(preset(training.preset).vocabulary)  # built once here, before every rank looks for it
+    encoded_corpus(training.config.vocabulary)  # built once here, before every rank looks for it
     save(training, run_dir)
     before = _saved(training, run_dir)
     try:

@@ -23,7 +23,6 @@ from nebula.models import ernie, objectives
 from nebula.models.config import ErnieConfig
 from nebula.models.data.batches import Batches, batches
 from nebula.models.memory import set_micro_batches
-from nebula.models.presets import preset
 from nebula.plan.values import Plan
 from nebula.runtime import timeline, weights
 from nebula.runtime.checkpoints import Checkpoints, NoCheckpoints
@@ -41,7 +40,7 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
         plan: from nebula.init().
         clock: of this rank's device.
     """
-    config = config_of(training)
+    config = training.config
     model = ernie.ErnieModel(config)
     set_micro_batches(model.chain, plan.micro_batches)
     rate = paddle.optimizer.lr.LambdaDecay(training.learning_rate, training.rate)
@@ -58,12 +57,6 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
         with _journal(run_dir, step.place, first) as journal:
             _loop(step, data, rate, training, run_dir, clock, journal, checkpoints, first)
     finish(step, config, data, training, run_dir)
-
-
-def config_of(training: Training) -> ErnieConfig:
-    """The model that a training names."""
-    config = preset(training.preset)
-    return dataclasses.replace(config, seq_len=training.seq_len) if training.seq_len else config
 
 
 def optimizer(model: nn.Layer, rate: Any, training: Training, kind: str) -> paddle.optimizer.Optimizer:

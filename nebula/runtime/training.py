@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nebula.checkpoint.policy import NEVER, Policy
 from nebula.errors import BadInput, closest
+from nebula.models.config import ErnieConfig
+from nebula.models.presets import preset
 from nebula.plan.plain import Misfit, decode
 
 FILE = "training.json"
@@ -29,6 +31,7 @@ class Training:
         seed: of the data; the first weights have their own (runtime.start.SEED).
         timeline_step: the step whose timeline is kept; -1: the last but one.
         evaluate: whether to predict the held-out chapter at the end.
+        shape: of the model, where it is not the preset's.
         checkpoint: when to save.
         resume: whether to go on from the newest checkpoint, if there is one.
     """
@@ -45,6 +48,7 @@ class Training:
     seed: int = 0
     timeline_step: int = -1
     evaluate: bool = True
+    shape: ErnieConfig | None = None
     checkpoint: Policy = NEVER
     resume: bool = False
 
@@ -63,6 +67,12 @@ class Training:
         if step < self.warm_steps:
             return (step + 1) / self.warm_steps
         return 1.0 - 0.9 * (step - self.warm_steps) / max(1, self.steps - self.warm_steps)
+
+    @property
+    def config(self) -> ErnieConfig:
+        """The model that is trained."""
+        config = self.shape or preset(self.preset)
+        return replace(config, seq_len=self.seq_len) if self.seq_len else config
 
     @property
     def recorded_step(self) -> int:
@@ -97,14 +107,17 @@ def load(run_dir: Path) -> Training:
             raise BadInput(f"{path} has an unknown key {key!r}: {closest(key, known)}")
     if "preset" not in value:
         raise BadInput(f"{path} names no preset; nebula train writes it whole")
-    nested = _nested(value.pop("checkpoint", None), path)
-    return Training(**value, **nested)
+    for name, kind in NESTED.items():
+        if value.get(name) is not None:
+            value[name] = _nested(kind, name, value[name], path)
+    return Training(**value)
 
 
-def _nested(checkpoint: Any, path: Path) -> dict[str, Policy]:
-    if checkpoint is None:
-        return {}
+NESTED = {"checkpoint": Policy, "shape": ErnieConfig}
+
+
+def _nested(kind: Any, name: str, value: Any, path: Path) -> Any:
     try:
-        return {"checkpoint": decode(Policy, checkpoint)}
+        return decode(kind, value)
     except Misfit as misfit:
-        raise BadInput(f"{path}: checkpoint: {misfit.sentence}") from None
+        raise BadInput(f"{path}: {name}: {misfit.sentence}") from None
