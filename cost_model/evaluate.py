@@ -48,7 +48,9 @@ def plan_pricing(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> BySta
     from nebula.cost_model.step import StepPricing
 
     policies = dict.fromkeys(policy for stage in plan.stages for policy, *_ in stage.policy_runs)
-    return ByStage({policy: StepPricing(graph, cluster, paddle_execution(plan.job, policy)) for policy in policies})
+    return ByStage(
+        {policy: StepPricing(graph, cluster, paddle_execution(plan.job, cluster, policy)) for policy in policies}
+    )
 
 
 def beyond_fleet(plan: Plan) -> bool:

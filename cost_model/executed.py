@@ -15,14 +15,14 @@ import numpy as np
 from nebula.cluster.values import Cluster
 from nebula.cost_model.by_stage import loads_of
 from nebula.cost_model.confidence import provenance, run_interval
-from nebula.cost_model.execution import Execution, Recompute
+from nebula.cost_model.execution import Execution, Recompute, default
 from nebula.cost_model.fleet import mean_over_ranks
 from nebula.cost_model.offload import holds_states
 from nebula.cost_model.peak import Chunk, LayerLoad, counted_on, rank_peak
 from nebula.cost_model.plan_peaks import home_chunks, setting_of
 from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, tail_events, timeline
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
-from nebula.cost_model.step_parameters import DEFAULT, StepParameters
+from nebula.cost_model.step_parameters import StepParameters
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, Stage, StageMemory, StepParts
 
@@ -30,14 +30,15 @@ COMPUTED_AGAIN = {"none": "none", "selective": "core", "full": "layer"}
 """What an execution computes again under each recompute policy of a plan."""
 
 
-def paddle_execution(job: Job, recompute: str = "none") -> Execution:
+def paddle_execution(job: Job, cluster: Cluster, recompute: str = "none") -> Execution:
     """What PaddlePaddle's eager mode does for a job where nobody says otherwise.
 
     Gradients are added and reduced in the dtype of the weights, nothing runs beside compute, fused attention is
-    FlashAttention-2, and pointwise operators are kernels of their own.
+    FlashAttention-2, and pointwise operators are kernels of their own. An emulated device waits for no host.
     """
     dtype = PRECISION_DTYPE[job.precision]
     return Execution(
+        host_kernel_s=0.0 if any(g.device.emulated for g in cluster.groups) else default("host_kernel_s"),
         attention=2,
         fused_pointwise=False,
         compute_dtype=dtype,
@@ -59,7 +60,7 @@ def predict_executed(
     execution: Execution,
     *,
     expert_tensor: int = 1,
-    parameters: StepParameters = DEFAULT,
+    parameters: StepParameters | None = None,
 ) -> Prediction:
     """The prediction of a plan as an execution carries it out.
 

@@ -27,7 +27,7 @@ from nebula.cost_model.offload import copies_seconds, holds_activations
 from nebula.cost_model.passes import layer_passes
 from nebula.cost_model.peak import LayerLoad as Held
 from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
-from nebula.cost_model.step_parameters import DEFAULT, StepParameters
+from nebula.cost_model.step_parameters import StepParameters, parameters_on
 from nebula.cost_model.traffic import Axes, across, attained, stage_axes, wire
 from nebula.errors import BadInput
 from nebula.graph.context import context_parallel
@@ -120,11 +120,12 @@ class StepPricing:
     """
 
     def __init__(
-        self, graph: DistributedGraph, cluster: Cluster, execution: Execution, parameters: StepParameters = DEFAULT
+        self, graph: DistributedGraph, cluster: Cluster, execution: Execution, parameters: StepParameters | None = None
     ) -> None:
-        self.graph, self.cluster, self.execution, self.parameters = graph, cluster, execution, parameters
-        self.hiding = Hiding(execution.hidden, parameters)
-        self.fabric = Fabric(attained(cluster, parameters))
+        self.parameters = parameters or parameters_on(cluster)
+        self.graph, self.cluster, self.execution = graph, cluster, execution
+        self.hiding = Hiding(execution.hidden, self.parameters)
+        self.fabric = Fabric(attained(cluster, self.parameters))
         self._blocks: dict[tuple[int, ...], Block] = {}
         self._undealt: dict[tuple[int, ...], Block] = {}
         self._parts: dict[tuple[int, ...], Block] = {}

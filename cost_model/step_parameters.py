@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from nebula.cluster.values import Cluster
+
 
 class Meaning(NamedTuple):
     """What a parameter is.
@@ -76,3 +78,11 @@ def meanings() -> dict[str, Meaning]:
 
 
 DEFAULT = StepParameters()
+
+EMULATED = StepParameters(start_s=0.0, contention=0.0, jitter=0.0, step_host_s=0.0)
+"""On emulated devices: collectives start at once, nothing disturbs anything, and no host takes time."""
+
+
+def parameters_on(cluster: Cluster) -> StepParameters:
+    """The values that hold on a cluster where nobody says otherwise."""
+    return EMULATED if any(group.device.emulated for group in cluster.groups) else DEFAULT

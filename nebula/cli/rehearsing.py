@@ -80,8 +80,9 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
     run = subject.run
     if not run.model.preset:
         raise BadInput("nebula rehearse runs built-in models (model.preset), whose layers it can make narrow")
-    shape = narrow(preset(run.model.preset), [stage.tensor for stage in plan.stages])
     small = folded(plan)
+    degrees = [len(replica.ranks) for stage in small.plan.stages for replica in stage.replicas]
+    shape = narrow(preset(run.model.preset), degrees)
     cluster = emulated(run.cluster, plan.job.precision)
     training = Training(preset=run.model.preset, steps=steps, shape=shape, evaluate=False)
     graph = _graph(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from nebula.cluster.identity import cluster_hash
@@ -10,7 +11,7 @@ from nebula.errors import BadInput
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
 from nebula.plan.laws import shape
-from nebula.plan.layout import FLEET, order_of, uniform_stages
+from nebula.plan.layout import uniform_stages
 from nebula.plan.values import MadeFrom, Plan, Replica, Sharding, Stage
 
 MOST_RANKS = 16
@@ -34,17 +35,19 @@ class Folded:
 def folded(plan: Plan) -> Folded:
     """The plan with at most MOST_RANKS ranks and few micro-batches.
 
+    Of a larger plan replicas go first, down to two, then to one; then ranks of tensor groups. Stages stay.
+
     Raises:
         BadInput: no folding brings it to that.
     """
     notes: list[str] = []
     small = _fewer_micro_batches(plan, notes)
-    if plan.world_size > MOST_RANKS:
-        small = _fewer_replicas(small, notes)
+    if small.world_size > MOST_RANKS and _foldable(small):
+        small = _at_degrees(small, *_degrees(small), notes)
     if small.world_size > MOST_RANKS:
         raise BadInput(
-            f"the plan has {plan.world_size} ranks, {small.world_size} where data is cut to {REPLICAS}; a host rehearses "
-            f"at most {MOST_RANKS}: plan for fewer devices with the same pipeline, or a smaller tensor degree"
+            f"the plan has {plan.world_size} ranks, {small.world_size} when folded; a host rehearses at most "
+            f"{MOST_RANKS}: plan for fewer devices, or with fewer stages"
         )
     bare = replace(small, prediction=None, because="", runner_up=None, bound_s=0.0)
     return Folded(plan=bare, left_out=tuple(notes))
@@ -88,35 +91,56 @@ def _fewer_micro_batches(plan: Plan, notes: list[str]) -> Plan:
     return _with_batch(replace(plan, micro_batches=enough))
 
 
-def _fewer_replicas(plan: Plan, notes: list[str]) -> Plan:
+def _foldable(plan: Plan) -> bool:
+    """Whether stages are alike, one on each group of ranks, so that degrees can be changed for all together."""
+    first = plan.stages[0]
+    return len(plan.homes) == len(plan.stages) and all(shape(stage) == shape(first) for stage in plan.stages)
+
+
+def _degrees(plan: Plan) -> tuple[int, int]:
+    """The data and tensor degrees at which a plan is small enough, or 1 and 1."""
+    stage, room = plan.stages[0], MOST_RANKS // len(plan.stages)
+    for data, tensor in ((REPLICAS, stage.tensor), (1, stage.tensor)):
+        if data <= stage.data and data * tensor <= room:
+            return data, tensor
+    return 1, max((d for d in range(1, stage.tensor) if stage.tensor % d == 0 and d <= room), default=1)
+
+
+def _at_degrees(plan: Plan, data: int, tensor: int, notes: list[str]) -> Plan:
     stages, first = plan.stages, plan.stages[0]
-    order = order_of(stages) if len(plan.homes) == len(stages) else None
-    if order is None or any(shape(stage) != shape(first) for stage in stages) or first.data <= REPLICAS:
-        return plan
-    sharding = Sharding(stage=first.sharding.stage, degree=REPLICAS) if first.sharding.stage else Sharding()
+    sharded = first.sharding.stage if data > 1 else 0
     made = uniform_stages(
         boundaries=(*(stage.layers[0] for stage in stages), stages[-1].layers[1]),
-        data=REPLICAS,
-        tensor=first.tensor,
-        sharding=sharding,
+        data=data,
+        tensor=tensor,
+        sharding=Sharding(stage=sharded, degree=data) if sharded else Sharding(),
         micro_batch_rows=first.replicas[0].micro_batch_rows,
-        order=FLEET,
     )
     places = {
         rank: plan.ranks[old]
         for small, whole in zip(made, stages, strict=True)
         for one, other in zip(small.replicas, whole.replicas, strict=False)
-        for rank, old in zip(one.ranks, other.ranks, strict=True)
+        for rank, old in zip(one.ranks, other.ranks, strict=False)
     }
     kept = tuple(
         replace(small, recompute=whole.recompute, context=whole.context, expert=whole.expert)
         for small, whole in zip(made, stages, strict=True)
     )
-    notes.append(
-        f"of {first.data} replicas {REPLICAS} ran: gradients were summed over two of them, not over {first.data}"
-        + (f", and states cut in two, not in {first.sharding.degree}" if first.sharding.degree > REPLICAS else "")
-    )
-    return _with_batch(replace(plan, stages=kept, ranks=tuple(places[rank] for rank in range(len(places)))))
+    notes.extend(_folding_notes(first, data, tensor))
+    alone = plan.sequence_parallel and tensor > 1
+    ranks = tuple(places[rank] for rank in range(len(places)))
+    return _with_batch(replace(plan, stages=kept, ranks=ranks, sequence_parallel=alone))
+
+
+def _folding_notes(stage: Stage, data: int, tensor: int) -> Iterator[str]:
+    if data < stage.data:
+        ran = "one ran, so no gradient was summed" if data == 1 else f"{data} ran, and gradients were summed over them"
+        yield f"of {stage.data} replicas {ran}; the simulator has all {stage.data}"
+    if stage.sharding.stage and stage.sharding.degree > data:
+        cut = "were not cut" if data == 1 else f"were cut in {data}"
+        yield f"the states of the optimizer, sharding stage {stage.sharding.stage} over {stage.sharding.degree}, {cut}"
+    if tensor < stage.tensor:
+        yield f"tensor {stage.tensor} was cut to {tensor}: groups of {stage.tensor} did not run"
 
 
 def _with_batch(plan: Plan) -> Plan:

@@ -1,4 +1,4 @@
-"""The same ERNIE model, narrow: as many layers of each module, and heads that divide by the degrees as the real ones do."""
+"""The same ERNIE model, narrow: as many layers of each module, and heads that divide by the degrees as theirs do."""
 
 from __future__ import annotations
 

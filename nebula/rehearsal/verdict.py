@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class StageRow:
     Attributes:
         stages: indices of the stages that it holds.
         predicted_bytes, measured_bytes: of the fullest rank.
-        predicted_wait, measured_wait: share of the step in which its ranks, on average, do neither a pass nor the update.
+        predicted_wait, measured_wait: share of the step in which its ranks neither pass nor update; a mean.
     """
 
     stages: tuple[int, ...]
@@ -77,9 +78,10 @@ def loss_difference(losses: Sequence[float], serial: Sequence[float]) -> float:
     """The largest relative difference; infinite where a loss is missing or no number."""
     pairs = list(zip(losses, serial, strict=False))
     if len(losses) != len(serial) or not pairs:
-        return float("inf")
-    worst = max(abs(one - other) / abs(other) for one, other in pairs)
-    return worst if worst == worst else float("inf")
+        return math.inf
+    if not all(map(math.isfinite, losses)):
+        return math.inf
+    return max(abs(one - other) / abs(other) for one, other in pairs)
 
 
 def stage_rows(plan: Plan, timeline: Timeline, folder: Path) -> tuple[StageRow, ...]:
@@ -112,7 +114,7 @@ def _record(folder: Path, rank: int) -> dict[str, Any]:
 
 
 def _wait(record: dict[str, Any]) -> float:
-    """The share of the step in which a rank neither passes nor updates: messages that a pass waits for count as wait."""
+    """The share of the step in which a rank neither passes nor updates; messages that a pass waits for are a wait."""
     spans = [(s["start_s"], s["end_s"]) for s in record["spans"]]
     waits = [(e["start_s"], e["end_s"]) for e in record["events"] if e["name"].startswith("recv")]
     busy = sum(end - start for start, end in spans)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cost_model.closed_form import last_backward_s
-from nebula.cost_model.step_parameters import DEFAULT
+from nebula.cost_model.step_parameters import StepParameters
 from nebula.plan.schedule import device_of
 from nebula.planner.explore.deal import Floats, Ints
 
@@ -27,6 +27,7 @@ class Placed(NamedTuple):
         tied: the device of the last virtual stage, and what it takes to sum with the first the gradients of weights
             that both hold; the first and nothing where they hold none.
         waiting: by what factor a step is longer since its nodes wait for one another.
+        host_s: of the step that the host spends alone.
     """
 
     forward_s: Floats
@@ -37,17 +38,16 @@ class Placed(NamedTuple):
     update_s: Floats
     tied: tuple[int, float]
     waiting: float
+    host_s: float
 
     def least_seconds(self, micro_batches: int, schedule: str) -> float:
         """No step is faster: a device works, and waits at the start, and at the end where W cannot fill the wait."""
         p = len(self.tail_s)
         ends_s = micro_batches * sums_at(self.homes, self.forward_s + self.backward_s, p)
         ends_s[1:] += self.forward_s[: p - 1].cumsum()
-        first_s = ends_s.copy()
         if schedule in WAITING:
-            first_s[1:] += self.backward_s[: p - 1].cumsum()
-        # the first device is done when the last gradients have come to it
-        ends_s[0] = first_s.max()
+            # the first device is done when the last gradients have come to it
+            ends_s[0] = (ends_s + passing_back(self.backward_s[: p - 1], schedule)).max()
         return self._step_s(ends_s)
 
     def step_seconds(self, micro_batches: int, schedule: str) -> float:
@@ -61,12 +61,26 @@ class Placed(NamedTuple):
         if tied_s:
             ends_s = ends_s.copy()
             ends_s[[0, last]] = max(ends_s[0], ends_s[last]) + tied_s
-        return self.waiting * float((ends_s + self.tail_s).max()) + float(self.update_s.max()) + DEFAULT.step_host_s
+        return self.waiting * float((ends_s + self.tail_s).max()) + float(self.update_s.max()) + self.host_s
 
 
-def waiting_factor(nodes: NDArray[np.int64]) -> Floats:
+def passing_back(backward_s: Floats, schedule: str) -> Floats:
+    """[devices]: until the last gradient of each has come to the first, from when the device has done its work.
+
+    Args:
+        backward_s: of each device but the last.
+        schedule: where weight gradients come last (not in WAITING), a device may have work left when it has sent all
+            it sends: then nothing follows from its end for the first one.
+    """
+    back_s = prefix_sums(backward_s)
+    if schedule not in WAITING:
+        back_s[1:] = -np.inf
+    return back_s
+
+
+def waiting_factor(nodes: NDArray[np.int64], parameters: StepParameters) -> Floats:
     """By what factor a step over so many nodes is longer since they wait for one another."""
-    factor: Floats = 1.0 + DEFAULT.jitter * np.log2(np.maximum(1, nodes))
+    factor: Floats = 1.0 + parameters.jitter * np.log2(np.maximum(1, nodes))
     return factor
 
 

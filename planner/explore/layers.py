@@ -26,7 +26,7 @@ from nebula.cost_model.peak import LayerLoad as MemoryLoad
 from nebula.cost_model.peak import layer_load as memory_load
 from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step import StepPricing
-from nebula.cost_model.step_parameters import DEFAULT
+from nebula.cost_model.step_parameters import parameters_on
 from nebula.cost_model.traffic import Axes, attained
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
@@ -64,8 +64,9 @@ class Layers:
 
     def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job, execution: Execution | None = None) -> None:
         self.graph, self.job = graph, job
-        self.fabric = Fabric(attained(cluster, DEFAULT))
-        own = execution or paddle_execution(job)
+        self.parameters = parameters_on(cluster)
+        self.fabric = Fabric(attained(cluster, self.parameters))
+        own = execution or paddle_execution(job, cluster)
         self.pricings = {
             policy: StepPricing(graph, cluster, replace(own, recompute=Recompute(what=COMPUTED_AGAIN[policy])))
             for policy in RECOMPUTE
@@ -194,7 +195,7 @@ class Layers:
             axes=axes,
             device=device,
             execution=self.pricings[inner.recompute].execution,
-            parameters=DEFAULT,
+            parameters=self.parameters,
             host=host,
         )
 

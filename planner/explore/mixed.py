@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nebula.cost_model.step_parameters import DEFAULT
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
-from nebula.planner.explore.durations import WAITING, prefix_sums, sums_at, waiting_factor
+from nebula.planner.explore.durations import WAITING, passing_back, sums_at, waiting_factor
 from nebula.planner.explore.options import flights, least_flights
 from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.shares import NOTHING, Share, Shares
@@ -107,7 +106,7 @@ class Mixed:
         return self._step_s(max(whole_s, turns / rate, turns * self._single_layers_s(1)))
 
     def _step_s(self, ends_s: float) -> float:
-        return self._waiting * ends_s + DEFAULT.step_host_s
+        return self._waiting * ends_s + self.prices.parameters.step_host_s
 
     @cached_property
     def _used(self) -> list[tuple[int, Chain]]:
@@ -124,7 +123,7 @@ class Mixed:
             each_s = {i: self.micro_batches * self._common_s + extra_s(i) for i in set((left % count).tolist())}
             if len(left):
                 whole_s = self._whole_layers_s(np.array([each_s[i] for i in (left % count).tolist()]), room[left])
-                left = left[self._waiting * whole_s + DEFAULT.step_host_s < to_beat_s]
+                left = left[self._waiting * whole_s + self.prices.parameters.step_host_s < to_beat_s]
         found: dict[tuple[str, int], list[Sharding]] = {}
         for index in left.tolist():
             found.setdefault(near[index // count], []).append(self._shardings[index % count])
@@ -247,7 +246,7 @@ class Mixed:
             -(-count * self.inner.width * self.data // per_node)
             for count, per_node in zip(self.stages, self.prices.pools.per_node, strict=True)
         )
-        return float(waiting_factor(np.array(nodes)))
+        return float(waiting_factor(np.array(nodes), self.prices.parameters))
 
     def ways(self, to_beat_s: float = np.inf) -> Iterator[Bounded]:
         """Those that may be faster than `to_beat_s` and may fit, by what is told of them before they are dealt."""
@@ -263,11 +262,10 @@ class Mixed:
         forward_s, backward_s = self._passes(bounds, homes)
         ends_s = self.micro_batches * sums_at(homes, forward_s + backward_s, p)
         ends_s[1:] += forward_s[: p - 1].cumsum()
-        back_s = prefix_sums(backward_s[: p - 1]) if schedule in WAITING else np.zeros(p)
         kept = np.diff(self.prices.kept_before(self.inner)[bounds])
         return _Dealt(
             ends_s=ends_s,
-            back_s=back_s,
+            back_s=passing_back(backward_s[: p - 1], schedule),
             elements=np.array(
                 [sums_at(homes, np.diff(each[bounds]), p) for each in self.prices.elements_before(self.inner)]
             ),
@@ -308,7 +306,7 @@ class Mixed:
         bounds_s = (
             self._waiting * (ends_s + sync_s).max(axis=1)
             + shares.of("update_s", dealt).max(axis=1)
-            + DEFAULT.step_host_s
+            + self.prices.parameters.step_host_s
         )
         return bounds_s, held.max(axis=1) / self.space.job.memory_fraction
 

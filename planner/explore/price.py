@@ -18,7 +18,6 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, ranks_of
 from nebula.cost_model.offload import holds_activations
 from nebula.cost_model.peak import Chunk, LayerLoad, Setting, rank_peak
-from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes, across, wire
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.job import RECOMPUTE
@@ -60,7 +59,7 @@ class WayPrices:
 
     def __init__(self, layers: Layers, pools: Pools) -> None:
         self.layers, self.pools = layers, pools
-        self.job = layers.job
+        self.job, self.parameters = layers.job, layers.parameters
         blocks = layers.graph.layers
         most = max(dict.fromkeys(blocks), key=blocks.count)
         self._common = blocks.index(most), blocks.count(most)
@@ -219,7 +218,8 @@ class WayPrices:
             tail_s=tail_s,
             update_s=update_s,
             tied=self._tied(way, homes),
-            waiting=float(waiting_factor(np.array(nodes))),
+            waiting=float(waiting_factor(np.array(nodes), self.parameters)),
+            host_s=self.parameters.step_host_s,
         )
 
     def _passes_s(self, way: Way, spans: Sequence[tuple[int, int]], places: Sequence[Place]) -> Floats:
@@ -239,7 +239,7 @@ class WayPrices:
         grids, execution = self.at.grids(way), self.layers.pricings[way.inner.recompute].execution
         size_bytes = elements / way.inner.tensor * DTYPE_BYTES[execution.accumulation_dtype]
         levels = across(grids[first], grids[last], self.layers.fabric)
-        return last, wire("all_reduce", levels, DEFAULT).seconds(size_bytes)
+        return last, wire("all_reduce", levels, self.parameters).seconds(size_bytes)
 
     def _sends_s(self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]) -> Floats:
         """What each virtual stage takes to send to the next; nothing for the last."""
@@ -260,8 +260,8 @@ class WayPrices:
         if not axes.pair:
             return 0.0
         parts = 1 if inner.tensor > 1 else ranks_of(axes.tensor)
-        send_s = wire("send", axes.pair, DEFAULT).seconds(size_bytes / parts)
-        return send_s + (wire("all_gather", axes.tensor, DEFAULT).seconds(size_bytes) if parts > 1 else 0.0)
+        send_s = wire("send", axes.pair, self.parameters).seconds(size_bytes / parts)
+        return send_s + (wire("all_gather", axes.tensor, self.parameters).seconds(size_bytes) if parts > 1 else 0.0)
 
     def first_send(self, inner: Inner, data: int, pool: int) -> tuple[float, float]:
         """What a message from the first to the second stage of a pool costs: fixed, and per byte."""

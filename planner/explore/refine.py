@@ -101,7 +101,9 @@ def refine(
 
 def pricing_of(graph: DistributedGraph, cluster: Cluster, job: Job) -> ByStage:
     """What prices plans whose stages differ, under every policy."""
-    return ByStage({policy: StepPricing(graph, cluster, paddle_execution(job, policy)) for policy in RECOMPUTE})
+    return ByStage(
+        {policy: StepPricing(graph, cluster, paddle_execution(job, cluster, policy)) for policy in RECOMPUTE}
+    )
 
 
 def climbing(

@@ -14,7 +14,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from nebula.cost_model.step_parameters import DEFAULT
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
 from nebula.planner.explore.durations import prefix_sums, waiting_factor
@@ -137,13 +136,15 @@ class Sheet:
         groups = self.inner.width * self.data[:, None]
         even_s = self.chain.pass_s / options.pipeline
         room = (options.pipeline * groups <= self.space.devices[self.pool]) & (m >= options.least)
-        turns = m * waiting_factor(-(-options.pipeline * groups // self.prices.pools.per_node[self.pool]))
+        turns = m * waiting_factor(
+            -(-options.pipeline * groups // self.prices.pools.per_node[self.pool]), self.prices.parameters
+        )
         # a deal is dear to know
-        near = room & (turns * np.maximum(even_s, self.chain.widest_s) + DEFAULT.step_host_s < to_beat_s)
+        near = room & (turns * np.maximum(even_s, self.chain.widest_s) + self.prices.parameters.step_host_s < to_beat_s)
         if not near.any():
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         slowest_s = np.maximum(even_s, self._slowest_s[options.virtual - 1])
-        quick = near & (turns * slowest_s + DEFAULT.step_host_s < to_beat_s)
+        quick = near & (turns * slowest_s + self.prices.parameters.step_host_s < to_beat_s)
         columns = np.flatnonzero(quick.any(axis=0))
         lean = columns[self._activations_fit(columns)]
         rows, at = np.nonzero(quick[:, lean])
@@ -189,7 +190,7 @@ class _Pairs:
         self.ends_s, self.back_s = self._ends()
         per_node = sheet.prices.pools.per_node[sheet.pool]
         ranks = options.pipeline[columns] * sheet.inner.width * sheet.data[rows]
-        self.waiting = waiting_factor(-(-ranks // per_node))
+        self.waiting = waiting_factor(-(-ranks // per_node), sheet.prices.parameters)
 
     def under_shardings(self) -> tuple[Ints, Ints]:
         """[cases]: each pair under each sharding of its row, by the index of the sharding and then by pair."""
@@ -234,7 +235,7 @@ class _Pairs:
         ends_s = np.where(works, self.ends_s[pairs] + work_s, 0.0)
         ends_s[:, 0] = np.where(works, ends_s + self.back_s[pairs], 0.0).max(axis=1)
         step_s = self.waiting[pairs] * (ends_s + sync_s).max(axis=1)
-        found: Floats = step_s + update_s.max(axis=1) + DEFAULT.step_host_s
+        found: Floats = step_s + update_s.max(axis=1) + self.sheet.prices.parameters.step_host_s
         return found
 
     def _held(self, layers: Floats) -> Floats:
@@ -282,7 +283,8 @@ class _Pairs:
         forward_s, backward_s = forward_s + sent, backward_s.copy()
         backward_s[:, 1:] += sent[:, :-1]
         waits = options.waits[self.which][:, None]
-        before_s, passed_s = (_before(np.where(self.works, s, 0.0)) for s in (forward_s, waits * backward_s))
+        before_s, passed_s = (_before(np.where(self.works, s, 0.0)) for s in (forward_s, backward_s))
+        passed_s[:, 1:] = np.where(waits, passed_s[:, 1:], -np.inf)  # as durations.passing_back says
         return options.by_device(self.which, forward_s + backward_s), before_s, passed_s
 
     def _memory(self, pairs: Ints, held: Floats) -> Floats:

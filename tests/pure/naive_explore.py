@@ -197,7 +197,7 @@ class Prices:
         self.graph, self.job, self.offered = graph, case.job, offer(cluster, case.objective.exclude)
         healthy = replace(cluster, groups=tuple(replace(group, slow=()) for group in cluster.groups))
         self.pricings, self.healthy = (
-            {policy: StepPricing(graph, on, paddle_execution(case.job, policy)) for policy in POLICIES}
+            {policy: StepPricing(graph, on, paddle_execution(case.job, on, policy)) for policy in POLICIES}
             for on in (cluster, healthy)
         )
         self.unlike = ByStage(self.pricings)

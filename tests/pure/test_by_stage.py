@@ -25,7 +25,7 @@ JOB = Job(global_batch=8)
 
 
 def pricing(on=ON) -> ByStage:
-    return ByStage({policy: StepPricing(MODEL, on, paddle_execution(JOB, policy)) for policy in RECOMPUTE})
+    return ByStage({policy: StepPricing(MODEL, on, paddle_execution(JOB, on, policy)) for policy in RECOMPUTE})
 
 
 def two(first="none", second="none", **more) -> Plan:
@@ -38,7 +38,7 @@ def two(first="none", second="none", **more) -> Plan:
 @pytest.mark.parametrize("policy", RECOMPUTE)
 def test_one_policy_costs_what_it_does_under_its_execution(policy):
     alike = two(policy, policy)
-    assert predict_priced(pricing(), alike) == predict_executed(MODEL, ON, alike, paddle_execution(JOB, policy))
+    assert predict_priced(pricing(), alike) == predict_executed(MODEL, ON, alike, paddle_execution(JOB, ON, policy))
 
 
 def test_a_stage_is_priced_under_its_own_policy():

@@ -56,9 +56,10 @@ def prices(graph, on: Cluster, job: Job = JOB) -> WayPrices:
     return WayPrices(Layers(graph, on, job), pools_of(on))
 
 
-def mixed_cluster(**second) -> Cluster:
+def mixed_cluster(emulated=False, **second) -> Cluster:
     """Two types of devices, four of each, in nodes of two."""
-    one, two = cluster(2, 2), cluster(2, 2, kind=device(name="e", **second))
+    one = cluster(2, 2, kind=device(emulated=emulated))
+    two = cluster(2, 2, kind=device(name="e", emulated=emulated, **second))
     groups: tuple[NodeGroup, ...] = (one.groups[0], replace(two.groups[0], name="m"))
     return replace(one, groups=groups)
 
@@ -97,7 +98,7 @@ def every_way(graph, on: Cluster, job: Job):
 def predicted(way: Way, at: WayPrices, graph, on: Cluster, job: Job = JOB):
     devices = np.concatenate([grid.reshape(-1) for grid in at.at.grids(way)])
     plan = plan_of(way, at.deal(way), places(on, devices.tolist()), job, MADE_FROM)
-    return plan, predict_executed(graph, on, plan, paddle_execution(job, way.inner.recompute))
+    return plan, predict_executed(graph, on, plan, paddle_execution(job, on, way.inner.recompute))
 
 
 def test_a_way_is_priced_as_its_plan_is():
@@ -125,6 +126,7 @@ CASES = {
     "experts, fast links": (EXPERTS, cluster(1, 4, intra=1e12)),
     "experts, slow kernels": (EXPERTS, cluster(2, 4, kind=device(kernel_s=1e-3))),
     "two types": (DENSE, mixed_cluster(peak_flops={"float32": 3e11}, kernel_s=2e-5)),
+    "two emulated types": (DENSE, mixed_cluster(emulated=True, peak_flops={"float32": 3e11}, kernel_s=2e-5)),
     "two types of experts": (EXPERTS, mixed_cluster(peak_flops={"float32": 2e12})),
 }
 

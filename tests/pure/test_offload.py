@@ -51,7 +51,7 @@ def parts_sum(prediction):
 
 def executed(graph, where, of, recompute="none"):
     """A plan priced as one beyond fleet, whether or not it is."""
-    return predict_executed(graph, where, of, paddle_execution(of.job, recompute))
+    return predict_executed(graph, where, of, paddle_execution(of.job, where, recompute))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -58,7 +58,7 @@ def test_a_plan_in_another_order_is_one_of_the_cluster(answers):
     cluster, _, found = answers["V100-32GB-SXM3"]
     assert found.plan.made_from.cluster_hash == cluster_hash(cluster)
     assert violations(found.plan, layers=len(ERNIE.layers), cluster=cluster) == ()
-    execution = paddle_execution(JOB, found.plan.stages[0].recompute)
+    execution = paddle_execution(JOB, cluster, found.plan.stages[0].recompute)
     again = predict_executed(ERNIE, cluster, found.plan, execution)
     assert again.step_time_s == pytest.approx(step_s(found), rel=1e-9)
     assert found.bound_s <= step_s(found)

@@ -1,0 +1,64 @@
+"""`nebula rehearse` as a user types it: a plan for unlike stages on unlike devices, and the verdict on it."""
+
+import json
+import subprocess
+import sys
+
+RUN = """\
+model: {preset: ernie-3.0-small}
+cluster:
+  name: mixed-3
+  devices:
+    quick: {kind: npu, peak_flops: {fp32: 400e9}, memory: 8GiB, memory_bandwidth: 40GB/s}
+    slow: {kind: npu, peak_flops: {fp32: 200e9}, memory: 4GiB, memory_bandwidth: 20GB/s}
+  nodes:
+    - {name: one, count: 1, device: quick, devices_per_node: 1, nic: {bandwidth: 1GB/s, latency: 20us}}
+    - {name: two, count: 1, device: slow, devices_per_node: 2, intra: {kind: pcie, bandwidth: 2GB/s, latency: 10us},
+       nic: {bandwidth: 1GB/s, latency: 20us}}
+job: {global_batch: 8}
+"""
+
+
+def replica(ranks, rows):
+    return {"ranks": ranks, "tensor_shares": [1] * len(ranks), "micro_batch_rows": rows}
+
+
+PLAN = {
+    "engine": "executor",
+    "schedule": "zb-h1",
+    "micro_batches": 4,
+    "stages": [
+        {"layers": [0, 6], "replicas": [replica([0], 2)]},
+        {"layers": [6, 11], "replicas": [replica([1], 1), replica([2], 1)]},
+    ],
+    "ranks": [{"node": "one/0", "device": 0}, {"node": "two/0", "device": 0}, {"node": "two/0", "device": 1}],
+}
+
+
+def nebula(folder, *words):
+    done = subprocess.run(
+        [sys.executable, "-m", "nebula.cli.main", *map(str, words)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_unlike_stages_are_rehearsed(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "plan.json").write_text(json.dumps(whole_plan()))
+    code, out, err = nebula(tmp_path, "rehearse", "run.yaml", "--plan", "plan.json", "--steps", "3", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["holds"]
+    assert found["loss_difference"] <= 1e-5
+    assert abs(found["error_pct"]) <= 10
+    assert [row["stages"] for row in found["stages"]] == [[0], [1]]
+    assert (tmp_path / "rehearsals" / "ernie-3.0-small" / "split" / "trace.json").is_file()
+
+
+def whole_plan():
+    job = {"global_batch": 8, "precision": "fp32", "optimizer": "adamw"}
+    return {"format": "nebula-plan/1", "job": job, **PLAN}

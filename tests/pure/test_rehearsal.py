@@ -1,0 +1,131 @@
+"""A plan made small enough to run here, and what the run showed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plan_samples import uniform
+
+from nebula.cost_model.simulate import Event, Timeline
+from nebula.errors import BadInput
+from nebula.models.presets import PRESETS
+from nebula.plan.legality import violations
+from nebula.plan.values import Sharding
+from nebula.rehearsal.devices import emulated
+from nebula.rehearsal.fold import MOST_RANKS, alone, folded
+from nebula.rehearsal.shape import narrow
+from nebula.rehearsal.verdict import Rehearsal, loss_difference, stage_rows
+from tests.pure.cost_samples import cluster, device
+from tests.pure.report_samples import prediction
+
+SAMPLE = prediction(2, memory_gib=1.0)
+
+
+@given(
+    st.integers(1, 8),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 16),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_any_plan_of_few_stages_comes_down_to_what_a_host_runs(data, tensor, pipeline, micro_batches, sharded):
+    sharding = Sharding(stage=1, degree=data) if sharded and data > 1 else Sharding()
+    boundaries = tuple(range(pipeline + 1))
+    plan = uniform(data=data, tensor=tensor, boundaries=boundaries, micro_batches=micro_batches, sharding=sharding)
+    small = folded(plan)
+    assert small.plan.world_size <= max(MOST_RANKS, 0)
+    assert violations(small.plan, layers=pipeline, cluster=None) == ()
+    assert [stage.layers for stage in small.plan.stages] == [stage.layers for stage in plan.stages]
+    assert small.plan.schedule == plan.schedule
+    assert set(small.plan.ranks) <= set(plan.ranks)
+    same = small.plan.world_size == plan.world_size and small.plan.micro_batches == plan.micro_batches
+    assert bool(small.left_out) != same
+
+
+def test_what_is_folded_is_told():
+    plan = uniform(data=24, tensor=8, boundaries=(0, 2, 4), micro_batches=80, sharding=Sharding(stage=1, degree=8))
+    small = folded(plan)
+    assert (small.plan.stages[0].data, small.plan.stages[0].tensor, small.plan.micro_batches) == (1, 8, 4)
+    told = " ".join(small.left_out)
+    for words in ("80 micro-batches were cut to 4", "of 24 replicas one ran", "sharding stage 1 over 8, were not cut"):
+        assert words in told
+
+
+def test_a_plan_of_many_stages_is_refused():
+    with pytest.raises(BadInput, match="34 ranks, 17 when folded; a host rehearses at most 16"):
+        folded(uniform(data=2, boundaries=tuple(range(18))))
+
+
+def test_the_serial_run_has_the_same_rows():
+    plan = folded(uniform(data=2, boundaries=(0, 1, 4), micro_batches=3)).plan
+    one = alone(plan)
+    assert one.job.global_batch == one.stages[0].replicas[0].micro_batch_rows == plan.job.global_batch
+    assert one.stages[0].layers == (0, 4)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("degrees", [[1], [2], [8], [3], [1, 2, 4]])
+def test_a_narrow_model_divides_as_the_wide_one_does(name, degrees):
+    wide = PRESETS[name]
+    slim = narrow(wide, degrees)
+    for one, other in ((wide.universal, slim.universal), (wide.nlu, slim.nlu), (wide.nlg, slim.nlg)):
+        assert one.layers == other.layers
+        assert [one.heads % d == 0 for d in degrees] == [other.heads % d == 0 for d in degrees]
+        assert all(other.ffn % d == 0 for d in degrees)
+        assert other.hidden <= one.hidden
+    assert slim.vocabulary % max(degrees) == 0
+    assert slim.dropout == 0.0
+
+
+def test_emulated_devices_work_at_the_rate_of_the_jobs_precision():
+    real = cluster(kind=device(emulated=False, peak_flops={"float32": 1e12, "bfloat16": 4e12}, multiprocessors=8))
+    (group,) = emulated(real, "bf16").groups
+    assert group.device.emulated
+    assert group.device.peak("float32") == 4e12
+    assert group.intra == real.groups[0].intra
+    again = emulated(cluster(kind=device()), "fp32")
+    assert again.groups[0].device == device()
+
+
+def test_a_loss_that_is_missing_or_no_number_differs_without_end():
+    assert loss_difference([1.0, 2.0], [1.0, 2.0]) == 0.0
+    assert loss_difference([1.0, 2.2], [1.0, 2.0]) == pytest.approx(0.1)
+    for bad in ([1.0], [1.0, float("nan")], []):
+        assert loss_difference(bad, [1.0, 2.0]) == float("inf")
+
+
+def test_a_plan_holds_where_its_loss_is_serial_and_its_memory_fits():
+    good = Rehearsal(
+        plan=uniform(),
+        left_out=(),
+        whole_memory=0.9,
+        loss_difference=1e-7,
+        predicted_s=1.02,
+        measured_s=1.0,
+        rows=(),
+    )
+    assert good.holds
+    assert good.error == pytest.approx(0.02)
+    assert not replace(good, loss_difference=1e-3).holds
+    assert not replace(good, whole_memory=1.1).holds
+
+
+def test_a_message_that_a_pass_waits_for_is_a_wait(tmp_path):
+    plan = uniform(boundaries=(0, 1, 2))
+    held = replace(SAMPLE.memory[0], weights_bytes=100.0)
+    plan = replace(plan, prediction=replace(SAMPLE, memory=(held, held), step_time_s=10.0))
+    for rank in (0, 1):
+        spans = [{"start_s": 0.0, "end_s": 4.0}, {"start_s": 5.0, "end_s": 9.0}]
+        events = [
+            {"name": "recv from 0", "start_s": 0.0, "end_s": 1.0},
+            {"name": "matmul", "start_s": 1.0, "end_s": 2.0},
+        ]
+        record = {"memory_bytes": 80 + rank, "step_s": 10.0, "spans": spans, "events": events}
+        (tmp_path / f"timeline.{rank}.json").write_text(json.dumps(record))
+    passes = [Event(stage=s, kind="F", micro_batch=0, start_s=0.0, end_s=6.0) for s in (0, 1)]
+    sends = [Event(stage=0, kind="send", micro_batch=0, start_s=6.0, end_s=7.0)]
+    first, second = stage_rows(plan, Timeline(events=(*passes, *sends)), tmp_path)
+    assert (first.predicted_wait, first.measured_wait) == (pytest.approx(0.4), pytest.approx(0.3))
+    assert (second.predicted_bytes, second.measured_bytes) == (held.total_bytes, 81)
