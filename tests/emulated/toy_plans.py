@@ -76,7 +76,10 @@ NAMED = TWO | FOUR
 
 
 def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16):
-    """A plan of stages that may differ, each ((first, last) layer, replicas, recompute); a replica: (ranks, rows)."""
+    """A plan of stages that may differ, each ((first, last) layer, replicas, recompute, layers under that policy).
+
+    A replica: (ranks, rows).
+    """
     made = tuple(
         Stage(
             layers=layers,
@@ -84,6 +87,7 @@ def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16):
                 Replica(ranks=ranks, tensor_shares=(1,) * len(ranks), micro_batch_rows=own) for ranks, own in replicas
             ),
             recompute=rest[0] if rest else "none",
+            recompute_layers=rest[1] if len(rest) > 1 else 0,
         )
         for layers, replicas, *rest in stages
     )
@@ -113,6 +117,9 @@ UNLIKE_TWO = {
     "pipeline, 1f1b": unlike(((0, 2), [(A, 4)]), ((2, 6), [(B, 4)])),
     "pipeline, fthenb, recompute in one stage": unlike(
         ((0, 2), [(A, 4)], "full"), ((2, 6), [(B, 4)]), schedule="fthenb"
+    ),
+    "pipeline, fthenb, recompute of some layers": unlike(
+        ((0, 4), [(A, 4)], "full", 2), ((4, 6), [(B, 4)], "selective", 1), schedule="fthenb"
     ),
     "pipeline, zb-h1": unlike(((0, 3), [(A, 4)]), ((3, 6), [(B, 4)]), schedule="zb-h1"),
     "virtual stages, interleaved": virtual("interleaved", 0, 1, 3, 4, 6),
