@@ -117,11 +117,22 @@ def gloo_sharding(case: Case) -> Iterator[str]:
         yield f"sharding stage 1 over {degree}: on the CPU it is tested on {GLOO_SHARDING_RANKS} ranks alone"
 
 
-def no_sharding(case: Case) -> Iterator[str]:
-    """The executor keeps whole optimizer states on every replica."""
+def several_groups(case: Case) -> Iterator[str]:
+    """The executor makes many groups, of which gloo runs one well."""
+    del case
+    yield "the engine executor: Paddle's groups fail beside one another on the CPU; use the emulated device"
+
+
+def states_alone(case: Case) -> Iterator[str]:
+    """The executor shards the states of the optimizer, over replicas of one tensor degree."""
     for value in dict.fromkeys(stage.sharding for stage in case.plan.stages):
-        if value.stage:
-            yield f"sharding stage {value.stage} over {value.degree}: the executor does not shard yet"
+        if value.stage > 1:
+            asked = f"sharding stage {value.stage} over {value.degree}"
+            yield f"{asked}: the executor shards optimizer states alone, stage 1"
+    for index, stage in enumerate(case.plan.stages):
+        widths = [len(replica.ranks) for replica in stage.replicas]
+        if stage.sharding.stage and len(set(widths)) > 1:
+            yield f"sharding in stage {index}: its replicas have {widths} ranks; those that share states need as many"
 
 
 def even_shares(case: Case) -> Iterator[str]:

@@ -103,12 +103,12 @@ RULES = (
     Rule("context", engines.no_context, engine="executor", missing=True),
     Rule("offload", engines.no_offload, engine="executor", missing=True),
     Rule("sequence", engines.no_sequence, engine="executor", missing=True),
-    Rule("sharding", engines.no_sharding, engine="executor", missing=True),
+    Rule("sharding", engines.states_alone, engine="executor", missing=True),
     Rule("shares", engines.even_shares, engine="executor", missing=True),
     Rule("chain", engines.one_chain, engine="executor", missing=True),
     Rule("chunks", engines.chunks_in_place, engine="executor", missing=True),
     Rule("precision", engines.fp32, engine="executor", kinds=("cpu", "emulated"), missing=True),
-    Rule("gloo", engines.data_only, engine="executor", kinds=("cpu",), missing=True),
+    Rule("gloo", engines.several_groups, engine="executor", kinds=("cpu",), missing=True),
 )
 
 

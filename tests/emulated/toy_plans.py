@@ -76,9 +76,9 @@ NAMED = TWO | FOUR
 
 
 def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16):
-    """A plan of stages that may differ, each ((first, last) layer, replicas, recompute, layers under that policy).
+    """A plan of stages that may differ, each ((first, last) layer, replicas, then what may be left out).
 
-    A replica: (ranks, rows).
+    That is the recompute policy, the layers under it, and the degree of sharding stage 1. A replica: (ranks, rows).
     """
     made = tuple(
         Stage(
@@ -88,6 +88,7 @@ def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16):
             ),
             recompute=rest[0] if rest else "none",
             recompute_layers=rest[1] if len(rest) > 1 else 0,
+            sharding=Sharding(stage=1, degree=rest[2]) if len(rest) > 2 else Sharding(),
         )
         for layers, replicas, *rest in stages
     )
@@ -114,6 +115,7 @@ def virtual(schedule, *cuts, micro_batches=4, devices=2):
 A, B, C, D = (0,), (1,), (2,), (3,)
 UNLIKE_TWO = {
     "rows 3 : 1": unlike(((0, 6), [(A, 3), (B, 1)])),
+    "rows 3 : 1, sharding stage 1": unlike(((0, 6), [(A, 3), (B, 1)], "none", 0, 2)),
     "pipeline, 1f1b": unlike(((0, 2), [(A, 4)]), ((2, 6), [(B, 4)])),
     "pipeline, fthenb, recompute in one stage": unlike(
         ((0, 2), [(A, 4)], "full"), ((2, 6), [(B, 4)]), schedule="fthenb"
@@ -128,6 +130,12 @@ UNLIKE_TWO = {
 }
 UNLIKE_FOUR = {
     "rows 3 : 1, then tensor 2": unlike(((0, 2), [(A, 3), (B, 1)]), ((2, 6), [(C + D, 4)])),
+    "rows 3 : 1, sharding stage 1, then tensor 2": unlike(
+        ((0, 2), [(A, 3), (B, 1)], "none", 0, 2), ((2, 6), [(C + D, 4)])
+    ),
+    "4 replicas, sharding stage 1 over 2": unlike(
+        ((0, 6), [(A, 1), (B, 2), (C, 3), (D, 2)], "none", 0, 2), micro_batches=2
+    ),
     "tensor 2, then rows 1 : 3": unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C, 1), (D, 3)])),
     "1 rank, 1 rank, tensor 2, zb-h1": unlike(
         ((0, 1), [(A, 2)]), ((1, 3), [(B, 2)]), ((3, 6), [(C + D, 2)]), micro_batches=8, schedule="zb-h1"

@@ -185,7 +185,7 @@ def test_stages_that_differ_run_on_the_executor():
     plan = with_stage(LEGAL, 1, replicas=LEGAL.stages[1].replicas[:1])
     assert executable(plan, "gpu").engine == "executor"
     for broken, word in (
-        (with_stage(plan, 0, sharding=Sharding(stage=1, degree=2)), "the executor does not shard yet"),
+        (with_stage(plan, 0, sharding=Sharding(stage=2, degree=2)), "the executor shards optimizer states alone"),
         (with_shares(plan, (2, 1)), "unequal tensor shares [2, 1]"),
         (with_stage(plan, 0, offload="both"), "offload both: no engine keeps states or activations"),
         (replace(plan, schedule="dualpipe"), "lets micro-batches in at one end alone"),

@@ -17,6 +17,7 @@ from nebula.runtime.executor.gradients import Gradients, clip_over_slices
 from nebula.runtime.executor.holdings import Holding
 from nebula.runtime.executor.mail import Mail
 from nebula.runtime.executor.seats import Seat, orders, seat_of
+from nebula.runtime.executor.sharding import ShardedOptimizer, Shards
 from nebula.runtime.executor.weight_gradients import Later, split_backward
 from nebula.runtime.forward_backward import Loss
 from nebula.runtime.optimizers import keep_parameters
@@ -46,14 +47,20 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     if any(kind == "W" for kind, _, _ in orders(plan)[seat.home]):
         split_backward(part.elements, later)
     settle(part, plan, start.device())
-    keep_parameters(optimizer, part.cut.replaced, list(part.names))
+    parameters = dict(held(part, shapes, member))
+    weights = {name: parameter for name, (parameter, _) in parameters.items()}
+    with quiet():
+        shards = Shards(plan, seat, weights)
+    keep_parameters(optimizer, part.cut.replaced, [id(weights[name]) for name in weights if shards.owns(name)])
     precision = precision_of(plan.job.precision)
     decorate(part.elements, optimizer, precision)
     with quiet():
         mail = Mail(plan, seat)
-        gradients = Gradients(dict(held(part, shapes, member)), (seat.home, seat.replica))
+        gradients = Gradients(parameters, (seat.home, seat.replica), shards)
         tell_ranks(precision.scaler)
     clip_over_slices(optimizer, gradients)
+    if shards.group is not None:
+        optimizer = ShardedOptimizer(optimizer, shards, weights)
     driver = ByActions(plan, seat, part.stages, loss, precision=precision, mail=mail, gradients=gradients, later=later)
     return Step(
         plan=plan,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import paddle
@@ -10,10 +9,9 @@ import paddle.distributed as dist
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.runtime.executor.buckets import buckets
 from nebula.runtime.executor.holdings import Holding, Owner, Slice, slices
-
-BUCKET_BYTES = 128 * 2**20
-"""Gradients that travel together; as large as fleet's fused buffers."""
+from nebula.runtime.executor.sharding import Shards
 
 
 class Gradients:
@@ -22,56 +20,70 @@ class Gradients:
     Args:
         parameters: by name in the whole model, with what the rank holds of each.
         owner: the rank's replica.
+        shards: who keeps which states.
     """
 
-    def __init__(self, parameters: dict[str, tuple[paddle.Tensor, Holding]], owner: Owner) -> None:
-        self.parameters = parameters
+    def __init__(self, parameters: dict[str, tuple[paddle.Tensor, Holding]], owner: Owner, shards: Shards) -> None:
+        self.parameters, self._shards = parameters, shards
         mine = [holding for _, holding in parameters.values()]
         told: list[tuple[Owner, list[Holding]]] = []
         dist.all_gather_object(told, (owner, mine))
         owners: dict[int, Owner] = {rank: (home, replica) for rank, ((home, replica), _) in enumerate(told)}
         held = {rank: [Holding(*holding) for holding in holdings] for rank, (_, holdings) in enumerate(told)}
-        everywhere, rank = slices(held, owners), dist.get_rank()
+        everywhere, self._rank = slices(held, owners), dist.get_rank()
         made = {ranks: dist.new_group(list(ranks)) for ranks in _shared(everywhere)}
-        self._groups = {ranks: group for ranks, group in made.items() if rank in ranks}
-        self._parts = [(_Part(*parameters[piece.name], piece)) for piece in everywhere[rank]]
+        self._groups = {ranks: group for ranks, group in made.items() if self._rank in ranks}
+        self._parts = [(_Part(*parameters[piece.name], piece)) for piece in everywhere[self._rank]]
 
     @paddle.no_grad()
     def add_up(self) -> None:
-        """Leaves in every parameter the sum of the gradients of all holders."""
-        for ranks, parts in self._buckets():
-            flat = paddle.concat([part.weighted() for part in parts])
-            dist.all_reduce(flat, group=self._groups[ranks])
-            for part, summed in zip(parts, paddle.split(flat, [part.size for part in parts]), strict=True):
-                part.write(summed)
+        """Leaves in every parameter that this rank steps on the sum of the gradients of all holders."""
+        for bucket in self._buckets():
+            ranks, to = bucket[0].slice.ranks, self._to(bucket[0])
+            flat = paddle.concat([part.weighted() for part in bucket])
+            if to is None:
+                dist.all_reduce(flat, group=self._groups[ranks])
+            else:
+                dist.reduce(flat, to, group=self._groups[ranks])
+            if to in (None, self._rank):
+                for part, summed in zip(bucket, paddle.split(flat, [part.size for part in bucket]), strict=True):
+                    part.write(summed)
 
     @paddle.no_grad()
     def norm(self) -> paddle.Tensor:
         """The norm of all gradients of the model that are clipped, every slice counted once."""
-        clipped = [p for p in self._parts if p.parameter.grad is not None and getattr(p.parameter, "need_clip", True)]
+        clipped = [
+            part
+            for part in self._parts
+            if self._shards.owns(part.slice.name)
+            and part.parameter.grad is not None
+            and getattr(part.parameter, "need_clip", True)
+        ]
         square = paddle.zeros([1])
         if clipped:
             squares = paddle.concat([paddle._C_ops.squared_l2_norm(part.read()).reshape([1]) for part in clipped])
-            shares = paddle.to_tensor([1.0 / part.slice.copies for part in clipped], dtype=squares.dtype)
-            square = (squares * shares).sum().astype("float32").reshape([1])
+            # of the copies in a group that shares states one counts: the owner's
+            shares = [len(self._shards.ranks) / part.slice.copies for part in clipped]
+            square = (squares * paddle.to_tensor(shares, dtype=squares.dtype)).sum().astype("float32").reshape([1])
         dist.all_reduce(square)
         return square.sqrt()
 
-    def _buckets(self) -> list[tuple[tuple[int, ...], list[_Part]]]:
+    def _to(self, part: _Part) -> int | None:
+        """The rank that alone gets a slice's sum: its owner, where all that sum it share states; None: all get it."""
+        sharing = part.slice.ranks == tuple(sorted(self._shards.ranks))
+        return self._shards.owners[part.slice.name] if sharing else None
+
+    def _buckets(self) -> list[list[_Part]]:
         """What is summed together, in the same order on all ranks of a group."""
-        by_group: dict[tuple[tuple[int, ...], Any], list[list[_Part]]] = defaultdict(list)
-        room: dict[tuple[tuple[int, ...], Any], int] = defaultdict(int)
-        for part in sorted(self._parts, key=lambda part: part.slice[:4]):
-            if len(part.slice.ranks) == 1:
-                continue
+        parts = sorted((p for p in self._parts if len(p.slice.ranks) > 1), key=lambda part: part.slice[:4])
+        for part in parts:
             part.need_gradient()
-            key = part.slice.ranks, str(part.parameter.grad.dtype)
-            if room[key] < part.bytes:
-                by_group[key].append([])
-                room[key] = BUCKET_BYTES
-            by_group[key][-1].append(part)
-            room[key] -= part.bytes
-        return [(ranks, parts) for (ranks, _), buckets in sorted(by_group.items()) for parts in buckets]
+        found = buckets(
+            parts,
+            key=lambda p: (p.slice.ranks, str(p.parameter.grad.dtype), self._to(p)),
+            size=lambda p: p.size * p.parameter.grad.element_size(),
+        )
+        return sorted(found, key=lambda bucket: bucket[0].slice.ranks)
 
 
 def _shared(everywhere: dict[int, list[Slice]]) -> list[tuple[int, ...]]:
@@ -94,7 +106,6 @@ class _Part:
         self.size = 1
         for length in self.shape:
             self.size *= length
-        self.bytes = self.size * 4
 
     def need_gradient(self) -> None:
         """A parameter that no loss reached here has a gradient of zeros."""
