@@ -26,7 +26,7 @@ from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import attained
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
-from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, RankPlace, Replica, Stage, StepParts
+from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, RankPlace, Stage, StepParts
 
 KEPT_PLACEMENTS = 256
 """Placements that a Pricing remembers: a few tens of kilobytes each, where ranks are thousands."""
@@ -172,9 +172,10 @@ class Pricing:
         for index, (stage, (groups, slow, types)) in enumerate(
             zip(plan.stages, self._placement(plan, devices), strict=True)
         ):
-            for replica in _unlike(stage):
-                rows, tensor = replica.micro_batch_rows, len(replica.ranks)
-                for device in types:
+            unlike = _unlike(stage)
+            for (rows, tensor), ranks in unlike.items():
+                # whoever is slower may have fewer rows
+                for device in types if len(unlike) == 1 else self.fabric.device_types(devices[ranks]):
                     self._types[device.name] = device
                     until = stage.layers[0] + stage.recompute_layers if stage.recompute_layers else 0
                     way = StageWay(rows, tensor, stage.recompute, until, stage.sharding, groups, slow, device.name)
@@ -224,10 +225,12 @@ def _steps(costs: Sequence[StageCost], micro_batches: int, schedule: str) -> tup
     return step_s, borderless_s
 
 
-def _unlike(stage: Stage) -> list[Replica]:
-    """The replicas of a stage that differ in rows or tensor degree; usually one."""
-    kinds = {(r.micro_batch_rows, len(r.ranks)): r for r in stage.replicas}
-    return list(kinds.values())
+def _unlike(stage: Stage) -> dict[tuple[int, int], list[int]]:
+    """The ranks of replicas by their rows and tensor degree; usually of one kind."""
+    kinds: dict[tuple[int, int], list[int]] = {}
+    for replica in stage.replicas:
+        kinds.setdefault((replica.micro_batch_rows, len(replica.ranks)), []).extend(replica.ranks)
+    return kinds
 
 
 def mean_over_ranks(plan: Plan, by_stage: Sequence[float]) -> float:

@@ -8,7 +8,18 @@ import sys
 
 from tests.bench.rows import HEADER, Row
 
-BENCHMARKS = ("start_up", "titan", "searching", "replan", "pricing", "exploring", "mixed", "published", "cpu_step")
+BENCHMARKS = (
+    "start_up",
+    "titan",
+    "searching",
+    "replan",
+    "pricing",
+    "exploring",
+    "mixed",
+    "published",
+    "cpu_step",
+    "emulated",
+)
 
 
 def main() -> int:

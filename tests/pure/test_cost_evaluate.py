@@ -244,6 +244,21 @@ def test_a_plan_with_unlike_replicas_costs_what_its_slowest_does():
     )
 
 
+def test_a_slow_device_with_fewer_rows_does_not_hold_up_a_quick_one_with_more():
+    graph = chain(2)
+    slow = cluster(per_node=1, kind=device(name="slow", peak_flops={"float32": 1e11})).groups[0]
+    quick = cluster(per_node=1, kind=device(name="quick", peak_flops={"float32": 1e12})).groups[0]
+    mixed = Cluster(name="mixed", groups=(replace(slow, name="slow"), replace(quick, name="quick")))
+    even = replace(plan((0, 2), data=2, rows=2), ranks=(RankPlace("slow/0", 0), RankPlace("quick/0", 0)))
+    replicas = [replace(r, micro_batch_rows=n) for r, n in zip(even.stages[0].replicas, (1, 3), strict=True)]
+    uneven = replace(even, stages=(replace(even.stages[0], replicas=tuple(replicas)),))
+    alone = [
+        evaluate(graph, cluster(kind=group.device), plan((0, 2), data=2, rows=n)).parts.compute_s
+        for group, n in ((slow, 1), (quick, 3))
+    ]
+    assert evaluate(graph, mixed, uneven).parts.compute_s == pytest.approx(max(alone))
+
+
 def test_stages_that_do_not_hold_every_layer_once_are_refused():
     with pytest.raises(BadInput, match=r"\[0, 3\).*chain has layers \[0, 6\)"):
         evaluate(chain(), cluster(), plan((0, 3)))

@@ -1,0 +1,201 @@
+"""Predicted against measured: steps of the small ERNIE under 42 plans on emulated clusters, in virtual time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from nebula.cluster.identity import cluster_hash
+from nebula.cluster.schema import load_cluster
+from nebula.cluster.values import Cluster
+from nebula.cost_model.evaluate import evaluate
+from nebula.emulator import environment
+from nebula.graph.identity import graph_hash
+from nebula.launch.command import environment as quiet_environment
+from nebula.launch.emulate import device_table
+from nebula.models.describe import graph
+from nebula.plan.layout import uniform_stages
+from nebula.plan.legality import executable_on
+from nebula.plan.schedule import device_of
+from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Sharding, Stage
+from tests.bench.rows import Row
+
+ROWS, LAYERS = 8, 11
+MODEL = graph("ernie-3.0-small", dtype="float32")
+WORKER = Path(__file__).with_name("emulated_steps.py")
+
+
+def _type(flops: str, bandwidth: str) -> dict[str, object]:
+    return {
+        "kind": "npu",
+        "emulated": True,
+        "peak_flops": {"fp32": flops},
+        "memory": "4GiB",
+        "memory_bandwidth": bandwidth,
+        "kernel_time": "5us",
+        "product_efficiency": 0.9,
+        "memory_efficiency": 0.9,
+    }
+
+
+def _nodes(name: str, count: int, device: str, each: int, intra: str, nic: str) -> dict[str, object]:
+    return {
+        "name": name,
+        "count": count,
+        "device": device,
+        "devices_per_node": each,
+        "intra": {"kind": "pcie", "bandwidth": intra, "latency": "20us"},
+        "nic": {"count": 1, "bandwidth": nic, "latency": "50us"},
+    }
+
+
+DEVICES = {"quick": _type("400e9", "40GB/s"), "slow": _type("150e9", "20GB/s")}
+CLUSTERS = {
+    "two nodes of 2": [_nodes("pair", 2, "quick", 2, "1GB/s", "200MB/s")],
+    "2 quick, 2 slow": [
+        _nodes("fast", 1, "quick", 2, "1GB/s", "300MB/s"),
+        _nodes("slow", 1, "slow", 2, "500MB/s", "300MB/s"),
+    ],
+    "one node of 4": [_nodes("four", 1, "quick", 4, "4GB/s", "1GB/s")],
+}
+
+
+def rows() -> Iterator[Row]:
+    """The error of every case, then of all."""
+    errors, ranks = [], []
+    for name, nodes in CLUSTERS.items():
+        cluster = load_cluster({"name": name, "devices": DEVICES, "nodes": nodes})
+        found = measured(cluster)
+        for plan, predicted_s, measured_s in found:
+            errors.append(100.0 * (predicted_s / measured_s - 1.0))
+            words = f"{name}: {plan.split}"
+            yield Row(name=words if len(words) < 110 else words[:107] + "...", value=errors[-1], unit="%")
+        ranks.append(_spearman([p for _, p, _ in found], [m for *_, m in found]))
+        best = min(m for *_, m in found)
+        first = min(found, key=lambda row: row[1])[2]
+        yield Row(
+            name=f"{name}: the first by prediction, behind the best measured", value=100 * (first / best - 1), unit="%"
+        )
+    size = np.abs(errors)
+    yield Row(
+        name=f"step time, median error of {len(errors)} cases", value=float(np.median(size)), unit="%", promise=2.0
+    )
+    yield Row(name="step time, largest error", value=float(size.max()), unit="%", promise=8.0)
+    yield Row(name="rank correlation, least of clusters", value=min(ranks), unit="", promise=0.95, more_is_better=True)
+
+
+def measured(cluster: Cluster) -> list[tuple[Plan, float, float]]:
+    """Every plan with its predicted and measured seconds."""
+    every = [plan for plan in plans(cluster) if executable_on(plan, cluster).engine]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        from nebula.plan.files import save_plan
+
+        for index, plan in enumerate(every):
+            save_plan(plan, folder / f"plan.{index:02}.json")
+        table = device_table(cluster, every[0], folder / "devices.table")
+        base = quiet_environment(os.environ, "", ranks=4, cores=os.cpu_count() or 1)
+        env = {k: v for k, v in base.items() if k not in ("NEBULA_PLAN", "CUSTOM_DEVICE_ROOT")} | environment(table)
+        launch = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING", "--devices", "0,1,2,3"]
+        logs = folder / "log"
+        done = subprocess.run(
+            [*launch, "--log_dir", str(logs), str(WORKER), name], env=env, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError("\n".join(path.read_text()[-1500:] for path in sorted(logs.glob("workerlog.*"))))
+        return [
+            (
+                plan,
+                evaluate(MODEL, cluster, plan).step_time_s,
+                json.loads((folder / f"plan.{index:02}.measured").read_text())["step_s"],
+            )
+            for index, plan in enumerate(every)
+        ]
+
+
+def plans(cluster: Cluster) -> Iterator[Plan]:
+    """Plans of four ranks, on fleet and on the executor."""
+    origin = MadeFrom(
+        model=MODEL.name, model_hash=graph_hash(MODEL), cluster=cluster.name, cluster_hash=cluster_hash(cluster)
+    )
+    places = tuple(
+        RankPlace(f"{group.name}/{node}", device)
+        for group in cluster.groups
+        for node in range(group.count)
+        for device in range(group.devices_per_node)
+    )
+    for engine, schedule, micro_batches, stages in (*_alike(), *_unlike()):
+        yield Plan(
+            stages=tuple(stages),
+            micro_batches=micro_batches,
+            schedule=schedule,
+            engine=engine,
+            ranks=places,
+            job=Job(global_batch=ROWS),
+            made_from=origin,
+        )
+
+
+def _alike() -> Iterator[tuple[str, str, int, tuple[Stage, ...]]]:
+    for data, tensor, cuts, micro_batches, sharding, recompute in (
+        (4, 1, (0, 11), 1, Sharding(), "none"),
+        (4, 1, (0, 11), 2, Sharding(stage=1, degree=4), "none"),
+        (2, 2, (0, 11), 2, Sharding(), "none"),
+        (2, 1, (0, 6, 11), 4, Sharding(), "none"),
+        (1, 2, (0, 6, 11), 4, Sharding(), "full"),
+        (1, 1, (0, 4, 7, 10, 11), 8, Sharding(), "none"),
+    ):
+        yield (
+            "fleet",
+            "1f1b",
+            micro_batches,
+            uniform_stages(
+                boundaries=cuts,
+                data=data,
+                tensor=tensor,
+                sharding=sharding,
+                micro_batch_rows=ROWS // data // micro_batches,
+                recompute=recompute,
+            ),
+        )
+
+
+def _unlike() -> Iterator[tuple[str, str, int, tuple[Stage, ...]]]:
+    for schedule, cuts, micro_batches in (
+        ("1f1b", (0, 5, 8, 10, 11), 4),
+        ("zb-h1", (0, 4, 7, 10, 11), 8),
+        ("interleaved", (0, 2, 4, 5, 6, 7, 8, 10, 11), 4),
+        ("zb-v", (0, 2, 4, 5, 6, 7, 8, 10, 11), 8),
+    ):
+        chunks = (len(cuts) - 1) // 4
+        yield (
+            "executor",
+            schedule,
+            micro_batches,
+            tuple(
+                _stage(span, [((device_of(schedule, index, 4, chunks),), ROWS // micro_batches)])
+                for index, span in enumerate(pairwise(cuts))
+            ),
+        )
+    yield "executor", "1f1b", 4, (_stage((0, 7), [((0,), 1), ((1,), 1)]), _stage((7, 11), [((2, 3), 2)]))
+    yield "executor", "1f1b", 2, (_stage((0, 7), [((0, 1), 4)]), _stage((7, 11), [((2,), 2), ((3,), 2)]))
+    yield "executor", "zb-h1", 4, (_stage((0, 8), [((0,), 1), ((1,), 1)]), _stage((8, 11), [((2,), 1), ((3,), 1)]))
+    yield "executor", "1f1b", 1, (_stage((0, 11), [((0,), 3), ((1,), 3), ((2,), 1), ((3,), 1)]),)
+
+
+def _stage(layers: tuple[int, int], replicas: list[tuple[tuple[int, ...], int]]) -> Stage:
+    held = tuple(Replica(ranks=r, tensor_shares=(1,) * len(r), micro_batch_rows=n) for r, n in replicas)
+    return Stage(layers=layers, replicas=held)
+
+
+def _spearman(one: list[float], other: list[float]) -> float:
+    """The correlation of ranks."""
+    return float(np.corrcoef(*(np.argsort(np.argsort(values)) for values in (one, other)))[0, 1])
