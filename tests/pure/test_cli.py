@@ -72,7 +72,7 @@ def test_the_verbs_of_the_first_version_are_there():
     more = (
         "deploy paddlejob, doctor, demo, validate, profile, calibrate, emit, explain, compare, sweep, scaling, what-if"
     )
-    more += ", replan, family, checkpoint list, checkpoint verify, checkpoint export"
+    more += ", replan, family, checkpoint list, checkpoint verify, checkpoint export, rehearse"
     assert {*wanted.split(", "), *more.split(", ")} == ALL.keys()
 
 

@@ -61,7 +61,7 @@ def test_replicas_on_slower_devices_get_fewer_rows_and_the_answer_says_so():
     assert chosen.prediction.step_time_s < min(each.step_s for each in alone(*asked, never))
     assert fits(chosen)
     assert violations(chosen, layers=len(DENSE.layers), cluster=on) == ()
-    assert executable(chosen, "npu").engine is None
+    assert executable(chosen, "npu").engine == "executor"
     assert " rows) · tensor" in chosen.split
     assert chosen.because.startswith("Stages span device types, with rows of a micro-batch for each replica: ")
     assert "covers the plans whose stages lie on one type each: this plan is faster" in better.notes[0]

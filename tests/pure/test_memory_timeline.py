@@ -61,8 +61,12 @@ def test_virtual_stages_share_the_peak_of_their_device(schedule: str, chunks: in
     priced, found = timelines(virtual(schedule, 2, chunks, micro_batches))
     assert [len(timeline.stages) for timeline in found] == [chunks, chunks]
     predicted = [priced.prediction.memory[timeline.stages[0]].total_bytes for timeline in found]
-    # a stage keeps what it sent, the last one sends nothing
-    assert [timeline.peak_bytes for timeline in found] == pytest.approx(predicted, rel=1e-3)
+    # a stage keeps what it sent, the last one sends nothing: of moments with as many micro-batches in all the first is
+    # taken, and another may have one on a stage that keeps more
+    block = MODEL.blocks[0]
+    border = block.by_name[block.outputs[0]].bytes
+    for timeline, bytes_ in zip(found, predicted, strict=True):
+        assert bytes_ * (1 - 1e-12) <= timeline.peak_bytes <= (bytes_ + border) * (1 + 1e-12)
 
 
 @given(st.integers(1, 6), st.sampled_from(["1f1b", "fthenb"]))
