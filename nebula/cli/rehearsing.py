@@ -11,6 +11,8 @@ from nebula.cli.options import Force, Json, Overrides, PlanOption, RunFile
 
 if TYPE_CHECKING:
     from nebula.cli.subject import Subject
+    from nebula.cluster.values import Cluster
+    from nebula.models.config import ErnieConfig
     from nebula.plan.values import Plan
     from nebula.rehearsal.verdict import Rehearsal
 
@@ -41,6 +43,7 @@ def rehearse(
     from nebula.report.rehearsal_text import rehearsal_document, rehearsal_text
 
     subject = load_subject(run, overrides)
+    _layers_of(subject)
     folder = folder or Path("rehearsals") / subject.graph.name
     chosen, _ = chosen_in_depth(subject, plan_file)
     log(f"{chosen.split} · {folder}")
@@ -58,8 +61,8 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
     """Runs a plan and a serial process at reduced width.
 
     Raises:
-        BadInput: the model has no layers of ours, the plan has more ranks than a host rehearses, or the folder holds
-            another rehearsal.
+        BadInput: the model has no layers of ours, the plan is not legal or has more ranks than a host rehearses, or
+            the folder holds another rehearsal.
         RunFailed: a rank failed, or waited for another until its patience ended.
     """
     from dataclasses import replace
@@ -68,8 +71,7 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
     from nebula.cli.running import run_in
     from nebula.cost_model.evaluate import evaluate, predicted_timeline
     from nebula.errors import BadInput
-    from nebula.models.presets import preset
-    from nebula.plan.legality import executable_on
+    from nebula.plan.legality import executable_on, violations
     from nebula.rehearsal.devices import emulated
     from nebula.rehearsal.fold import alone, folded, made_for
     from nebula.rehearsal.shape import narrow
@@ -78,11 +80,13 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
     from nebula.runtime.training import Training
 
     run = subject.run
-    if not run.model.preset:
-        raise BadInput("nebula rehearse runs built-in models (model.preset), whose layers it can make narrow")
+    wide = _layers_of(subject)
+    broken = violations(plan, layers=len(subject.graph.layers), cluster=run.cluster)
+    if broken:
+        raise BadInput("the plan is not legal: " + "; ".join(violation.sentence for violation in broken))
     small = folded(plan)
     degrees = [len(replica.ranks) for stage in small.plan.stages for replica in stage.replicas]
-    shape = narrow(preset(run.model.preset), degrees)
+    shape = narrow(wide, degrees)
     cluster = emulated(run.cluster, plan.job.precision)
     training = Training(preset=run.model.preset, steps=steps, shape=shape, evaluate=False)
     graph = _graph(training)
@@ -101,13 +105,35 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
     assert split.prediction is not None
     return Rehearsal(
         plan=split,
-        left_out=small.left_out,
+        left_out=(*small.left_out, *_unproved(plan, run.cluster)),
         whole_memory=_fullest(plan),
         loss_difference=loss_difference(losses[1], losses[0]),
         predicted_s=split.prediction.step_time_s,
         measured_s=measured[1].step_time_s,
         rows=stage_rows(split, predicted_timeline(graph, cluster, split), folder / SPLIT),
     )
+
+
+def _layers_of(subject: Subject) -> ErnieConfig:
+    """The model that is made narrow.
+
+    Raises:
+        BadInput: it has no layers of ours.
+    """
+    from nebula.errors import BadInput
+    from nebula.models.presets import preset
+
+    if not subject.run.model.preset:
+        raise BadInput("nebula rehearse runs built-in models (model.preset), whose layers it can make narrow")
+    return preset(subject.run.model.preset)
+
+
+def _unproved(plan: Plan, cluster: Cluster) -> tuple[str, ...]:
+    """A sentence on what no engine can do yet on the devices themselves, though emulated ones ran it."""
+    from nebula.plan.legality import executable_on
+
+    able = executable_on(plan, cluster)
+    return () if able.engine else (f"that {cluster.name} can run it: {'; '.join(able.missing)}",)
 
 
 def _graph(training: Any) -> Any:

@@ -188,13 +188,18 @@ def given_plan(subject: Subject, path: Path) -> Plan:
     """A plan file with its prediction on this run's model and cluster.
 
     Raises:
-        BadInput: the file is damaged, or was made for another model or cluster.
+        BadInput: the file is damaged, was made for another model or cluster, or breaks a law that every plan keeps.
     """
     from nebula.cost_model.evaluate import evaluate
+    from nebula.errors import BadInput
     from nebula.plan.files import load_plan
+    from nebula.plan.legality import lawless
 
     plan = load_plan(path)
     check_origin(plan, subject.graph, subject.run.cluster)
+    broken = lawless(plan, layers=len(subject.graph.layers))
+    if broken:
+        raise BadInput(f"{path} is not legal: " + "; ".join(violation.sentence for violation in broken))
     return replace(plan, prediction=evaluate(subject.graph, subject.run.cluster, plan))
 
 

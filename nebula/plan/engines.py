@@ -153,6 +153,12 @@ def one_chain(case: Case) -> Iterator[str]:
         yield f"schedule {case.plan.schedule}: the executor lets micro-batches in at one end alone"
 
 
+def virtual_in_place(case: Case) -> Iterator[str]:
+    """Groups of ranks that hold several stages hold those that the schedule gives them."""
+    if len(case.plan.homes) < len(case.plan.stages):
+        yield from chunks_in_place(case)
+
+
 def chunks_in_place(case: Case) -> Iterator[str]:
     """Virtual stages lie where the schedule puts them, with the same replicas on a device."""
     plan = case.plan

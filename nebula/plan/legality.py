@@ -87,6 +87,7 @@ RULES = (
     Rule("excluded", laws.excluded),
     Rule("kinds", laws.kinds),
     Rule("wan", laws.wan),
+    Rule("virtual", engines.virtual_in_place),
     Rule("serial", engines.one_rank, engine="serial"),
     Rule("alike", engines.alike, engine="fleet"),
     Rule("order", engines.fleet_order, engine="fleet"),
@@ -121,8 +122,16 @@ def violations(plan: Plan, *, layers: int, cluster: Cluster | None) -> tuple[Vio
         layers: of the model.
         cluster: that its ranks are placed on; None to leave places unchecked.
     """
-    case = Case(plan=plan, layers=layers, cluster=cluster)
-    rules = (rule for rule in RULES if not rule.missing and rule.engine in ("", plan.engine))
+    return _broken(Case(plan=plan, layers=layers, cluster=cluster), ("", plan.engine))
+
+
+def lawless(plan: Plan, *, layers: int) -> tuple[Violation, ...]:
+    """The laws that a plan breaks whatever runs it and on whatever cluster; one that breaks none can be predicted."""
+    return _broken(Case(plan=plan, layers=layers), ("",))
+
+
+def _broken(case: Case, engines: tuple[str, ...]) -> tuple[Violation, ...]:
+    rules = (rule for rule in RULES if not rule.missing and rule.engine in engines)
     return tuple(Violation(rule.name, sentence) for rule in rules for sentence in rule.broken(case))
 
 

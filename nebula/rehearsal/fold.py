@@ -92,9 +92,11 @@ def _fewer_micro_batches(plan: Plan, notes: list[str]) -> Plan:
 
 
 def _foldable(plan: Plan) -> bool:
-    """Whether stages are alike, one on each group of ranks, so that degrees can be changed for all together."""
+    """Whether stages and replicas are alike, a stage on each group of ranks: degrees change for all together."""
     first = plan.stages[0]
-    return len(plan.homes) == len(plan.stages) and all(shape(stage) == shape(first) for stage in plan.stages)
+    alike = all(shape(stage) == shape(first) for stage in plan.stages)
+    kinds = {(len(r.ranks), r.micro_batch_rows) for stage in plan.stages for r in stage.replicas}
+    return len(plan.homes) == len(plan.stages) and alike and len(kinds) == 1
 
 
 def _degrees(plan: Plan) -> tuple[int, int]:
@@ -123,7 +125,7 @@ def _at_degrees(plan: Plan, data: int, tensor: int, notes: list[str]) -> Plan:
         for rank, old in zip(one.ranks, other.ranks, strict=False)
     }
     kept = tuple(
-        replace(small, recompute=whole.recompute, context=whole.context, expert=whole.expert)
+        replace(whole, replicas=small.replicas, sharding=small.sharding)
         for small, whole in zip(made, stages, strict=True)
     )
     notes.extend(_folding_notes(first, data, tensor))

@@ -79,7 +79,7 @@ def loss_difference(losses: Sequence[float], serial: Sequence[float]) -> float:
     pairs = list(zip(losses, serial, strict=False))
     if len(losses) != len(serial) or not pairs:
         return math.inf
-    if not all(map(math.isfinite, losses)):
+    if not all(map(math.isfinite, (*losses, *serial))):
         return math.inf
     return max(abs(one - other) / abs(other) for one, other in pairs)
 

@@ -26,7 +26,7 @@ def keep_parameters(optimizer: Any, replaced: Mapping[int, paddle.Tensor], local
         local: ids of the parameters that this rank trains.
 
     Raises:
-        BadInput: the optimizer has parameter groups that are left empty, or has stepped already.
+        BadInput: the optimizer trains nothing here, which Paddle's cannot, or has stepped already.
     """
     if optimizer._accumulators:
         raise BadInput("the optimizer has made a step already; parallelize before the first one")
@@ -37,6 +37,10 @@ def keep_parameters(optimizer: Any, replaced: Mapping[int, paddle.Tensor], local
         return [p for p in taken if id(p) in held]
 
     groups = optimizer._parameter_list
+    if not mine(trained_by(optimizer)):
+        raise BadInput(
+            "a rank's stages hold no weight that the optimizer trains: move the borders, so that each stage holds one"
+        )
     if groups and isinstance(groups[0], dict):
         for group in optimizer._param_groups:
             group["params"] = mine(group["params"])
@@ -44,6 +48,31 @@ def keep_parameters(optimizer: Any, replaced: Mapping[int, paddle.Tensor], local
         optimizer._parameter_list = [{**group} for group in optimizer._param_groups]
     else:
         optimizer._parameter_list = optimizer._param_groups = mine(groups)
+
+
+def trained_by(optimizer: Any) -> list[paddle.Tensor]:
+    """The parameters of all groups of an optimizer."""
+    return [parameter for group in _groups(optimizer) for parameter in group]
+
+
+def groups_by_name(optimizer: Any, names: Mapping[int, str]) -> dict[str, int]:
+    """Name of each parameter that an optimizer trains -> index of its group; 0 where there is one list of them.
+
+    Args:
+        names: id of a parameter -> its name.
+    """
+    return {
+        names[id(parameter)]: index
+        for index, group in enumerate(_groups(optimizer))
+        for parameter in group
+        if id(parameter) in names
+    }
+
+
+def _groups(optimizer: Any) -> list[list[paddle.Tensor]]:
+    listed = optimizer._parameter_list
+    grouped = bool(listed) and isinstance(listed[0], dict)
+    return [list(group["params"]) for group in optimizer._param_groups] if grouped else [list(listed)]
 
 
 def clear_gradients(optimizer: Any) -> None:

@@ -128,6 +128,7 @@ def parallelize(
     part, loss = part_of(model, loss, split, plan, [here.stage], member)
     settle(part, plan, start.device())
     keep_parameters(optimizer, part.cut.replaced, list(part.names))
+    part.cut.serial.clear()
     precision = precision_of(plan.job.precision)
     decorate(part.elements, optimizer, precision)
     if plan.world_size == 1:

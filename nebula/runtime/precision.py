@@ -84,3 +84,21 @@ def tell_ranks(scaler: Any) -> None:
         from paddle.distributed import fleet
 
         fleet.distributed_scaler(scaler)
+
+
+def ask_every_rank(scaler: Any) -> None:
+    """Makes a loss scaler ask all ranks whether a gradient is not finite, where fleet knows of data parallelism alone.
+
+    fleet leaves the scaler of a data-parallel mesh as it is, since replicas have equal gradients.
+    """
+    if scaler is None:
+        return
+    own = scaler._unscale
+
+    def unscale(optimizer: Any) -> None:
+        own(optimizer)
+        found = scaler._found_inf.astype("int32")
+        paddle.distributed.all_reduce(found, op=paddle.distributed.ReduceOp.MAX)
+        scaler._found_inf = found.astype("bool")
+
+    scaler._unscale = unscale

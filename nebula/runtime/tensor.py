@@ -30,10 +30,12 @@ class Cut:
     Attributes:
         replaced: id of a serial parameter -> its slice.
         dims: id of a slice -> the dim along which it was cut.
+        serial: the serial parameters, which must live as long as their ids stand for them.
     """
 
     replaced: dict[int, paddle.Tensor] = field(default_factory=dict)
     dims: dict[int, int] = field(default_factory=dict)
+    serial: list[paddle.Tensor] = field(default_factory=list)
 
 
 def cuts_vocabulary(element: nn.Layer, split: Mapping[str, str]) -> bool:
@@ -142,6 +144,7 @@ def _adopt(serial: paddle.Tensor, local: paddle.Tensor, dim: int | None, cut: Cu
     for attribute in _KEPT:
         setattr(local, attribute, getattr(serial, attribute))
     cut.replaced[id(serial)] = local
+    cut.serial.append(serial)
     if dim is not None:
         cut.dims[id(local)] = dim
 

@@ -21,6 +21,7 @@ import toy_plans
 
 from nebula.runtime import paddle_faults, precision, start, weights
 from nebula.runtime import parallelize as parallelizing
+from nebula.runtime.executor import engine as executing
 from nebula.runtime.parallelize import parallelize
 
 STEPS, SCALED_STEPS, INFINITE = 20, 6, 2
@@ -30,7 +31,8 @@ def train(plan, optimizer, twist=""):
     start.set_up(plan)
     model, optimizer = toy.build(optimizer)
     scaled = twist in ("loss scaler", "infinite gradient")
-    parallelizing.precision_of = scaled_fp32 if scaled else precision.precision_of
+    for module in (parallelizing, executing):
+        module.precision_of = scaled_fp32 if scaled else precision.precision_of
     step = parallelize(model, optimizer, toy.loss, plan)
     factors = [1.0] * STEPS
     if twist == "infinite gradient":

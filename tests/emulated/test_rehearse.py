@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 RUN = """\
 model: {preset: ernie-3.0-small}
 cluster:
@@ -62,3 +64,39 @@ def test_unlike_stages_are_rehearsed(tmp_path):
 def whole_plan():
     job = {"global_batch": 8, "precision": "fp32", "optimizer": "adamw"}
     return {"format": "nebula-plan/1", "job": job, **PLAN}
+
+
+ONE, OTHERS = PLAN["stages"][0]["replicas"], PLAN["stages"][1]["replicas"]
+WRONG = {
+    "rank 9": {"stages": [PLAN["stages"][0], {"layers": [6, 11], "replicas": [replica([1], 1), replica([9], 1)]}]},
+    "0 micro-batches": {"micro_batches": 0},
+    "it leaves out layers": {"stages": [PLAN["stages"][0], {"layers": [7, 11], "replicas": OTHERS}]},
+    "interleaved has it on 1": {
+        "schedule": "interleaved",
+        "stages": [
+            {"layers": [3 * i, min(3 * i + 3, 11)], "replicas": held}
+            for i, held in enumerate((ONE, ONE, OTHERS, OTHERS))
+        ],
+    },
+    "fleet needs stages alike": {"engine": "fleet", "schedule": "1f1b"},
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_plan_that_is_not_legal_is_refused_before_anything_runs(tmp_path, words):
+    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "plan.json").write_text(json.dumps(whole_plan() | WRONG[words]))
+    code, out, err = nebula(tmp_path, "rehearse", "run.yaml", "--plan", "plan.json", "--json")
+    assert (code, out) == (2, "")
+    assert "not legal" in err
+    assert words in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "rehearsals").exists()
+
+
+def test_a_model_without_layers_of_ours_is_refused_before_the_search(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN.replace("ernie-3.0-small", "llama3-8b"))
+    code, _, err = nebula(tmp_path, "rehearse", "run.yaml")
+    assert code == 2
+    assert err.splitlines() == [err.strip()]
+    assert "layers to train have ernie-3.0-small" in err

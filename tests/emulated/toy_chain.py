@@ -108,7 +108,8 @@ def build(optimizer="adamw"):
     """Model and optimizer with the weights that every process builds alike.
 
     The bias of a key moves no softmax: its gradient is rounding alone, which Adam divides by itself. Its epsilon stands
-    above that rounding (1e-9), so that the weights of two runs can be compared.
+    above that rounding (1e-9), so that the weights of two runs can be compared. `groups` trains the blocks alone, in
+    two groups that are clipped apart.
     """
     paddle.seed(7)
     model = Toy(tied=optimizer == "tied")
@@ -116,6 +117,14 @@ def build(optimizer="adamw"):
     if optimizer in ("momentum", "tied"):
         clip = nn.ClipGradByGlobalNorm(1.5)
         return model, paddle.optimizer.Momentum(5e-2, momentum=0.8, grad_clip=clip, **common)
+    if optimizer == "groups":
+        blocks = [p for block in list(model.chain)[1:-1] for p in block.parameters()]
+        parted = [[p for p in blocks if (p.ndim > 1) == matrices] for matrices in (True, False)]
+        return model, paddle.optimizer.Momentum(
+            5e-2,
+            parameters=[{"params": parted[0]}, {"params": parted[1], "grad_clip": nn.ClipGradByGlobalNorm(0.05)}],
+            grad_clip=nn.ClipGradByGlobalNorm(0.2),
+        )
     common |= {"epsilon": 1e-6, "grad_clip": nn.ClipGradByGlobalNorm(0.5)}
     if optimizer == "decay rule":
         decayed = {parameter.name for parameter in model.parameters() if parameter.ndim > 1}

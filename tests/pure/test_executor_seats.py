@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nebula.errors import BadInput
 from nebula.plan.layout import uniform_stages
 from nebula.plan.schedule import device_of
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Sharding, Stage
@@ -175,3 +176,9 @@ def test_alike_replicas_are_summed_place_by_place():
 def test_rows_of_a_stage_follow_its_replicas():
     replicas = [Replica(ranks=(r,), tensor_shares=(1,), micro_batch_rows=n) for r, n in ((0, 3), (1, 1), (2, 2))]
     assert rows_of(Stage(layers=(0, 1), replicas=tuple(replicas))) == ((0, 3), (3, 4), (4, 6))
+
+
+def test_a_weight_that_two_layers_cut_along_unlike_dims_is_refused():
+    held = {0: [Holding("w", 0, 0, 2)], 1: [Holding("w", 1, 0, 2)]}
+    with pytest.raises(BadInput, match="cut it along dims 0 and 1"):
+        slices(held, {0: (0, 0), 1: (1, 0)})

@@ -212,6 +212,18 @@ def test_ranks_on_kinds_of_devices_that_share_no_communicator():
     assert executable_on(alone, CLUSTER).engine == "fleet"
 
 
+def test_virtual_stages_lie_where_the_schedule_puts_them():
+    one, other = (Replica(ranks=(rank,), tensor_shares=(1,), micro_batch_rows=2) for rank in (0, 1))
+    plan = uniform(boundaries=(0, 1, 2, 3, 4))
+    stages = tuple(
+        replace(stage, replicas=(held,)) for stage, held in zip(plan.stages, (one, one, other, other), strict=True)
+    )
+    plan = replace(plan, stages=stages, ranks=plan.ranks[:2], schedule="interleaved", engine="executor")
+    assert "stage 1 lies on group 0 of ranks: schedule interleaved has it on 1" in sentences(plan, cluster=None)
+    stages = tuple(replace(stage, replicas=(held,)) for stage, held in zip(stages, (one, other) * 2, strict=True))
+    assert sentences(replace(plan, stages=stages), cluster=None) == []
+
+
 def test_recompute_may_differ_between_stages():
     plan = with_stage(LEGAL, 0, recompute="full")
     assert sentences(plan) == []

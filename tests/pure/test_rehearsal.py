@@ -12,7 +12,7 @@ from nebula.cost_model.simulate import Event, Timeline
 from nebula.errors import BadInput
 from nebula.models.presets import PRESETS
 from nebula.plan.legality import violations
-from nebula.plan.values import Sharding
+from nebula.plan.values import RankPlace, Sharding
 from nebula.rehearsal.devices import emulated
 from nebula.rehearsal.fold import MOST_RANKS, alone, folded
 from nebula.rehearsal.shape import narrow
@@ -58,6 +58,24 @@ def test_a_plan_of_many_stages_is_refused():
         folded(uniform(data=2, boundaries=tuple(range(18))))
 
 
+def test_folding_keeps_what_a_stage_recomputes():
+    plan = uniform(data=24, boundaries=(0, 3, 6))
+    stages = tuple(replace(stage, recompute="full", recompute_layers=2) for stage in plan.stages)
+    small = folded(replace(plan, stages=stages)).plan
+    assert small.world_size < plan.world_size
+    assert [(stage.recompute, stage.recompute_layers) for stage in small.stages] == [("full", 2)] * 2
+
+
+def test_replicas_of_unlike_rows_are_not_folded():
+    plan = uniform(data=24, boundaries=(0, 3, 6))
+    stages = tuple(
+        replace(stage, replicas=(*stage.replicas[:-1], replace(stage.replicas[-1], micro_batch_rows=9)))
+        for stage in plan.stages
+    )
+    with pytest.raises(BadInput, match="48 ranks, 48 when folded"):
+        folded(replace(plan, stages=stages))
+
+
 def test_the_serial_run_has_the_same_rows():
     plan = folded(uniform(data=2, boundaries=(0, 1, 4), micro_batches=3)).plan
     one = alone(plan)
@@ -94,6 +112,7 @@ def test_a_loss_that_is_missing_or_no_number_differs_without_end():
     assert loss_difference([1.0, 2.2], [1.0, 2.0]) == pytest.approx(0.1)
     for bad in ([1.0], [1.0, float("nan")], []):
         assert loss_difference(bad, [1.0, 2.0]) == float("inf")
+    assert loss_difference([1.0, 2.0], [1.0, float("nan")]) == float("inf")
 
 
 def test_a_plan_holds_where_its_loss_is_serial_and_its_memory_fits():
@@ -129,3 +148,14 @@ def test_a_message_that_a_pass_waits_for_is_a_wait(tmp_path):
     first, second = stage_rows(plan, Timeline(events=(*passes, *sends)), tmp_path)
     assert (first.predicted_wait, first.measured_wait) == (pytest.approx(0.4), pytest.approx(0.3))
     assert (second.predicted_bytes, second.measured_bytes) == (held.total_bytes, 81)
+
+
+def test_what_no_engine_can_do_on_the_devices_themselves_is_told():
+    from nebula.cli.rehearsing import _unproved
+    from tests.pure.test_plan_legality import CLUSTER
+
+    plan = uniform(boundaries=(0, 1, 2))
+    apart = replace(plan, ranks=(RankPlace("n/0", 0), RankPlace("m/0", 0)))
+    (sentence,) = _unproved(apart, CLUSTER)
+    assert "that four nodes can run it: ranks on devices of kinds gpu and npu" in sentence
+    assert _unproved(replace(plan, ranks=(RankPlace("n/0", 0), RankPlace("n/0", 1))), CLUSTER) == ()

@@ -10,6 +10,7 @@ import paddle
 import paddle.distributed as dist
 from paddle import nn
 
+from nebula.errors import BadInput
 from nebula.plan.values import Plan
 from nebula.runtime.batch import on_device
 from nebula.runtime.executor.gradients import Gradients
@@ -82,26 +83,29 @@ class ByActions:
             came, specs = self._mail.take(Message("F", stage, micro_batch))
             for tensor, spec in zip(came, specs, strict=True):
                 tensor.stop_gradient = not spec.gradient
-            value = tuple(came) if len(came) > 1 else came[0]
+            value = came[0] if specs[0].alone else tuple(came)
         with self.precision.casting():
             for element in self._stages[stage]:
                 value = element(value)
             if stage == self._last:
                 value = self.loss(value, on_device(labels))
-        outputs = list(value) if isinstance(value, (tuple, list)) else [value]
         if stage == self._last:
+            outputs = [_with_gradient(value)]
             self._losses.append(value.detach())
         else:
-            self._hand_on(stage, micro_batch, outputs)
+            outputs = self._hand_on(stage, micro_batch, value)
         needing = [tensor for tensor in outputs if not tensor.stop_gradient]
         self._held[stage, micro_batch] = Held(inputs=[t for t in came if not t.stop_gradient], outputs=needing)
 
-    def _hand_on(self, stage: int, micro_batch: int, outputs: list[paddle.Tensor]) -> None:
+    def _hand_on(self, stage: int, micro_batch: int, value: Any) -> list[paddle.Tensor]:
+        """Sends what a stage returns, and tells from which tensors its backward starts."""
         layer = self._stages[stage][-1]
-        specs = specs_of(outputs, self._rows, layer)
+        specs = specs_of(value, self._rows, layer)
+        outputs = [value] if specs and specs[0].alone else _distinct(value)
         if rows_of(self.plan.stages[stage]) != rows_of(self.plan.stages[stage + 1]):
             check_cut(specs, self._rows, f"layer {self.plan.stages[stage].layers[1] - 1} ({type(layer).__name__})")
         self._mail.send(Message("F", stage + 1, micro_batch), outputs, specs)
+        return outputs
 
     def _backward(self, stage: int, micro_batch: int, _: Any) -> None:
         held = self._held.pop((stage, micro_batch))
@@ -135,3 +139,15 @@ class ByActions:
     def _tell(self, kind: str, index: int, moment: str) -> None:
         for observer in self.observers:
             observer(kind, index, moment)
+
+
+def _with_gradient(loss: paddle.Tensor) -> paddle.Tensor:
+    if loss.stop_gradient:
+        raise BadInput("the loss needs no gradient of any weight: is the whole model frozen, or the loss detached?")
+    return loss
+
+
+def _distinct(tensors: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
+    """The tensors, one that comes again as a copy: a backward starts from each once."""
+    ids = [id(tensor) for tensor in tensors]
+    return [tensor if ids.index(id(tensor)) == index else tensor.clone() for index, tensor in enumerate(tensors)]

@@ -13,18 +13,18 @@ from paddle import nn
 from nebula.plan.values import Plan
 from nebula.runtime import chain, start, tensor
 from nebula.runtime.executor.driver import ByActions
-from nebula.runtime.executor.gradients import Gradients, clip_over_slices
+from nebula.runtime.executor.gradients import Gradients, check_clips, clip_over_slices
 from nebula.runtime.executor.holdings import Holding
 from nebula.runtime.executor.mail import Mail
 from nebula.runtime.executor.seats import Seat, orders, seat_of
 from nebula.runtime.executor.sharding import ShardedOptimizer, Shards
 from nebula.runtime.executor.weight_gradients import Later, split_backward
 from nebula.runtime.forward_backward import Loss
-from nebula.runtime.optimizers import keep_parameters
+from nebula.runtime.optimizers import groups_by_name, keep_parameters
 from nebula.runtime.parallelize import Step
 from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Place
-from nebula.runtime.precision import decorate, precision_of, tell_ranks
+from nebula.runtime.precision import ask_every_rank, decorate, precision_of
 from nebula.runtime.quiet import quiet
 
 
@@ -32,7 +32,8 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     """The step of this rank; nebula.runtime.parallelize tells what the arguments are.
 
     Raises:
-        BadInput: the plan is for another model, the model cannot be cut that way, or the ranks built it differently.
+        BadInput: the plan is for another model, the model cannot be cut that way, or the ranks built it differently;
+            or the optimizer clips in a way that ranks cannot carry out together.
     """
     seat = seat_of(plan, dist.get_rank())
     drawn = int(paddle.randint(0, 2**30, [1]))
@@ -40,25 +41,27 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     _seed_dropout(drawn, plan, seat)
     chain.check_alike(model)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    check_clips(optimizer)
+    groups = groups_by_name(optimizer, chain.parameter_names(model))
     with quiet():
         member = _member(plan, seat)
         part, loss = part_of(model, loss, split, plan, seat.stages, member)
-    later = Later()
+    precision, later = precision_of(plan.job.precision), Later()
     if any(kind == "W" for kind, _, _ in orders(plan)[seat.home]):
-        split_backward(part.elements, later)
+        split_backward(part.elements, later, precision.dtype)
     settle(part, plan, start.device())
     parameters = dict(held(part, shapes, member))
     weights = {name: parameter for name, (parameter, _) in parameters.items()}
     with quiet():
         shards = Shards(plan, seat, weights)
     keep_parameters(optimizer, part.cut.replaced, [id(weights[name]) for name in weights if shards.owns(name)])
-    precision = precision_of(plan.job.precision)
+    part.cut.serial.clear()
     decorate(part.elements, optimizer, precision)
     with quiet():
         mail = Mail(plan, seat)
         gradients = Gradients(parameters, (seat.home, seat.replica), shards)
-        tell_ranks(precision.scaler)
-    clip_over_slices(optimizer, gradients)
+        ask_every_rank(precision.scaler)
+    clip_over_slices(optimizer, gradients, groups)
     if shards.group is not None:
         optimizer = ShardedOptimizer(optimizer, shards, weights)
     driver = ByActions(plan, seat, part.stages, loss, precision=precision, mail=mail, gradients=gradients, later=later)

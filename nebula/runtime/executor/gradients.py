@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import paddle
@@ -34,10 +35,12 @@ class Gradients:
         made = {ranks: dist.new_group(list(ranks)) for ranks in _shared(everywhere)}
         self._groups = {ranks: group for ranks, group in made.items() if self._rank in ranks}
         self._parts = [(_Part(*parameters[piece.name], piece)) for piece in everywhere[self._rank]]
+        self._norms: paddle.Tensor | None = None
 
     @paddle.no_grad()
     def add_up(self) -> None:
         """Leaves in every parameter that this rank steps on the sum of the gradients of all holders."""
+        self._norms = None
         for bucket in self._buckets():
             ranks, to = bucket[0].slice.ranks, self._to(bucket[0])
             flat = paddle.concat([part.weighted() for part in bucket])
@@ -50,23 +53,33 @@ class Gradients:
                     part.write(summed)
 
     @paddle.no_grad()
-    def norm(self) -> paddle.Tensor:
-        """The norm of all gradients of the model that are clipped, every slice counted once."""
-        clipped = [
-            part
-            for part in self._parts
-            if self._shards.owns(part.slice.name)
-            and part.parameter.grad is not None
-            and getattr(part.parameter, "need_clip", True)
-        ]
-        square = paddle.zeros([1])
-        if clipped:
-            squares = paddle.concat([paddle._C_ops.squared_l2_norm(part.read()).reshape([1]) for part in clipped])
-            # of the copies in a group that shares states one counts: the owner's
-            shares = [len(self._shards.ranks) / part.slice.copies for part in clipped]
-            square = (squares * paddle.to_tensor(shares, dtype=squares.dtype)).sum().astype("float32").reshape([1])
-        dist.all_reduce(square)
-        return square.sqrt()
+    def norms(self, groups: Mapping[str, int]) -> paddle.Tensor:
+        """For each group of the optimizer the norm of its gradients that are clipped, every slice counted once.
+
+        All ranks ask once a step, whichever groups they hold weights of.
+
+        Args:
+            groups: name of a weight that is trained -> index of its group.
+        """
+        if self._norms is None:
+            mine = [part for part in self._parts if self._shards.owns(part.slice.name)]
+            trained = [part for part in mine if part.slice.name in groups and part.clipped]
+            count = 1 + max(groups.values(), default=0)
+            squares = [self._square(p for p in trained if groups[p.slice.name] == index) for index in range(count)]
+            self._norms = squares[0] if count == 1 else paddle.concat(squares)
+            dist.all_reduce(self._norms)
+            self._norms = self._norms.sqrt()
+        return self._norms
+
+    def _square(self, parts: Iterable[_Part]) -> paddle.Tensor:
+        """This rank's share of the square of the norm of some slices, shape [1]."""
+        clipped = list(parts)
+        if not clipped:
+            return paddle.zeros([1])
+        squares = paddle.concat([paddle._C_ops.squared_l2_norm(part.read()).reshape([1]) for part in clipped])
+        # of the copies in a group that shares states one counts: the owner's
+        shares = [len(self._shards.ranks) / part.slice.copies for part in clipped]
+        return (squares * paddle.to_tensor(shares, dtype=squares.dtype)).sum().astype("float32").reshape([1])
 
     def _to(self, part: _Part) -> int | None:
         """The rank that alone gets a slice's sum: its owner, where all that sum it share states; None: all get it."""
@@ -107,6 +120,11 @@ class _Part:
         for length in self.shape:
             self.size *= length
 
+    @property
+    def clipped(self) -> bool:
+        """Whether a clip by norm scales it."""
+        return self.parameter.grad is not None and getattr(self.parameter, "need_clip", True)
+
     def need_gradient(self) -> None:
         """A parameter that no loss reached here has a gradient of zeros."""
         if self.parameter.grad is None:
@@ -137,31 +155,61 @@ def _list(value: int) -> list[int]:
     return [value]
 
 
-def clip_over_slices(optimizer: Any, gradients: Gradients) -> None:
-    """Makes the optimizer's global-norm clip count every slice of the model once.
+def check_clips(optimizer: Any) -> None:
+    """Refuses clips of a whole optimizer, before it is cut, that ranks cannot carry out together.
 
     Raises:
-        BadInput: it clips each tensor by its own norm, of which a rank holds a part.
+        BadInput: a clip needs whole tensors, of which a rank holds a part, or only some groups clip by a norm.
     """
-    clip = optimizer._grad_clip
-    if isinstance(clip, nn.ClipGradByNorm):
+    clips = [group["grad_clip"] for group in _grouped(optimizer)] or [optimizer._grad_clip]
+    for clip in clips:
+        if clip is not None and type(clip) not in (nn.ClipGradByGlobalNorm, nn.ClipGradByValue):
+            raise BadInput(
+                f"the executor clips by global norm or by value, not by {type(clip).__name__}: it may cut a tensor"
+            )
+    if len({_by_norm(clip) for clip in clips}) > 1:
         raise BadInput(
-            "the executor clips by global norm or by value, not by the norm of each tensor, which it may cut"
+            "the executor clips all groups of an optimizer by global norm or none: give each group such a clip"
         )
-    if isinstance(clip, nn.ClipGradByGlobalNorm):
-        optimizer._grad_clip = _GlobalNorm(clip.clip_norm, gradients)
+
+
+def clip_over_slices(optimizer: Any, gradients: Gradients, groups: Mapping[str, int]) -> None:
+    """Makes the optimizer's global-norm clips, one for each of its groups, count every slice of the model once.
+
+    Args:
+        optimizer: of this rank's parameters.
+        groups: name of a weight of the whole model that is trained -> index of its group; the same on all ranks.
+    """
+    names = {id(parameter): name for name, (parameter, _) in gradients.parameters.items()}
+
+    def spread(clip: Any, index: int) -> Any:
+        return _GlobalNorm(clip.clip_norm, gradients, groups, index) if _by_norm(clip) else clip
+
+    for group in _grouped(optimizer):
+        group["grad_clip"] = spread(group["grad_clip"], groups[names[id(group["params"][0])]])
+    optimizer._grad_clip = spread(optimizer._grad_clip, 0)
+
+
+def _by_norm(clip: Any) -> bool:
+    return isinstance(clip, nn.ClipGradByGlobalNorm)
+
+
+def _grouped(optimizer: Any) -> list[dict[str, Any]]:
+    """The optimizer's groups of parameters; none where it has one list of them."""
+    return [group for group in optimizer._param_groups if isinstance(group, dict)]
 
 
 class _GlobalNorm:
-    """The clip of an optimizer, by the norm over all ranks."""
+    """The clip of a group of an optimizer, by the norm over all ranks."""
 
-    def __init__(self, clip_norm: float, gradients: Gradients) -> None:
-        self.clip_norm, self._gradients = clip_norm, gradients
+    def __init__(self, clip_norm: float, gradients: Gradients, groups: Mapping[str, int], index: int) -> None:
+        self.clip_norm, self._gradients, self._groups, self._index = clip_norm, gradients, groups, index
 
     @paddle.no_grad()
     def __call__(self, params_grads: list[tuple[paddle.Tensor, paddle.Tensor]]) -> list[Any]:
         """Scales the gradients in place so that their norm over all ranks is at most `clip_norm`."""
-        scale = self.clip_norm / self._gradients.norm().clip(min=self.clip_norm)
+        norm = self._gradients.norms(self._groups)[self._index : self._index + 1]
+        scale = self.clip_norm / norm.clip(min=self.clip_norm)
         for parameter, gradient in params_grads:
             if gradient is not None and getattr(parameter, "need_clip", True):
                 gradient.multiply_(scale.astype(gradient.dtype))

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
+from nebula.errors import BadInput
+
 Owner = tuple[int, int]
 """A replica of a home: (home, index)."""
 
@@ -57,6 +59,9 @@ def slices(held: Mapping[int, Iterable[Holding]], owners: Mapping[int, Owner]) -
         held: what every rank holds.
         owners: the replica of every rank.
 
+    Raises:
+        BadInput: two holders cut a weight along different dims.
+
     Example:
         >>> held = {0: [Holding("w", 0, 0, 4)], 1: [Holding("w", 0, 0, 2)], 2: [Holding("w", 0, 2, 4)]}
         >>> [(s.first, s.last, s.ranks) for s in slices(held, {0: (0, 0), 1: (0, 1), 2: (0, 1)})[0]]
@@ -69,6 +74,9 @@ def slices(held: Mapping[int, Iterable[Holding]], owners: Mapping[int, Owner]) -
         for holding in holdings:
             by_name[holding.name].append((holder, holding))
     for name, parts in by_name.items():
+        dims = sorted({part.dim for _, part in parts if part.dim >= 0})
+        if len(dims) > 1:
+            raise BadInput(f"{name} is shared by layers that cut it along dims {dims[0]} and {dims[1]}; untie the two")
         dim, extent = max(part.dim for _, part in parts), max(part.last for _, part in parts)
         spans = {holder: (part.first, part.last) if part.dim == dim else (0, extent) for holder, part in parts}
         for first, last in pairwise(sorted({end for span in spans.values() for end in span})):

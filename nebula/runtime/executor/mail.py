@@ -33,12 +33,14 @@ class Spec(NamedTuple):
     Attributes:
         gradient: whether a gradient comes back for it.
         per_row: its first dim counts so many for each row; 0: it has no rows and travels whole.
+        alone: whether the layer returned it on its own rather than in a tuple.
     """
 
     dtype: str
     shape: tuple[int, ...]
     gradient: bool
     per_row: int
+    alone: bool = False
 
 
 class Mail:
@@ -52,7 +54,7 @@ class Mail:
         self._specs: dict[tuple[int, int], list[Spec]] = {}
         self._returning: dict[int, list[Spec]] = {}
         self._underway: dict[int, deque[tuple[Any, paddle.Tensor]]] = defaultdict(deque)
-        self._known: set[tuple[int, int]] = set()
+        self._told: dict[int, list[Spec]] = {}
         self.begin()
 
     def _meet(self) -> None:
@@ -82,6 +84,9 @@ class Mail:
         stage = message.stage + (1 if message.kind == "B" else -1)
         if message.kind == "F":
             self._returning[stage] = [spec for spec in specs if spec.gradient]
+            self._check_same(stage, specs)
+            first = stage not in self._told
+            self._told[stage] = list(specs)
         width = len(self._plan.stages[stage].replicas[self._seat.replica].ranks)
         for share in gives(self._seat, width, self._plan.stages[message.stage]):
             parts = [_part(tensor, spec, share) for tensor, spec in zip(tensors, specs, strict=True)]
@@ -89,11 +94,21 @@ class Mail:
                 self._arrived[message, share.peer] = parts
                 self._specs[share.peer, message.stage] = list(specs)
                 continue
-            if message.kind == "F" and (share.peer, message.stage) not in self._known:
-                self._known.add((share.peer, message.stage))
+            if message.kind == "F" and first:
                 self._post(share.peer, paddle.to_tensor(_written(parts, specs)))
             for part in parts:
                 self._post(share.peer, part)
+
+    def _check_same(self, stage: int, specs: Sequence[Spec]) -> None:
+        """Refuses activations unlike those of the first micro-batch, of which alone the other side was told."""
+        for index, (now, told) in enumerate(zip(specs, self._told.get(stage, specs), strict=False)):
+            if now != told:
+                raise BadInput(
+                    f"stage {stage} hands on tensor {index} as {_words(now)}, and as {_words(told)} at first: what "
+                    "crosses a border has one shape in all micro-batches; pad the rows of all batches to one length"
+                )
+        if len(specs) != len(self._told.get(stage, specs)):
+            raise BadInput(f"stage {stage} hands on {len(specs)} tensors, and {len(self._told[stage])} at first")
 
     def take(self, message: Message) -> tuple[list[paddle.Tensor], list[Spec]]:
         """The tensors of a message, this rank's rows of them, and what they are."""
@@ -142,33 +157,52 @@ class Mail:
         return tensors
 
 
-_HEADER = 1 + TENSORS * (4 + DIMS)
+_FACTS = 5
+_HEADER = 1 + TENSORS * (_FACTS + DIMS)
 
 
-def specs_of(tensors: Sequence[paddle.Tensor], rows: int, layer: Any) -> list[Spec]:
+def specs_of(value: Any, rows: int, layer: Any) -> list[Spec]:
     """What each tensor of a border is.
 
     A tensor that needs a gradient leads with rows, or some of each (two sequences, heads). Of the others those do whose
     first dim is as long as there are rows, but for those that the layer's attribute `whole_outputs` names by position.
 
     Args:
+        value: a tensor, or a tuple or list of them.
         rows: of the micro-batch at the sender.
         layer: that made them.
 
     Raises:
-        BadInput: the border is wider than a message.
+        BadInput: something is no tensor, or the border is wider than a message.
     """
+    alone = not isinstance(value, (tuple, list))
+    tensors = [value] if alone else value
+    for index, tensor in enumerate(tensors):
+        if not isinstance(tensor, paddle.Tensor) or _dtype(tensor) not in DTYPES:
+            what = f"of {_dtype(tensor)}" if isinstance(tensor, paddle.Tensor) else f"a {type(tensor).__name__}"
+            raise BadInput(
+                f"{type(layer).__name__} hands on, as value {index}, {what}: tensors of {', '.join(DTYPES)} alone "
+                "cross a border between stages"
+            )
     if len(tensors) > TENSORS or any(tensor.ndim > DIMS for tensor in tensors):
         name = type(layer).__name__
         raise BadInput(f"{name} hands on {len(tensors)} tensors; {TENSORS} of at most {DIMS} dims can cross a border")
     whole = getattr(layer, "whole_outputs", ())
     found = []
     for index, tensor in enumerate(tensors):
-        per_row, rest = divmod(tensor.shape[0] if tensor.ndim else 1, rows)
+        per_row, rest = divmod(tensor.shape[0] if tensor.ndim else 0, rows)
         has_rows = index not in whole and rest == 0 and (per_row == 1 or not tensor.stop_gradient)
-        dtype = str(tensor.dtype).removeprefix("paddle.")
-        found.append(Spec(dtype, tuple(tensor.shape), not tensor.stop_gradient, per_row if has_rows else 0))
+        gradient, counted = not tensor.stop_gradient, per_row if has_rows else 0
+        found.append(Spec(_dtype(tensor), tuple(tensor.shape), gradient, counted, alone))
     return found
+
+
+def _dtype(tensor: paddle.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("paddle.")
+
+
+def _words(spec: Spec) -> str:
+    return f"{spec.dtype} {list(spec.shape)}{'' if spec.gradient else ' without gradient'}"
 
 
 def check_cut(specs: Sequence[Spec], rows: int, where: str) -> None:
@@ -190,19 +224,21 @@ def _written(parts: Sequence[paddle.Tensor], specs: Sequence[Spec]) -> np.ndarra
     header = np.zeros(_HEADER, dtype=np.int64)
     header[0] = len(parts)
     for index, (part, spec) in enumerate(zip(parts, specs, strict=True)):
-        at = 1 + index * (4 + DIMS)
-        header[at : at + 4] = DTYPES.index(spec.dtype), spec.gradient, spec.per_row, part.ndim
-        header[at + 4 : at + 4 + part.ndim] = part.shape
+        at = 1 + index * (_FACTS + DIMS)
+        sizes = at + _FACTS
+        header[at:sizes] = DTYPES.index(spec.dtype), spec.gradient, spec.per_row, spec.alone, part.ndim
+        header[sizes : sizes + part.ndim] = part.shape
     return header
 
 
 def _read(header: np.ndarray) -> list[Spec]:
     specs = []
     for index in range(int(header[0])):
-        at = 1 + index * (4 + DIMS)
-        dtype, gradient, per_row, dims = (int(value) for value in header[at : at + 4])
-        shape = tuple(int(size) for size in header[at + 4 : at + 4 + dims])
-        specs.append(Spec(DTYPES[dtype], shape, bool(gradient), per_row))
+        at = 1 + index * (_FACTS + DIMS)
+        sizes = at + _FACTS
+        dtype, gradient, per_row, alone, dims = (int(value) for value in header[at:sizes])
+        shape = tuple(int(size) for size in header[sizes : sizes + dims])
+        specs.append(Spec(DTYPES[dtype], shape, bool(gradient), per_row, bool(alone)))
     return specs
 
 

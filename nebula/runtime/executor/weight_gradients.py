@@ -35,18 +35,26 @@ class Later:
         return waiting
 
 
-def split_backward(elements: Iterable[nn.Layer], later: Later) -> None:
-    """Makes the Linear layers of elements, tensor-parallel ones too, hand the gradients of their weights to `later`."""
+def split_backward(elements: Iterable[nn.Layer], later: Later, dtype: str = "") -> None:
+    """Makes the Linear layers of elements, tensor-parallel ones too, hand the gradients of their weights to `later`.
+
+    A Linear with a forward of its own, or whose weight is computed from others, keeps its backward whole.
+
+    Args:
+        dtype: in which paddle.amp lets them compute; empty: in that of their input.
+    """
 
     def linear(x: Any, weight: Any, bias: Any = None, name: Any = None) -> Any:
         del name
-        if x.stop_gradient and weight.stop_gradient:
+        computed = any(tensor is not None and not tensor.is_leaf for tensor in (weight, bias))
+        if computed or (x.stop_gradient and weight.stop_gradient):
             return functional.linear(x, weight, bias)
-        return _Linear.apply(x, weight, bias, later)
+        # what is kept for the second half has the dtype of the product, as what autograd keeps has
+        return _Linear.apply(x.astype(weight.dtype) if dtype and x.dtype != weight.dtype else x, weight, bias, later)
 
     for element in elements:
         for layer in element.sublayers(include_self=True):
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
                 layer.forward = _forward(linear, layer)
             elif getattr(layer, "linear", None) is functional.linear:  # fleet's parallel layers call it by this name
                 layer.linear = linear
