@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Fabric, Levels
 from nebula.cost_model.confidence import interval, provenance
 from nebula.cost_model.groups import Groups, replica_devices, stage_groups
-from nebula.cost_model.simulate import Durations, Timeline, tail_events, timeline
 from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
 from nebula.cost_model.step_parameters import DEFAULT
@@ -27,6 +26,9 @@ from nebula.cost_model.traffic import attained
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, RankPlace, Stage, StepParts
+
+if TYPE_CHECKING:
+    from nebula.cost_model.simulate import Timeline
 
 KEPT_PLACEMENTS = 256
 """Placements that a Pricing remembers: a few tens of kilobytes each, where ranks are thousands."""
@@ -87,6 +89,8 @@ class Pricing:
 
     def timeline(self, plan: Plan) -> Timeline:
         """The events of one predicted step."""
+        from nebula.cost_model.simulate import Durations, Timeline, tail_events, timeline
+
         costs = self.stage_costs(plan)
         passes = timeline(
             Durations(

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.chain import ChainCost, ChainKey, Chains
 from nebula.cost_model.communication import Levels
 from nebula.plan.job import RECOMPUTE
-from nebula.planner.workers import Alone, Workers, workers
+
+if TYPE_CHECKING:
+    from nebula.planner.workers import Workers
 
 BESIDE = 1
 """Cores that the search itself keeps busy."""
@@ -52,6 +55,8 @@ class Cuts:
         processes: int = 0,
     ) -> None:
         self._chains, self._device, self._levels = chains, device, levels
+        from nebula.planner.workers import Alone, workers
+
         self._workers: Workers = workers(self._costs, _tensor, processes, beside=BESIDE)
         self._wanted = {} if isinstance(self._workers, Alone) else dict.fromkeys(wanted)
 

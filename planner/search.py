@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
+from typing import TYPE_CHECKING
 
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster
@@ -22,7 +23,6 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.job import OFFLOAD, Objective
 from nebula.plan.layout import uniform_stages
 from nebula.plan.values import PRECISION_DTYPE, Job, MadeFrom, Plan, RankPlace
-from nebula.planner.cuts import Cuts
 from nebula.planner.engines import engine_of
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.fixed import check_fixed
@@ -33,6 +33,9 @@ from nebula.planner.scale import AIM, Scale, Scaled, by_step_time
 from nebula.planner.sites import no_site_holds
 from nebula.planner.space import Limits, Split
 from nebula.planner.tree import NEVER, Candidate, Node, Tree
+
+if TYPE_CHECKING:
+    from nebula.planner.cuts import Cuts
 
 MANY = 400
 """Tensor degrees, replicas and rows from which on there is much to do."""
