@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -69,6 +69,7 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
 
     from nebula.cli.run_folder import make_folder
     from nebula.cli.running import run_in
+    from nebula.cli.subject import trained_graph
     from nebula.cost_model.evaluate import evaluate, predicted_timeline
     from nebula.errors import BadInput
     from nebula.plan.legality import executable_on, violations
@@ -89,7 +90,7 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
     shape = narrow(wide, degrees)
     cluster = emulated(run.cluster, plan.job.precision)
     training = Training(preset=run.model.preset, steps=steps, shape=shape, evaluate=False)
-    graph = _graph(training)
+    graph = trained_graph(training, "fp32")
     split = made_for(small.plan, graph, cluster)
     able = executable_on(split, cluster)
     if not able.engine:
@@ -134,12 +135,6 @@ def _unproved(plan: Plan, cluster: Cluster) -> tuple[str, ...]:
 
     able = executable_on(plan, cluster)
     return () if able.engine else (f"that {cluster.name} can run it: {'; '.join(able.missing)}",)
-
-
-def _graph(training: Any) -> Any:
-    from nebula.cli.subject import trained_graph
-
-    return trained_graph(training, "fp32")
 
 
 def _fullest(plan: Plan) -> float:

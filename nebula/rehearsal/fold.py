@@ -129,9 +129,9 @@ def _at_degrees(plan: Plan, data: int, tensor: int, notes: list[str]) -> Plan:
         for small, whole in zip(made, stages, strict=True)
     )
     notes.extend(_folding_notes(first, data, tensor))
-    alone = plan.sequence_parallel and tensor > 1
+    sequence = plan.sequence_parallel and tensor > 1
     ranks = tuple(places[rank] for rank in range(len(places)))
-    return _with_batch(replace(plan, stages=kept, ranks=ranks, sequence_parallel=alone))
+    return _with_batch(replace(plan, stages=kept, ranks=ranks, sequence_parallel=sequence))
 
 
 def _folding_notes(stage: Stage, data: int, tensor: int) -> Iterator[str]:

@@ -29,7 +29,6 @@ def rehearsal_document(found: Rehearsal) -> dict[str, Any]:
     return {
         "holds": found.holds,
         "split": found.plan.split,
-        "deadlock": False,
         "loss_difference": found.loss_difference,
         "loss_tolerance": LOSS_TOLERANCE,
         "whole_plan_memory_share": found.whole_memory,

@@ -88,15 +88,9 @@ def _exactly(place: Any) -> Any:
 
 def held(step: Step) -> list[Held]:
     """Everything that this rank holds; the optimizer's states once it has made them."""
-    weights = [_weight(step, name, parameter) for name, parameter in weights_of(step).items()]
+    weights = [_weight(step, name, parameter) for name, parameter in step.part.weights.items()]
     states = _states(step, {weight.tensor.name: weight for weight in weights})
     return [*weights, *_buffers(step), *states, *_rows(step)]
-
-
-def weights_of(step: Step) -> dict[str, paddle.Tensor]:
-    """This rank's parameters by their names in the whole model."""
-    by_id = {id(p): p for element in step.part.elements for p in element.parameters()}
-    return {name: by_id[key] for key, name in step.part.names.items()}
 
 
 def make_states(step: Step) -> None:
@@ -120,7 +114,7 @@ def _storage(parameter: paddle.Tensor) -> paddle.Tensor:
 
 def _stepped_here(step: Step) -> list[paddle.Tensor]:
     """The parameters whose states this rank keeps: all, or its share under sharding stages 1 and 2."""
-    trained = [p for p in weights_of(step).values() if not p.stop_gradient]
+    trained = [p for p in step.part.weights.values() if not p.stop_gradient]
     ranks = getattr(step.optimizer, "param2rank", None)  # of stage 2
     if ranks is not None:
         return [p for p in trained if ranks[p.name] == step.place.shard]

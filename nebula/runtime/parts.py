@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
@@ -40,6 +41,12 @@ class Part:
     def elements(self) -> list[nn.Layer]:
         """The elements of all its stages."""
         return [element for elements in self.stages.values() for element in elements]
+
+    @property
+    def weights(self) -> dict[str, paddle.Tensor]:
+        """The local parameters by their names in the whole model."""
+        by_id = {id(p): p for element in self.elements for p in element.parameters()}
+        return {name: by_id[key] for key, name in self.names.items()}
 
 
 def part_of(

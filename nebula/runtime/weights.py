@@ -20,7 +20,7 @@ def gather(step: Step) -> dict[str, np.ndarray]:
     """The whole model's weights on every rank: name in the serial model -> array."""
     if isinstance(step.driver, ByActions):
         return engine.gather(step)
-    local = {name: _whole(step, parameter) for name, parameter in _parameters(step)}
+    local = {name: _whole(step, parameter) for name, parameter in step.part.weights.items()}
     if step.plan.world_size == 1 or len(step.plan.stages) == 1:
         return local
     from paddle.distributed import fleet
@@ -29,11 +29,6 @@ def gather(step: Step) -> dict[str, np.ndarray]:
     group = fleet.get_hybrid_communicate_group().get_pipe_parallel_group()
     paddle.distributed.all_gather_object(stages, local, group=group)
     return {name: array for stage in stages for name, array in stage.items()}
-
-
-def _parameters(step: Step) -> list[tuple[str, paddle.Tensor]]:
-    by_id = {id(p): p for element in step.part.elements for p in element.parameters()}
-    return [(name, by_id[key]) for key, name in step.part.names.items()]
 
 
 def _whole(step: Step, parameter: paddle.Tensor) -> np.ndarray:

@@ -107,9 +107,8 @@ def held(
     part: Part, shapes: Mapping[str, list[int]], member: tensor.Member
 ) -> Iterator[tuple[str, tuple[paddle.Tensor, Holding]]]:
     """What this rank holds of each weight, by its name in the whole model."""
-    by_id = {id(p): p for element in part.elements for p in element.parameters()}
-    for key, name in part.names.items():
-        parameter, dim = by_id[key], part.cut.dims.get(key, -1)
+    for name, parameter in part.weights.items():
+        dim = part.cut.dims.get(id(parameter), -1)
         if dim < 0:
             yield name, (parameter, Holding(name, -1, 0, 1))
             continue

@@ -23,8 +23,8 @@ DTYPES = ("float32", "bfloat16", "float16", "int64", "int32", "bool", "float64",
 TENSORS, DIMS = 16, 8
 """The most tensors of a border, and the most dims of one."""
 
-UNDERWAY = 2
-"""Messages to one rank that are not waited for; a sender may be as many ahead of the wire."""
+UNDERWAY = 32
+"""Tensors to one rank that are not waited for; a sender may be as many ahead of the wire, and holds them so long."""
 
 
 class Spec(NamedTuple):
@@ -134,7 +134,7 @@ class Mail:
         queue = self._underway[peer]
         task = dist.isend(tensor, peer, group=self._groups[self._seat.rank, peer])
         queue.append((task, tensor))
-        while len(queue) > UNDERWAY * TENSORS:
+        while len(queue) > UNDERWAY:
             queue.popleft()[0].wait()
 
     def _receive_up_to(self, message: Message, share: Share) -> None:
