@@ -1,4 +1,4 @@
-"""What the model is trained to do: restore the masked tokens, and predict the next token of the document.
+"""What a model is trained to do: restore the masked tokens, and predict the next token of the document.
 
 Both are cross-entropies in nats. Every row holds the same number of targets, so a loss over many rows is the average of
 the losses over any equal shares of them: micro-batches and data-parallel shards simply average.
@@ -50,6 +50,11 @@ def loss(outputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy = token_cr
     """The training loss, a scalar: masked loss + document loss; shapes as in `task_losses`."""
     masked, document = task_losses(outputs, labels, cross_entropy)
     return masked + document
+
+
+def next_token_loss(logits: Tensor, labels: Tensor, cross_entropy: CrossEntropy = token_cross_entropy) -> Tensor:
+    """Mean nats per token of a causal model's logits [rows, S, vocabulary] against labels [rows, S] int64."""
+    return cross_entropy(logits, labels).mean()
 
 
 def document_nats(model: nn.Layer) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float]:
