@@ -121,9 +121,11 @@ class Attention(nn.Layer):
 
     Attributes:
         selective_recompute: methods whose inner activations (scores, weights) are worth computing twice.
+        mixes_tokens: methods in which tokens meet; outside of them each is worked on by itself.
     """
 
     selective_recompute = ("look_around", "look_back")
+    mixes_tokens = ("look_around", "look_back")
 
     def __init__(self, module: ModuleConfig, config: ErnieConfig, sight: Sight) -> None:
         super().__init__()

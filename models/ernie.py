@@ -3,7 +3,9 @@
 A sample is a pair: a knowledge-masked sequence and a document sequence. Each element takes one tensor and returns one,
 rows leading. The order keeps borders thin: [2 rows, S, hidden] inside the universal module, then, because both task
 modules project at once and advance side by side, [2 rows, S, task hidden], 16 times thinner in Titan; logits leave the
-last element only. The vocabulary projection is not tied to the embedding, which would bind the first stage to the last.
+last element only. Each element is `token_wise`: outside of its attention it works on every token by itself, so that
+ranks may share the sequence. The vocabulary projection is not tied to the embedding, which would bind the first stage
+to the last.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ a learning rate that many times larger for them."""
 
 class TokenEmbedding(nn.Layer):
     """ids [rows, 2, S] -> [2 rows, S, hidden], normalized; positions enter in the attention."""
+
+    token_wise = True
 
     def __init__(self, config: ErnieConfig) -> None:
         super().__init__()
@@ -60,6 +64,8 @@ class FeedForward(nn.Layer):
 class TransformerLayer(nn.Layer):
     """Attention and feed-forward, each behind a layer norm and added to the residual stream."""
 
+    token_wise = True
+
     def __init__(self, module: ModuleConfig, config: ErnieConfig, sight: Sight) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(module.hidden)
@@ -78,6 +84,8 @@ class TransformerLayer(nn.Layer):
 class TaskEntry(nn.Layer):
     """The universal module's last norm, then one projection per task module: [2 rows, S, hidden] -> task hidden."""
 
+    token_wise = True
+
     def __init__(self, config: ErnieConfig) -> None:
         super().__init__()
         wide, narrow = config.universal.hidden, config.nlu.hidden
@@ -93,6 +101,8 @@ class TaskEntry(nn.Layer):
 
 class TaskLayer(nn.Layer):
     """One layer of the NLU module on the masked half beside one of the NLG module on the document half."""
+
+    token_wise = True
 
     def __init__(self, config: ErnieConfig, index: int) -> None:
         super().__init__()
@@ -117,6 +127,8 @@ class TaskHead(nn.Layer):
 
     The masked half passes a dense transform first, as in BERT; both share the vocabulary projection.
     """
+
+    token_wise = True
 
     def __init__(self, config: ErnieConfig) -> None:
         super().__init__()

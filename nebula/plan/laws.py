@@ -168,7 +168,7 @@ def sharding(case: Case) -> Iterator[str]:
 
 def sequence(case: Case) -> Iterator[str]:
     """Sequence parallelism lives inside tensor groups."""
-    tensor = max(stage.tensor for stage in case.plan.stages)
+    tensor = max(stage.tensor // max(1, stage.context) for stage in case.plan.stages)
     if case.plan.sequence_parallel and tensor == 1:
         yield "sequence_parallel with tensor 1: there is no tensor group to cut the sequence in"
 

@@ -103,7 +103,6 @@ RULES = (
     Rule("gloo", engines.gloo_sharding, engine="fleet", kinds=("cpu",), missing=True),
     Rule("context", engines.no_context, engine="executor", missing=True),
     Rule("offload", engines.no_offload, engine="executor", missing=True),
-    Rule("sequence", engines.no_sequence, engine="executor", missing=True),
     Rule("sharding", engines.states_alone, engine="executor", missing=True),
     Rule("shares", engines.even_shares, engine="executor", missing=True),
     Rule("chain", engines.one_chain, engine="executor", missing=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import paddle
@@ -17,6 +17,7 @@ from nebula.plan.values import Plan
 from nebula.runtime import chain, tensor
 from nebula.runtime.forward_backward import Loss
 from nebula.runtime.recompute import apply_policy
+from nebula.runtime.shares import WHOLE, Run, runs
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +30,8 @@ class Part:
         member: its place in the tensor group.
         names: id of a local parameter -> its name in the whole model.
         cut: what tensor parallelism replaced.
+        runs: for each element of the whole chain whether this rank runs it on its share of the sequence.
+        addends: ids of the whole local parameters whose gradients are of that share alone.
     """
 
     stages: dict[int, list[nn.Layer]]
@@ -36,6 +39,8 @@ class Part:
     member: tensor.Member
     names: dict[int, str]
     cut: tensor.Cut
+    runs: tuple[Run, ...]
+    addends: set[int] = field(default_factory=set)
 
     @property
     def elements(self) -> list[nn.Layer]:
@@ -74,15 +79,20 @@ def part_of(
     held = {stage: elements[first:last] for stage, (first, last) in zip(stages, spans, strict=True)}
     called = chain.element_names(model, elements)
     prefixes = [name for first, last in spans for name in called[first:last]]
-    part = Part(stages=held, prefixes=prefixes, member=member, names={}, cut=cut)
     if any(stage.tensor > 1 for stage in plan.stages):
         split = _checked_split(split, elements, max(stage.tensor for stage in plan.stages))
+    found = runs(elements, split or {}, member.degree if plan.sequence_parallel else 1)
+    part = Part(stages=held, prefixes=prefixes, member=member, names={}, cut=cut, runs=found)
     if member.degree > 1:
         assert split is not None
         shared_logits = "cross_entropy" in _parameters(loss) and tensor.cuts_vocabulary(elements[-1], split)
+        sharing = {id(element) for element, run in zip(elements, found, strict=True) if run is not WHOLE}
         for element in part.elements:
             gather = not (shared_logits and element is elements[-1])
-            tensor.cut_element(element, split, member, gather=gather, cut=cut)
+            by_share = id(element) in sharing
+            tensor.cut_element(element, split, member, gather=gather, cut=cut, on_shares=by_share)
+            if by_share:
+                part.addends |= {id(p) for p in element.parameters() if id(p) not in cut.dims}
         _check_untied(part.elements, names, cut)
         if shared_logits:
             loss = functools.partial(loss, cross_entropy=functools.partial(tensor.cross_entropy, group=member.group))

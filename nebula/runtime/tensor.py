@@ -1,4 +1,6 @@
-"""Cuts the layers of a chain element over a tensor group: nn.Linear and nn.Embedding become fleet's parallel layers.
+"""Cuts the layers of a chain element over a tensor group: nn.Linear and nn.Embedding become parallel layers.
+
+They are fleet's, or those of nebula.runtime.sequence where the element works on a share of the sequence.
 
 What is cut says a table of patterns (models.*.tensor_split): fnmatch of the sublayer's name within its element to a
 kind: `column` a Linear by its outputs, `row` by its inputs, `vocabulary` an Embedding by its rows or the last Linear by
@@ -18,6 +20,7 @@ from paddle import nn
 
 from nebula.errors import BadInput
 from nebula.graph.splits import applicable, kind_of
+from nebula.runtime import sequence
 
 _KEPT = ("trainable", "optimize_attr", "regularizer", "need_clip")
 """Attributes of a parameter that its slice takes over."""
@@ -57,18 +60,22 @@ class Member:
     group: Any = None
 
 
-def cut_element(element: nn.Layer, split: Mapping[str, str], member: Member, *, gather: bool, cut: Cut) -> None:
+def cut_element(
+    element: nn.Layer, split: Mapping[str, str], member: Member, *, gather: bool, cut: Cut, on_shares: bool = False
+) -> None:
     """Replaces the sublayers of an element that the table names, in place.
 
     Args:
         gather: whether a Linear cut by `vocabulary` returns all its outputs; otherwise the loss takes its share.
         cut: receives what was replaced.
+        on_shares: whether each rank runs the element on its share of the sequence.
 
     Raises:
         BadInput: a dim does not divide by the degree, or a layer cannot be cut that way.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in element.named_parameters()}
     layers = dict(element.named_sublayers())
+    parallel = _on_shares if on_shares else _on_all
     for name, kind in applicable(split.items(), shapes, member.degree).items():
         layer = layers.get(name)
         if layer is None:  # the element itself: its parent cannot be given another
@@ -78,7 +85,9 @@ def cut_element(element: nn.Layer, split: Mapping[str, str], member: Member, *, 
             continue
         path, _, last = name.rpartition(".")
         parent = _at(element, path)
-        parent.add_sublayer(last, _parallel(layer, kind, name, member, gather=gather, cut=cut))
+        part = parallel(layer, kind, name, member, gather and kind == "vocabulary")
+        _fill(part, layer, kind, member, cut)
+        parent.add_sublayer(last, part)
 
 
 def _at(layer: nn.Layer, path: str) -> nn.Layer:
@@ -88,36 +97,52 @@ def _at(layer: nn.Layer, path: str) -> nn.Layer:
     return layer
 
 
-def _parallel(layer: nn.Layer, kind: str, name: str, member: Member, *, gather: bool, cut: Cut) -> nn.Layer:
+def _on_all(layer: nn.Layer, kind: str, name: str, member: Member, gathered: bool) -> nn.Layer:
     """Fleet's layer that stands for one rank's part of `layer`."""
     from paddle.distributed.fleet import meta_parallel as fleet_layers
 
-    degree = member.degree
+    _check_kind(layer, kind, name, member.degree)
     common = {"weight_attr": paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)), "mp_group": member.group}
-    if isinstance(layer, nn.Embedding) and kind == "vocabulary":
-        rows, width = layer.weight.shape
-        _check_divides(name, "rows", rows, degree)
-        if getattr(layer, "_padding_idx", -1) not in (None, -1):
-            raise BadInput(f"{name}: an Embedding with padding_idx cannot be cut by vocabulary")
-        part = fleet_layers.VocabParallelEmbedding(rows, width, **common)
-        _take(part, "weight", layer, 0, member, cut)
-        return part
-    if not isinstance(layer, nn.Linear):
-        raise BadInput(f"{name}: {type(layer).__name__} cannot be cut by {kind!r}; only Linear and Embedding can")
     inputs, outputs = layer.weight.shape
+    if isinstance(layer, nn.Embedding):
+        return fleet_layers.VocabParallelEmbedding(inputs, outputs, **common)
+    common["has_bias"] = layer.bias is not None
+    if kind == "row":
+        return fleet_layers.RowParallelLinear(inputs, outputs, input_is_parallel=True, **common)
+    return fleet_layers.ColumnParallelLinear(inputs, outputs, gather_output=gathered, **common)
+
+
+def _on_shares(layer: nn.Layer, kind: str, name: str, member: Member, gathered: bool) -> nn.Layer:
+    """The layer that stands for one rank's part of `layer` where each rank has a share of the sequence."""
+    _check_kind(layer, kind, name, member.degree)
+    inputs, outputs = layer.weight.shape
+    if isinstance(layer, nn.Embedding):
+        return sequence.VocabularyEmbedding(inputs, outputs, member.group)
     has_bias = layer.bias is not None
     if kind == "row":
-        _check_divides(name, "inputs", inputs, degree)
-        part = fleet_layers.RowParallelLinear(inputs, outputs, has_bias=has_bias, input_is_parallel=True, **common)
-        _take(part, "weight", layer, 0, member, cut)
+        return sequence.RowLinear(inputs, outputs, has_bias, member.group)
+    return sequence.ColumnLinear(inputs, outputs, has_bias, member.group, gathered)
+
+
+def _check_kind(layer: nn.Layer, kind: str, name: str, degree: int) -> None:
+    """Refuses a layer that cannot be cut that way."""
+    if isinstance(layer, nn.Embedding) and kind == "vocabulary":
+        _check_divides(name, "rows", layer.weight.shape[0], degree)
+        if getattr(layer, "_padding_idx", -1) not in (None, -1):
+            raise BadInput(f"{name}: an Embedding with padding_idx cannot be cut by vocabulary")
+    elif isinstance(layer, nn.Linear):
+        inputs, outputs = layer.weight.shape
+        _check_divides(name, *(("inputs", inputs) if kind == "row" else ("outputs", outputs)), degree)
     else:
-        _check_divides(name, "outputs", outputs, degree)
-        gathered = gather and kind == "vocabulary"
-        part = fleet_layers.ColumnParallelLinear(inputs, outputs, has_bias=has_bias, gather_output=gathered, **common)
-        _take(part, "weight", layer, 1, member, cut)
-    if has_bias:
+        raise BadInput(f"{name}: {type(layer).__name__} cannot be cut by {kind!r}; only Linear and Embedding can")
+
+
+def _fill(part: nn.Layer, layer: nn.Layer, kind: str, member: Member, cut: Cut) -> None:
+    """Gives a parallel layer its slices of the weights of the serial one."""
+    by_rows = kind == "row" or isinstance(layer, nn.Embedding)
+    _take(part, "weight", layer, 0 if by_rows else 1, member, cut)
+    if getattr(layer, "bias", None) is not None:
         _take(part, "bias", layer, None if kind == "row" else 0, member, cut)
-    return part
 
 
 def _check_divides(name: str, what: str, size: int, degree: int) -> None:

@@ -20,6 +20,7 @@ SPLIT = {
 
 class Embed(nn.Layer):
     whole_outputs = (1,)
+    token_wise = True
 
     def __init__(self):
         super().__init__()
@@ -42,7 +43,9 @@ class Block(nn.Layer):
     """Takes and returns (activations, mask); the mask needs no gradient."""
 
     selective_recompute = ("attend",)
+    mixes_tokens = ("attend",)
     whole_outputs = (1,)
+    token_wise = True
 
     def __init__(self):
         super().__init__()
@@ -65,6 +68,8 @@ class Block(nn.Layer):
 
 
 class Head(nn.Layer):
+    token_wise = True
+
     def __init__(self):
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)

@@ -75,7 +75,7 @@ FOUR["pipeline 2 x sharding stage 1, stages inside"] = FOUR["pipeline 2 x shardi
 NAMED = TWO | FOUR
 
 
-def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16):
+def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16, sequence=False):
     """A plan of stages that may differ, each ((first, last) layer, replicas, then what may be left out).
 
     That is the recompute policy, the layers under it, and the degree of sharding stage 1. A replica: (ranks, rows).
@@ -98,6 +98,7 @@ def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16):
         micro_batches=micro_batches,
         schedule=schedule,
         engine="executor",
+        sequence_parallel=sequence,
         ranks=tuple(RankPlace("host/0", r) for r in range(len(ranks))),
         job=Job(global_batch=rows),
         made_from=MadeFrom(model="toy", model_hash="", cluster="", cluster_hash=""),
@@ -145,9 +146,26 @@ UNLIKE_FOUR = {
         ((0, 4), [(A, 4)], "selective"), ((4, 6), [(B, 2), (C, 1), (D, 1)])
     ),
 }
+SEQUENCE_TWO = {
+    "sequence, tensor 2": unlike(((0, 6), [(A + B, 8)]), micro_batches=2, sequence=True),
+    "sequence, tensor 2, recompute of some layers": unlike(
+        ((0, 6), [(A + B, 8)], "full", 3), micro_batches=2, sequence=True
+    ),
+}
+SEQUENCE_FOUR = {
+    "sequence, tensor 4": unlike(((0, 6), [(A + B + C + D, 8)]), micro_batches=2, sequence=True),
+    "sequence, tensor 2, sharding stage 1": unlike(
+        ((0, 6), [(A + B, 4), (C + D, 4)], "none", 0, 2), micro_batches=2, sequence=True
+    ),
+    "sequence, tensor 2, 2 stages, zb-h1": unlike(
+        ((0, 3), [(A + B, 4)], "selective"), ((3, 6), [(C + D, 4)]), schedule="zb-h1", sequence=True
+    ),
+    "sequence, tensor 2, then rows 1 : 3": unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C, 1), (D, 3)]), sequence=True),
+}
 UNLIKE = UNLIKE_TWO | UNLIKE_FOUR
+NAMED_PLANS = UNLIKE | SEQUENCE_TWO | SEQUENCE_FOUR
 
 
 def named(name):
     """The plan of a name; that of one serial process where there is none."""
-    return UNLIKE[name] if name in UNLIKE else plan(**NAMED.get(name, {"micro_batches": 1}))
+    return NAMED_PLANS[name] if name in NAMED_PLANS else plan(**NAMED.get(name, {"micro_batches": 1}))

@@ -182,3 +182,18 @@ def test_a_weight_that_two_layers_cut_along_unlike_dims_is_refused():
     held = {0: [Holding("w", 0, 0, 2)], 1: [Holding("w", 1, 0, 2)]}
     with pytest.raises(BadInput, match="cut it along dims 0 and 1"):
         slices(held, {0: (0, 0), 1: (1, 0)})
+
+
+def test_gradients_of_shares_of_the_sequence_are_addends_and_those_of_copies_are_not():
+    """Two replicas of two ranks: a norm whose ranks see other tokens, and one that both compute whole."""
+    held = {rank: [Holding("norm", -1, 0, 1, rank % 2), Holding("whole", -1, 0, 1)] for rank in range(4)}
+    found = slices(held, {rank: (0, rank // 2) for rank in range(4)})
+    for rank, (norm, whole) in found.items():
+        assert (norm.ranks, norm.weight, norm.copies) == ((0, 1, 2, 3), 1.0, 4)
+        assert (whole.ranks, whole.weight, whole.copies) == ((rank % 2, rank % 2 + 2), 1.0, 4)
+
+
+def test_addends_beside_one_rank_that_sees_all_tokens_count_once_each():
+    held = {0: [Holding("norm", -1, 0, 1, 0)], 1: [Holding("norm", -1, 0, 1, 1)], 2: [Holding("norm", -1, 0, 1)]}
+    found = slices(held, {0: (0, 0), 1: (0, 0), 2: (0, 1)})
+    assert [(s.ranks, s.weight) for (s,) in found.values()] == [((0, 1, 2), 1.0)] * 3

@@ -174,7 +174,6 @@ def test_what_no_engine_runs_yet():
             "offload both: no engine keeps states or activations in the host's memory",
         ),
         (with_stage(LEGAL, 0, expert=2), "expert 2"),
-        (replace(LEGAL, sequence_parallel=True), "sequence_parallel"),
     ):
         engine, missing = executable(plan, "gpu")
         assert engine is None
@@ -194,6 +193,12 @@ def test_stages_that_differ_run_on_the_executor():
         engine, missing = executable(replace(broken, engine="executor"), "gpu")
         assert engine is None
         assert any(word in said for said in missing), missing
+
+
+def test_a_sequence_cut_over_tensor_groups_runs_on_the_executor():
+    plan = replace(LEGAL, sequence_parallel=True)
+    assert executable(plan, "npu").engine == "executor"
+    assert executable(plan, "cpu").engine is None
 
 
 def with_shares(plan, shares):

@@ -15,6 +15,7 @@ from nebula.plan.values import Plan
 from nebula.runtime.batch import on_device
 from nebula.runtime.executor.gradients import Gradients
 from nebula.runtime.executor.mail import Mail, check_cut, specs_of
+from nebula.runtime.executor.positions import Positions
 from nebula.runtime.executor.seats import Message, Seat, orders, rows_of
 from nebula.runtime.executor.weight_gradients import Later
 from nebula.runtime.forward_backward import Loss, Observer
@@ -34,6 +35,7 @@ class ByActions:
 
     Args:
         stages: the elements of each stage that the rank holds.
+        positions: of the sequence that the elements work on.
         later: where the weight gradients of a split backward wait.
     """
 
@@ -45,6 +47,7 @@ class ByActions:
         loss: Loss,
         *,
         precision: Precision,
+        positions: Positions,
         mail: Mail,
         gradients: Gradients,
         later: Later,
@@ -52,7 +55,7 @@ class ByActions:
         self.plan, self.seat, self.loss, self.precision = plan, seat, loss, precision
         self.observers: list[Observer] = []
         self.gradients = gradients
-        self._stages, self._mail, self._later = stages, mail, later
+        self._stages, self._positions, self._mail, self._later = stages, positions, mail, later
         self._order = orders(plan)[seat.home]
         self._last = len(plan.stages) - 1
         self._rows = seat.rows[1] - seat.rows[0]
@@ -85,8 +88,9 @@ class ByActions:
                 tensor.stop_gradient = not spec.gradient
             value = came[0] if specs[0].alone else tuple(came)
         with self.precision.casting():
-            for element in self._stages[stage]:
-                value = element(value)
+            for layer, element in enumerate(self._stages[stage], self.plan.stages[stage].layers[0]):
+                value = element(self._positions.enter(stage, layer, value))
+            value = self._positions.leave(stage, value)
             if stage == self._last:
                 value = self.loss(value, on_device(labels))
         if stage == self._last:

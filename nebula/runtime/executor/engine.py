@@ -16,6 +16,7 @@ from nebula.runtime.executor.driver import ByActions
 from nebula.runtime.executor.gradients import Gradients, check_clips, clip_over_slices
 from nebula.runtime.executor.holdings import Holding
 from nebula.runtime.executor.mail import Mail
+from nebula.runtime.executor.positions import Positions
 from nebula.runtime.executor.seats import Seat, orders, seat_of
 from nebula.runtime.executor.sharding import ShardedOptimizer, Shards
 from nebula.runtime.executor.weight_gradients import Later, split_backward
@@ -64,7 +65,17 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     clip_over_slices(optimizer, gradients, groups)
     if shards.group is not None:
         optimizer = ShardedOptimizer(optimizer, shards, weights)
-    driver = ByActions(plan, seat, part.stages, loss, precision=precision, mail=mail, gradients=gradients, later=later)
+    driver = ByActions(
+        plan,
+        seat,
+        part.stages,
+        loss,
+        precision=precision,
+        positions=Positions(plan, part.runs, member.group),
+        mail=mail,
+        gradients=gradients,
+        later=later,
+    )
     return Step(
         plan=plan,
         place=_place(plan, seat),
@@ -110,7 +121,7 @@ def held(
     for name, parameter in part.weights.items():
         dim = part.cut.dims.get(id(parameter), -1)
         if dim < 0:
-            yield name, (parameter, Holding(name, -1, 0, 1))
+            yield name, (parameter, Holding(name, -1, 0, 1, member.rank if id(parameter) in part.addends else 0))
             continue
         size = shapes[name][dim] // member.degree
         yield name, (parameter, Holding(name, dim, member.rank * size, (member.rank + 1) * size))

@@ -2,7 +2,8 @@
 
 Every weight is cut at the union of all holders' cuts, and each slice summed over exactly the ranks that hold it. One
 rule so covers data parallelism, replicas of unlike tensor degrees, and weights that layers of two stages share. The
-ranks of one replica that hold the same slice have equal gradients for it, of which one counts.
+ranks of one replica that hold the same slice have equal gradients for it, of which one counts, but for what they
+compute from shares of the sequence: these gradients are addends.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ class Holding(NamedTuple):
         name: in the whole model.
         dim: along which it is cut; -1: it is whole.
         first, last: along that dim; (0, 1) of a whole weight.
+        addend: its gradient is that of a share of the replica's work, of this number; equal ones are copies.
     """
 
     name: str
     dim: int
     first: int
     last: int
+    addend: int = 0
 
 
 class Slice(NamedTuple):
@@ -79,26 +82,27 @@ def slices(held: Mapping[int, Iterable[Holding]], owners: Mapping[int, Owner]) -
             raise BadInput(f"{name} is shared by layers that cut it along dims {dims[0]} and {dims[1]}; untie the two")
         dim, extent = max(part.dim for _, part in parts), max(part.last for _, part in parts)
         spans = {holder: (part.first, part.last) if part.dim == dim else (0, extent) for holder, part in parts}
+        sources = {holder: (owners[holder], part.addend) for holder, part in parts}
         for first, last in pairwise(sorted({end for span in spans.values() for end in span})):
             holders = [holder for holder, span in spans.items() if span[0] <= first and last <= span[1]]
-            for weights in _sums(holders, owners):
+            for weights in _sums(holders, sources):
                 ranks = tuple(sorted(weights))
                 for rank, weight in weights.items():
                     found[rank].append(Slice(name, dim, first, last, ranks, weight, len(holders)))
     return found
 
 
-def _sums(holders: list[int], owners: Mapping[int, Owner]) -> Iterator[dict[int, float]]:
+def _sums(holders: list[int], sources: Mapping[int, tuple[Owner, int]]) -> Iterator[dict[int, float]]:
     """For each group of ranks that sum a slice together, what the part of each counts.
 
-    Where every replica has as many copies, those at the same place are summed; else all of them, each counting so much
-    that its replica counts once.
+    Where every source of a gradient has as many copies, those at the same place are summed; else all of them, each
+    counting so much that its source counts once.
     """
-    replicas: dict[Owner, list[int]] = defaultdict(list)
+    by_source: dict[tuple[Owner, int], list[int]] = defaultdict(list)
     for holder in sorted(holders):
-        replicas[owners[holder]].append(holder)
-    if len({len(copies) for copies in replicas.values()}) == 1:
-        for together in zip(*replicas.values(), strict=True):
+        by_source[sources[holder]].append(holder)
+    if len({len(copies) for copies in by_source.values()}) == 1:
+        for together in zip(*by_source.values(), strict=True):
             yield dict.fromkeys(together, 1.0)
     else:
-        yield {rank: 1.0 / len(copies) for copies in replicas.values() for rank in copies}
+        yield {rank: 1.0 / len(copies) for copies in by_source.values() for rank in copies}
