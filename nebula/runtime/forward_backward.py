@@ -28,8 +28,8 @@ class Driver(Protocol):
     observers: list[Observer]
     precision: Precision
 
-    def run(self, micro_batches: list[Any]) -> float:
-        """Accumulates gradients and returns the replica's mean loss."""
+    def run(self, micro_batches: list[Any]) -> Any:
+        """Accumulates gradients and returns the replica's mean loss, left on the device where it is there."""
 
 
 class InARow:
@@ -42,10 +42,9 @@ class InARow:
         self.model, self.loss, self.precision = model, loss, precision
         self.observers: list[Observer] = []
 
-    def run(self, micro_batches: list[Any]) -> float:
+    def run(self, micro_batches: list[Any]) -> paddle.Tensor:
         """Accumulates gradients and returns the mean loss."""
-        count, total = len(micro_batches), 0.0
-        losses = []
+        count, losses = len(micro_batches), []
         for index, (inputs, labels) in enumerate(map(on_device, micro_batches)):
             held = getattr(self.model, "no_sync", nullcontext) if index < count - 1 else nullcontext
             with held():
@@ -56,9 +55,8 @@ class InARow:
                 self._tell("B", index, "begin")
                 self.precision.scaled(value / count if count > 1 else value).backward()
                 self._tell("B", index, "end")
-            losses.append(value.detach())
-        total = sum(float(value) for value in losses)
-        return total / count
+            losses.append(value.detach().astype("float32"))
+        return paddle.stack(losses).mean() if count > 1 else losses[0]
 
     def _tell(self, kind: str, index: int, moment: str) -> None:
         for observer in self.observers:
@@ -95,14 +93,16 @@ class Through1F1B:
 
         return tell
 
-    def run(self, micro_batches: list[Any]) -> float:
+    def run(self, micro_batches: list[Any]) -> paddle.Tensor:
         """Accumulates gradients and returns the mean loss, which the last stage tells the others."""
         self._seen = {"F": 0, "B": 0}
         self.pipeline.set_virtual_pipeline_rank(0)
         self.pipeline._layers.train()
         with self.precision.casting():  # fleet leaves it for its backward passes
-            loss = self.pipeline.forward_backward_pipeline(self._feed(micro_batches), self.precision.scaler)
-        return float(loss)
+            loss: paddle.Tensor = self.pipeline.forward_backward_pipeline(
+                self._feed(micro_batches), self.precision.scaler
+            )
+            return loss
 
     def _feed(self, micro_batches: list[Any]) -> Iterator[Any]:
         """What fleet asks for: a first stage the inputs, a last stage the labels; others never ask."""

@@ -53,7 +53,7 @@ class Step:
         driver: Driver,
         optimizer: Any,
         wrapped: Any,
-        mean: Callable[[float], float] = float,
+        mean: Callable[[Any], float] = float,
     ) -> None:
         self.plan, self.place, self.part, self.mean = plan, place, part, mean
         self.driver, self.precision, self.optimizer, self.wrapped = driver, driver.precision, optimizer, wrapped
@@ -154,7 +154,10 @@ def _seed_dropout(drawn: int, mesh: Degrees, here: Place) -> None:
 def _check_shared(elements: list[nn.Layer], plan: Plan) -> None:
     name = chain.shared_across([elements[slice(*stage.layers)] for stage in plan.stages])
     if name:
-        raise BadInput(f"{name} is shared by layers of two stages; move the border or untie it")
+        raise BadInput(
+            f"{name} is shared by layers of two stages, which fleet clips wrongly: set engine to executor in the plan, "
+            "move the border, or untie it"
+        )
 
 
 def _on_fleet(
@@ -201,14 +204,14 @@ def _elsewhere(_: Any) -> Any:
     raise AssertionError("an element of another stage was called")
 
 
-def over_replicas(value: float, plan: Plan) -> float:
-    """The mean of a number over the replicas; every rank of a replica has the same."""
+def over_replicas(value: paddle.Tensor, plan: Plan) -> float:
+    """The mean of a scalar over the replicas; every rank of a replica has the same."""
     if plan.world_size == 1 or plan.stages[0].data == 1:
-        return value
+        return float(value)
     from paddle.distributed import fleet
 
     hybrid = fleet.get_hybrid_communicate_group()
-    total = paddle.to_tensor([value], dtype="float32")
+    total = value.astype("float32")
     if hybrid.get_data_parallel_world_size() > 1:
         paddle.distributed.all_reduce(total, group=hybrid.get_data_parallel_group())
     if hybrid.get_sharding_parallel_world_size() > 1:

@@ -220,6 +220,12 @@ def test_weights_shared_over_a_border_are_found():
     assert chain.shared_across([[shared, shared], [other]]) == ""
 
 
+def test_fleet_gets_no_weight_that_layers_of_two_stages_share():
+    elements, plan = list(toy.Toy(tied=True).chain), toy_plans.plan(stages=toy_plans.EVEN)
+    with pytest.raises(BadInput, match=r"table is shared .* set engine to executor"):
+        parallelizing._check_shared(elements, plan)
+
+
 def test_tensor_split_that_fits_nothing_or_tears_weights_apart_is_refused():
     elements = [nn.Sequential(nn.Linear(4, 4))]
     with pytest.raises(BadInput, match="says nowhere what to cut"):
