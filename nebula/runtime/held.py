@@ -17,6 +17,7 @@ from paddle.base import core
 
 from nebula.checkpoint.boxes import Box, flat_boxes, whole
 from nebula.checkpoint.shard_file import Part as SavedPart
+from nebula.runtime.optimizers import trained_by
 from nebula.runtime.parallelize import Step
 
 MODEL, BUFFER, OPTIMIZER, MASTER, ROWS = "model/", "buffer/", "optimizer/", "master/", "rows/"
@@ -119,7 +120,7 @@ def _stepped_here(step: Step) -> list[paddle.Tensor]:
     if ranks is not None:
         return [p for p in trained if ranks[p.name] == step.place.shard]
     if step.plan.stages[step.place.stage].sharding.stage == 1:
-        mine = {p.name for p in innermost(step.optimizer)._parameter_list}
+        mine = {p.name for p in trained_by(innermost(step.optimizer))}
         return [p for p in trained if p.name in mine]
     return trained
 

@@ -20,34 +20,37 @@ def optimizer_of(optimizer: Any, model: nn.Layer) -> Any:
 def keep_parameters(optimizer: Any, replaced: Mapping[int, paddle.Tensor], local: list[int]) -> None:
     """Drops the parameters of other stages and takes slices in place of what was cut.
 
+    A group of the optimizer, or all of it, of which the rank holds nothing is left a number without a gradient: Paddle
+    makes no optimizer without parameters, and all ranks must take part in the clips of all groups.
+
     Args:
         optimizer: one that has made no step.
         replaced: id of a serial parameter -> its slice.
         local: ids of the parameters that this rank trains.
 
     Raises:
-        BadInput: the optimizer trains nothing here, which Paddle's cannot, or has stepped already.
+        BadInput: the optimizer has stepped already.
     """
     if optimizer._accumulators:
         raise BadInput("the optimizer has made a step already; parallelize before the first one")
     held = set(local)
 
-    def mine(parameters: Any) -> list[paddle.Tensor]:
+    def mine(parameters: list[paddle.Tensor]) -> list[paddle.Tensor]:
         taken = (replaced.get(id(p), p) for p in parameters)
-        return [p for p in taken if id(p) in held]
+        return [p for p in taken if id(p) in held] or [paddle.create_parameter([1], "float32")]
 
-    groups = optimizer._parameter_list
-    if not mine(trained_by(optimizer)):
-        raise BadInput(
-            "a rank's stages hold no weight that the optimizer trains: move the borders, so that each stage holds one"
-        )
-    if groups and isinstance(groups[0], dict):
-        for group in optimizer._param_groups:
-            group["params"] = mine(group["params"])
-        optimizer._param_groups[:] = [group for group in optimizer._param_groups if group["params"]]
+    kept = [mine(parameters) for parameters in _groups(optimizer)]
+    if is_grouped(optimizer):
+        for group, parameters in zip(optimizer._param_groups, kept, strict=True):
+            group["params"] = parameters
         optimizer._parameter_list = [{**group} for group in optimizer._param_groups]
     else:
-        optimizer._parameter_list = optimizer._param_groups = mine(groups)
+        optimizer._parameter_list = optimizer._param_groups = kept[0]
+
+
+def group_clips(optimizer: Any) -> list[Any]:
+    """The clips of an optimizer's groups; none where it has no groups."""
+    return [group["grad_clip"] for group in optimizer._param_groups] if is_grouped(optimizer) else []
 
 
 def trained_by(optimizer: Any) -> list[paddle.Tensor]:
@@ -70,9 +73,15 @@ def groups_by_name(optimizer: Any, names: Mapping[int, str]) -> dict[str, int]:
 
 
 def _groups(optimizer: Any) -> list[list[paddle.Tensor]]:
+    if is_grouped(optimizer):
+        return [list(group["params"]) for group in optimizer._param_groups]
+    return [list(optimizer._parameter_list)]
+
+
+def is_grouped(optimizer: Any) -> bool:
+    """Whether it has groups of parameters rather than one list of them."""
     listed = optimizer._parameter_list
-    grouped = bool(listed) and isinstance(listed[0], dict)
-    return [list(group["params"]) for group in optimizer._param_groups] if grouped else [list(listed)]
+    return bool(listed) and isinstance(listed[0], dict)
 
 
 def clear_gradients(optimizer: Any) -> None:

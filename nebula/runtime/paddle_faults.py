@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import paddle
@@ -28,6 +29,22 @@ def clip_over_all_ranks(optimizer: Any, model: nn.Layer, hybrid: Any) -> None:
     if optimizer._grad_clip is not None:
         split_names = frozenset(p.name for p in model.parameters() if p.is_distributed)
         optimizer._grad_clip = _Stage3Clip(optimizer._grad_clip, hybrid, split_names)
+
+
+def keep_group_clips(optimizer: Any, clips: Sequence[Any], hybrid: Any) -> None:
+    """Gives the groups of an optimizer their own global-norm clips back, each over all ranks.
+
+    fleet and its sharding wrappers silently put the clip of the whole optimizer in their place.
+
+    Args:
+        optimizer: Paddle's, inside of fleet's wrappers.
+        clips: of its groups as the user gave them; none where it has no groups.
+    """
+    from paddle.distributed.fleet.meta_optimizers.dygraph_optimizer import hybrid_parallel_optimizer
+
+    for group, clip in zip(optimizer._param_groups if clips else (), clips, strict=True):
+        if isinstance(clip, nn.ClipGradByGlobalNorm):
+            group["grad_clip"] = hybrid_parallel_optimizer.HybridParallelClipGrad(clip, hybrid)
 
 
 class _Stage3Clip:

@@ -17,10 +17,10 @@ from paddle import nn
 
 from nebula.errors import BadInput
 from nebula.plan.values import Plan
-from nebula.runtime import chain, runnable, sharding, start, tensor
+from nebula.runtime import chain, paddle_faults, runnable, sharding, start, tensor
 from nebula.runtime.batch import micro_batches, picked, row_count
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
-from nebula.runtime.optimizers import clear_gradients, keep_parameters, optimizer_of
+from nebula.runtime.optimizers import clear_gradients, group_clips, keep_parameters, optimizer_of
 from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Degrees, Place, degrees, place
 from nebula.runtime.precision import Precision, decorate, precision_of, tell_ranks
@@ -167,7 +167,8 @@ def _on_fleet(
 
     hybrid = fleet.get_hybrid_communicate_group()
     stage = plan.stages[here.stage].sharding.stage if mesh.sharding > 1 else 0
-    piped = mesh.pipeline > 1
+    piped, clips, inner = mesh.pipeline > 1, group_clips(optimizer), optimizer
+    sharding.check(stage, part, plan.stages[here.stage].recompute, clips)
     model = _pipeline_layer(part, loss, plan, mesh, hybrid) if piped else chain.ChainModel(part.elements)
     if stage >= 2:
         # fleet's pipeline sends whole weights around when it is built, so it comes before the wrapper that cuts them
@@ -179,6 +180,7 @@ def _on_fleet(
         distributed = wrapped = fleet.distributed_model(model)
         optimizer = fleet.distributed_optimizer(optimizer)
         tell_ranks(precision.scaler)
+    paddle_faults.keep_group_clips(inner, clips, hybrid)
     driver = Through1F1B(distributed, precision) if piped else InARow(distributed, loss, precision)
     if isinstance(driver, Through1F1B) and stage == 2:
         sharding.feed_stage2(driver, wrapped)

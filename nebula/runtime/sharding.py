@@ -6,16 +6,42 @@ ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from paddle import nn
 
 from nebula.errors import BadInput
-from nebula.runtime import paddle_faults
+from nebula.runtime import chain, paddle_faults
 from nebula.runtime.forward_backward import Through1F1B
+from nebula.runtime.parts import Part
 
 WHOLE_ELEMENTS = 1024
 """Parameters of at most this many elements stay whole in stage 3: norms and biases, hardly worth a gather each."""
+
+
+def check(stage: int, part: Part, recompute: str, clips: Sequence[Any]) -> None:
+    """Refuses what fleet would train wrongly without a word.
+
+    Args:
+        stage: of sharding.
+        part: what the rank holds.
+        recompute: policy of its stage.
+        clips: of the optimizer's groups.
+
+    Raises:
+        BadInput: the optimizer has groups that the stage of sharding cannot keep apart; or stage 2 would add a weight's
+            gradient over the ranks before all of its layers have given theirs.
+    """
+    if stage in (1, 3) and clips:
+        other = "name the engine executor in the plan, which does" if stage == 1 else "use stage 1 on the executor or 2"
+        raise BadInput(f"fleet's sharding stage {stage} takes no optimizer with groups of parameters; {other}")
+    shared = chain.shared_across([[element] for element in part.elements]) if stage == 2 else None
+    if shared and recompute != "none":
+        raise BadInput(
+            f"{shared} is shared by two layers under recompute {recompute}: fleet's sharding stage 2 would sum its "
+            "gradient after the first of them; use another stage of sharding, or no recompute"
+        )
 
 
 def stage2(model: nn.Layer, optimizer: Any, hybrid: Any, scaler: Any) -> tuple[nn.Layer, Any]:

@@ -1,9 +1,9 @@
 """One rank: trains the toy under one plan after another and writes, per plan, the losses and the gathered weights.
 
-Arguments: folder for the results, then cases `optimizer|plan name|twist`. A twist is empty; a factor that scales the
-gradients of rank 1; `unmended`: Paddle as it is, without nebula.runtime.paddle_faults; `loss scaler`: fp16's scaler
-around a computation in fp32, which is what this device has; `infinite gradient`: that, and rank 1 meets an infinity in
-step INFINITE.
+Arguments: folder for the results, then cases `optimizer|plan name|twist`. A plan whose name begins with `@` is read
+from <folder>/<name>.json, others are those of toy_plans. A twist is empty; a factor that scales the gradients of rank
+1; `unmended`: Paddle as it is, without nebula.runtime.paddle_faults; `loss scaler`: fp16's scaler around a computation
+in fp32, which is what this device has; `infinite gradient`: that, and rank 1 meets an infinity in step INFINITE.
 """
 
 import inspect
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import toy_chain as toy
 import toy_plans
 
+from nebula.plan.files import load_plan
 from nebula.runtime import paddle_faults, precision, start, weights
 from nebula.runtime import parallelize as parallelizing
 from nebula.runtime.executor import engine as executing
@@ -64,7 +65,7 @@ def main(folder, cases):
     mended = vars(paddle_faults).copy()
     for case in cases:
         optimizer, name, twist = case.split("|")
-        plan = toy_plans.named(name)
+        plan = load_plan(folder / f"{name}.json") if name.startswith("@") else toy_plans.named(name)
         for mend in (name for name, value in mended.items() if inspect.isfunction(value)):
             setattr(paddle_faults, mend, nothing if twist == "unmended" else mended[mend])
         losses, gathered = train(plan, optimizer, twist.replace("unmended", ""))

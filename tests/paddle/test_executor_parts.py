@@ -107,15 +107,22 @@ def test_a_split_backward_takes_an_input_that_amp_would_cast():
     assert str(x.grad.dtype) == "paddle.float32"
 
 
-def test_an_optimizer_tells_the_group_of_each_weight_and_refuses_to_train_nothing():
+def test_an_optimizer_tells_the_group_of_each_weight_and_keeps_groups_of_which_a_rank_holds_nothing():
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     names = {id(p): f"{i}.{j}" for i, layer in enumerate((first, second)) for j, p in enumerate(layer.parameters())}
     parted = paddle.optimizer.AdamW(parameters=[{"params": first.parameters()}, {"params": [second.weight]}])
     assert groups_by_name(parted, names) == {"0.0": 0, "0.1": 0, "1.0": 1}
     whole = paddle.optimizer.AdamW(parameters=first.parameters())
     assert groups_by_name(whole, names) == {"0.0": 0, "0.1": 0}
-    with pytest.raises(BadInput, match="hold no weight that the optimizer trains"):
-        keep_parameters(whole, {}, [id(second.weight)])
+    keep_parameters(parted, {}, [id(second.weight)])
+    stand_in, kept = (group["params"][0] for group in parted._param_groups)
+    assert kept is second.weight
+    assert id(stand_in) not in names
+    before = second.weight.numpy()
+    second(paddle.ones([1, 2])).sum().backward()
+    parted.step()
+    assert np.all(second.weight.numpy() != before)
+    assert float(stand_in) == float(stand_in.detach().clone())
 
 
 @pytest.mark.parametrize(

@@ -180,13 +180,12 @@ def clip_over_slices(optimizer: Any, gradients: Gradients, groups: Mapping[str, 
         optimizer: of this rank's parameters.
         groups: name of a weight of the whole model that is trained -> index of its group; the same on all ranks.
     """
-    names = {id(parameter): name for name, (parameter, _) in gradients.parameters.items()}
 
     def spread(clip: Any, index: int) -> Any:
         return _GlobalNorm(clip.clip_norm, gradients, groups, index) if _by_norm(clip) else clip
 
-    for group in _grouped(optimizer):
-        group["grad_clip"] = spread(group["grad_clip"], groups[names[id(group["params"][0])]])
+    for index, group in enumerate(_grouped(optimizer)):
+        group["grad_clip"] = spread(group["grad_clip"], index)
     optimizer._grad_clip = spread(optimizer._grad_clip, 0)
 
 
