@@ -68,11 +68,33 @@ def fleet_schedule(case: Case) -> Iterator[str]:
 
 
 def no_context(case: Case) -> Iterator[str]:
-    """Context and expert parallelism have no engine yet."""
-    for name in ("context", "expert"):
-        degree = max(getattr(stage, name) for stage in case.plan.stages)
-        if degree > 1:
-            yield f"{name} {degree}: no engine runs {name} parallelism yet"
+    """Context parallelism has no engine yet."""
+    degree = max(stage.context for stage in case.plan.stages)
+    if degree > 1:
+        yield f"context {degree}: no engine runs context parallelism yet"
+
+
+def no_experts(case: Case) -> Iterator[str]:
+    """Expert parallelism is the executor's."""
+    degree = max(stage.expert for stage in case.plan.stages)
+    if degree > 1:
+        yield f"expert {degree}: the engine executor alone runs expert parallelism"
+
+
+def own_tokens(case: Case) -> Iterator[str]:
+    """The executor deals experts to ranks that hold different tokens, and keeps their states where they are."""
+    for index, stage in enumerate(case.plan.stages):
+        width = max(len(replica.ranks) for replica in stage.replicas)
+        if stage.expert > 1 and width > 1:
+            yield (
+                f"expert {stage.expert} with tensor {width} in stage {index}: the ranks of a replica hold the same "
+                "tokens, which the executor does not exchange yet; take tensor 1 there"
+            )
+        if stage.expert > 1 and stage.sharding.stage:
+            yield (
+                f"expert {stage.expert} with sharding in stage {index}: the executor does not shard states of experts "
+                "yet; take sharding 0 there"
+            )
 
 
 def no_offload(case: Case) -> Iterator[str]:
