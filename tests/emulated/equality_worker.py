@@ -1,7 +1,7 @@
 """One rank: trains the toy under one plan after another and writes, per plan, the losses and the gathered weights.
 
-Arguments: folder for the results, then cases `optimizer|plan name|twist`. An optimizer that begins with `experts` trains
-the toy that has them. A plan whose name begins with `@` is read from <folder>/<name>.json, others are those of
+Arguments: folder for the results, then cases `optimizer|plan name|twist`. One whose optimizer begins with `experts`
+trains the toy that has them. A plan whose name begins with `@` is read from <folder>/<name>.json, others are those of
 toy_plans. A twist is empty; a factor that scales the gradients of rank 1; `unmended`: Paddle as it is, without
 nebula.runtime.paddle_faults; `loss scaler`: fp16's scaler around a computation in fp32, which is what this device has;
 `infinite gradient`: that, and rank 1 meets an infinity in step INFINITE.

@@ -195,9 +195,8 @@ def test_experts_are_dealt_within_a_stage_by_the_executor():
         engine, missing = executable(replace(broken, engine="executor"), "gpu")
         assert engine is None
         assert any(said.startswith(words) for said in missing), missing
-    assert executable(with_stage(LEGAL, 0, expert=2), "gpu").missing == (
-        "expert 2: the engine executor alone runs expert parallelism",
-    )
+    on_fleet = executable(with_stage(LEGAL, 0, expert=2), "gpu").missing
+    assert "expert 2: the engine executor alone runs expert parallelism" in on_fleet
 
 
 def test_stages_that_differ_run_on_the_executor():

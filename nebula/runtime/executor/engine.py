@@ -136,7 +136,7 @@ def held(part: Part, shapes: Mapping[str, list[int]]) -> Iterator[tuple[str, tup
     for name, parameter in part.weights.items():
         dim = part.cut.dims.get(id(parameter), -1)
         if dim < 0:
-            yield name, (parameter, Holding(name, -1, 0, 1, member.rank if id(parameter) in part.addends else 0))
+            yield name, (parameter, Holding(name, -1, 0, 1, part.member.rank if id(parameter) in part.addends else 0))
             continue
         member = part.cut.members[id(parameter)]
         size = shapes[name][dim] // member.degree
