@@ -80,38 +80,30 @@ class RelativeBias(nn.Layer):
         start = nn.initializer.Assign(falling_with_distance(heads, max_distance))
         self.weight = self.create_parameter([heads, 2 * max_distance + 1], default_initializer=start)
 
-    def forward(self, x: int, memory: int = 0) -> Tensor:
-        """The bias [heads, x, memory + x] of `x` queries against `memory` older keys and their own."""
-        keys = memory + x
-        query = paddle.arange(memory, keys, dtype="int64").reshape([x, 1])
-        distance = query - paddle.arange(0, keys, dtype="int64").reshape([1, keys])
+    def forward(self, queries: range, keys: range) -> Tensor:
+        """The bias [heads, queries, keys] of queries and keys at those positions."""
+        query = paddle.arange(queries.start, queries.stop, dtype="int64").reshape([len(queries), 1])
+        distance = query - paddle.arange(keys.start, keys.stop, dtype="int64").reshape([1, len(keys)])
         index = distance.clip(-self.max_distance, self.max_distance) + self.max_distance
-        return paddle.index_select(self.weight, index.flatten(), axis=1).reshape([-1, x, keys])
+        return paddle.index_select(self.weight, index.flatten(), axis=1).reshape([-1, len(queries), len(keys)])
 
 
-def hidden_future(queries: int, memory: int) -> Tensor:
-    """[queries, memory + queries]: 0 where a causal query may look, HIDDEN_SCORE where it may not."""
-    shape = [queries, memory + queries]
-    return paddle.triu(paddle.full(shape, HIDDEN_SCORE, dtype="float32"), diagonal=memory + 1)
+def hidden_future(queries: range, keys: range) -> Tensor:
+    """[queries, keys] at those positions: 0 where a causal query may look, HIDDEN_SCORE where it may not."""
+    hidden = paddle.full([len(queries), len(keys)], HIDDEN_SCORE, dtype="float32")
+    return paddle.triu(hidden, diagonal=queries.start - keys.start + 1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Softmax attention, all heads side by side.
+def scored(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+    """The scores [b, heads, s, k] of queries [b, s, heads, d] and keys [b, k, heads, d], plus `bias` [heads, s, k]."""
+    query, key = (t.transpose([0, 2, 1, 3]) for t in (query * query.shape[3] ** -0.5, key))
+    return paddle.matmul(query, key, transpose_y=True) + bias
 
-    Args:
-        query: [b, s, heads, d].
-        key: [b, k, heads, d], as is `value`.
-        value: what the keys stand for.
-        bias: [heads, s, k], added to the scores.
 
-    Returns:
-        [b, s, heads * d].
-    """
-    scale = query.shape[3] ** -0.5
-    query, key, value = (t.transpose([0, 2, 1, 3]) for t in (query * scale, key, value))
-    weights = F.softmax(paddle.matmul(query, key, transpose_y=True) + bias, axis=-1)
-    context = paddle.matmul(weights, value).transpose([0, 2, 1, 3])
-    return context.reshape([0, 0, -1])
+def weighted(scores: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention: scores [b, heads, s, k] and values [b, k, heads, d] -> [b, s, heads * d]."""
+    context = paddle.matmul(F.softmax(scores, axis=-1), value.transpose([0, 2, 1, 3]))
+    return context.transpose([0, 2, 1, 3]).reshape([0, 0, -1])
 
 
 class Attention(nn.Layer):
@@ -121,11 +113,11 @@ class Attention(nn.Layer):
 
     Attributes:
         selective_recompute: methods whose inner activations (scores, weights) are worth computing twice.
-        mixes_tokens: methods in which tokens meet; outside of them each is worked on by itself.
+        mixes_tokens: methods in which tokens meet, and which score them; outside each is worked on by itself.
     """
 
     selective_recompute = ("look_around", "look_back")
-    mixes_tokens = ("look_around", "look_back")
+    mixes_tokens = {"look_around": "scores_around", "look_back": "scores_back"}
 
     def __init__(self, module: ModuleConfig, config: ErnieConfig, sight: Sight) -> None:
         super().__init__()
@@ -155,7 +147,8 @@ class Attention(nn.Layer):
 
     def look_around(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Every token sees every token."""
-        return attend(query, key, value, self.bias(query.shape[1]))
+        every = range(query.shape[1])
+        return weighted(self.scores_around(query, key, queries=every, keys=every), value)
 
     def look_back(self, query: Tensor, key: Tensor, value: Tensor, memory: Tensor | None) -> Tensor:
         """A token sees the memory, what precedes it, and itself."""
@@ -165,5 +158,17 @@ class Attention(nn.Layer):
             _, old_key, old_value = self.project(memory)
             key = paddle.concat([old_key, key], axis=1)
             value = paddle.concat([old_value, value], axis=1)
-        queries = query.shape[1]
-        return attend(query, key, value, self.bias(queries, length) + hidden_future(queries, length))
+        keys = range(length + query.shape[1])
+        return weighted(self.scores_back(query, key, queries=keys[length:], keys=keys), value)
+
+    def scores_around(self, query: Tensor, key: Tensor, *, queries: range, keys: range) -> Tensor:
+        """[b, heads, queries, keys] of some queries and some keys, which are at those positions."""
+        return scored(query, key, self.bias(queries, keys))
+
+    def scores_back(
+        self, query: Tensor, key: Tensor, _memory: None = None, *, queries: range, keys: range
+    ) -> Tensor | None:
+        """The same where a token sees what precedes it; None if no query may see any key."""
+        if queries.stop <= keys.start:
+            return None
+        return scored(query, key, self.bias(queries, keys) + hidden_future(queries, keys))

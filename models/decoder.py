@@ -77,7 +77,9 @@ class CausalAttention(nn.Layer):
         if each > 1:
             key, value = (paddle.repeat_interleave(part, each, axis=2) for part in (key, value))
         query, key, value = (part.transpose([0, 2, 1, 3]) for part in (query * self.width**-0.5, key, value))
-        scores = paddle.matmul(query, key, transpose_y=True) + hidden_future(query.shape[2], 0)
+        scores = paddle.matmul(query, key, transpose_y=True) + hidden_future(
+            range(query.shape[2]), range(query.shape[2])
+        )
         return paddle.matmul(F.softmax(scores, axis=-1), value).transpose([0, 2, 1, 3]).reshape([0, 0, -1])
 
 

@@ -68,33 +68,27 @@ def fleet_schedule(case: Case) -> Iterator[str]:
 
 
 def no_context(case: Case) -> Iterator[str]:
-    """Context parallelism has no engine yet."""
+    """Neither a serial process nor fleet shares a sequence, or deals experts."""
     degree = max(stage.context for stage in case.plan.stages)
     if degree > 1:
-        yield f"context {degree}: no engine runs context parallelism yet"
+        yield f"context {degree}: the executor alone runs context parallelism"
+    yield from no_experts(case)
 
 
 def no_experts(case: Case) -> Iterator[str]:
-    """Expert parallelism is the executor's."""
+    """Expert parallelism has no engine yet."""
     degree = max(stage.expert for stage in case.plan.stages)
     if degree > 1:
-        yield f"expert {degree}: the engine executor alone runs expert parallelism"
+        yield f"expert {degree}: no engine runs expert parallelism yet"
 
 
-def own_tokens(case: Case) -> Iterator[str]:
-    """The executor deals experts to ranks that hold different tokens, and keeps their states where they are."""
-    for index, stage in enumerate(case.plan.stages):
-        width = max(len(replica.ranks) for replica in stage.replicas)
-        if stage.expert > 1 and width > 1:
-            yield (
-                f"expert {stage.expert} with tensor {width} in stage {index}: the ranks of a replica hold the same "
-                "tokens, which the executor does not exchange yet; take tensor 1 there"
-            )
-        if stage.expert > 1 and stage.sharding.stage:
-            yield (
-                f"expert {stage.expert} with sharding in stage {index}: the executor does not shard states of experts "
-                "yet; take sharding 0 there"
-            )
+def one_context(case: Case) -> Iterator[str]:
+    """The virtual stages of a device share the sequence alike."""
+    for held in case.plan.homes:
+        ways = {(case.plan.stages[i].context, case.plan.stages[i].exchange) for i in held}
+        if len(ways) > 1:
+            told = " and ".join(f"{degree} by {way}" for degree, way in sorted(ways))
+            yield f"stages {held[0]} and {held[-1]} share ranks, and have context {told}: they need one"
 
 
 def no_offload(case: Case) -> Iterator[str]:
@@ -104,9 +98,9 @@ def no_offload(case: Case) -> Iterator[str]:
 
 
 def no_sequence(case: Case) -> Iterator[str]:
-    """Sequence parallelism has no engine yet."""
+    """Fleet's own layers of sequence parallelism are not used: beside its pipeline they are silently wrong."""
     if case.plan.sequence_parallel:
-        yield "sequence_parallel: no engine runs it yet"
+        yield "sequence_parallel: the executor alone runs it"
 
 
 def fp32(case: Case) -> Iterator[str]:
@@ -208,5 +202,6 @@ def chunks_in_place(case: Case) -> Iterator[str]:
 def _told(stage: Stage) -> str:
     parts = [f"data {stage.data}", f"tensor {stage.tensor}", f"{stage.replicas[0].micro_batch_rows} rows"]
     parts.append(f"sharding {stage.sharding.stage} over {stage.sharding.degree}")
-    parts += [f"{name} {getattr(stage, name)}" for name in ("context", "expert") if getattr(stage, name) != 1]
+    parts += [f"context {stage.context} by {stage.exchange}"] * (stage.context != 1)
+    parts += [f"expert {stage.expert}"] * (stage.expert != 1)
     return ", ".join(parts)

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 PRECISIONS = ("fp32", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "sgd")
 AIMS = ("step_time", "cost", "energy", "days")
+EXCHANGES = ("ring", "gather", "ulysses")
+"""How ranks that share a sequence get what attention needs of the others (nebula.graph.rules.context)."""
+
 RECOMPUTE = ("none", "selective", "full")
 OFFLOAD = ("none", "optimizer", "activations", "both")
 """What lies in the host's memory in place of the device's: states of the optimizer, kept activations."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nebula.cluster.places import device_index
 from nebula.errors import BadInput, closest, shown
-from nebula.plan.job import OFFLOAD, OPTIMIZERS, PRECISIONS, RECOMPUTE
+from nebula.plan.job import EXCHANGES, OFFLOAD, OPTIMIZERS, PRECISIONS, RECOMPUTE
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Plan, Stage
 
@@ -147,14 +147,16 @@ def batch(case: Case) -> Iterator[str]:
 
 
 def degrees(case: Case) -> Iterator[str]:
-    """Context and expert degrees are at least 1."""
+    """Context and expert degrees are at least 1; ranks that share a sequence are as many tensor groups."""
     for index, stage in enumerate(case.plan.stages):
         for name in ("context", "expert"):
             if getattr(stage, name) < 1:
                 yield f"{name} {getattr(stage, name)} in stage {index}: the least is 1"
-        if stage.expert > 1 and len(stage.ranks) % stage.expert:
-            left = f"{len(stage.ranks)} ranks % expert {stage.expert} = {len(stage.ranks) % stage.expert}, not 0"
-            yield f"stage {index}: {left}; an expert group lies within one stage"
+        yield from _word("exchange", stage.exchange, EXCHANGES)
+        odd = [len(r.ranks) for r in stage.replicas if len(r.ranks) % max(1, stage.context)]
+        if odd:
+            told = f"{odd[0]} ranks % context {stage.context} = {odd[0] % stage.context}"
+            yield f"a replica of stage {index} has {told}, not 0: its ranks are tensor groups that share the sequence"
 
 
 def sharding(case: Case) -> Iterator[str]:
@@ -242,24 +244,19 @@ WAN_CROSSED = (
 
 def close_groups(stage: Stage) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
     """The groups of a stage that must not be far apart, by axis; those of one rank are left out."""
-    degree = max(1, stage.sharding.degree)
+    ranks, degree = stage.ranks, max(1, stage.sharding.degree)
     yield "tensor" if stage.context == 1 else "context", [r.ranks for r in stage.replicas if len(r.ranks) > 1]
     if stage.expert > 1:
-        yield "expert", expert_groups(stage)
+        yield "expert", [ranks[i : i + stage.expert] for i in range(0, len(ranks), stage.expert)]
     if degree > 1:
         held = [stage.replicas[i : i + degree] for i in range(0, stage.data, degree)]
         yield "sharding", [tuple(rank for replica in group for rank in replica.ranks) for group in held]
 
 
-def expert_groups(stage: Stage) -> list[tuple[int, ...]]:
-    """The ranks that share the experts of a stage: as many as its degree, which follow each other."""
-    return [stage.ranks[i : i + stage.expert] for i in range(0, len(stage.ranks), stage.expert)]
-
-
 def shape(stage: Stage) -> tuple[object, ...]:
     """What must be equal for stages to be alike: all but the layers and the recompute policy."""
     rows = stage.replicas[0].micro_batch_rows
-    return (stage.data, stage.tensor, stage.sharding, stage.context, stage.expert, rows)
+    return (stage.data, stage.tensor, stage.sharding, stage.context, stage.exchange, stage.expert, rows)
 
 
 def _word(what: str, word: str, known: tuple[str, ...]) -> Iterator[str]:

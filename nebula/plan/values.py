@@ -74,6 +74,8 @@ class Stage:
         recompute: `none`, `selective` (attention only) or `full`.
         offload: what lies in the host's memory: `none`, `optimizer` (its states), `activations` or `both`.
         recompute_layers: how many of its layers are under the recompute policy, the first ones; 0: all.
+        exchange: how ranks that share the sequence get what attention needs of the others: `ring`, `gather` or
+            `ulysses`.
     """
 
     layers: tuple[int, int]
@@ -84,6 +86,7 @@ class Stage:
     recompute: str = "none"
     offload: str = "none"
     recompute_layers: int = 0
+    exchange: str = "ring"
 
     @property
     def policy_runs(self) -> tuple[tuple[str, int, int], ...]:
@@ -296,7 +299,8 @@ class Plan:
         rows = [replica.micro_batch_rows for replica in first.replicas]
         if len(set(rows)) > 1:
             parts[0] += f" ({_counts(rows)} rows)"
-        parts += [f"{name} {n}" for name, n in (("context", first.context), ("expert", first.expert)) if n > 1]
+        context = f"context ({first.exchange})"
+        parts += [f"{name} {n}" for name, n in ((context, first.context), ("expert", first.expert)) if n > 1]
         parts.append(f"pipeline {devices}")
         if len(self.stages) > 1:
             chunks = f" × {len(self.stages) // devices} virtual stages" if len(self.stages) > devices else ""

@@ -6,19 +6,22 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
-from nebula.graph.splits import kind_of
-from nebula.plan.values import Plan
-from nebula.runtime import chain, experts, tensor
+from nebula.graph.splits import kind_of, sublayer_of
+from nebula.plan.values import Plan, Stage
+from nebula.runtime import chain, tensor
+from nebula.runtime.attention import share_attention
 from nebula.runtime.forward_backward import Loss
 from nebula.runtime.recompute import apply_policy
+from nebula.runtime.sequence import Deal
 from nebula.runtime.shares import WHOLE, Run, runs
+
+ALONE = tensor.Member(degree=1, rank=0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,7 +33,7 @@ class Part:
         prefixes: name in the whole model of each of its elements.
         member: its place in the tensor group.
         names: id of a local parameter -> its name in the whole model.
-        cut: what tensor and expert parallelism replaced.
+        cut: what tensor parallelism replaced.
         runs: for each element of the whole chain whether this rank runs it on its share of the sequence.
         addends: ids of the whole local parameters whose gradients are of that share alone.
     """
@@ -54,16 +57,6 @@ class Part:
         by_id = {id(p): p for element in self.elements for p in element.parameters()}
         return {name: by_id[key] for key, name in self.names.items()}
 
-    @property
-    def buffers(self) -> dict[str, paddle.Tensor]:
-        """What its elements keep beside parameters (running statistics, the balance of experts), named likewise."""
-        found = {}
-        for prefix, element in zip(self.prefixes, self.elements, strict=True):
-            parameters = {id(p) for p in element.parameters()}
-            named = element.state_dict().items()
-            found |= {f"{prefix}.{name}" if prefix else name: t for name, t in named if id(t) not in parameters}
-        return found
-
 
 def part_of(
     model: nn.Layer,
@@ -72,7 +65,7 @@ def part_of(
     plan: Plan,
     stages: Sequence[int],
     member: tensor.Member,
-    dealt: Mapping[int, tensor.Member] = MappingProxyType({}),
+    context: tensor.Member = ALONE,
 ) -> tuple[Part, Loss]:
     """A rank's elements with its slices of the weights, and the loss that fits them.
 
@@ -80,7 +73,7 @@ def part_of(
         split: the model's table of what a tensor group cuts.
         stages: that the rank holds.
         member: its place in the tensor group that holds them.
-        dealt: stage -> its place in the expert group there, where there is one.
+        context: its place in the group that shares the sequence.
 
     Raises:
         BadInput: the model is not the plan's, or cannot be cut so.
@@ -92,42 +85,80 @@ def part_of(
     held = {stage: elements[first:last] for stage, (first, last) in zip(stages, spans, strict=True)}
     called = chain.element_names(model, elements)
     prefixes = [name for first, last in spans for name in called[first:last]]
-    if any(stage.tensor > 1 for stage in plan.stages):
-        split = _checked_split(split, elements, max(stage.tensor for stage in plan.stages))
+    degree = max(stage.tensor // stage.context for stage in plan.stages)
+    if degree > 1:
+        split = _checked_split(split, elements, degree)
     found = runs(elements, split or {}, member.degree if plan.sequence_parallel else 1)
     part = Part(stages=held, prefixes=prefixes, member=member, names={}, cut=cut, runs=found)
-    if member.degree > 1:
+    tables = member
+    if context.degree > 1:
+        _check_token_wise(part, context.degree)
+        tables = _tables(part, split or {}, plan.stages[stages[0]], member, context)
+    if tables.degree > 1:
         assert split is not None
-        shared_logits = "cross_entropy" in _parameters(loss) and tensor.cuts_vocabulary(elements[-1], split)
+        shared_logits = "cross_entropy" in parameters_of(loss) and tensor.cuts_vocabulary(elements[-1], split)
         sharing = {id(element) for element, run in zip(elements, found, strict=True) if run is not WHOLE}
         for element in part.elements:
             gather = not (shared_logits and element is elements[-1])
             by_share = id(element) in sharing
-            tensor.cut_element(element, split, member, gather=gather, cut=cut, on_shares=by_share)
+            tensor.cut_element(element, split, member, gather=gather, cut=cut, on_shares=by_share, tables=tables)
             if by_share:
                 part.addends |= {id(p) for p in element.parameters() if id(p) not in cut.dims}
         _check_untied(part.elements, names, cut)
-        if shared_logits:
+        if shared_logits and member.degree > 1:
             loss = functools.partial(loss, cross_entropy=functools.partial(tensor.cross_entropy, group=member.group))
-    experts.check(elements, split, plan)
-    for stage, group in dealt.items():
-        for element in held[stage]:
-            experts.cut_element(element, split, group, cut)
     part.names = {id(cut.replaced[old]): name for old, name in names.items() if old in cut.replaced}
     here = {id(p) for element in part.elements for p in element.parameters()}
     part.names |= {old: name for old, name in names.items() if old in here}
     return part, loss
 
 
-def settle(part: Part, plan: Plan, device: str) -> None:
-    """Moves a rank's part to its device, where it recomputes what the plan says."""
+def settle(part: Part, plan: Plan, device: str, deal: Deal | None = None) -> None:
+    """Moves a rank's part to its device, where it recomputes what the plan says.
+
+    Args:
+        deal: of the sequence to the ranks that share it; None where none does.
+    """
     for stage, elements in part.stages.items():
         held = plan.stages[stage]
         again = held.recompute_layers or len(elements)
         for index, element in enumerate(elements):
+            if deal and held.exchange == "gather":  # what it gathers is gathered again where scores are computed again
+                share_attention(element, held.exchange, deal)
             apply_policy(element, held.recompute if index < again else "none")
+            if deal and held.exchange != "gather":
+                share_attention(element, held.exchange, deal)
             element.to(device=device)
             element.train()
+
+
+def _check_token_wise(part: Part, degree: int) -> None:
+    """Refuses to share the sequence of an element that does not say that its tokens meet in attention alone."""
+    for prefix, element in zip(part.prefixes, part.elements, strict=True):
+        if not getattr(element, "token_wise", False):
+            raise BadInput(
+                f"context {degree}: {prefix or 'the model'} ({type(element).__name__}) does not say that it works on "
+                "each token by itself outside of the methods that `mixes_tokens` names (`token_wise = True`); a layer "
+                "that remembers earlier segments cannot: use context 1"
+            )
+
+
+def _tables(
+    part: Part, split: Mapping[str, str], stage: Stage, member: tensor.Member, context: tensor.Member
+) -> tensor.Member:
+    """This rank's place among those that share the heads: under Ulysses the context group does too."""
+    if stage.exchange != "ulysses" or "heads" not in split.values():
+        return member
+    degree = member.degree * context.degree
+    for prefix, element in zip(part.prefixes, part.elements, strict=True):
+        for name, parameter in element.named_parameters():
+            if kind_of(sublayer_of(name), split.items()) == "heads" and parameter.shape[0] % degree:
+                heads, equation = parameter.shape[0], f"tensor {member.degree} × context {context.degree}"
+                raise BadInput(
+                    f"{prefix}.{name}: {heads} heads % ({equation}) = {heads % degree}, not 0: ulysses exchanges "
+                    "positions for heads; choose ring, gather or other degrees"
+                )
+    return tensor.Member(degree=degree, rank=member.rank * context.degree + context.rank)
 
 
 def _checked_split(split: Mapping[str, str] | None, elements: list[nn.Layer], degree: int) -> Mapping[str, str]:
@@ -149,6 +180,7 @@ def _check_untied(elements: list[nn.Layer], names: dict[int, str], cut: tensor.C
                 raise BadInput(f"{names[id(parameter)]} is cut in one layer and shared with another; untie the two")
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function or of a layer's forward."""
     target = function.forward if isinstance(function, nn.Layer) else function
     return inspect.signature(target).parameters

@@ -8,6 +8,7 @@ order of the ranks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import paddle
@@ -22,7 +23,7 @@ _ZEROS = nn.initializer.Constant(0.0)
 
 
 def all_gathered(x: paddle.Tensor, group: Any, dim: int = -2) -> paddle.Tensor:
-    """The shares of all ranks of a group, joined along a dim."""
+    """What the ranks of a group have, joined along a dim."""
     joined = paddle.empty([group.nranks, *x.shape], dtype=x.dtype)
     dist.stream.all_gather(joined.reshape([-1, *x.shape[1:]]), x.contiguous(), group=group, use_calc_stream=True)
     shape, at = list(x.shape), x.ndim + dim
@@ -30,78 +31,117 @@ def all_gathered(x: paddle.Tensor, group: Any, dim: int = -2) -> paddle.Tensor:
     return joined.transpose([*range(1, at + 1), 0, *range(at + 1, x.ndim + 1)]).reshape(shape)
 
 
-def own_share(x: paddle.Tensor, group: Any, dim: int = -2) -> paddle.Tensor:
-    """This rank's share of a tensor along a dim.
+def in_parts(x: paddle.Tensor, parts: int, dim: int) -> paddle.Tensor:
+    """[parts, ...]: equal parts of a tensor along a dim, one behind the other.
 
     Raises:
-        BadInput: the dim does not divide by the ranks.
+        BadInput: the dim does not divide by them.
     """
-    _check_divides(x, group.nranks, dim)
-    size = x.shape[dim] // group.nranks
-    return paddle.slice(x, [x.ndim + dim], [group.rank * size], [(group.rank + 1) * size]).contiguous()
+    check_divides(x, parts, dim)
+    at, shape = x.ndim + dim, list(x.shape)
+    shape[at : at + 1] = [parts, shape[at] // parts]
+    return x.reshape(shape).transpose([at, *range(at), *range(at + 1, x.ndim + 1)]).contiguous()
 
 
-def summed_share(x: paddle.Tensor, group: Any) -> paddle.Tensor:
-    """This rank's share of the sum over a group, along dim -2."""
-    _check_divides(x, group.nranks, -2)
-    *rows, positions, width = x.shape
-    share, n = [*rows, positions // group.nranks, width], len(rows)
-    parts = x.reshape([*rows, group.nranks, -1, width]).transpose([n, *range(n), n + 1, n + 2]).contiguous()
-    mine = paddle.empty(share, dtype=x.dtype)
-    dist.stream.reduce_scatter(mine, parts, group=group, use_calc_stream=True)
-    return mine
+def summed_share(x: paddle.Tensor, group: Any, dim: int = -2) -> paddle.Tensor:
+    """This rank's share of the sum over a group, along a dim."""
+    parts = in_parts(x, group.nranks, dim)
+    share = paddle.empty(parts.shape[1:], dtype=x.dtype)
+    dist.stream.reduce_scatter(share, parts, group=group, use_calc_stream=True)
+    return share
 
 
-def _check_divides(x: paddle.Tensor, degree: int, dim: int) -> None:
-    if x.ndim + dim < 0 or x.shape[dim] % degree:
-        length = f"{x.shape[dim]} positions % {degree} = {x.shape[dim] % degree}, not 0" if x.ndim + dim >= 0 else ""
-        told = f"a tensor of shape {x.shape} cannot be cut along its sequence (dim {dim}) over {degree} ranks"
-        raise BadInput(f"{told}{length and ': ' + length}; choose a sequence length or a degree that fits")
+def check_divides(x: paddle.Tensor, parts: int, dim: int) -> None:
+    """Refuses to cut a tensor along a dim that it lacks or that does not divide.
+
+    Raises:
+        BadInput: with its shape.
+    """
+    length = x.shape[dim] if x.ndim + dim >= 0 else 0
+    if not length or length % parts:
+        told = f": {length} positions % {parts} = {length % parts}, not 0" if length else ""
+        where = f"a tensor of shape {list(x.shape)} cannot be cut along its sequence (dim {dim})"
+        raise BadInput(f"{where} into {parts} equal parts{told}; choose another sequence length or degree")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal:
+    """How the positions of a sequence are dealt to the ranks of a group.
+
+    Attributes:
+        mirrored: rank i of n has chunks i and 2 n - 1 - i of 2 n, so that all have equal work under a causal mask
+            (Llama 3, arXiv 2407.21783, section 3.3.2); otherwise equal runs in the order of the ranks.
+    """
+
+    group: Any
+    mirrored: bool = False
+
+    def positions(self, length: int, rank: int) -> tuple[range, ...]:
+        """The runs of positions of a rank that has `length` of them, in its order."""
+        if not self.mirrored:
+            return (range(rank * length, (rank + 1) * length),)
+        size = length // 2
+        return tuple(range(i * size, (i + 1) * size) for i in (rank, 2 * self.group.nranks - 1 - rank))
+
+    def own(self, x: paddle.Tensor, dim: int) -> paddle.Tensor:
+        """This rank's share of a tensor along a dim."""
+        check_divides(x, self.group.nranks * (1 + self.mirrored), dim)
+        runs = self.positions(x.shape[dim] // self.group.nranks, self.group.rank)
+        parts = [paddle.slice(x, [x.ndim + dim], [run.start], [run.stop]) for run in runs]
+        return parts[0].contiguous() if len(parts) == 1 else paddle.concat(parts, axis=dim)
+
+    def joined(self, x: paddle.Tensor, dim: int) -> paddle.Tensor:
+        """The whole of what every rank has a share of."""
+        whole = all_gathered(x, self.group, dim)
+        if not self.mirrored:
+            return whole
+        chunks = paddle.split(whole, 2 * self.group.nranks, axis=dim)
+        return paddle.concat(chunks[::2] + chunks[:0:-2], axis=dim)
 
 
 class Scatter(PyLayer):
     """Keeps a rank's share of what all hold; its gradient is gathered."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, group: Any, dim: int) -> paddle.Tensor:
+    def forward(ctx: Any, x: paddle.Tensor, deal: Deal, dim: int) -> paddle.Tensor:
         """[..., s, width] -> [..., s / ranks, width] where dim is -2."""
-        ctx.of = group, dim
-        return own_share(x, group, dim)
+        ctx.deal, ctx.dim = deal, dim
+        return deal.own(x, dim)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> paddle.Tensor:
         """The reverse, as all ranks go on with the whole gradient."""
-        return all_gathered(gradient, *ctx.of)
+        return ctx.deal.joined(gradient, ctx.dim)
 
 
 class Gather(PyLayer):
     """Joins the shares where all ranks go on alike: each keeps its share of the gradient, which all have."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, group: Any, dim: int) -> paddle.Tensor:
+    def forward(ctx: Any, x: paddle.Tensor, deal: Deal, dim: int) -> paddle.Tensor:
         """[..., s / ranks, width] -> [..., s, width] where dim is -2."""
-        ctx.of = group, dim
-        return all_gathered(x, group, dim)
+        ctx.deal, ctx.dim = deal, dim
+        return deal.joined(x, dim)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> paddle.Tensor:
         """This rank's share."""
-        return own_share(gradient, *ctx.of)
+        return ctx.deal.own(gradient, ctx.dim)
 
 
 class GatherForParts(PyLayer):
     """Joins the shares where each rank goes on with a part of the work: gradients are summed."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, group: Any) -> paddle.Tensor:
-        """[..., s / ranks, width] -> [..., s, width]."""
-        ctx.group = group
-        return all_gathered(x, group)
+    def forward(ctx: Any, x: paddle.Tensor, group: Any, dim: int = -2) -> paddle.Tensor:
+        """[..., s / ranks, width] -> [..., s, width] where dim is -2."""
+        ctx.group, ctx.dim = group, dim
+        return all_gathered(x, group, dim)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> paddle.Tensor:
         """This rank's share of the sum."""
-        return summed_share(gradient, ctx.group)
+        return summed_share(gradient, ctx.group, ctx.dim)
 
 
 class SumAndScatter(PyLayer):

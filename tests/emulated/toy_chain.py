@@ -43,7 +43,7 @@ class Block(nn.Layer):
     """Takes and returns (activations, mask); the mask needs no gradient."""
 
     selective_recompute = ("attend",)
-    mixes_tokens = ("attend",)
+    mixes_tokens = {"attend": "scores"}
     whole_outputs = (1,)
     token_wise = True
 
@@ -54,16 +54,21 @@ class Block(nn.Layer):
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
         self.bias = Bias()
 
-    def attend(self, qkv, mask):
-        heads = qkv.reshape([0, 0, -1, 3 * WIDTH // HEADS]).transpose([0, 2, 1, 3])
-        query, key, value = paddle.split(heads, 3, axis=-1)
+    def attend(self, query, key, value, mask):
+        every = range(LENGTH)
+        weights = F.softmax(self.scores(query, key, mask, queries=every, keys=every))
+        return paddle.matmul(weights, value.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3]).reshape([0, 0, -1])
+
+    def scores(self, query, key, mask, *, queries, keys):
+        query, key = (part.transpose([0, 2, 1, 3]) for part in (query, key))
+        near = slice(queries.start, queries.stop), slice(keys.start, keys.stop)
         scores = paddle.matmul(query, key, transpose_y=True) * (WIDTH // HEADS) ** -0.5
-        weights = F.softmax(scores + self.bias() + mask)
-        return paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([0, 0, -1])
+        return scores + self.bias()[:, near[0], near[1]] + mask[near]
 
     def forward(self, inputs):
         x, mask = inputs
-        x = x + self.out(self.attend(self.qkv(self.first_norm(x)), mask))
+        heads = self.qkv(self.first_norm(x)).reshape([0, 0, -1, 3 * WIDTH // HEADS])
+        x = x + self.out(self.attend(*paddle.split(heads, 3, axis=-1), mask))
         return x + self.down(F.gelu(self.up(self.second_norm(x)))), mask
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+from nebula.plan.job import EXCHANGES
 from nebula.plan.layout import FLEET, uniform_stages
 from nebula.plan.schedule import device_of
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Sharding, Stage
@@ -162,49 +163,43 @@ SEQUENCE_FOUR = {
     ),
     "sequence, tensor 2, then rows 1 : 3": unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C, 1), (D, 3)]), sequence=True),
 }
-UNLIKE = UNLIKE_TWO | UNLIKE_FOUR
 
 
-def dealt(base, *degrees):
-    """The plan with the experts of each stage dealt over so many ranks."""
-    stages = zip(base.stages, degrees, strict=True)
-    return replace(base, stages=tuple(replace(stage, expert=degree) for stage, degree in stages))
+def sharing(plan, context, exchange):
+    """The plan whose stages share the sequence, each replica in so many tensor groups; 1: that stage does not."""
+    degrees = context if isinstance(context, tuple) else (context,) * len(plan.stages)
+    stages = zip(plan.stages, degrees, strict=True)
+    return replace(plan, stages=tuple(replace(stage, context=n, exchange=exchange) for stage, n in stages))
 
 
-def two_replicas(*schedule_and_cuts):
-    """A pipeline with virtual stages of two replicas each, of 3 and 1 rows."""
-    base = virtual(*schedule_and_cuts)
-    pairs = {A: (A, B), B: (C, D)}
-    stages = []
-    for stage in base.stages:
-        first, second = pairs[stage.ranks]
-        made = unlike((stage.layers, [(first, 3), (second, 1)]))
-        stages.append(made.stages[0])
-    return replace(base, stages=tuple(stages), ranks=tuple(RankPlace("host/0", r) for r in range(4)))
-
-
-EXPERT_TWO = {
-    "expert 2": dealt(unlike(((0, 6), [(A, 2), (B, 2)])), 2),
-    "expert 2, rows 3 : 1": dealt(unlike(((0, 6), [(A, 3), (B, 1)])), 2),
-    "expert 2, rows 7 : 1, full recompute": dealt(unlike(((0, 6), [(A, 7), (B, 1)], "full"), micro_batches=2), 2),
-    "pipeline, zb-h1, every rank with all experts": UNLIKE_TWO["pipeline, zb-h1"],
+PAIR = unlike(((0, 6), [(A + B, 8)]), micro_batches=2)
+GROUP = unlike(((0, 6), [(A + B + C + D, 8)]), micro_batches=2)
+CONTEXT_TWO = {f"context 2 by {way}": sharing(PAIR, 2, way) for way in EXCHANGES} | {
+    f"context 2 by {way}, recompute of some layers": sharing(
+        unlike(((0, 6), [(A + B, 8)], policy, 3), micro_batches=2), 2, way
+    )
+    for way, policy in zip(EXCHANGES, ("full", "selective", "selective"), strict=True)
 }
-EXPERT_FOUR = {
-    "data 4, expert 2": dealt(unlike(((0, 6), [(A, 1), (B, 1), (C, 1), (D, 1)])), 2),
-    "rows 5 : 1 : 1 : 1, expert 4": dealt(unlike(((0, 6), [(A, 5), (B, 1), (C, 1), (D, 1)]), micro_batches=2), 4),
-    "pipeline 2 x expert 2": dealt(unlike(((0, 3), [(A, 3), (B, 1)]), ((3, 6), [(C, 1), (D, 3)])), 2, 2),
-    "pipeline 2 x expert 2, zb-h1, full recompute": dealt(
-        unlike(((0, 3), [(A, 2), (B, 2)], "full"), ((3, 6), [(C, 1), (D, 3)]), schedule="zb-h1"), 2, 2
+CONTEXT_FOUR = {
+    "context 4 by ring": sharing(GROUP, 4, "ring"),
+    "context 4 by ulysses": sharing(GROUP, 4, "ulysses"),
+    "context 2 by ring, tensor 2, sequence": replace(sharing(GROUP, 2, "ring"), sequence_parallel=True),
+    "context 2 by ulysses, tensor 2": sharing(GROUP, 2, "ulysses"),
+    "context 2 by gather, data 2, sharding stage 1": sharing(
+        unlike(((0, 6), [(A + B, 4), (C + D, 4)], "none", 0, 2), micro_batches=2), 2, "gather"
     ),
-    "virtual stages x expert 2, interleaved": dealt(two_replicas("interleaved", 0, 1, 3, 4, 6), 2, 2, 2, 2),
-    "expert 2, then tensor 2": dealt(unlike(((0, 3), [(A, 3), (B, 1)]), ((3, 6), [(C + D, 4)])), 2, 1),
+    "context 2 by ring, 2 stages, zb-h1": sharing(
+        unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C + D, 4)]), schedule="zb-h1"), 2, "ring"
+    ),
+    "context 2 by ring, then tensor 2": sharing(unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C + D, 4)])), (2, 1), "ring"),
+    "tensor 2, then context 2 by ulysses, sequence": replace(
+        sharing(unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C + D, 4)])), (1, 2), "ulysses"), sequence_parallel=True
+    ),
 }
-EXPERT = EXPERT_TWO | EXPERT_FOUR
-NAMED_PLANS = UNLIKE | SEQUENCE_TWO | SEQUENCE_FOUR | EXPERT
+UNLIKE = UNLIKE_TWO | UNLIKE_FOUR
+NAMED_PLANS = UNLIKE | SEQUENCE_TWO | SEQUENCE_FOUR | CONTEXT_TWO | CONTEXT_FOUR
 
 
 def named(name):
     """The plan of a name; that of one serial process where there is none."""
-    if name == "serial, 4 micro-batches":
-        return plan(micro_batches=4)
     return NAMED_PLANS[name] if name in NAMED_PLANS else plan(**NAMED.get(name, {"micro_batches": 1}))

@@ -1,12 +1,21 @@
-"""Which elements of a chain a rank runs on its share of the sequence."""
+"""Which elements of a chain a rank runs on its share of the sequence, and how positions are dealt."""
 
+from types import SimpleNamespace
+
+import paddle
 import pytest
 from paddle import nn
 
+from nebula.errors import BadInput
 from nebula.models.config import ErnieConfig, ModuleConfig
 from nebula.models.ernie import chain
 from nebula.models.splits import ERNIE_SPLITS
+from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Stage
+from nebula.runtime.attention import share_attention
+from nebula.runtime.parts import part_of
+from nebula.runtime.sequence import Deal
 from nebula.runtime.shares import GATHERING, SHARED, WHOLE, runs
+from nebula.runtime.tensor import Member
 
 SPLITS = dict(ERNIE_SPLITS)
 
@@ -48,3 +57,69 @@ def test_an_element_that_says_nothing_runs_whole_and_so_does_what_holds_its_weig
     silent, speaking, alone = Element(norm), Element(norm), Element(nn.LayerNorm(4))
     speaking.token_wise = alone.token_wise = True
     assert runs([silent, speaking, alone], {}, 2) == (WHOLE, WHOLE, SHARED)
+
+
+def sharing(exchange, elements):
+    """What rank 1 of 2 that share the sequence holds."""
+    replica = Replica(ranks=(0, 1), tensor_shares=(1, 1), micro_batch_rows=1)
+    plan = Plan(
+        stages=(Stage(layers=(0, len(elements)), replicas=(replica,), context=2, exchange=exchange),),
+        micro_batches=1,
+        schedule="1f1b",
+        engine="executor",
+        ranks=(RankPlace("n/0", 0), RankPlace("n/0", 1)),
+        job=Job(global_batch=1),
+        made_from=MadeFrom(model="", model_hash="", cluster="", cluster_hash=""),
+    )
+    pair = Member(degree=2, rank=1, group=SimpleNamespace(nranks=2, rank=1))
+    return part_of(nn.Sequential(*elements), nn.functional.mse_loss, SPLITS, plan, [0], Member(degree=1, rank=0), pair)
+
+
+def test_ulysses_cuts_tables_of_heads_over_the_ranks_that_share_the_sequence_and_a_ring_does_not():
+    for exchange, heads in (("ulysses", 2), ("ring", 4)):
+        weights = sharing(exchange, ernie())[0].weights
+        assert weights["1.attention.bias.weight"].shape[0] == heads
+        assert weights["1.attention.qkv.weight"].shape == [32, 96]
+
+
+def test_ulysses_refuses_heads_that_do_not_divide():
+    with pytest.raises(BadInput, match=r"3.nlu.attention.bias.weight: 3 heads % \(tensor 1 × context 2\) = 1, not 0"):
+        sharing("ulysses", ernie(task_heads=3))
+    assert sharing("gather", ernie(task_heads=3))
+
+
+def test_a_layer_that_remembers_earlier_segments_shares_no_sequence():
+    with pytest.raises(
+        BadInput, match=r"context 2: 1 \(WithMemory\) does not say that it works on each token by itself"
+    ):
+        sharing("ring", ernie(memory_length=4))
+
+
+def test_a_ring_needs_scores():
+    class Mixing(nn.Layer):
+        mixes_tokens = ("attend",)
+
+    deal = Deal(group=SimpleNamespace(nranks=2, rank=0))
+    with pytest.raises(BadInput, match=r"by ring: Mixing.attend names no method that scores a run of queries"):
+        share_attention(Mixing(), "ring", deal)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_every_position_is_dealt_once_and_mirrored_ones_make_equal_work(ranks, mirrored):
+    length = 4
+    deals = [Deal(group=SimpleNamespace(nranks=ranks, rank=rank), mirrored=mirrored) for rank in range(ranks)]
+    whole = paddle.arange(ranks * length).reshape([1, -1, 1])
+    own = [[int(i) for i in deal.own(whole, -2).flatten()] for deal in deals]
+    assert own == [[i for run in deal.positions(length, rank) for i in run] for rank, deal in enumerate(deals)]
+    assert sorted(i for share in own for i in share) == list(range(ranks * length))
+    if mirrored:
+        assert len({sum(share) for share in own}) == 1
+
+
+def test_a_sequence_that_does_not_divide_is_refused_with_its_numbers():
+    deal = Deal(group=SimpleNamespace(nranks=2, rank=0), mirrored=True)
+    with pytest.raises(BadInput, match=r"into 4 equal parts: 6 positions % 4 = 2, not 0"):
+        deal.own(paddle.zeros([1, 6, 8]), -2)
+    with pytest.raises(BadInput, match=r"shape \[8\] cannot be cut along its sequence \(dim -2\)"):
+        deal.own(paddle.zeros([8]), -2)

@@ -37,6 +37,7 @@ def test_the_keys_that_others_rely_on():
         "recompute",
         "offload",
         "recompute_layers",
+        "exchange",
     }
     assert set(stage["replicas"][0]) == {"ranks", "tensor_shares", "micro_batch_rows"}
     assert value["ranks"][3] == {"node": "n/0", "device": 3}

@@ -81,7 +81,7 @@ class ByActions:
         inputs, labels = rows
         came: list[paddle.Tensor] = []
         if stage == 0:
-            value = on_device(inputs)
+            value = self._positions.of_batch(on_device(inputs))
         else:
             came, specs = self._mail.take(Message("F", stage, micro_batch))
             for tensor, spec in zip(came, specs, strict=True):
@@ -136,7 +136,7 @@ class ByActions:
 
     def mean(self, share: float) -> float:
         """Of the global batch, on every rank: one rank of each replica of the last stage tells its share."""
-        total = paddle.to_tensor([share if self.seat.tensor == 0 else 0.0], dtype="float32")
+        total = paddle.to_tensor([share if self.seat.place == 0 else 0.0], dtype="float32")
         dist.all_reduce(total)
         return float(total)
 

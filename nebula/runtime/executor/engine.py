@@ -10,15 +10,13 @@ import paddle
 import paddle.distributed as dist
 from paddle import nn
 
-from nebula.plan.laws import expert_groups
 from nebula.plan.values import Plan
 from nebula.runtime import chain, start, tensor
-from nebula.runtime.balance import Balance
 from nebula.runtime.executor.driver import ByActions
 from nebula.runtime.executor.gradients import Gradients, check_clips, clip_over_slices
 from nebula.runtime.executor.holdings import Holding
 from nebula.runtime.executor.mail import Mail
-from nebula.runtime.executor.positions import Positions
+from nebula.runtime.executor.positions import Positions, mirrored, whole_loss
 from nebula.runtime.executor.seats import Seat, orders, seat_of
 from nebula.runtime.executor.sharding import ShardedOptimizer, Shards
 from nebula.runtime.executor.weight_gradients import Later, split_backward
@@ -29,6 +27,7 @@ from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Place
 from nebula.runtime.precision import ask_every_rank, decorate, precision_of
 from nebula.runtime.quiet import quiet
+from nebula.runtime.sequence import Deal
 
 
 def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: Mapping[str, str] | None) -> Step:
@@ -43,19 +42,20 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     paddle.set_device(start.device())
     _seed_dropout(drawn, plan, seat)
     chain.check_alike(model)
-    balance = Balance(chain.elements(model), counts=seat.tensor == 0)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     check_clips(optimizer)
     groups = groups_by_name(optimizer, chain.parameter_names(model))
     with quiet():
-        member = _member(plan, seat)
-        part, loss = part_of(model, loss, split, plan, seat.stages, member, _dealt(plan, seat))
+        member, context = _members(plan, seat)
+        part, loss = part_of(model, loss, split, plan, seat.stages, member, context)
     precision, later = precision_of(plan.job.precision), Later()
     if any(kind == "W" for kind, _, _ in orders(plan)[seat.home]):
         split_backward(part.elements, later, precision.dtype)
-    settle(part, plan, start.device())
-    balance.keep(part.elements)
-    parameters = dict(held(part, shapes))
+    deal = _deal(context, mirrored=mirrored(plan.stages[seat.stages[0]]))
+    if deal:
+        loss = whole_loss(loss, deal)
+    settle(part, plan, start.device(), deal)
+    parameters = dict(held(part, shapes, member, context))
     weights = {name: parameter for name, (parameter, _) in parameters.items()}
     with quiet():
         shards = Shards(plan, seat, weights)
@@ -75,7 +75,7 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
         part.stages,
         loss,
         precision=precision,
-        positions=Positions(plan, part.runs, member.group),
+        positions=Positions(plan=plan, runs=part.runs, tensor=_deal(member), context=deal),
         mail=mail,
         gradients=gradients,
         later=later,
@@ -88,34 +88,40 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
         optimizer=optimizer,
         wrapped=None,
         mean=driver.mean,
-        balance=balance,
     )
 
 
 def _seed_dropout(drawn: int, plan: Plan, seat: Seat) -> None:
-    """Gives every replica of every stage random numbers of its own; the ranks of a tensor group share theirs."""
-    before = sum(plan.stages[stages[0]].data for stages in plan.homes[: seat.home])
-    paddle.seed(drawn + before + seat.replica)
+    """Gives every tensor group of every stage random numbers of its own, which its ranks share."""
+    stage = plan.stages[seat.stages[0]]
+    before = sum(plan.stages[held[0]].data * plan.stages[held[0]].context for held in plan.homes[: seat.home])
+    width = len(stage.replicas[seat.replica].ranks) // stage.context
+    paddle.seed(drawn + before + seat.replica * stage.context + seat.place // width)
 
 
-def _member(plan: Plan, seat: Seat) -> tensor.Member:
-    """This rank's place in its tensor group; all ranks make all groups."""
-    replicas = [replica.ranks for held in plan.homes for replica in plan.stages[held[0]].replicas]
-    groups = {ranks: dist.new_group(list(ranks)) for ranks in replicas if len(ranks) > 1}
-    own = plan.stages[seat.stages[0]].replicas[seat.replica].ranks
-    return tensor.Member(degree=len(own), rank=seat.tensor, group=groups.get(own))
+def _members(plan: Plan, seat: Seat) -> tuple[tensor.Member, tensor.Member]:
+    """This rank's place in its tensor group and in its context group; all ranks make all groups."""
+    found: dict[tuple[int, ...], Any] = {}
+    own = []
+    for held in plan.homes:
+        stage = plan.stages[held[0]]
+        for replica in stage.replicas:
+            width = len(replica.ranks) // stage.context
+            rows = [replica.ranks[first : first + width] for first in range(0, len(replica.ranks), width)]
+            for ranks in (*rows, *zip(*rows, strict=True)):
+                if len(ranks) > 1 and ranks not in found:
+                    found[ranks] = dist.new_group(list(ranks))
+            if seat.rank in replica.ranks:
+                own = [rows[seat.place // width], replica.ranks[seat.place % width :: width]]
+    first, second = (
+        tensor.Member(degree=len(ranks), rank=ranks.index(seat.rank), group=found.get(ranks)) for ranks in own
+    )
+    return first, second
 
 
-def _dealt(plan: Plan, seat: Seat) -> dict[int, tensor.Member]:
-    """This rank's place in the expert group of each of its stages that has one; all ranks make all groups."""
-    ranks = {group for stage in plan.stages if stage.expert > 1 for group in expert_groups(stage)}
-    groups = {group: dist.new_group(list(group)) for group in sorted(ranks)}
-    found = {}
-    for index in seat.stages:
-        for own in expert_groups(plan.stages[index]):
-            if seat.rank in own and own in groups:
-                found[index] = tensor.Member(degree=len(own), rank=own.index(seat.rank), group=groups[own])
-    return found
+def _deal(member: tensor.Member, *, mirrored: bool = False) -> Deal | None:
+    """How a group deals the sequence; None where a rank is alone."""
+    return Deal(group=member.group, mirrored=mirrored) if member.degree > 1 else None
 
 
 def _place(plan: Plan, seat: Seat) -> Place:
@@ -125,33 +131,37 @@ def _place(plan: Plan, seat: Seat) -> Place:
         data=seat.replica,
         stage=stage,
         shard=0,
-        tensor=seat.tensor,
+        tensor=seat.place,
         layers=plan.stages[stage].layers,
         rows=seat.rows_of_batch(plan),
     )
 
 
-def held(part: Part, shapes: Mapping[str, list[int]]) -> Iterator[tuple[str, tuple[paddle.Tensor, Holding]]]:
+def held(
+    part: Part, shapes: Mapping[str, list[int]], member: tensor.Member, context: tensor.Member
+) -> Iterator[tuple[str, tuple[paddle.Tensor, Holding]]]:
     """What this rank holds of each weight, by its name in the whole model."""
     for name, parameter in part.weights.items():
-        dim = part.cut.dims.get(id(parameter), -1)
+        key = id(parameter)
+        dim, own = part.cut.dims.get(key, -1), part.cut.members.get(key, member)
+        # a slice that no other rank of the context group holds has seen all positions
+        addend = 0 if dim >= 0 and own.degree > member.degree else context.rank
+        if key in part.addends:
+            addend = context.rank * member.degree + member.rank
         if dim < 0:
-            yield name, (parameter, Holding(name, -1, 0, 1, part.member.rank if id(parameter) in part.addends else 0))
+            yield name, (parameter, Holding(name, -1, 0, 1, addend))
             continue
-        member = part.cut.members[id(parameter)]
-        size = shapes[name][dim] // member.degree
-        yield name, (parameter, Holding(name, dim, member.rank * size, (member.rank + 1) * size))
+        size = shapes[name][dim] // own.degree
+        yield name, (parameter, Holding(name, dim, own.rank * size, (own.rank + 1) * size, addend))
 
 
 def gather(step: Step) -> dict[str, np.ndarray]:
-    """The whole model's weights, in fp32, and buffers on every rank: name in the serial model -> array."""
+    """The whole model's weights on every rank: name in the serial model -> array in fp32."""
     driver = step.driver
     assert isinstance(driver, ByActions)
-    mine = [(holding, _array(parameter)) for parameter, holding in _told_by(step, driver)]
-    if driver.seat.replica == 0:
-        mine += [(Holding(name, -1, 0, 1), _array(buffer)) for name, buffer in step.part.buffers.items()]
+    mine = [(holding, _array(parameter)) for parameter, holding in driver.gradients.parameters.values()]
     told: list[tuple[int, list[tuple[Holding, np.ndarray]]]] = []
-    dist.all_gather_object(told, (driver.seat.home, mine))
+    dist.all_gather_object(told, (driver.seat.home, mine if driver.seat.replica == 0 else []))
     owner: dict[str, int] = {}
     pieces: dict[str, list[tuple[Holding, np.ndarray]]] = {}
     for home, holdings in told:
@@ -161,24 +171,13 @@ def gather(step: Step) -> dict[str, np.ndarray]:
     return {name: _assembled(parts) for name, parts in pieces.items()}
 
 
-def _told_by(step: Step, driver: ByActions) -> Iterator[tuple[paddle.Tensor, Holding]]:
-    """What a rank tells of its weights, so that every slice is told once: the first replica or expert group does."""
-    cut, plan, seat = step.part.cut, driver.plan, driver.seat
-    stage = plan.stages[seat.stages[0]]
-    first_experts = stage.ranks.index(seat.rank) < stage.expert
-    for parameter, holding in driver.gradients.parameters.values():
-        dealt = cut.members.get(id(parameter), step.part.member) is not step.part.member
-        if first_experts if dealt else seat.replica == 0:
-            yield parameter, holding
-
-
 def _assembled(parts: list[tuple[Holding, np.ndarray]]) -> np.ndarray:
     """A whole weight of the parts that the ranks of one replica hold."""
     if parts[0][0].dim < 0:
         return parts[0][1]
-    ordered = sorted(parts, key=lambda part: part[0].first)
-    return np.concatenate([array for _, array in ordered], axis=parts[0][0].dim)
+    by_place = {holding.first: array for holding, array in parts}  # ranks that share the sequence hold the same
+    return np.concatenate([by_place[first] for first in sorted(by_place)], axis=parts[0][0].dim)
 
 
 def _array(value: paddle.Tensor) -> np.ndarray:
-    return np.asarray((value.detach().astype("float32") if value.is_floating_point() else value).numpy())
+    return np.asarray(value.detach().astype("float32").numpy())

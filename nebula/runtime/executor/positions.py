@@ -1,72 +1,117 @@
 """Which positions of the sequence a rank has where in its part of the chain, and the moves between.
 
-Elements that run on shares (nebula.runtime.shares) take and return them; others take and return whole sequences. What
-crosses a border between stages is a share where ranks at the same place of all replicas on both sides have the same
-one, and whole otherwise.
+A context group shares the sequence from the batch to the loss. Within it elements that run on shares of a tensor group
+(nebula.runtime.shares) take and return these; others take and return all that their context rank has. What crosses a
+border between stages is what a rank has where all replicas on both sides have the same degrees, and whole otherwise.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import paddle
 
-from nebula.plan.values import Plan
-from nebula.runtime.sequence import Gather, Scatter
+from nebula.plan.values import Plan, Stage
+from nebula.runtime.batch import map_leaves
+from nebula.runtime.forward_backward import Loss
+from nebula.runtime.parts import parameters_of
+from nebula.runtime.sequence import Deal, Gather, Scatter
 from nebula.runtime.shares import Run
 
-SEQUENCE = -2
-"""The dim of activations [..., s, width] along which positions lie."""
+SEQUENCE, TOKENS = -2, -1
+"""The dims along which positions lie: of activations [..., s, width], and of ids and labels [..., s]."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
     """The moves of one rank.
 
-    Args:
+    Attributes:
         runs: how this rank runs each element of the whole chain.
-        group: that shares the sequence.
+        tensor, context: how its groups deal the sequence; None where it is alone.
     """
 
-    def __init__(self, plan: Plan, runs: Sequence[Run], group: Any) -> None:
-        self._stages, self._runs, self._group = plan.stages, runs, group
+    plan: Plan
+    runs: Sequence[Run]
+    tensor: Deal | None
+    context: Deal | None
+
+    def of_batch(self, inputs: Any) -> Any:
+        """What this rank has of the inputs of the whole sequence: ids [..., s], or numbers [..., s, width]."""
+        deal = self.context
+        if deal is None:
+            return inputs
+        return map_leaves(lambda x: deal.own(x, SEQUENCE if x.is_floating_point() else TOKENS), inputs)
 
     def enter(self, stage: int, layer: int, value: Any) -> Any:
         """What an element takes, of what the one before left or a border or the batch brought."""
-        if layer == self._stages[stage].layers[0]:
-            shared = stage > 0 and self.crosses_shared(stage - 1)
-        else:
-            shared = self._runs[layer - 1].leaves
-        return self._moved(value, shared, self._runs[layer].takes)
+        shared = layer > 0 and self.runs[layer - 1].leaves
+        if 0 < layer == self.plan.stages[stage].layers[0]:
+            shared = self._crosses_shared(stage - 1)
+            if not self._alike(stage - 1):
+                value = moved(value, Scatter, self.context)
+        return self._in_tensor_group(value, shared, self.runs[layer].takes)
 
     def leave(self, stage: int, value: Any) -> Any:
-        """What crosses the border behind a stage, or what the loss gets."""
-        shared = stage < len(self._stages) - 1 and self.crosses_shared(stage)
-        return self._moved(value, self._runs[self._stages[stage].layers[1] - 1].leaves, shared)
+        """What crosses the border behind a stage, or what the loss gets: all that the context rank has."""
+        last = stage == len(self.plan.stages) - 1
+        shared = self.runs[self.plan.stages[stage].layers[1] - 1].leaves
+        value = self._in_tensor_group(value, shared, not last and self._crosses_shared(stage))
+        return value if last or self._alike(stage) else moved(value, Gather, self.context)
 
-    def crosses_shared(self, stage: int) -> bool:
-        """Whether shares cross the border behind a stage."""
-        behind = self._stages[stage + 1]
-        widths = {len(replica.ranks) for each in (self._stages[stage], behind) for replica in each.replicas}
-        first = behind.layers[0]
-        return len(widths) == 1 and self._runs[first - 1].leaves and self._runs[first].takes
+    def _alike(self, stage: int) -> bool:
+        """Whether the ranks on both sides of the border behind a stage hold the same positions."""
+        return len({d for each in self.plan.stages[stage : stage + 2] for d in _dealt(each)}) == 1
 
-    def _moved(self, value: Any, shared: bool, wanted: bool) -> Any:
-        if shared == wanted:
-            return value
-        move = Scatter if wanted else Gather
-        alone = isinstance(value, paddle.Tensor)
-        tensors = [value] if alone else value
-        moved = [
-            move.apply(tensor, self._group, SEQUENCE) if runs_along_tokens(tensor, index) else tensor
-            for index, tensor in enumerate(tensors)
-        ]
-        return moved[0] if alone else type(value)(moved)
+    def _crosses_shared(self, stage: int) -> bool:
+        """Whether shares of a tensor group cross the border behind a stage."""
+        first = self.plan.stages[stage + 1].layers[0]
+        return self._alike(stage) and self.runs[first - 1].leaves and self.runs[first].takes
+
+    def _in_tensor_group(self, value: Any, shared: bool, wanted: bool) -> Any:
+        return value if shared == wanted else moved(value, Scatter if wanted else Gather, self.tensor)
 
 
-def runs_along_tokens(tensor: paddle.Tensor, index: int) -> bool:
-    """Whether tensor `index` of what an element takes or returns has positions: the first, and what needs gradients.
+def _dealt(stage: Stage) -> set[tuple[int, bool, int]]:
+    """What its ranks' positions depend on, for each replica."""
+    return {(stage.context, mirrored(stage), len(replica.ranks)) for replica in stage.replicas}
 
-    Others (masks) are the same for all shares.
+
+def mirrored(stage: Stage) -> bool:
+    """Whether ranks of its context groups have a run of early positions and one of late ones."""
+    return stage.context > 1 and stage.exchange == "ring"
+
+
+def moved(value: Any, move: type[Scatter | Gather], deal: Deal | None) -> Any:
+    """What an element takes or returns, scattered over a group or gathered.
+
+    Its first tensor has positions, and all that need a gradient; others (masks) are the same for all shares.
     """
-    return tensor.is_floating_point() and (index == 0 or not tensor.stop_gradient)
+    if deal is None:
+        return value
+    alone = isinstance(value, paddle.Tensor)
+    tensors = [value] if alone else value
+    found = [
+        move.apply(x, deal, SEQUENCE) if x.is_floating_point() and (index == 0 or not x.stop_gradient) else x
+        for index, x in enumerate(tensors)
+    ]
+    return found[0] if alone else type(value)(found)
+
+
+def whole_loss(loss: Loss, deal: Deal) -> Loss:
+    """The same loss of outputs of which each rank has its positions, and of whole labels.
+
+    One that takes `cross_entropy=` gets one that gathers the nats of all positions; another gathers the outputs.
+    """
+    asks = parameters_of(loss).get("cross_entropy")
+    if asks is None:
+        return lambda outputs, labels: loss(moved(outputs, Gather, deal), labels)
+    own = asks.default
+
+    def nats(logits: paddle.Tensor, labels: paddle.Tensor, *more: Any, **named: Any) -> paddle.Tensor:
+        return Gather.apply(own(logits, deal.own(labels, TOKENS), *more, **named), deal, TOKENS)
+
+    return functools.partial(loss, cross_entropy=nats)

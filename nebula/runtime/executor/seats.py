@@ -27,7 +27,7 @@ class Seat:
         home: which group of ranks of the pipeline it is in.
         stages: indices of the stages it holds, several where they are virtual.
         replica: index of its replica in each of them.
-        tensor: index of its rank in the replica.
+        place: index of its rank in the replica, whose tensor groups follow each other.
         rows: of a micro-batch.
     """
 
@@ -35,7 +35,7 @@ class Seat:
     home: int
     stages: tuple[int, ...]
     replica: int
-    tensor: int
+    place: int
     rows: Rows
 
     def rows_of_batch(self, plan: Plan) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ def seat_of(plan: Plan, rank: int) -> Seat:
         for index, (replica, rows) in enumerate(zip(stage.replicas, rows_of(stage), strict=True)):
             if rank in replica.ranks:
                 at = replica.ranks.index(rank)
-                return Seat(rank=rank, home=home, stages=stages, replica=index, tensor=at, rows=rows)
+                return Seat(rank=rank, home=home, stages=stages, replica=index, place=at, rows=rows)
     raise AssertionError(f"rank {rank} has no place in the plan")
 
 
@@ -81,7 +81,7 @@ def takes(giver: Stage, seat: Seat) -> Iterator[Share]:
     first, last = seat.rows
     for replica, (low, high) in zip(giver.replicas, rows_of(giver), strict=True):
         if max(first, low) < min(last, high):
-            peer = replica.ranks[seat.tensor % len(replica.ranks)]
+            peer = replica.ranks[seat.place % len(replica.ranks)]
             yield Share(peer, max(first, low) - first, min(last, high) - first)
 
 
@@ -90,7 +90,7 @@ def gives(seat: Seat, width: int, taker: Stage) -> Iterator[Share]:
     first, last = seat.rows
     for replica, (low, high) in zip(taker.replicas, rows_of(taker), strict=True):
         if max(first, low) < min(last, high):
-            for peer in replica.ranks[seat.tensor :: width]:
+            for peer in replica.ranks[seat.place :: width]:
                 yield Share(peer, max(first, low) - first, min(last, high) - first)
 
 
