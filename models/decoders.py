@@ -119,9 +119,10 @@ DECODER_SPLITS: tuple[tuple[str, str], ...] = (
     ("ffn.gate", "column"),
     ("ffn.up", "column"),
     ("ffn.down", "row"),
+    ("ffn.experts", "experts"),
     ("ffn.shared.gate", "column"),
     ("ffn.shared.up", "column"),
     ("ffn.shared.down", "row"),
     ("projection", "vocabulary"),
 )
-"""How tensor parallelism cuts a decoder (Shoeybi et al. 2019, arXiv 1909.08053, section 3)."""
+"""How tensor parallelism cuts a decoder (Shoeybi et al. 2019, arXiv 1909.08053, section 3), and expert parallelism."""

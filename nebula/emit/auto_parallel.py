@@ -34,7 +34,7 @@ def emit(decided: Decided, options: Options) -> Emitted:
     """
     del options
     plan, graph = decided.plan, decided.graph
-    require("auto-parallel", plan, _rectangular, engines.no_context)
+    require("auto-parallel", plan, _rectangular, engines.no_context, engines.no_experts)
     stages = [_stage(graph, plan, stage) for stage in plan.stages]
     first = plan.stages[0]
     document = {

@@ -69,6 +69,7 @@ ON_FLEET: tuple[Predicate, ...] = (
     engines.fleet_order,
     engines.fleet_schedule,
     engines.no_context,
+    engines.no_experts,
     engines.no_offload,
 )
 """What fleet's hybrid topology, and every tool above it, asks of a plan."""

@@ -1,8 +1,9 @@
-"""Which sublayers a tensor group cuts and how: the one answer for the graph's partition and for the runtime's layers.
+"""Which sublayers a group of ranks cuts and how: the one answer for the graph's partition and for the runtime's layers.
 
-A table of splits pairs an fnmatch pattern over the path of a sublayer with a kind. `column` cuts a Linear by its
-outputs, `row` by its inputs, `vocabulary` an Embedding by its rows and a Linear by its outputs, `heads` the first dim
-of a layer's own parameters. What no pattern names is replicated; whether a dim is even is asked by who cuts it.
+A table of splits pairs an fnmatch pattern over the path of a sublayer with a kind. A tensor group cuts by `column` a
+Linear by its outputs, by `row` by its inputs, by `vocabulary` an Embedding by its rows and a Linear by its outputs, by
+`heads` the first dim of a layer's own parameters. An expert group cuts by `experts` the first dim of all parameters of
+a layer, whose tokens travel. What no pattern names is replicated; whether a dim is even is asked by who cuts it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from nebula.errors import BadInput
 
-KINDS = ("column", "row", "vocabulary", "heads")
+KINDS = ("column", "row", "vocabulary", "heads", "experts")
 
 
 def kind_of(sublayer: str, splits: Iterable[tuple[str, str]]) -> str:
@@ -54,7 +55,7 @@ def applicable(splits: Iterable[tuple[str, str]], shapes: Mapping[str, Sequence[
     """
     table = tuple(splits)
     kinds = {sublayer_of(name): "" for name in shapes}
-    kinds = {sublayer: kind for sublayer in kinds if (kind := kind_of(sublayer, table))}
+    kinds = {sublayer: kind for sublayer in kinds if (kind := kind_of(sublayer, table)) not in ("", "experts")}
     whole = {
         _group(sublayer_of(name))
         for name, shape in shapes.items()

@@ -68,18 +68,38 @@ def fleet_schedule(case: Case) -> Iterator[str]:
 
 
 def no_context(case: Case) -> Iterator[str]:
-    """Neither a serial process nor fleet shares a sequence, or deals experts."""
+    """Neither a serial process nor fleet shares a sequence."""
     degree = max(stage.context for stage in case.plan.stages)
     if degree > 1:
-        yield f"context {degree}: the executor alone runs context parallelism"
-    yield from no_experts(case)
+        yield f"context {degree}: the engine executor alone runs context parallelism"
 
 
 def no_experts(case: Case) -> Iterator[str]:
-    """Expert parallelism has no engine yet."""
+    """Expert parallelism is the executor's."""
     degree = max(stage.expert for stage in case.plan.stages)
     if degree > 1:
-        yield f"expert {degree}: no engine runs expert parallelism yet"
+        yield f"expert {degree}: the engine executor alone runs expert parallelism"
+
+
+def own_tokens(case: Case) -> Iterator[str]:
+    """The executor deals experts to ranks that hold different tokens, and keeps their states where they are."""
+    for index, stage in enumerate(case.plan.stages):
+        width = max(len(replica.ranks) for replica in stage.replicas)
+        if stage.expert > 1 and width > 1:
+            yield (
+                f"expert {stage.expert} with {_inner(stage, width)} in stage {index}: the ranks of a replica hold the "
+                "same tokens, or share a sequence, which the executor does not exchange yet; take one rank a replica"
+            )
+        if stage.expert > 1 and stage.sharding.stage:
+            yield (
+                f"expert {stage.expert} with sharding in stage {index}: the executor does not shard states of experts "
+                "yet; take sharding 0 there"
+            )
+
+
+def _inner(stage: Stage, width: int) -> str:
+    """`tensor 2`, `context 2 and tensor 1`."""
+    return f"tensor {width}" if stage.context == 1 else f"context {stage.context} and tensor {width // stage.context}"
 
 
 def one_context(case: Case) -> Iterator[str]:

@@ -152,6 +152,9 @@ def degrees(case: Case) -> Iterator[str]:
         for name in ("context", "expert"):
             if getattr(stage, name) < 1:
                 yield f"{name} {getattr(stage, name)} in stage {index}: the least is 1"
+        if stage.expert > 1 and len(stage.ranks) % stage.expert:
+            left = f"{len(stage.ranks)} ranks % expert {stage.expert} = {len(stage.ranks) % stage.expert}, not 0"
+            yield f"stage {index}: {left}; an expert group lies within one stage"
         yield from _word("exchange", stage.exchange, EXCHANGES)
         odd = [len(r.ranks) for r in stage.replicas if len(r.ranks) % max(1, stage.context)]
         if odd:
@@ -244,13 +247,18 @@ WAN_CROSSED = (
 
 def close_groups(stage: Stage) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
     """The groups of a stage that must not be far apart, by axis; those of one rank are left out."""
-    ranks, degree = stage.ranks, max(1, stage.sharding.degree)
+    degree = max(1, stage.sharding.degree)
     yield "tensor" if stage.context == 1 else "context", [r.ranks for r in stage.replicas if len(r.ranks) > 1]
     if stage.expert > 1:
-        yield "expert", [ranks[i : i + stage.expert] for i in range(0, len(ranks), stage.expert)]
+        yield "expert", expert_groups(stage)
     if degree > 1:
         held = [stage.replicas[i : i + degree] for i in range(0, stage.data, degree)]
         yield "sharding", [tuple(rank for replica in group for rank in replica.ranks) for group in held]
+
+
+def expert_groups(stage: Stage) -> list[tuple[int, ...]]:
+    """The ranks that share the experts of a stage: as many as its degree, which follow each other."""
+    return [stage.ranks[i : i + stage.expert] for i in range(0, len(stage.ranks), stage.expert)]
 
 
 def shape(stage: Stage) -> tuple[object, ...]:

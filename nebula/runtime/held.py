@@ -155,16 +155,8 @@ def _states(step: Step, by_name: Mapping[str, Held]) -> Iterator[Held]:
 
 def _buffers(step: Step) -> Iterator[Held]:
     """Running statistics and the like; replicas that differ in them are saved as one of them is."""
-    for prefix, element in zip(step.part.prefixes, step.part.elements, strict=True):
-        parameters = {id(p) for p in element.parameters()}
-        for name, tensor in element.state_dict().items():
-            if id(tensor) not in parameters:
-                yield Held(
-                    key=BUFFER + _joined(prefix, name),
-                    tensor=tensor,
-                    shape=tuple(tensor.shape),
-                    box=whole(tensor.shape),
-                )
+    for name, tensor in step.part.buffers.items():
+        yield Held(key=BUFFER + name, tensor=tensor, shape=tuple(tensor.shape), box=whole(tensor.shape))
 
 
 def _rows(step: Step) -> Iterator[Held]:
@@ -195,7 +187,3 @@ def row_boxes(step: Step, total: int, rest: Sequence[int]) -> list[Box]:
 def global_rows(step: Step, here: int) -> int:
     """Rows of an optimizer step over all replicas; those that are `here` where one process has no plan."""
     return step.plan.job.global_batch or here
-
-
-def _joined(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name

@@ -18,6 +18,7 @@ from paddle import nn
 from nebula.errors import BadInput
 from nebula.plan.values import Plan
 from nebula.runtime import chain, paddle_faults, runnable, sharding, start, tensor
+from nebula.runtime.balance import Balance
 from nebula.runtime.batch import micro_batches, picked, row_count
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
 from nebula.runtime.optimizers import clear_gradients, group_clips, keep_parameters, optimizer_of
@@ -41,6 +42,7 @@ class Step:
     Attributes:
         place: this rank's coordinates, its rows of the global batch among them.
         driver: runs the micro-batches; its observers see each begin and end.
+        balance: of the experts, moved once a step.
         mean: of what drivers return, over the replicas.
     """
 
@@ -53,9 +55,10 @@ class Step:
         driver: Driver,
         optimizer: Any,
         wrapped: Any,
+        balance: Balance,
         mean: Callable[[Any], float] = float,
     ) -> None:
-        self.plan, self.place, self.part, self.mean = plan, place, part, mean
+        self.plan, self.place, self.part, self.mean, self._balance = plan, place, part, mean, balance
         self.driver, self.precision, self.optimizer, self.wrapped = driver, driver.precision, optimizer, wrapped
 
     def __call__(self, batch: Any) -> StepResult:
@@ -79,6 +82,7 @@ class Step:
         """Trains on this replica's rows of a global batch of `global_rows`."""
         loss = self.driver.run(micro_batches(batch, self.plan.micro_batches))
         self._tell("begin")
+        self._balance.move()
         self.precision.update(self.optimizer)
         clear_gradients(self.optimizer)
         self._tell("end")
@@ -124,9 +128,11 @@ def parallelize(
         chain.check_alike(model)
     if mesh.pipeline > 1:
         _check_shared(chain.elements(model), plan)
+    balance = Balance(chain.elements(model), counts=here.tensor == 0)
     member = tensor.Member(degree=mesh.tensor, rank=here.tensor)
     part, loss = part_of(model, loss, split, plan, [here.stage], member)
     settle(part, plan, start.device())
+    balance.keep(part.elements)
     keep_parameters(optimizer, part.cut.replaced, list(part.names))
     part.cut.serial.clear()
     precision = precision_of(plan.job.precision)
@@ -134,9 +140,11 @@ def parallelize(
     if plan.world_size == 1:
         whole = chain.ChainModel(part.elements)
         driver = InARow(whole, loss, precision)
-        return Step(plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=whole)
+        return Step(
+            plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=whole, balance=balance
+        )
     with quiet():
-        return _on_fleet(part, optimizer, loss, precision, plan, mesh, here)
+        return _on_fleet(part, optimizer, loss, precision, plan, mesh, here, balance)
 
 
 def _seed_dropout(drawn: int, mesh: Degrees, here: Place) -> None:
@@ -161,7 +169,14 @@ def _check_shared(elements: list[nn.Layer], plan: Plan) -> None:
 
 
 def _on_fleet(
-    part: Part, optimizer: Any, loss: Loss, precision: Precision, plan: Plan, mesh: Degrees, here: Place
+    part: Part,
+    optimizer: Any,
+    loss: Loss,
+    precision: Precision,
+    plan: Plan,
+    mesh: Degrees,
+    here: Place,
+    balance: Balance,
 ) -> Step:
     from paddle.distributed import fleet
 
@@ -185,7 +200,16 @@ def _on_fleet(
     if isinstance(driver, Through1F1B) and stage == 2:
         sharding.feed_stage2(driver, wrapped)
     mean = functools.partial(over_replicas, plan=plan)
-    return Step(plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=wrapped, mean=mean)
+    return Step(
+        plan=plan,
+        place=here,
+        part=part,
+        driver=driver,
+        optimizer=optimizer,
+        wrapped=wrapped,
+        balance=balance,
+        mean=mean,
+    )
 
 
 def _pipeline_layer(part: Part, loss: Loss, plan: Plan, mesh: Degrees, hybrid: Any) -> nn.Layer:

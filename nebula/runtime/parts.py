@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import paddle
@@ -14,7 +15,7 @@ from paddle import nn
 from nebula.errors import BadInput
 from nebula.graph.splits import kind_of, sublayer_of
 from nebula.plan.values import Plan, Stage
-from nebula.runtime import chain, tensor
+from nebula.runtime import chain, experts, tensor
 from nebula.runtime.attention import share_attention
 from nebula.runtime.forward_backward import Loss
 from nebula.runtime.recompute import apply_policy
@@ -33,7 +34,7 @@ class Part:
         prefixes: name in the whole model of each of its elements.
         member: its place in the tensor group.
         names: id of a local parameter -> its name in the whole model.
-        cut: what tensor parallelism replaced.
+        cut: what tensor and expert parallelism replaced.
         runs: for each element of the whole chain whether this rank runs it on its share of the sequence.
         addends: ids of the whole local parameters whose gradients are of that share alone.
     """
@@ -57,6 +58,16 @@ class Part:
         by_id = {id(p): p for element in self.elements for p in element.parameters()}
         return {name: by_id[key] for key, name in self.names.items()}
 
+    @property
+    def buffers(self) -> dict[str, paddle.Tensor]:
+        """What its elements keep beside parameters (running statistics, the balance of experts), named likewise."""
+        found = {}
+        for prefix, element in zip(self.prefixes, self.elements, strict=True):
+            parameters = {id(p) for p in element.parameters()}
+            named = element.state_dict().items()
+            found |= {f"{prefix}.{name}" if prefix else name: t for name, t in named if id(t) not in parameters}
+        return found
+
 
 def part_of(
     model: nn.Layer,
@@ -66,6 +77,7 @@ def part_of(
     stages: Sequence[int],
     member: tensor.Member,
     context: tensor.Member = ALONE,
+    dealt: Mapping[int, tensor.Member] = MappingProxyType({}),
 ) -> tuple[Part, Loss]:
     """A rank's elements with its slices of the weights, and the loss that fits them.
 
@@ -74,6 +86,7 @@ def part_of(
         stages: that the rank holds.
         member: its place in the tensor group that holds them.
         context: its place in the group that shares the sequence.
+        dealt: stage -> its place in the expert group there, where there is one.
 
     Raises:
         BadInput: the model is not the plan's, or cannot be cut so.
@@ -107,6 +120,10 @@ def part_of(
         _check_untied(part.elements, names, cut)
         if shared_logits and member.degree > 1:
             loss = functools.partial(loss, cross_entropy=functools.partial(tensor.cross_entropy, group=member.group))
+    experts.check(elements, split, plan)
+    for stage, group in dealt.items():
+        for element in held[stage]:
+            experts.cut_element(element, split, group, cut)
     part.names = {id(cut.replaced[old]): name for old, name in names.items() if old in cut.replaced}
     here = {id(p) for element in part.elements for p in element.parameters()}
     part.names |= {old: name for old, name in names.items() if old in here}

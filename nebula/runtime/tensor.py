@@ -26,6 +26,19 @@ _KEPT = ("trainable", "optimize_attr", "regularizer", "need_clip")
 """Attributes of a parameter that its slice takes over."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """This rank's place in a group that cuts weights.
+
+    Attributes:
+        group: Paddle's; None: that of fleet's hybrid topology.
+    """
+
+    degree: int
+    rank: int
+    group: Any = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Cut:
     """What was done to the parameters of one rank.
@@ -33,7 +46,7 @@ class Cut:
     Attributes:
         replaced: id of a serial parameter -> its slice.
         dims: id of a slice -> the dim along which it was cut.
-        members: id of a slice -> whose it is.
+        members: id of a slice -> this rank's place in the group that cut it.
         serial: the serial parameters, which must live as long as their ids stand for them.
     """
 
@@ -47,19 +60,6 @@ def cuts_vocabulary(element: nn.Layer, split: Mapping[str, str]) -> bool:
     """Whether an element ends in a Linear that the table cuts by vocabulary."""
     layers = ((name, layer) for name, layer in element.named_sublayers() if isinstance(layer, nn.Linear))
     return any(kind_of(name, split.items()) == "vocabulary" for name, _ in layers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """This rank's place in a tensor group.
-
-    Attributes:
-        group: Paddle's; None: that of fleet's hybrid topology.
-    """
-
-    degree: int
-    rank: int
-    group: Any = None
 
 
 def cut_element(
@@ -91,7 +91,7 @@ def cut_element(
         if layer is None:  # the element itself: its parent cannot be given another
             continue
         if kind == "heads":
-            _cut_table(layer, name, tables or member, cut)
+            cut_first_dim(layer, name, "heads", tables or member, cut)
             continue
         if member.degree == 1:
             continue
@@ -139,12 +139,12 @@ def _on_shares(layer: nn.Layer, kind: str, name: str, member: Member, gathered: 
 def _check_kind(layer: nn.Layer, kind: str, name: str, degree: int) -> None:
     """Refuses a layer that cannot be cut that way."""
     if isinstance(layer, nn.Embedding) and kind == "vocabulary":
-        _check_divides(name, "rows", layer.weight.shape[0], degree)
+        check_divides(name, "rows", layer.weight.shape[0], degree)
         if getattr(layer, "_padding_idx", -1) not in (None, -1):
             raise BadInput(f"{name}: an Embedding with padding_idx cannot be cut by vocabulary")
     elif isinstance(layer, nn.Linear):
         inputs, outputs = layer.weight.shape
-        _check_divides(name, *(("inputs", inputs) if kind == "row" else ("outputs", outputs)), degree)
+        check_divides(name, *(("inputs", inputs) if kind == "row" else ("outputs", outputs)), degree)
     else:
         raise BadInput(f"{name}: {type(layer).__name__} cannot be cut by {kind!r}; only Linear and Embedding can")
 
@@ -157,10 +157,16 @@ def _fill(part: nn.Layer, layer: nn.Layer, kind: str, member: Member, cut: Cut) 
         _take(part, "bias", layer, None if kind == "row" else 0, member, cut)
 
 
-def _check_divides(name: str, what: str, size: int, degree: int) -> None:
+def check_divides(name: str, what: str, size: int, degree: int) -> None:
+    """Refuses a dim that the ranks of a group cannot share evenly.
+
+    Raises:
+        BadInput: with the equation.
+    """
     if size % degree:
+        axis = "expert" if what == "experts" else "tensor"
         raise BadInput(
-            f"{name}: {size} {what} % tensor {degree} = {size % degree}, not 0; choose another tensor degree"
+            f"{name}: {size} {what} % {axis} {degree} = {size % degree}, not 0; choose another {axis} degree"
         )
 
 
@@ -186,10 +192,17 @@ def _adopt(serial: paddle.Tensor, local: paddle.Tensor, dim: int | None, member:
         cut.dims[id(local)], cut.members[id(local)] = dim, member
 
 
-def _cut_table(layer: nn.Layer, name: str, member: Member, cut: Cut) -> None:
-    """Keeps a rank's share of the first dim of each of a layer's own parameters."""
+def cut_first_dim(layer: nn.Layer, name: str, what: str, member: Member, cut: Cut) -> None:
+    """Keeps a rank's share of the first dim of each of a layer's own parameters.
+
+    Args:
+        what: is counted along that dim, `heads` or `experts`.
+
+    Raises:
+        BadInput: the dim does not divide by the degree.
+    """
     for attribute, serial in list(layer.named_parameters(include_sublayers=False)):
-        _check_divides(f"{name}.{attribute}", "heads", serial.shape[0], member.degree)
+        check_divides(f"{name}.{attribute}", what, serial.shape[0], member.degree)
         share = slice_of(serial.numpy(), 0, member.degree, member.rank)
         local = layer.create_parameter(
             list(share.shape), dtype=serial.dtype, default_initializer=nn.initializer.Constant(0.0)

@@ -17,10 +17,11 @@ from nebula.runtime.parallelize import Step
 
 
 def gather(step: Step) -> dict[str, np.ndarray]:
-    """The whole model's weights on every rank: name in the serial model -> array."""
+    """The whole model's weights and buffers on every rank: name in the serial model -> array."""
     if isinstance(step.driver, ByActions):
         return engine.gather(step)
     local = {name: _whole(step, parameter) for name, parameter in step.part.weights.items()}
+    local |= {name: _array(buffer) for name, buffer in step.part.buffers.items()}
     if step.plan.world_size == 1 or len(step.plan.stages) == 1:
         return local
     from paddle.distributed import fleet
@@ -80,16 +81,18 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def fill(model: nn.Layer, whole: dict[str, np.ndarray]) -> None:
-    """Gives a serial model the gathered weights.
+    """Gives a serial model the gathered weights and buffers.
 
     Raises:
         BadInput: they are another model's.
     """
-    parameters = dict(model.named_parameters())
-    if set(parameters) != set(whole):
-        odd = sorted(set(parameters) ^ set(whole))
+    held = dict(model.named_parameters())
+    parameters = {id(parameter) for parameter in held.values()}
+    held |= {name: buffer for name, buffer in model.state_dict().items() if id(buffer) not in parameters}
+    if set(held) != set(whole):
+        odd = sorted(set(held) ^ set(whole))
         raise BadInput(
             f"these weights are of another model: {', '.join(odd[:3])} and {max(0, len(odd) - 3)} more differ"
         )
-    for name, parameter in parameters.items():
-        parameter.set_value(whole[name])
+    for name, tensor in held.items():
+        tensor.set_value(whole[name])

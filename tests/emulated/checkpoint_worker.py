@@ -17,6 +17,7 @@ import paddle
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_chain as toy
+import toy_experts
 import toy_plans
 from paddle import nn
 
@@ -46,8 +47,8 @@ REMEMBERING = ErnieConfig(
 class Job:
     """Trains from step `resumes` of the job `source`, or from nothing, to step `last`; saves after `saves`.
 
-    `model` is `toy`, `dropping` (dropout within), `scaled` (loss scaler that grows) or `remembering` (recurrence
-    memory); a `wrong` job must be refused.
+    `model` is `toy`, `dropping` (dropout within), `scaled` (loss scaler that grows), `remembering` (recurrence
+    memory) or `experts`; a `wrong` job must be refused.
     """
 
     name: str
@@ -76,6 +77,9 @@ class Dropping(toy.Block):
 
 def build(job, plan):
     """Model, optimizer, loss and batches of a job."""
+    if job.model == "experts":
+        model, optimizer = toy_experts.build(job.optimizer)
+        return model, optimizer, toy_experts.loss, toy.batch, None
     if job.model != "remembering":
         toy.Block = Dropping if job.model == "dropping" else Dropping.__base__
         model, optimizer = toy.build(job.optimizer)

@@ -46,6 +46,8 @@ TO_OTHERS = [
     (whole(source, "toy"), resumed(whole(source, "toy"), target))
     for source, target in (("data 2", "sharding stage 3"), ("sharding stage 3", "tensor 2"))
 ] + [(REMEMBERING, resumed(REMEMBERING, plan)) for plan in ("data 2", "rows 3 : 1", "tensor 2")]
+DEALT = whole("expert 2, rows 3 : 1", "experts")
+TO_OTHERS += [(DEALT, resumed(DEALT, plan)) for plan in ("expert 2, rows 3 : 1", "pipeline, 1f1b")]
 BEFORE = whole("sharding stage 2", "toy")
 WRONG = [
     Job(name="wrong model", plan="tensor 2", last=0, source=BEFORE.name, model="remembering", wrong=True),

@@ -197,9 +197,48 @@ CONTEXT_FOUR = {
     ),
 }
 UNLIKE = UNLIKE_TWO | UNLIKE_FOUR
-NAMED_PLANS = UNLIKE | SEQUENCE_TWO | SEQUENCE_FOUR | CONTEXT_TWO | CONTEXT_FOUR
+
+
+def dealt(base, *degrees):
+    """The plan with the experts of each stage dealt over so many ranks."""
+    stages = zip(base.stages, degrees, strict=True)
+    return replace(base, stages=tuple(replace(stage, expert=degree) for stage, degree in stages))
+
+
+def two_replicas(*schedule_and_cuts):
+    """A pipeline with virtual stages of two replicas each, of 3 and 1 rows."""
+    base = virtual(*schedule_and_cuts)
+    pairs = {A: (A, B), B: (C, D)}
+    stages = []
+    for stage in base.stages:
+        first, second = pairs[stage.ranks]
+        made = unlike((stage.layers, [(first, 3), (second, 1)]))
+        stages.append(made.stages[0])
+    return replace(base, stages=tuple(stages), ranks=tuple(RankPlace("host/0", r) for r in range(4)))
+
+
+EXPERT_TWO = {
+    "expert 2": dealt(unlike(((0, 6), [(A, 2), (B, 2)])), 2),
+    "expert 2, rows 3 : 1": dealt(unlike(((0, 6), [(A, 3), (B, 1)])), 2),
+    "expert 2, rows 7 : 1, full recompute": dealt(unlike(((0, 6), [(A, 7), (B, 1)], "full"), micro_batches=2), 2),
+    "pipeline, zb-h1, every rank with all experts": UNLIKE_TWO["pipeline, zb-h1"],
+}
+EXPERT_FOUR = {
+    "data 4, expert 2": dealt(unlike(((0, 6), [(A, 1), (B, 1), (C, 1), (D, 1)])), 2),
+    "rows 5 : 1 : 1 : 1, expert 4": dealt(unlike(((0, 6), [(A, 5), (B, 1), (C, 1), (D, 1)]), micro_batches=2), 4),
+    "pipeline 2 x expert 2": dealt(unlike(((0, 3), [(A, 3), (B, 1)]), ((3, 6), [(C, 1), (D, 3)])), 2, 2),
+    "pipeline 2 x expert 2, zb-h1, full recompute": dealt(
+        unlike(((0, 3), [(A, 2), (B, 2)], "full"), ((3, 6), [(C, 1), (D, 3)]), schedule="zb-h1"), 2, 2
+    ),
+    "virtual stages x expert 2, interleaved": dealt(two_replicas("interleaved", 0, 1, 3, 4, 6), 2, 2, 2, 2),
+    "expert 2, then tensor 2": dealt(unlike(((0, 3), [(A, 3), (B, 1)]), ((3, 6), [(C + D, 4)])), 2, 1),
+}
+EXPERT = EXPERT_TWO | EXPERT_FOUR
+NAMED_PLANS = UNLIKE | SEQUENCE_TWO | SEQUENCE_FOUR | CONTEXT_TWO | CONTEXT_FOUR | EXPERT
 
 
 def named(name):
     """The plan of a name; that of one serial process where there is none."""
+    if name == "serial, 4 micro-batches":
+        return plan(micro_batches=4)
     return NAMED_PLANS[name] if name in NAMED_PLANS else plan(**NAMED.get(name, {"micro_batches": 1}))

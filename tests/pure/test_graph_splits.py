@@ -51,8 +51,14 @@ def test_a_group_stays_whole_for_its_own_heads_alone():
     assert applicable(ERNIE_SPLITS, shapes, 4).keys() == cut.keys() | {"nlu.attention.bias", "nlu.attention.qkv"}
 
 
+def test_a_tensor_group_leaves_experts_alone():
+    shapes = {"ffn.experts.up": (4, 8, 8), "ffn.experts.gate.weight": (4, 8, 8), "ffn.up.weight": (8, 8)}
+    table = [("ffn.experts*", "experts"), ("ffn.up", "column")]
+    assert applicable(table, shapes, 2) == {"ffn.up": "column"}
+
+
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(BadInput, match="'diagonal' is none of column, row, vocabulary, heads"):
+    with pytest.raises(BadInput, match="'diagonal' is none of column, row, vocabulary, heads, experts"):
         applicable([("ffn.*", "diagonal")], {"ffn.up.weight": (4, 4)}, 2)
 
 

@@ -11,6 +11,7 @@ from plan_samples import plans, uniform
 from nebula.cluster.schema import load_cluster
 from nebula.graph.rules.context import EXCHANGES
 from nebula.plan import job
+from nebula.plan.laws import expert_groups
 from nebula.plan.legality import DEVICE_KINDS, RULES, executable, executable_on, violations
 from nebula.plan.values import Job, RankPlace, Replica, Sharding
 
@@ -179,6 +180,24 @@ def test_what_no_engine_runs_yet():
         engine, missing = executable(plan, "gpu")
         assert engine is None
         assert any(word in said for said in missing), missing
+
+
+def test_experts_are_dealt_within_a_stage_by_the_executor():
+    plan = uniform(data=4, tensor=1, boundaries=(0, 1, 4))
+    assert executable(with_stage(plan, 0, expert=2), "gpu").engine == "executor"
+    ranks = plan.stages[1].ranks
+    assert expert_groups(with_stage(plan, 1, expert=2).stages[1]) == [ranks[:2], ranks[2:]]
+    told = sentences(with_stage(plan, 1, expert=3))
+    assert "stage 1: 4 ranks % expert 3 = 1, not 0; an expert group lies within one stage" in told
+    for broken, words in (
+        (with_stage(LEGAL, 0, expert=2), "expert 2 with tensor 2 in stage 0: the ranks of a replica hold the same"),
+        (with_stage(plan, 1, expert=4, sharding=Sharding(stage=1, degree=2)), "expert 4 with sharding in stage 1"),
+    ):
+        engine, missing = executable(replace(broken, engine="executor"), "gpu")
+        assert engine is None
+        assert any(said.startswith(words) for said in missing), missing
+    on_fleet = executable(with_stage(LEGAL, 0, expert=2), "gpu").missing
+    assert "expert 2: the engine executor alone runs expert parallelism" in on_fleet
 
 
 def test_stages_that_differ_run_on_the_executor():

@@ -10,8 +10,10 @@ import paddle
 import paddle.distributed as dist
 from paddle import nn
 
+from nebula.plan.laws import expert_groups
 from nebula.plan.values import Plan
 from nebula.runtime import chain, start, tensor
+from nebula.runtime.balance import Balance
 from nebula.runtime.executor.driver import ByActions
 from nebula.runtime.executor.gradients import Gradients, check_clips, clip_over_slices
 from nebula.runtime.executor.holdings import Holding
@@ -42,12 +44,13 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     paddle.set_device(start.device())
     _seed_dropout(drawn, plan, seat)
     chain.check_alike(model)
+    balance = Balance(chain.elements(model), counts=seat.place == 0)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     check_clips(optimizer)
     groups = groups_by_name(optimizer, chain.parameter_names(model))
     with quiet():
         member, context = _members(plan, seat)
-        part, loss = part_of(model, loss, split, plan, seat.stages, member, context)
+        part, loss = part_of(model, loss, split, plan, seat.stages, member, context, _dealt(plan, seat))
     precision, later = precision_of(plan.job.precision), Later()
     if any(kind == "W" for kind, _, _ in orders(plan)[seat.home]):
         split_backward(part.elements, later, precision.dtype)
@@ -55,7 +58,8 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     if deal:
         loss = whole_loss(loss, deal)
     settle(part, plan, start.device(), deal)
-    parameters = dict(held(part, shapes, member, context))
+    balance.keep(part.elements)
+    parameters = dict(held(part, shapes, context))
     weights = {name: parameter for name, (parameter, _) in parameters.items()}
     with quiet():
         shards = Shards(plan, seat, weights)
@@ -88,6 +92,7 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
         optimizer=optimizer,
         wrapped=None,
         mean=driver.mean,
+        balance=balance,
     )
 
 
@@ -124,6 +129,18 @@ def _deal(member: tensor.Member, *, mirrored: bool = False) -> Deal | None:
     return Deal(group=member.group, mirrored=mirrored) if member.degree > 1 else None
 
 
+def _dealt(plan: Plan, seat: Seat) -> dict[int, tensor.Member]:
+    """This rank's place in the expert group of each of its stages that has one; all ranks make all groups."""
+    ranks = {group for stage in plan.stages if stage.expert > 1 for group in expert_groups(stage)}
+    groups = {group: dist.new_group(list(group)) for group in sorted(ranks)}
+    found = {}
+    for index in seat.stages:
+        for own in expert_groups(plan.stages[index]):
+            if seat.rank in own and own in groups:
+                found[index] = tensor.Member(degree=len(own), rank=own.index(seat.rank), group=groups[own])
+    return found
+
+
 def _place(plan: Plan, seat: Seat) -> Place:
     stage = seat.stages[0]
     return Place(
@@ -138,9 +155,10 @@ def _place(plan: Plan, seat: Seat) -> Place:
 
 
 def held(
-    part: Part, shapes: Mapping[str, list[int]], member: tensor.Member, context: tensor.Member
+    part: Part, shapes: Mapping[str, list[int]], context: tensor.Member
 ) -> Iterator[tuple[str, tuple[paddle.Tensor, Holding]]]:
     """What this rank holds of each weight, by its name in the whole model."""
+    member = part.member
     for name, parameter in part.weights.items():
         key = id(parameter)
         dim, own = part.cut.dims.get(key, -1), part.cut.members.get(key, member)
@@ -156,12 +174,14 @@ def held(
 
 
 def gather(step: Step) -> dict[str, np.ndarray]:
-    """The whole model's weights on every rank: name in the serial model -> array in fp32."""
+    """The whole model's weights, in fp32, and buffers on every rank: name in the serial model -> array."""
     driver = step.driver
     assert isinstance(driver, ByActions)
-    mine = [(holding, _array(parameter)) for parameter, holding in driver.gradients.parameters.values()]
+    mine = [(holding, _array(parameter)) for parameter, holding in _told_by(step, driver)]
+    if driver.seat.replica == 0:
+        mine += [(Holding(name, -1, 0, 1), _array(buffer)) for name, buffer in step.part.buffers.items()]
     told: list[tuple[int, list[tuple[Holding, np.ndarray]]]] = []
-    dist.all_gather_object(told, (driver.seat.home, mine if driver.seat.replica == 0 else []))
+    dist.all_gather_object(told, (driver.seat.home, mine))
     owner: dict[str, int] = {}
     pieces: dict[str, list[tuple[Holding, np.ndarray]]] = {}
     for home, holdings in told:
@@ -169,6 +189,18 @@ def gather(step: Step) -> dict[str, np.ndarray]:
             if owner.setdefault(holding[0], home) == home:  # layers of two homes may share a weight
                 pieces.setdefault(holding[0], []).append((Holding(*holding), array))
     return {name: _assembled(parts) for name, parts in pieces.items()}
+
+
+def _told_by(step: Step, driver: ByActions) -> Iterator[tuple[paddle.Tensor, Holding]]:
+    """What a rank tells of its weights, so that every slice is told once: the first replica or expert group does."""
+    cut, plan, seat = step.part.cut, driver.plan, driver.seat
+    stage = plan.stages[seat.stages[0]]
+    first_experts = stage.ranks.index(seat.rank) < stage.expert
+    deals = any(plan.stages[index].expert > 1 for index in seat.stages)
+    for parameter, holding in driver.gradients.parameters.values():
+        dealt = deals and cut.members.get(id(parameter), step.part.member) is not step.part.member
+        if first_experts if dealt else seat.replica == 0:
+            yield parameter, holding
 
 
 def _assembled(parts: list[tuple[Holding, np.ndarray]]) -> np.ndarray:
@@ -180,4 +212,4 @@ def _assembled(parts: list[tuple[Holding, np.ndarray]]) -> np.ndarray:
 
 
 def _array(value: paddle.Tensor) -> np.ndarray:
-    return np.asarray(value.detach().astype("float32").numpy())
+    return np.asarray((value.detach().astype("float32") if value.is_floating_point() else value).numpy())
