@@ -6,6 +6,8 @@ planned without tracing. Refuses what it has no layers for: other styles, latent
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
@@ -36,6 +38,8 @@ class RootMeanSquareNorm(nn.Layer):
 class Embedding(nn.Layer):
     """ids [rows, S] int64 -> [rows, S, hidden]."""
 
+    token_wise = True
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.tokens = nn.Embedding(config.vocabulary, config.hidden, weight_attr=weight_attr())
@@ -50,9 +54,11 @@ class CausalAttention(nn.Layer):
 
     Attributes:
         selective_recompute: methods whose inner activations (scores, weights) are worth computing twice.
+        mixes_tokens: methods in which tokens meet, each with the one that scores them.
     """
 
     selective_recompute = ("attend",)
+    mixes_tokens = MappingProxyType({"attend": "scores"})
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -71,33 +77,48 @@ class CausalAttention(nn.Layer):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[rows, S, heads, width] and twice [rows, S, key heads, width] -> [rows, S, heads * width]."""
-        cosine, sine = _angles(query.shape[1], self.width)
-        query, key = (_rotated(part, cosine, sine) for part in (query, key))
-        each = query.shape[2] // key.shape[2]
-        if each > 1:
-            key, value = (paddle.repeat_interleave(part, each, axis=2) for part in (key, value))
-        query, key, value = (part.transpose([0, 2, 1, 3]) for part in (query * self.width**-0.5, key, value))
-        scores = paddle.matmul(query, key, transpose_y=True) + hidden_future(
-            range(query.shape[2]), range(query.shape[2])
-        )
-        return paddle.matmul(F.softmax(scores, axis=-1), value).transpose([0, 2, 1, 3]).reshape([0, 0, -1])
+        weights = F.softmax(self.scores(query, key, queries=range(query.shape[1]), keys=range(key.shape[1])), axis=-1)
+        value = _for_heads(value, query.shape[2]).transpose([0, 2, 1, 3])
+        return paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([0, 0, -1])
+
+    def scores(self, query: Tensor, key: Tensor, *, queries: range, keys: range) -> Tensor | None:
+        """How much each query sees of each key, [rows, heads, queries, keys]; None where no query sees any.
+
+        Args:
+            query: [rows, q, heads, width], at the positions `queries`.
+            key: [rows, k, key heads, width], at the positions `keys`.
+            queries: a run of positions, as is `keys`.
+            keys: those behind a query are hidden from it.
+        """
+        if keys.start >= queries.stop:
+            return None
+        key = _for_heads(_rotated(key, keys), query.shape[2])
+        query = _rotated(query, queries) * self.width**-0.5
+        scored = paddle.matmul(query.transpose([0, 2, 1, 3]), key.transpose([0, 2, 3, 1]))
+        return scored if keys.stop <= queries.start + 1 else scored + hidden_future(queries, keys)
 
 
-def _angles(length: int, width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [1, S, 1, width] of the angles by which positions turn pairs of a head's numbers."""
+def _for_heads(x: Tensor, heads: int) -> Tensor:
+    """[rows, S, key heads, width] -> [rows, S, heads, width], each key head for the queries that share it."""
+    each = heads // x.shape[2]
+    return x if each == 1 else paddle.repeat_interleave(x, each, axis=2)
+
+
+def _rotated(x: Tensor, positions: range) -> Tensor:
+    """[rows, S, heads, width] with pairs of a head's numbers turned by angles that grow with the position."""
+    width = x.shape[-1]
     turns = ROTARY_BASE ** (paddle.arange(0, width, 2, dtype="float32") / -width)
-    angles = paddle.arange(length, dtype="float32").unsqueeze(1) * turns
-    angles = paddle.concat([angles, angles], axis=-1).reshape([1, length, 1, width])
-    return paddle.cos(angles), paddle.sin(angles)
-
-
-def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    angles = paddle.arange(positions.start, positions.stop, dtype="float32").unsqueeze(1) * turns
+    angles = paddle.concat([angles, angles], axis=-1).reshape([1, -1, 1, width])
     first, second = paddle.split(x, 2, axis=-1)
-    return x * cosine.astype(x.dtype) + paddle.concat([-second, first], axis=-1) * sine.astype(x.dtype)
+    turned = paddle.concat([-second, first], axis=-1)
+    return x * paddle.cos(angles).astype(x.dtype) + turned * paddle.sin(angles).astype(x.dtype)
 
 
 class DecoderLayer(nn.Layer):
     """Attention and feed-forward, each behind a norm and added to the residual stream [rows, S, hidden]."""
+
+    token_wise = True
 
     def __init__(self, config: DecoderConfig, index: int, routing: Routing) -> None:
         super().__init__()
@@ -117,6 +138,8 @@ class DecoderLayer(nn.Layer):
 
 class Head(nn.Layer):
     """[rows, S, hidden] -> logits [rows, S, vocabulary]."""
+
+    token_wise = True
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

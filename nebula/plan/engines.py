@@ -81,27 +81,6 @@ def no_experts(case: Case) -> Iterator[str]:
         yield f"expert {degree}: the engine executor alone runs expert parallelism"
 
 
-def own_tokens(case: Case) -> Iterator[str]:
-    """The executor deals experts to ranks that hold different tokens, and keeps their states where they are."""
-    for index, stage in enumerate(case.plan.stages):
-        width = max(len(replica.ranks) for replica in stage.replicas)
-        if stage.expert > 1 and width > 1:
-            yield (
-                f"expert {stage.expert} with {_inner(stage, width)} in stage {index}: the ranks of a replica hold the "
-                "same tokens, or share a sequence, which the executor does not exchange yet; take one rank a replica"
-            )
-        if stage.expert > 1 and stage.sharding.stage:
-            yield (
-                f"expert {stage.expert} with sharding in stage {index}: the executor does not shard states of experts "
-                "yet; take sharding 0 there"
-            )
-
-
-def _inner(stage: Stage, width: int) -> str:
-    """`tensor 2`, `context 2 and tensor 1`."""
-    return f"tensor {width}" if stage.context == 1 else f"context {stage.context} and tensor {width // stage.context}"
-
-
 def one_context(case: Case) -> Iterator[str]:
     """The virtual stages of a device share the sequence alike."""
     for held in case.plan.homes:
@@ -109,6 +88,17 @@ def one_context(case: Case) -> Iterator[str]:
         if len(ways) > 1:
             told = " and ".join(f"{degree} by {way}" for degree, way in sorted(ways))
             yield f"stages {held[0]} and {held[-1]} share ranks, and have context {told}: they need one"
+
+
+def own_tokens(case: Case) -> Iterator[str]:
+    """The executor deals experts to ranks that hold different tokens."""
+    for index, stage in enumerate(case.plan.stages):
+        width = max(len(replica.ranks) for replica in stage.replicas) // max(1, stage.context)
+        if stage.expert > 1 and width > 1 and not case.plan.sequence_parallel:
+            yield (
+                f"expert {stage.expert} with tensor {width} in stage {index}: without sequence_parallel the ranks of a "
+                "tensor group hold the same tokens; set it, or take tensor 1 there"
+            )
 
 
 def no_offload(case: Case) -> Iterator[str]:

@@ -152,14 +152,14 @@ def degrees(case: Case) -> Iterator[str]:
         for name in ("context", "expert"):
             if getattr(stage, name) < 1:
                 yield f"{name} {getattr(stage, name)} in stage {index}: the least is 1"
-        if stage.expert > 1 and len(stage.ranks) % stage.expert:
-            left = f"{len(stage.ranks)} ranks % expert {stage.expert} = {len(stage.ranks) % stage.expert}, not 0"
-            yield f"stage {index}: {left}; an expert group lies within one stage"
         yield from _word("exchange", stage.exchange, EXCHANGES)
         odd = [len(r.ranks) for r in stage.replicas if len(r.ranks) % max(1, stage.context)]
         if odd:
             told = f"{odd[0]} ranks % context {stage.context} = {odd[0] % stage.context}"
             yield f"a replica of stage {index} has {told}, not 0: its ranks are tensor groups that share the sequence"
+        if stage.expert > 1 and len(stage.ranks) % stage.expert:
+            left = f"{len(stage.ranks)} ranks % expert {stage.expert} = {len(stage.ranks) % stage.expert}, not 0"
+            yield f"stage {index}: {left}; an expert group lies within one stage"
 
 
 def sharding(case: Case) -> Iterator[str]:

@@ -11,33 +11,34 @@ from paddle import nn
 
 from nebula.models.experts import Router
 from nebula.models.routing import Counts
+from nebula.runtime.parts import Part
 
 
 class Balance:
     """The routers of a whole model, of which a rank holds some.
 
     Args:
-        elements: of the whole model.
-        counts: whether this rank's tokens are told; of ranks that hold the same ones, one does.
+        elements: of the whole model, before it is cut.
     """
 
-    def __init__(self, elements: Sequence[nn.Layer], *, counts: bool) -> None:
+    def __init__(self, elements: Sequence[nn.Layer]) -> None:
         found = _routers(elements)
-        self._sizes, self._counts = [router.sizes.count for router in found], counts
+        self._sizes = [router.sizes.count for router in found]
         self._moves = any(router.routing.speed for router in found)
-        # until `keep`: routers of other stages must not live on
-        self._held = list(enumerate(found))
+        self._held, self._tells = list(enumerate(found)), dict.fromkeys(map(id, found), True)
 
-    def keep(self, elements: Iterable[nn.Layer]) -> None:
-        """Forgets the routers of other ranks' elements."""
-        here = {id(router) for router in _routers(elements)}
+    def keep(self, part: Part) -> None:
+        """Forgets the routers of other ranks; of ranks that route the same tokens, one tells how many."""
+        here = {id(router) for router in _routers(part.elements)}
         self._held = [(index, router) for index, router in self._held if id(router) in here]
+        first = part.member.rank == 0
+        self._tells = {id(router): first or id(router.weight) in part.addends for _, router in self._held}
 
     def move(self) -> None:
         """One step; all ranks call it together."""
         loads: list[Counts] = [np.zeros(size, dtype=np.int64) for size in self._sizes]
         for index, router in self._held:
-            if self._counts:
+            if self._tells[id(router)]:
                 loads[index] = router.load
         if self._moves and dist.is_initialized() and dist.get_world_size() > 1:
             total = paddle.to_tensor(np.concatenate(loads))

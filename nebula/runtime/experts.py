@@ -52,15 +52,28 @@ def expert_layers(element: nn.Layer, split: Mapping[str, str] | None) -> Iterato
             yield name, layer
 
 
-def cut_element(element: nn.Layer, split: Mapping[str, str] | None, member: Member, cut: Cut) -> None:
+def cut_element(
+    element: nn.Layer, split: Mapping[str, str] | None, member: Member, cut: Cut, *, own_tokens: bool = True
+) -> None:
     """Keeps this rank's experts of an element, in place.
 
     Args:
         cut: receives what was replaced.
+        own_tokens: whether no other rank has the tokens that the element gets here.
+
+    Raises:
+        BadInput: it has experts, and ranks of a tensor group would send them the same tokens.
     """
     for name, layer in expert_layers(element, split):
+        if not own_tokens:
+            raise BadInput(
+                f"{name} with expert {member.degree}: the ranks of a tensor group run its element on the same tokens; "
+                "make the element `token_wise`, with heads that the tensor degree divides, or take tensor 1"
+            )
+        before = set(cut.dims)
         for own, part in layer.named_sublayers(include_self=True):
             cut_first_dim(part, f"{name}.{own}", "experts", member, cut)
+        cut.experts |= cut.dims.keys() - before
         layer.exchange = OverGroup(member)
 
 

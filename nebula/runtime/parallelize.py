@@ -128,11 +128,11 @@ def parallelize(
         chain.check_alike(model)
     if mesh.pipeline > 1:
         _check_shared(chain.elements(model), plan)
-    balance = Balance(chain.elements(model), counts=here.tensor == 0)
+    balance = Balance(chain.elements(model))
     member = tensor.Member(degree=mesh.tensor, rank=here.tensor)
     part, loss = part_of(model, loss, split, plan, [here.stage], member)
     settle(part, plan, start.device())
-    balance.keep(part.elements)
+    balance.keep(part)
     keep_parameters(optimizer, part.cut.replaced, list(part.names))
     part.cut.serial.clear()
     precision = precision_of(plan.job.precision)

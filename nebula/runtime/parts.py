@@ -36,7 +36,7 @@ class Part:
         names: id of a local parameter -> its name in the whole model.
         cut: what tensor and expert parallelism replaced.
         runs: for each element of the whole chain whether this rank runs it on its share of the sequence.
-        addends: ids of the whole local parameters whose gradients are of that share alone.
+        addends: ids of the local parameters, whole ones and slices of experts, whose gradients are of that share alone.
     """
 
     stages: dict[int, list[nn.Layer]]
@@ -103,6 +103,7 @@ def part_of(
         split = _checked_split(split, elements, degree)
     found = runs(elements, split or {}, member.degree if plan.sequence_parallel else 1)
     part = Part(stages=held, prefixes=prefixes, member=member, names={}, cut=cut, runs=found)
+    sharing = {id(element) for element, run in zip(elements, found, strict=True) if run is not WHOLE}
     tables = member
     if context.degree > 1:
         _check_token_wise(part, context.degree)
@@ -110,20 +111,19 @@ def part_of(
     if tables.degree > 1:
         assert split is not None
         shared_logits = "cross_entropy" in parameters_of(loss) and tensor.cuts_vocabulary(elements[-1], split)
-        sharing = {id(element) for element, run in zip(elements, found, strict=True) if run is not WHOLE}
         for element in part.elements:
             gather = not (shared_logits and element is elements[-1])
             by_share = id(element) in sharing
             tensor.cut_element(element, split, member, gather=gather, cut=cut, on_shares=by_share, tables=tables)
-            if by_share:
-                part.addends |= {id(p) for p in element.parameters() if id(p) not in cut.dims}
         _check_untied(part.elements, names, cut)
         if shared_logits and member.degree > 1:
             loss = functools.partial(loss, cross_entropy=functools.partial(tensor.cross_entropy, group=member.group))
     experts.check(elements, split, plan)
     for stage, group in dealt.items():
         for element in held[stage]:
-            experts.cut_element(element, split, group, cut)
+            experts.cut_element(element, split, group, cut, own_tokens=member.degree == 1 or id(element) in sharing)
+    shared = [p for element in part.elements if id(element) in sharing for p in element.parameters()]
+    part.addends |= {id(p) for p in shared if id(p) not in cut.dims} | cut.experts
     part.names = {id(cut.replaced[old]): name for old, name in names.items() if old in cut.replaced}
     here = {id(p) for element in part.elements for p in element.parameters()}
     part.names |= {old: name for old, name in names.items() if old in here}

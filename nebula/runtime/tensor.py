@@ -47,12 +47,14 @@ class Cut:
         replaced: id of a serial parameter -> its slice.
         dims: id of a slice -> the dim along which it was cut.
         members: id of a slice -> this rank's place in the group that cut it.
+        experts: ids of the slices that an expert group cut.
         serial: the serial parameters, which must live as long as their ids stand for them.
     """
 
     replaced: dict[int, paddle.Tensor] = field(default_factory=dict)
     dims: dict[int, int] = field(default_factory=dict)
     members: dict[int, Member] = field(default_factory=dict)
+    experts: set[int] = field(default_factory=set)
     serial: list[paddle.Tensor] = field(default_factory=list)
 
 

@@ -218,12 +218,36 @@ def two_replicas(*schedule_and_cuts):
 
 
 EXPERT_TWO = {
+    "context 2 by gather, expert 2": dealt(sharing(PAIR, 2, "gather"), 2),
+    "expert 2, sharding stage 1": dealt(unlike(((0, 6), [(A, 3), (B, 1)], "none", 0, 2)), 2),
     "expert 2": dealt(unlike(((0, 6), [(A, 2), (B, 2)])), 2),
     "expert 2, rows 3 : 1": dealt(unlike(((0, 6), [(A, 3), (B, 1)])), 2),
     "expert 2, rows 7 : 1, full recompute": dealt(unlike(((0, 6), [(A, 7), (B, 1)], "full"), micro_batches=2), 2),
     "pipeline, zb-h1, every rank with all experts": UNLIKE_TWO["pipeline, zb-h1"],
 }
 EXPERT_FOUR = {
+    "context 2 by ring x data 2, expert 4": dealt(
+        sharing(unlike(((0, 6), [(A + B, 3), (C + D, 1)], "full")), 2, "ring"), 4
+    ),
+    "context 2 by ulysses, tensor 2, sequence, expert 2": dealt(
+        replace(sharing(GROUP, 2, "ulysses"), sequence_parallel=True), 2
+    ),
+    "sequence, tensor 2 x data 2, expert 4": dealt(
+        unlike(((0, 6), [(A + B, 3), (C + D, 1)], "full"), sequence=True), 4
+    ),
+    "sequence, tensor 4, expert 2": dealt(unlike(((0, 6), [(A + B + C + D, 8)]), micro_batches=2, sequence=True), 2),
+    "sequence, tensor 2, sharding stage 1, expert 2": dealt(
+        unlike(((0, 6), [(A + B, 4), (C + D, 4)], "none", 0, 2), micro_batches=2, sequence=True), 2
+    ),
+    "sequence, tensor 2 and expert 2, then expert 2": dealt(
+        unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C, 1), (D, 3)]), sequence=True), 2, 2
+    ),
+    "data 4, expert 2, sharding stage 1 over 4": dealt(
+        unlike(((0, 6), [(A, 1), (B, 2), (C, 3), (D, 2)], "none", 0, 4), micro_batches=2), 2
+    ),
+    "data 4, expert 2, sharding stage 1 over 2": dealt(
+        unlike(((0, 6), [(A, 1), (B, 2), (C, 3), (D, 2)], "none", 0, 2), micro_batches=2), 2
+    ),
     "data 4, expert 2": dealt(unlike(((0, 6), [(A, 1), (B, 1), (C, 1), (D, 1)])), 2),
     "rows 5 : 1 : 1 : 1, expert 4": dealt(unlike(((0, 6), [(A, 5), (B, 1), (C, 1), (D, 1)]), micro_batches=2), 4),
     "pipeline 2 x expert 2": dealt(unlike(((0, 3), [(A, 3), (B, 1)]), ((3, 6), [(C, 1), (D, 3)])), 2, 2),

@@ -13,6 +13,7 @@ from nebula.models.decoder import DecoderModel
 from nebula.models.experts import Router
 from nebula.runtime import experts, tensor, weights
 from nebula.runtime.balance import Balance
+from nebula.runtime.parts import Part
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "emulated"))
 import toy_experts as toy
@@ -73,16 +74,39 @@ def test_experts_that_cannot_exchange_are_refused():
         experts.check([nn.Sequential(nn.Linear(4, 4))], {"0": "experts"}, expert_plan(2))
 
 
-def test_a_balance_forgets_the_routers_of_others_and_moves_its_own(model):
+@pytest.mark.parametrize(("rank", "shares", "told"), [(0, False, True), (1, False, False), (1, True, True)])
+def test_a_balance_forgets_the_routers_of_others_and_moves_its_own(model, rank, shares, told):
+    """Of ranks that route the same tokens one tells; those that route shares of them all do."""
     routers = [layer for layer in model.sublayers() if isinstance(layer, Router)]
-    balance = Balance(list(model.chain), counts=True)
-    balance.keep([model.chain[2]])
+    balance = Balance(list(model.chain))
+    member = tensor.Member(degree=2, rank=rank)
+    addends = {id(routers[0].weight)} if shares else set()
+    balance.keep(
+        Part(
+            stages={0: [model.chain[2]]},
+            prefixes=[""],
+            member=member,
+            names={},
+            cut=tensor.Cut(),
+            runs=(),
+            addends=addends,
+        )
+    )
     for router in routers:
         router.load = np.array([8, 0, 2, 2, 2, 2, 0, 0])
     balance.move()
-    assert routers[0].balance.numpy().tolist() == [-1, 1, 0, 0, 0, 0, 1, 1]
+    assert routers[0].balance.numpy().tolist() == ([-1, 1, 0, 0, 0, 0, 1, 1] if told else [0] * 8)
     assert routers[0].load.sum() == 0
     assert all((router.balance == 0).all() for router in routers[1:])
+
+
+def test_experts_that_would_see_tokens_twice_are_refused(model):
+    member = tensor.Member(degree=2, rank=0)
+    experts.cut_element(model.chain[1], model.tensor_split, member, tensor.Cut(), own_tokens=False)  # has none
+    with pytest.raises(
+        BadInput, match=r"ffn\.experts with expert 2: the ranks of a tensor group run its element on the same"
+    ):
+        experts.cut_element(model.chain[2], model.tensor_split, member, tensor.Cut(), own_tokens=False)
 
 
 def test_gathered_weights_bring_the_balance(model, tmp_path):

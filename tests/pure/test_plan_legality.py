@@ -190,12 +190,13 @@ def test_experts_are_dealt_within_a_stage_by_the_executor():
     told = sentences(with_stage(plan, 1, expert=3))
     assert "stage 1: 4 ranks % expert 3 = 1, not 0; an expert group lies within one stage" in told
     for broken, words in (
-        (with_stage(LEGAL, 0, expert=2), "expert 2 with tensor 2 in stage 0: the ranks of a replica hold the same"),
-        (with_stage(plan, 1, expert=4, sharding=Sharding(stage=1, degree=2)), "expert 4 with sharding in stage 1"),
+        (with_stage(LEGAL, 0, expert=2), "expert 2 with tensor 2 in stage 0: without sequence_parallel the ranks"),
+        (with_stage(plan, 1, expert=4, sharding=Sharding(stage=2, degree=2)), "sharding stage 2 over 2: the executor"),
     ):
         engine, missing = executable(replace(broken, engine="executor"), "gpu")
         assert engine is None
         assert any(said.startswith(words) for said in missing), missing
+    assert executable(replace(with_stage(LEGAL, 0, expert=4), sequence_parallel=True), "gpu").engine == "executor"
     on_fleet = executable(with_stage(LEGAL, 0, expert=2), "gpu").missing
     assert "expert 2: the engine executor alone runs expert parallelism" in on_fleet
 

@@ -44,7 +44,7 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     paddle.set_device(start.device())
     _seed_dropout(drawn, plan, seat)
     chain.check_alike(model)
-    balance = Balance(chain.elements(model), counts=seat.place == 0)
+    balance = Balance(chain.elements(model))
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     check_clips(optimizer)
     groups = groups_by_name(optimizer, chain.parameter_names(model))
@@ -58,11 +58,11 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     if deal:
         loss = whole_loss(loss, deal)
     settle(part, plan, start.device(), deal)
-    balance.keep(part.elements)
+    balance.keep(part)
     parameters = dict(held(part, shapes, context))
     weights = {name: parameter for name, (parameter, _) in parameters.items()}
     with quiet():
-        shards = Shards(plan, seat, weights)
+        shards = Shards(plan, seat, weights, _expert_degrees(part, weights))
     keep_parameters(optimizer, part.cut.replaced, [id(weights[name]) for name in weights if shards.owns(name)])
     part.cut.serial.clear()
     decorate(part.elements, optimizer, precision)
@@ -71,7 +71,7 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
         gradients = Gradients(parameters, (seat.home, seat.replica), shards)
         ask_every_rank(precision.scaler)
     clip_over_slices(optimizer, gradients, groups)
-    if shards.group is not None:
+    if shards.any:
         optimizer = ShardedOptimizer(optimizer, shards, weights)
     driver = ByActions(
         plan,
@@ -191,15 +191,18 @@ def gather(step: Step) -> dict[str, np.ndarray]:
     return {name: _assembled(parts) for name, parts in pieces.items()}
 
 
+def _expert_degrees(part: Part, weights: Mapping[str, paddle.Tensor]) -> dict[str, int]:
+    """For the weights that are slices of experts, by name, the size of the expert group."""
+    return {name: part.cut.members[id(p)].degree for name, p in weights.items() if id(p) in part.cut.experts}
+
+
 def _told_by(step: Step, driver: ByActions) -> Iterator[tuple[paddle.Tensor, Holding]]:
     """What a rank tells of its weights, so that every slice is told once: the first replica or expert group does."""
-    cut, plan, seat = step.part.cut, driver.plan, driver.seat
-    stage = plan.stages[seat.stages[0]]
-    first_experts = stage.ranks.index(seat.rank) < stage.expert
-    deals = any(plan.stages[index].expert > 1 for index in seat.stages)
-    for parameter, holding in driver.gradients.parameters.values():
-        dealt = deals and cut.members.get(id(parameter), step.part.member) is not step.part.member
-        if first_experts if dealt else seat.replica == 0:
+    seat, held = driver.seat, driver.gradients.parameters
+    degrees = _expert_degrees(step.part, {name: parameter for name, (parameter, _) in held.items()})
+    place = driver.plan.stages[seat.stages[0]].ranks.index(seat.rank)
+    for name, (parameter, holding) in held.items():
+        if place < degrees[name] if name in degrees else seat.replica == 0:
             yield parameter, holding
 
 

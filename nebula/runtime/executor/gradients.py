@@ -78,12 +78,12 @@ class Gradients:
             return paddle.zeros([1])
         squares = paddle.concat([paddle._C_ops.squared_l2_norm(part.read()).reshape([1]) for part in clipped])
         # of the copies in a group that shares states one counts: the owner's
-        shares = [len(self._shards.ranks) / part.slice.copies for part in clipped]
+        shares = [len(self._shards.ranks(part.slice.name)) / part.slice.copies for part in clipped]
         return (squares * paddle.to_tensor(shares, dtype=squares.dtype)).sum().astype("float32").reshape([1])
 
     def _to(self, part: _Part) -> int | None:
         """The rank that alone gets a slice's sum: its owner, where all that sum it share states; None: all get it."""
-        sharing = part.slice.ranks == tuple(sorted(self._shards.ranks))
+        sharing = part.slice.ranks == tuple(sorted(self._shards.ranks(part.slice.name)))
         return self._shards.owners[part.slice.name] if sharing else None
 
     def _buckets(self) -> list[list[_Part]]:

@@ -1,11 +1,13 @@
 """ZeRO stage 1: of replicas that share states, each keeps those of its weights, steps on these, and shares them out.
 
-Weights are dealt whole, the largest first to who has least, as fleet deals them.
+Weights are dealt whole, the largest first to who has least, as fleet deals them; a rank's slices of experts among those
+of them that hold the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import paddle
@@ -45,15 +47,50 @@ def dealt(sizes: Mapping[str, int], ranks: Sequence[int]) -> dict[str, int]:
     return owners
 
 
-class Shards:
-    """This rank's share of the states of its replica's weights; making one makes the groups, on all ranks together."""
+def same_experts(plan: Plan, ranks: tuple[int, ...], degree: int) -> dict[int, tuple[int, ...]]:
+    """Of ranks that share states those that hold the same experts, by their place in an expert group of `degree`."""
+    (ordered,) = {stage.ranks for stage in plan.stages if ranks[0] in stage.ranks}
+    found: dict[int, tuple[int, ...]] = {}
+    for rank in ranks:
+        place = ordered.index(rank) % degree
+        found[place] = (*found.get(place, ()), rank)
+    return found
 
-    def __init__(self, plan: Plan, seat: Seat, parameters: Mapping[str, paddle.Tensor]) -> None:
-        made = {ranks: dist.new_group(list(ranks)) for ranks in all_sharding_ranks(plan) if len(ranks) > 1}
-        self.ranks, self._parameters = sharding_ranks(plan, seat), parameters
-        self.group = made.get(self.ranks)
-        self.owners = dealt({name: parameter.size for name, parameter in parameters.items()}, self.ranks)
-        self._rank = seat.rank
+
+class Shards:
+    """This rank's share of the states of its replica's weights; making one makes the groups, on all ranks together.
+
+    Args:
+        parameters: what the rank holds, by name in the whole model.
+        dealt_over: for those that are slices of experts the size of the expert group.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        seat: Seat,
+        parameters: Mapping[str, paddle.Tensor],
+        dealt_over: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self._parameters, self._rank = parameters, seat.rank
+        self._groups = {ranks: dist.new_group(list(ranks)) for ranks in _groups(plan) if len(ranks) > 1}
+        ranks = sharding_ranks(plan, seat)
+        self._ranks = dict.fromkeys(parameters, ranks)
+        for degree in set(dealt_over.values()):
+            same = next(s for s in same_experts(plan, ranks, degree).values() if seat.rank in s)
+            self._ranks |= {name: same for name in dealt_over if dealt_over[name] == degree}
+        self.owners: dict[str, int] = {}
+        for among in sorted(set(self._ranks.values())):
+            self.owners |= dealt({n: p.size for n, p in parameters.items() if self._ranks[n] == among}, among)
+
+    @property
+    def any(self) -> bool:
+        """Whether another rank keeps states of a weight that this one holds, or the other way round."""
+        return any(len(ranks) > 1 for ranks in self._ranks.values())
+
+    def ranks(self, name: str) -> tuple[int, ...]:
+        """The ranks that share the states of a weight."""
+        return self._ranks[name]
 
     def owns(self, name: str) -> bool:
         """Whether this rank keeps the states of a weight."""
@@ -62,15 +99,31 @@ class Shards:
     @paddle.no_grad()
     def share_out(self) -> None:
         """Every owner sends its weights to the others."""
-        for owner in self.ranks:
-            held = [p for name, p in self._parameters.items() if self.owners[name] == owner and not p.stop_gradient]
-            for bucket in buckets(held, key=lambda p: str(p.dtype), size=lambda p: p.size * p.element_size()):
-                flat = paddle.concat([parameter.flatten() for parameter in bucket])
-                dist.broadcast(flat, owner, group=self.group)
-                if owner != self._rank:
-                    parts = paddle.split(flat, [parameter.size for parameter in bucket])
-                    for parameter, part in zip(bucket, parts, strict=True):
-                        paddle.assign(part.reshape(parameter.shape), parameter)
+        for ranks in sorted(set(self._ranks.values())):
+            for owner in ranks if len(ranks) > 1 else ():
+                named = [name for name in self._parameters if (self._ranks[name], self.owners[name]) == (ranks, owner)]
+                self._broadcast([self._parameters[name] for name in named], owner, self._groups[ranks])
+
+    def _broadcast(self, parameters: Sequence[paddle.Tensor], owner: int, group: Any) -> None:
+        """The owner sends weights to a group, those that are trained."""
+        trained = [p for p in parameters if not p.stop_gradient]
+        for bucket in buckets(trained, key=lambda p: str(p.dtype), size=lambda p: p.size * p.element_size()):
+            flat = paddle.concat([parameter.flatten() for parameter in bucket])
+            dist.broadcast(flat, owner, group=group)
+            if owner != self._rank:
+                parts = paddle.split(flat, [parameter.size for parameter in bucket])
+                for parameter, part in zip(bucket, parts, strict=True):
+                    paddle.assign(part.reshape(parameter.shape), parameter)
+
+
+def _groups(plan: Plan) -> Iterator[tuple[int, ...]]:
+    """All groups that share states of weights, each once, the same on all ranks."""
+    found: dict[tuple[int, ...], None] = {}
+    for ranks in all_sharding_ranks(plan):
+        degrees = {stage.expert for stage in plan.stages if ranks[0] in stage.ranks}
+        for degree in sorted({1, *degrees}):
+            found |= dict.fromkeys(same_experts(plan, ranks, degree).values())
+    yield from found
 
 
 class ShardedOptimizer:
