@@ -20,3 +20,11 @@ PlanOption = Annotated[
     typer.Option("--plan", metavar="PLAN.JSON", help="Take this plan instead of searching for one."),
 ]
 Output = Annotated[Optional[Path], typer.Option("-o", "--output", metavar="FILE", help="Write it here.")]  # noqa: UP045
+FaultOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--fault",
+        metavar="FAULT",
+        help="What happens to emulated devices: slow:RANK:FACTOR@STEP, fail:RANK@STEP. May be given several times.",
+    ),
+]

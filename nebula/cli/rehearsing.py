@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nebula.cli.options import Force, Json, Overrides, PlanOption, RunFile
+from nebula.cli.options import FaultOption, Force, Json, Overrides, PlanOption, RunFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nebula.cli.subject import Subject
     from nebula.cluster.values import Cluster
     from nebula.models.config import ErnieConfig
@@ -29,6 +31,7 @@ def rehearse(
         typer.Option("-o", "--output", metavar="FOLDER", help="For both runs; default: rehearsals/MODEL."),
     ] = None,
     steps: Annotated[int, typer.Option("--steps", min=3, metavar="N", help="Optimizer steps of each run.")] = 4,
+    fault: FaultOption = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -47,7 +50,7 @@ def rehearse(
     folder = folder or Path("rehearsals") / subject.graph.name
     chosen, _ = chosen_in_depth(subject, plan_file)
     log(f"{chosen.split} · {folder}")
-    found = rehearsal(subject, chosen, folder, steps, force=force)
+    found = rehearsal(subject, chosen, folder, steps, force=force, faults=fault or ())
     if json:
         print_json(rehearsal_document(found))
     else:
@@ -57,8 +60,13 @@ def rehearse(
         raise typer.Exit(4)
 
 
-def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: bool) -> Rehearsal:
+def rehearsal(
+    subject: Subject, plan: Plan, folder: Path, steps: int, *, force: bool, faults: Sequence[str] = ()
+) -> Rehearsal:
     """Runs a plan and a serial process at reduced width.
+
+    Args:
+        faults: of the devices of the split run, on command (nebula.launch.faults).
 
     Raises:
         BadInput: the model has no layers of ours, the plan is not legal or has more ranks than a host rehearses, or
@@ -72,12 +80,15 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
     from nebula.cli.subject import trained_graph
     from nebula.cost_model.evaluate import evaluate, predicted_timeline
     from nebula.errors import BadInput
+    from nebula.launch.emulate import steps_on_shared_links
+    from nebula.launch.faults import faults as parsed
+    from nebula.launch.training import LOGS
     from nebula.plan.legality import executable_on, violations
     from nebula.rehearsal.devices import emulated
     from nebula.rehearsal.fold import alone, folded, made_for
     from nebula.rehearsal.shape import narrow
     from nebula.rehearsal.verdict import Rehearsal, loss_difference, stage_rows
-    from nebula.report.findings import Search
+    from nebula.report.findings import Search, median_step
     from nebula.runtime.training import Training
 
     run = subject.run
@@ -98,10 +109,12 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
     split = replace(split, prediction=evaluate(graph, cluster, split))
     serial = alone(split)
     serial = replace(serial, prediction=evaluate(graph, cluster, serial))
-    measured = []
-    for name, one in ((SERIAL, serial), (SPLIT, split)):
+    measured, on_command = [], parsed(faults, split.world_size)
+    for name, one, what in ((SERIAL, serial, ()), (SPLIT, split, on_command)):
         make_folder(folder / name, one, cluster, Search(), run.conditions, force=force)
-        measured.append(run_in(folder / name, training, cluster, quiet=True).measured)
+        took = run_in(folder / name, training, cluster, quiet=True, faults=what, record=name == SPLIT)
+        measured.append(took.measured)
+    shared = steps_on_shared_links(cluster, split, folder / SPLIT / LOGS)
     losses = [[step.loss for step in one.steps] for one in measured]
     assert split.prediction is not None
     return Rehearsal(
@@ -111,6 +124,7 @@ def rehearsal(subject: Subject, plan: Plan, folder: Path, steps: int, *, force: 
         loss_difference=loss_difference(losses[1], losses[0]),
         predicted_s=split.prediction.step_time_s,
         measured_s=measured[1].step_time_s,
+        shared_s=median_step(shared),
         rows=stage_rows(split, predicted_timeline(graph, cluster, split), folder / SPLIT),
     )
 

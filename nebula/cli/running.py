@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from nebula.cli.options import Force, Json, Overrides, PlanFile, PlanOption, RunFile
+from nebula.cli.options import FaultOption, Force, Json, Overrides, PlanFile, PlanOption, RunFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nebula.cli.subject import Subject
     from nebula.cluster.values import Cluster
+    from nebula.emulator.table import Fault
     from nebula.plan.values import Plan
     from nebula.report.findings import Findings, Search
     from nebula.runtime.training import Training
@@ -63,18 +66,21 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run's folder, under any plan.")
     ] = False,
+    fault: FaultOption = None,
     json: Json = False,
 ) -> None:
     """Plan, launch and train a built-in model, then report."""
     from nebula.cli.console import log, print_json
     from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
+    from nebula.launch.faults import faults
 
     subject = load_subject(run, overrides)
     folder = folder or Path("runs") / subject.graph.name
     chosen, search = chosen_in_depth(subject, plan_file)
     log(f"{chosen.split} · {folder}")
-    found = run_training(subject, chosen, search, folder, force=force, resume=resume, quiet=json)
+    on_command = faults(fault or (), chosen.world_size)
+    found = run_training(subject, chosen, search, folder, force=force, resume=resume, quiet=json, faults=on_command)
     if json:
         print_json(outcome(found, folder))
     else:
@@ -91,6 +97,7 @@ def run_training(
     force: bool = False,
     resume: bool = False,
     quiet: bool = False,
+    faults: Sequence[Fault] = (),
 ) -> Findings:
     """Trains under a plan and leaves plan, steps, weights, timelines, report and trace in the folder.
 
@@ -98,6 +105,7 @@ def run_training(
         force: replace another run.
         resume: go on from its newest checkpoint.
         quiet: print the steps on stderr instead of stdout.
+        faults: of emulated devices, on command.
 
     Raises:
         BadInput: the model is not built in, or the folder holds another run.
@@ -122,11 +130,22 @@ def run_training(
     training = Training(
         preset=model.preset, seq_len=model.seq_len or 0, steps=job.steps or STEPS, checkpoint=saves, resume=resume
     )
-    return run_in(folder, training, subject.run.cluster, quiet=quiet)
+    return run_in(folder, training, subject.run.cluster, quiet=quiet, faults=faults)
 
 
-def run_in(folder: Path, training: Training, cluster: Cluster, *, quiet: bool) -> Findings:
+def run_in(
+    folder: Path,
+    training: Training,
+    cluster: Cluster,
+    *,
+    quiet: bool,
+    faults: Sequence[Fault] = (),
+    record: bool = False,
+) -> Findings:
     """Trains as the plan in a run's folder says, then writes report and trace.
+
+    Args:
+        faults, record: as nebula.launch.launch takes them.
 
     Raises:
         RunFailed: a rank failed.
@@ -136,7 +155,7 @@ def run_in(folder: Path, training: Training, cluster: Cluster, *, quiet: bool) -
     from nebula.launch.training import train as start
 
     out = sys.stderr if quiet else sys.stdout
-    start(folder / PLAN, training, run_dir=folder, cluster=cluster, out=out)
+    start(folder / PLAN, training, run_dir=folder, cluster=cluster, out=out, faults=faults, record=record)
     found = run_findings(folder)
     write(found, folder / REPORT, folder / TRACE)
     return found

@@ -35,7 +35,7 @@ class Level:
     link: Link
 
 
-class _Spot(NamedTuple):
+class Spot(NamedTuple):
     """Where a device is on the way up: its group, its node in the cluster, the node's port in its site."""
 
     group: int
@@ -66,7 +66,7 @@ def group_links(cluster: Cluster, devices: Sequence[int]) -> tuple[Level, ...]:
     Example: 16 devices on two nodes of 8 behind one leaf switch give (node, 8), (leaf, 2).
     """
     every = ports(cluster)
-    spots = [_spot(cluster, d, every) for d in devices]
+    spots = [spot(cluster, d, every) for d in devices]
     nodes = Counter(s.node for s in spots)
     return levels_met(
         cluster,
@@ -162,15 +162,16 @@ def tiers(cluster: Cluster) -> tuple[Tier, ...]:
     return cluster.tiers or (FLAT,)
 
 
-def _spot(cluster: Cluster, device: int, every: Sequence[Sequence[int]]) -> _Spot:
+def spot(cluster: Cluster, device: int, every: Sequence[Sequence[int]]) -> Spot:
+    """Where a device of that global index is; `every` is what `ports` returns."""
     place = cluster.address(device)
     name = cluster.groups[place.group].name
     site = next((i for i, s in enumerate(cluster.sites) if name in s.groups), -1)
     before = cluster.groups[: place.group]
-    return _Spot(place.group, place.node + sum(g.count for g in before), every[place.group][place.node], site)
+    return Spot(place.group, place.node + sum(g.count for g in before), every[place.group][place.node], site)
 
 
-def _meetings(cluster: Cluster, spots: Iterable[_Spot]) -> Iterator[int]:
+def _meetings(cluster: Cluster, spots: Iterable[Spot]) -> Iterator[int]:
     """The most parts that meet in one place: devices in a node, nodes and switches at each tier, sites at the WAN."""
     below: set[tuple[int, ...]] = {(s.site, s.position, s.node, i) for i, s in enumerate(spots)}
 

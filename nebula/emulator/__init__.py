@@ -13,6 +13,9 @@ from pathlib import Path
 
 DEVICE = "sim_npu"
 
+RECORD = "NEBULA_EMULATED_WORK"
+"""Names a folder in which every rank of a launch leaves a record of its work, for nebula.emulator.replay."""
+
 
 def environment(table: Path) -> dict[str, str]:
     """Returns the variables that give a launch the devices of a table; the plug-in is built if it has to be.

@@ -23,6 +23,10 @@ class NotEmulated(NebulaError):
     """This process has no emulated device."""
 
 
+class DeviceFailed(NebulaError):
+    """The device is gone, on command."""
+
+
 class EventKind(Enum):
     """What kind of work an event is."""
 
@@ -73,6 +77,16 @@ def host_seconds() -> float:
 def hold_host(until_s: float) -> None:
     """Lets this thread wait until a virtual time, as for a message that came by another way than the device's."""
     _plugin().nebula_emulator_hold_host(until_s)
+
+
+def begin_step(number: int) -> None:
+    """A training step begins, counted from 0: what the table has for it happens, and the record of work tells it.
+
+    Raises:
+        DeviceFailed: the table has this rank's device fail now.
+    """
+    if _plugin().nebula_emulator_begin_step(number):
+        raise DeviceFailed(f"the emulated device of this rank fails as step {number} begins, as was asked")
 
 
 def current_bytes(device: int) -> int:
@@ -156,6 +170,7 @@ def _plugin() -> ctypes.CDLL:
     plugin.nebula_emulator_record.restype = None
     plugin.nebula_emulator_mark.argtypes = [ctypes.c_char_p]
     plugin.nebula_emulator_mark.restype = None
+    plugin.nebula_emulator_begin_step.argtypes = [ctypes.c_int]
     plugin.nebula_emulator_drain.restype = ctypes.c_long
     plugin.nebula_emulator_drain.argtypes = [ctypes.POINTER(_Event), ctypes.c_long]
     return plugin

@@ -62,6 +62,40 @@ class Link:
             raise BadInput(f"an emulated link's latency_s is {self.latency_s}; give zero or more")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What happens to a rank's device on command.
+
+    Attributes:
+        first_step: of training, counted from 0.
+        last_step: of the slowness.
+        factor: by which its kernels take longer; 0: the device fails when `first_step` begins.
+    """
+
+    rank: int
+    first_step: int
+    last_step: int = 2**31 - 1
+    factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.first_step < 0 or not (math.isfinite(self.factor) and self.factor >= 0):
+            raise BadInput(f"a fault of rank {self.rank} in step {self.first_step} by {self.factor}: none below 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedLinks:
+    """What the links of several pairs of ranks have in common; nebula.emulator.replay asks for it.
+
+    Attributes:
+        ports: bytes per second through each, of all that pass it together.
+        through: from the first rank of a pair to the second: bytes per second of one message alone, and the indices
+            of the ports that it passes.
+    """
+
+    ports: tuple[float, ...]
+    through: Mapping[tuple[int, int], tuple[float, tuple[int, ...]]]
+
+
 def uniform_links(ranks: int, link: Link) -> dict[tuple[int, int], Link]:
     """The same link between all ordered pairs of ranks."""
     return {(a, b): link for a in range(ranks) for b in range(ranks) if a != b}
@@ -73,6 +107,8 @@ def write_table(
     links: Mapping[tuple[int, int], Link],
     *,
     patience_s: float = 300.0,
+    shared: SharedLinks | None = None,
+    faults: Sequence[Fault] = (),
 ) -> Path:
     """Writes the table that NEBULA_EMULATED_DEVICES names.
 
@@ -81,6 +117,8 @@ def write_table(
         devices: by local device id, as given to Paddle's launcher; rank r of a one-host launch runs on device r.
         links: from the first global rank of a pair to the second; a pair given one way only holds both ways.
         patience_s: how long, in real time, a rank waits for another before it reports the job as stuck.
+        shared: what links have in common, for a replay.
+        faults: of devices, on command.
 
     Returns:
         The path.
@@ -97,6 +135,11 @@ def write_table(
     lines = [_FIRST_LINE, f"patience_s {patience_s!r}"]
     lines += [" ".join(["device", str(index), *_numbers(device)]) for index, device in enumerate(devices)]
     lines += [f"link {a} {b} {link.bytes_per_s!r} {link.latency_s!r}" for (a, b), link in sorted(both_ways.items())]
+    if shared:
+        lines += [f"port {index} {rate!r}" for index, rate in enumerate(shared.ports)]
+        for (a, b), (alone, ports) in sorted(shared.through.items()):
+            lines.append(" ".join(["through", str(a), str(b), repr(alone), *map(str, ports)]))
+    lines += [f"fault {fault.rank} {fault.factor!r} {fault.first_step} {fault.last_step}" for fault in faults]
     partial = path.with_name(path.name + ".part")
     partial.write_text("\n".join(lines) + "\n", encoding="ascii")
     os.replace(partial, path)

@@ -25,6 +25,10 @@ class VirtualClock:
         """The most that tensors have held."""
         return int(paddle.device.max_memory_allocated(self.device))
 
+    def begin_step(self, number: int) -> None:
+        """Tells the emulator, whose devices may be slow or fail in some steps."""
+        emulator.begin_step(number)
+
     def record(self, on: bool) -> None:
         """Switches the emulator's log on or off."""
         emulator.record(on)

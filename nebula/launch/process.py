@@ -17,6 +17,8 @@ from typing import TextIO
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
+from nebula.emulator import RECORD
+from nebula.emulator.table import Fault
 from nebula.errors import BadInput
 from nebula.launch.command import (
     FIRST_ADDRESS,
@@ -47,6 +49,8 @@ def launch(
     env: Mapping[str, str] | None = None,
     master: str = "",
     out: TextIO | None = None,
+    faults: Sequence[Fault] = (),
+    record: bool = False,
 ) -> int:
     """Runs a script as a plan says and returns once all its processes have ended.
 
@@ -58,6 +62,8 @@ def launch(
         env: of the processes; default: this process's.
         master: `HOST:PORT` of the first of several nodes; a name is looked up.
         out: receives what rank 0 prints; default: stdout.
+        faults: of emulated devices, on command.
+        record: whether emulated devices leave a record of their work in `log_dir` (nebula.emulator.replay).
 
     Returns:
         0.
@@ -82,8 +88,11 @@ def launch(
             f"this machine shows no accelerator (none of {', '.join(DRIVER_TOOLS)}): "
             "name the cluster that the plan was made for with --cluster"
         )
+    emulated = cluster is not None and is_emulated(types)
+    if faults and not emulated:
+        raise BadInput("faults on command happen to emulated devices alone; the plan runs on real ones")
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("workerlog.*"):
+    for old in (*folder.glob("workerlog.*"), *folder.glob("work.*")):
         old.unlink()
     settings = environment(
         os.environ if env is None else env,
@@ -91,8 +100,9 @@ def launch(
         ranks=_sharers(plan, cluster, types),
         cores=os.cpu_count() or 1,
     )
-    if cluster is not None and is_emulated(types):
-        settings |= _emulated(cluster, plan, folder)
+    if cluster is not None and emulated:
+        settings |= _emulated(cluster, plan, folder, faults)
+        settings |= {RECORD: str(folder)} if record else {}
     return watch(commands[0], settings, folder, out)
 
 
@@ -117,10 +127,10 @@ def _sharers(plan: Plan, cluster: Cluster | None, types: Sequence[DeviceType]) -
     return max(plan.world_size, first.devices_per_node)
 
 
-def _emulated(cluster: Cluster, plan: Plan, folder: Path) -> dict[str, str]:
+def _emulated(cluster: Cluster, plan: Plan, folder: Path, faults: Sequence[Fault]) -> dict[str, str]:
     from nebula import emulator
 
-    return emulator.environment(device_table(cluster, plan, folder / "devices.table"))
+    return emulator.environment(device_table(cluster, plan, folder / "devices.table", faults))
 
 
 def address(master: str) -> str:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from nebula.checkpoint.folder import newest
 from nebula.cluster.values import Cluster
+from nebula.emulator.table import Fault
 from nebula.errors import RunFailed
 from nebula.launch.process import launch
 from nebula.models.data.encoded import encoded_corpus
 from nebula.runtime.training import Training, load, save
 
+LOGS = "log"
+"""Folder in that of a run."""
+
 SCRIPT = Path(__file__).parent / "entry" / "train.py"
 
 
 def train(
-    plan_path: Path, training: Training, *, run_dir: Path, cluster: Cluster | None = None, out: TextIO | None = None
+    plan_path: Path,
+    training: Training,
+    *,
+    run_dir: Path,
+    cluster: Cluster | None = None,
+    out: TextIO | None = None,
+    faults: Sequence[Fault] = (),
+    record: bool = False,
 ) -> int:
     """Trains a built-in model and returns once it is done.
 
@@ -25,6 +37,7 @@ def train(
         plan_path: the plan file.
         run_dir: receives training.json, steps.jsonl, timeline.<rank>.json, weights.safetensors, evaluation.json,
             checkpoints and saves.jsonl where the training saves and, in `log`, what the processes said.
+        faults, record: as `launch` takes them.
 
     Raises:
         BadInput: the plan does not fit the cluster, or the text corpus is not installed.
@@ -34,7 +47,10 @@ def train(
     save(training, run_dir)
     before = _saved(training, run_dir)
     try:
-        return launch(plan_path, SCRIPT, [str(run_dir.resolve())], cluster=cluster, log_dir=run_dir / "log", out=out)
+        arguments, logs = [str(run_dir.resolve())], run_dir / LOGS
+        return launch(
+            plan_path, SCRIPT, arguments, cluster=cluster, log_dir=logs, out=out, faults=faults, record=record
+        )
     except RunFailed as error:
         kept = _saved(training, run_dir)
         if kept == before:  # what was there before may be what the ranks refused

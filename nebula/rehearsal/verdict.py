@@ -53,6 +53,7 @@ class Rehearsal:
         whole_memory: of the whole plan, the share of its limit that the fullest device fills, as predicted.
         loss_difference: largest relative difference of a loss from the serial run's.
         predicted_s, measured_s: of a step of the rehearsed plan, both simulated.
+        shared_s: the same where links are shared by who uses them at the time, not evenly by all.
     """
 
     plan: Plan
@@ -61,6 +62,7 @@ class Rehearsal:
     loss_difference: float
     predicted_s: float
     measured_s: float
+    shared_s: float
     rows: tuple[StageRow, ...]
 
     @property

@@ -6,6 +6,7 @@ report of a dry run no measurement.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nebula.cluster.values import Cluster
@@ -98,6 +99,12 @@ class Step:
     mfu: float
 
 
+def median_step(seconds: Sequence[float]) -> float:
+    """The median of steps without the first two, which set things up; 0 without steps."""
+    times = sorted(seconds[2:] or seconds)
+    return times[len(times) // 2] if times else 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What a run left behind.
@@ -117,9 +124,8 @@ class Measured:
 
     @property
     def step_time_s(self) -> float:
-        """Median time of a step without the first two, which set things up; 0 without steps."""
-        times = sorted(s.took_s for s in self.steps[2:] or self.steps)
-        return times[len(times) // 2] if times else 0.0
+        """Median time of a step, as `median_step` takes it."""
+        return median_step([step.took_s for step in self.steps])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

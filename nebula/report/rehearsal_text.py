@@ -34,6 +34,7 @@ def rehearsal_document(found: Rehearsal) -> dict[str, Any]:
         "whole_plan_memory_share": found.whole_memory,
         "predicted_s": found.predicted_s,
         "measured_s": found.measured_s,
+        "measured_on_shared_links_s": found.shared_s,
         "error_pct": 100.0 * found.error,
         "clock": "virtual",
         "stages": [asdict(row) for row in found.rows],
@@ -54,6 +55,11 @@ def _facts(found: Rehearsal) -> Table:
             "step",
             f"predicted {format_seconds(found.predicted_s)}, measured {format_seconds(found.measured_s)} "
             f"(virtual, at reduced width): {found.error:+.1%}",
+        ),
+        (
+            "links",
+            f"each at its even share; where only those share a link that send at the time, the step takes "
+            f"{format_seconds(found.shared_s)}",
         ),
     ):
         table.add_row(name, words)

@@ -33,6 +33,9 @@ class Clock(Protocol):
     def peak_bytes(self) -> int:
         """The most device memory that tensors have held so far."""
 
+    def begin_step(self, number: int) -> None:
+        """A training step begins, counted from 0."""
+
     def record(self, on: bool) -> None:
         """Switches the log of events on or off."""
 
@@ -63,6 +66,9 @@ class WallClock:
         if self.device == "cpu":
             return int(psutil.Process().memory_info().rss)
         return int(paddle.device.max_memory_allocated(self.device))
+
+    def begin_step(self, number: int) -> None:
+        """Real devices do not ask."""
 
     def record(self, on: bool) -> None:
         """Switches the marks on or off."""

@@ -117,6 +117,7 @@ def _loop(
     tokens = 2 * data.seq_len * data.global_batch
     before_s = clock.seconds()
     for index in range(first, training.steps):
+        clock.begin_step(index)
         recorded = index == max(first, training.recorded_step)
         if recorded:
             begin_s = _begin_record(step, clock)
@@ -129,6 +130,7 @@ def _loop(
             _end_record(step, index, begin_s, now_s, run_dir, clock)
         saved = checkpoints.after(index + 1)
         before_s = clock.seconds() if recorded or saved else now_s
+    clock.begin_step(training.steps)  # the end of the last
     if first < training.steps:
         checkpoints.save(training.steps)
 

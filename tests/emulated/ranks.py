@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from nebula.emulator import environment
 from nebula.emulator.table import EmulatedDevice, Link, uniform_links, write_table
@@ -17,6 +18,7 @@ DEVICE = EmulatedDevice(
     kernel_s=5e-6,
     host_bytes_per_s=1e10,
 )
+WORKERS = Path(__file__).parent
 LINK = Link(bytes_per_s=1e10, latency_s=5e-6)
 
 
@@ -36,9 +38,10 @@ def run_serial(script, args, *, timeout_s=120):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run_emulated(ranks, script, args, folder, *, device=DEVICE, timeout_s=240):
+def run_emulated(ranks, script, args, folder, *, device=DEVICE, links=None, faults=(), timeout_s=240):
     """Runs to the end; a failure shows the last lines of every rank."""
-    table = write_table(folder / f"devices.{ranks}", [device] * ranks, uniform_links(ranks, LINK), patience_s=60)
+    links = links or uniform_links(ranks, LINK)
+    table = write_table(folder / f"devices.{ranks}", [device] * ranks, links, patience_s=60, faults=faults)
     logs = folder / f"log.{ranks}"
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]
     launcher += ["--devices", ",".join(map(str, range(ranks))), "--log_dir", str(logs)]

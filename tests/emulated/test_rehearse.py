@@ -57,6 +57,7 @@ def test_unlike_stages_are_rehearsed(tmp_path):
     assert found["holds"]
     assert found["loss_difference"] <= 1e-5
     assert abs(found["error_pct"]) <= 10
+    assert 0.5 < found["measured_on_shared_links_s"] / found["measured_s"] <= 1.0
     assert [row["stages"] for row in found["stages"]] == [[0], [1]]
     assert (tmp_path / "rehearsals" / "ernie-3.0-small" / "split" / "trace.json").is_file()
 

@@ -123,6 +123,7 @@ def test_a_plan_holds_where_its_loss_is_serial_and_its_memory_fits():
         loss_difference=1e-7,
         predicted_s=1.02,
         measured_s=1.0,
+        shared_s=0.9,
         rows=(),
     )
     assert good.holds

@@ -17,8 +17,8 @@ class Call {
   bool take(int member, void* into, size_t bytes);
   // Exchanges nothing but start times; for collectives in which some pair of ranks shares no data.
   bool agree();
-  // The call lasts `seconds` from the latest start; `bytes` is what this rank puts on the wire.
-  C_Status end(double seconds, double bytes);
+  // The call lasts `seconds` from the latest start; `bytes` is what this rank puts on the wire. `root` is a member.
+  C_Status end(double seconds, double bytes, int root = 0);
 
  private:
   Operation operation_;

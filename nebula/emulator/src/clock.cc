@@ -1,10 +1,13 @@
 #include "clock.h"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <vector>
 
 #include "exports.h"
+#include "table.h"
+#include "work.h"
 
 namespace emulator {
 namespace {
@@ -15,6 +18,7 @@ struct Stream {
 };
 struct Moment {  // behind a C_Event
   double at_s = 0;
+  uint64_t id = 0;
 };
 
 std::mutex g_mutex;
@@ -22,6 +26,8 @@ Stream g_null;
 std::vector<Stream*> g_streams;   // never freed: few, and Paddle may still wait on a destroyed one
 thread_local double t_host_s = 0;  // a background thread must not move the time of the main one
 thread_local Stream* t_last = &g_null;
+uint64_t g_moments = 0;
+std::atomic<int> g_step{-1};
 
 using Lock = std::lock_guard<std::mutex>;
 
@@ -40,12 +46,11 @@ C_Status destroy_stream(const C_Device, C_Stream) { return C_SUCCESS; }
 C_Status query_stream(const C_Device, C_Stream) { return C_SUCCESS; }
 
 C_Status synchronize_stream(const C_Device, C_Stream stream) {
-  Lock lock(g_mutex);
-  t_host_s = std::max(t_host_s, of(stream)->busy_until_s);
+  join(stream);
   return C_SUCCESS;
 }
 C_Status synchronize_device(const C_Device) {
-  hold_host(latest());
+  join_all();
   return C_SUCCESS;
 }
 C_Status add_callback(const C_Device device, C_Stream stream, C_Callback callback, void* data) {
@@ -55,7 +60,8 @@ C_Status add_callback(const C_Device device, C_Stream stream, C_Callback callbac
 }
 
 C_Status create_event(const C_Device, C_Event* event) {
-  *event = reinterpret_cast<C_Event>(new Moment);
+  Lock lock(g_mutex);
+  *event = reinterpret_cast<C_Event>(new Moment{0, ++g_moments});
   return C_SUCCESS;
 }
 C_Status destroy_event(const C_Device, C_Event event) {
@@ -67,16 +73,19 @@ C_Status query_event(const C_Device, C_Event) { return C_SUCCESS; }
 C_Status record_event(const C_Device, C_Stream stream, C_Event event) {
   Lock lock(g_mutex);
   of(event)->at_s = std::max(of(stream)->busy_until_s, t_host_s);
+  note({.act = Act::Note, .stream = of(stream)->number, .id = of(event)->id});
   return C_SUCCESS;
 }
 C_Status synchronize_event(const C_Device, C_Event event) {
   Lock lock(g_mutex);
   t_host_s = std::max(t_host_s, of(event)->at_s);
+  note({.act = Act::JoinEvent, .id = of(event)->id});
   return C_SUCCESS;
 }
 C_Status wait_event(const C_Device, C_Stream stream, C_Event event) {
   Lock lock(g_mutex);
   of(stream)->busy_until_s = std::max(of(stream)->busy_until_s, of(event)->at_s);
+  note({.act = Act::Await, .stream = of(stream)->number, .id = of(event)->id});
   return C_SUCCESS;
 }
 
@@ -97,12 +106,31 @@ double run(C_Stream stream, double seconds) {
   if (stream) t_last = of(stream);
   double start = std::max(of(stream)->busy_until_s, t_host_s);
   of(stream)->busy_until_s = start + seconds;
+  note({.act = Act::Run, .stream = of(stream)->number, .seconds = seconds});
   return start;
 }
 
-double host() { return t_host_s; }
+void join(C_Stream stream) {
+  Lock lock(g_mutex);
+  t_host_s = std::max(t_host_s, of(stream)->busy_until_s);
+  note({.act = Act::Join, .stream = of(stream)->number});
+}
 
-void hold_host(double until_s) { t_host_s = std::max(t_host_s, until_s); }
+void join_all() {
+  t_host_s = latest();
+  note({.act = Act::JoinAll});
+}
+
+double work_on_host(double seconds) {
+  note({.act = Act::Host, .seconds = seconds});
+  double start = t_host_s;
+  t_host_s += seconds;
+  return start;
+}
+
+double slowed(double seconds) { return seconds * Table::get().slowness(g_step); }
+
+double host() { return t_host_s; }
 
 double latest() {
   Lock lock(g_mutex);
@@ -137,4 +165,13 @@ void fill_streams(C_DeviceInterface* interface) {
 
 EXPORT double nebula_emulator_virtual_seconds() { return emulator::latest(); }
 EXPORT double nebula_emulator_host_seconds() { return emulator::host(); }
-EXPORT void nebula_emulator_hold_host(double until_s) { emulator::hold_host(until_s); }
+EXPORT void nebula_emulator_hold_host(double until_s) {
+  emulator::note({.act = emulator::Act::HoldUntil, .seconds = until_s});
+  emulator::t_host_s = std::max(emulator::t_host_s, until_s);
+}
+// A training step begins; not 0 where the table has this rank's device fail now.
+EXPORT int nebula_emulator_begin_step(int number) {
+  emulator::g_step = number;
+  emulator::note({.act = emulator::Act::Step, .peer = number});
+  return emulator::Table::get().fails(number);
+}

@@ -10,8 +10,11 @@ namespace emulator {
 double begin(C_Stream stream);              // when work issued now starts: max(stream, host)
 void finish(C_Stream stream, double end_s);  // the stream is busy until then
 double run(C_Stream stream, double seconds);  // both in one; says when it started
+void join(C_Stream stream);                  // this thread waits for what the stream has got to do
+void join_all();                             // ... and for all streams
+double work_on_host(double seconds);         // this thread is busy; says since when
+double slowed(double seconds);               // by the factor that the table has for this rank and step
 double host();                               // this thread's time
-void hold_host(double until_s);              // this thread waits until then
 double latest();                             // of this thread and of all streams
 double computed();                           // of this thread and of the stream of its last kernel
 int number(C_Stream stream);

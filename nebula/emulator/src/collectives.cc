@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "call.h"
+#include "clock.h"
 #include "group.h"
 #include "reduce.h"
+#include "work.h"
 
 namespace emulator {
 namespace {
@@ -100,7 +102,7 @@ C_Status broadcast(void* data, size_t count, C_DataType type, size_t root, C_CCL
     return C_FAILED;
   }
   double wire = static_cast<double>(bytes);
-  return call.end(ring_broadcast_s(*group, wire), group->size > 1 ? wire : 0);
+  return call.end(ring_broadcast_s(*group, wire), group->size > 1 ? wire : 0, static_cast<int>(root));
 }
 
 C_Status reduce_to_root(void* in, void* out, size_t count, C_DataType type, C_CCLReduceOp op, size_t root,
@@ -123,7 +125,7 @@ C_Status reduce_to_root(void* in, void* out, size_t count, C_DataType type, C_CC
     if (status != C_SUCCESS) return status;
   }
   double wire = static_cast<double>(bytes);
-  return call.end(ring_broadcast_s(*group, wire), group->size > 1 ? wire : 0);
+  return call.end(ring_broadcast_s(*group, wire), group->size > 1 ? wire : 0, static_cast<int>(root));
 }
 
 // Pairwise exchange: in each of n - 1 rounds a rank sends to one peer and receives from it at the same time. Parts
@@ -142,6 +144,12 @@ C_Status all_to_all(const void** send_parts, const size_t* send_counts, const C_
     if (!call.take(static_cast<int>(r), receive_parts[r], in)) return C_FAILED;
     const Link* there = Table::get().link(group->ranks[self], group->ranks[r]);
     const Link* back = Table::get().link(group->ranks[r], group->ranks[self]);
+    note({.act = Act::Round,
+          .stream = number(stream),
+          .peer = group->ranks[r],
+          .id = group->id,
+          .bytes = static_cast<double>(out),
+          .other = static_cast<double>(in)});
     seconds += std::max(link_s(*there, static_cast<double>(out)), link_s(*back, static_cast<double>(in)));
     wire += static_cast<double>(out);
   }

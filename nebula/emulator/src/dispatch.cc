@@ -25,6 +25,7 @@ void charge(const HostKernel& kernel, const phi::DeviceContext& context, const W
   auto stream = reinterpret_cast<C_Stream>(static_cast<const phi::CustomContext&>(context).stream());
   Price cost = price(kernel.rule, Table::get().device(context.GetPlace().GetDeviceId()), work);
   if (cost.seconds == 0) return;
+  cost.seconds = slowed(cost.seconds);
   double start = run(stream, cost.seconds);
   record(kKernel, kernel.name.c_str(), number(stream), start, start + cost.seconds, cost.bytes, cost.flops);
 }

@@ -3,17 +3,21 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <mutex>
+
+#include "work.h"
 
 namespace emulator {
 namespace {
 
 struct RootId {  // what Paddle carries from the first member to the others
   Address address;
-  char spare[60];
+  uint64_t id;
+  char spare[52];
 };
 struct Card {  // how a member introduces itself
   uint32_t member;
@@ -30,6 +34,8 @@ C_Status root_id_size(size_t* size) {
 }
 C_Status root_id(C_CCLRootId* id) {
   RootId root{};
+  static std::atomic<uint64_t> made{0};
+  root.id = static_cast<uint64_t>(rank()) << 32 | ++made;
   int listener = listen_anywhere(&root.address);
   if (listener < 0) {
     say("no port is free for a new group");
@@ -124,10 +130,12 @@ C_Status join(size_t size, C_CCLRootId* id, size_t member, C_CCLComm* made) {
     return C_FAILED;
   }
   auto group = std::make_unique<C_CCLComm_st>();
+  group->id = root.id;
   group->self = static_cast<int>(member);
   group->size = static_cast<int>(size);
   for (auto& card : cards) group->ranks.push_back(card.rank);
   if (!find_slowest(group.get())) return C_FAILED;
+  note_group(group->id, group->ranks);
   for (size_t i = 0; i < size; ++i) {
     group->peers.emplace_back(new Peer);
     if (i != member) group->peers[i]->open(sockets[i], cards[i].rank, describe(cards));

@@ -11,6 +11,7 @@
 
 // Paddle's name for a communicator: one rank's end of a group.
 struct C_CCLComm_st {
+  uint64_t id = 0;                  // the same on all members, and on no other group
   int self = 0, size = 0;           // within the group
   std::vector<int> ranks;           // the global rank of each member
   std::vector<std::unique_ptr<emulator::Peer>> peers;  // by member; the own entry stays closed

@@ -61,7 +61,7 @@ template <typename Context>
 void charge(const Context& context, const char* name, double bytes) {
   const Device& device = Table::get().device(context.GetPlace().GetDeviceId());
   auto stream = reinterpret_cast<C_Stream>(context.stream());
-  double seconds = device.kernel_s + bytes / device.memory_bytes_per_s;
+  double seconds = slowed(device.kernel_s + bytes / device.memory_bytes_per_s);
   double start = run(stream, seconds);
   record(kKernel, name, number(stream), start, start + seconds, bytes, 0);
 }

@@ -79,10 +79,10 @@ C_Status chunk(const C_Device, size_t* size) {
 // Inside a device: each byte is written, and read if it is copied. Without a stream the host waits for all of them.
 void charge_memory(const C_Device device, C_Stream stream, const char* name, double bytes) {
   const Device& d = Table::get().device(device->id);
-  double seconds = d.kernel_s + bytes / d.memory_bytes_per_s;
-  if (!stream) hold_host(latest());
+  double seconds = slowed(d.kernel_s + bytes / d.memory_bytes_per_s);
+  if (!stream) join_all();
   double start = run(stream, seconds);
-  if (!stream) hold_host(start + seconds);
+  if (!stream) join(nullptr);
   record(kKernel, name, number(stream), start, start + seconds, bytes, 0);
 }
 C_Status set(const C_Device device, void* to, unsigned char value, size_t size) {
@@ -113,10 +113,9 @@ double host_copy_s(const C_Device device, size_t size) {
 // The host waits; a copy to the host first waits for all streams, since any of them may still write what it reads.
 C_Status copy_now(const C_Device device, void* to, const void* from, size_t size, bool to_host) {
   memcpy(to, from, size);
-  double start = to_host ? latest() : std::max(host(), begin(nullptr));
-  double end = start + host_copy_s(device, size);
-  hold_host(end);
-  record(kCopy, to_host ? "copy_to_host" : "copy_from_host", -1, start, end, static_cast<double>(size), 0);
+  to_host ? join_all() : join(nullptr);
+  double seconds = host_copy_s(device, size), start = work_on_host(seconds);
+  record(kCopy, to_host ? "copy_to_host" : "copy_from_host", -1, start, start + seconds, static_cast<double>(size), 0);
   return C_SUCCESS;
 }
 C_Status copy_in(const C_Device device, void* to, const void* from, size_t size) {

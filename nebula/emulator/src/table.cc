@@ -81,7 +81,28 @@ std::string Table::read_line(const std::string& line) {
     links_[{from, to}] = l;
     return "";
   }
+  if (kind == "fault") {
+    Fault f;
+    words >> f.rank >> f.factor >> f.first >> f.last;
+    if (!words) return "a fault has a rank, a factor and two steps";
+    faults_.push_back(f);
+    return "";
+  }
+  if (kind == "port" || kind == "through") return "";  // of nebula.emulator.replay
   return "unknown word `" + kind + "`";
+}
+
+double Table::slowness(int step) const {
+  double factor = 1;
+  for (auto& fault : faults_)
+    if (fault.factor > 0 && fault.rank == rank() && fault.first <= step && step <= fault.last) factor *= fault.factor;
+  return factor;
+}
+
+bool Table::fails(int step) const {
+  for (auto& fault : faults_)
+    if (fault.factor == 0 && fault.rank == rank() && fault.first == step) return true;
+  return false;
 }
 
 const Link* Table::link(int from, int to) const {

@@ -23,6 +23,12 @@ struct Link {
   double latency_s = 0;
 };
 
+// What happens to a rank's device in steps `first` to `last`, counted from 0.
+struct Fault {
+  int rank = 0, first = 0, last = 0;
+  double factor = 0;  // by which kernels take longer; 0: the device fails
+};
+
 class Table {
  public:
   // The table of this process; read once. A table that cannot be read has no devices and has said so.
@@ -32,6 +38,9 @@ class Table {
   const Device& device(int id) const { return devices_[static_cast<size_t>(id)]; }
   // The link that carries what rank `from` sends to rank `to`; a line on stderr and null when there is none.
   const Link* link(int from, int to) const;
+  // By what this rank's kernels take longer in a step, and whether its device fails when the step begins.
+  double slowness(int step) const;
+  bool fails(int step) const;
   // How long a rank waits, in real time, for a peer before it calls the job stuck.
   double patience_s() const { return patience_s_; }
 
@@ -41,6 +50,7 @@ class Table {
 
   std::vector<Device> devices_;
   std::map<std::pair<int, int>, Link> links_;
+  std::vector<Fault> faults_;
   double patience_s_ = 300;
 };
 
