@@ -21,7 +21,7 @@ MADE_AGAIN = ("all_gather", "contiguous")
 
 NORMS = ("layer_norm", "rms_norm")
 
-FLOAT_COPIES = {"composed": (3, 4), "steps": (2, 2), "kernel": (2, 2), "in place": (0, 0)}
+FLOAT_COPIES = {"composed": (3, 4), "steps": (2, 2), "kernel": (2, 2), "in place": (0, 0), "plug-in": (2, 2)}
 """Float32 tensors as large as the logits that a loss holds at once, by how it is computed (Execution.loss): over a
 whole vocabulary, and over one that tensor ranks share.
 

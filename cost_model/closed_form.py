@@ -1,4 +1,4 @@
-"""When each device of a pipeline has done its last action, for many pipelines at once: what a search asks.
+"""When each device of a pipeline has done its work and sent its messages, for many pipelines at once: what a search asks.
 
 FThenB has a formula, 1F1B is run slot by slot, all other schedules along their wavefronts (wavefront.py). Each jumps
 over the rest of a steady state once it has reached it, so all equal the simulation event by event to rounding. Where
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nebula.cost_model.one_f_one_b import one_f_one_b_seconds
 from nebula.cost_model.wavefront import wavefront
-from nebula.plan.schedule import device_of, devices_of, shape_of
+from nebula.plan.schedule import devices_of, shape_of
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -26,11 +26,10 @@ def last_backward_s(
     schedule: str = "1f1b",
     chunks: int = 1,
     weight_s: Floats | None = None,
-    transit_s: float = 0.0,
     send_forward_s: Floats | None = None,
     send_backward_s: Floats | None = None,
 ) -> Floats:
-    """When each device has done its last action, without building events; equal to `timeline` to rounding.
+    """When each device has done all its actions and messages, without building events; equal to `timeline` to rounding.
 
     Args:
         forward_s: [..., virtual stages], numbered as in Durations; leading axes are independent cases. Sends that
@@ -40,8 +39,8 @@ def last_backward_s(
         schedule: a name of the schedule language.
         chunks: virtual stages on each device.
         weight_s: [..., virtual stages], the part of backward_s that `W` does; none: it takes no time.
-        transit_s: as in Durations.
-        send_forward_s: [..., virtual stages], what sending outputs takes beside compute, as under Sends.BESIDE.
+        send_forward_s: [..., virtual stages], what sending outputs takes beside compute, as under Sends.BESIDE; none:
+            nothing does.
         send_backward_s: likewise of gradients.
 
     Returns:
@@ -52,18 +51,14 @@ def last_backward_s(
     """
     devices = devices_of(schedule, forward_s.shape[-1], chunks)
     shape = shape_of(schedule, devices, micro_batches, chunks)
-    forward_lag_s, backward_lag_s = _crossing(schedule, devices, chunks, transit_s)
-    if send_forward_s is not None:
-        forward_lag_s = forward_lag_s + send_forward_s
-    if send_backward_s is not None:
-        backward_lag_s = backward_lag_s + send_backward_s
+    sends_s = tuple(np.zeros_like(forward_s) if sent is None else sent for sent in (send_forward_s, send_backward_s))
     if schedule == "fthenb":
-        return _f_then_b(forward_s, backward_s, micro_batches, forward_lag_s, backward_lag_s)
+        return _f_then_b(forward_s, backward_s, micro_batches, *sends_s)
     if schedule == "1f1b":
-        return _one_f_one_b(forward_s, backward_s, micro_batches, forward_lag_s, backward_lag_s)
+        return _one_f_one_b(forward_s, backward_s, micro_batches, *sends_s)
     if weight_s is None:
         weight_s = np.zeros_like(backward_s)
-    return wavefront(schedule, shape, (forward_s, backward_s, weight_s), (forward_lag_s, backward_lag_s))
+    return wavefront(schedule, shape, (forward_s, backward_s, weight_s), sends_s)
 
 
 def step_seconds(
@@ -91,87 +86,91 @@ def step_seconds(
     return step_s
 
 
-def _crossing(schedule: str, devices: int, chunks: int, transit_s: float) -> tuple[Floats, Floats]:
-    """What a message of each virtual stage is under way, forward and backward: nothing to the device it is on."""
-    stages = devices * chunks
-    if chunks == 1:
-        lag_s = np.full(stages, transit_s)
-        return lag_s, lag_s
-    if not transit_s:
-        return np.zeros(stages), np.zeros(stages)
-    held = np.array([device_of(schedule, stage, devices, chunks) for stage in range(stages)])
-    forward_s = transit_s * (held != np.roll(held, -1))
-    return forward_s, np.roll(forward_s, 1)
-
-
 def _f_then_b(
-    forward_s: Floats, backward_s: Floats, micro_batches: int, forward_lag_s: Floats, backward_lag_s: Floats
+    forward_s: Floats, backward_s: Floats, micro_batches: int, send_forward_s: Floats, send_backward_s: Floats
 ) -> Floats:
-    """Both phases are flow shops of equal jobs: the last job ends after all stages once and the slowest m - 1 times."""
-    turn_s = forward_s.sum(-1) + (micro_batches - 1) * forward_s.max(-1) + forward_lag_s[..., :-1].sum(-1)
-    from_last = backward_s[..., ::-1]
-    waits_s = np.zeros_like(np.broadcast_to(backward_lag_s, backward_s.shape))
-    waits_s[..., 1:] = backward_lag_s[..., :0:-1].cumsum(-1)
-    tail_s = from_last.cumsum(-1) + (micro_batches - 1) * np.maximum.accumulate(from_last, -1) + waits_s
-    ends_s: Floats = turn_s[..., None] + tail_s[..., ::-1]
+    """Both phases are flow shops of equal jobs: the last job ends after all stages once and the slowest m - 1 times.
+
+    The way of a message from one stage to the next is a machine of the shop like the stages.
+    """
+    turn_s = _joined(forward_s, send_forward_s)[..., :-1]
+    turn_s = turn_s.sum(-1) + (micro_batches - 1) * turn_s.max(-1)
+    from_last = _joined(backward_s[..., ::-1], send_backward_s[..., ::-1])
+    tail_s = from_last.cumsum(-1) + (micro_batches - 1) * np.maximum.accumulate(from_last, -1)
+    # a stage is done when its last message has left, the first, which sends none back, with its last backward
+    ends_s: Floats = turn_s[..., None] + np.concatenate([tail_s[..., -2:-1], tail_s[..., -3::-2]], axis=-1)
     return ends_s
 
 
+def _joined(stages_s: Floats, sends_s: Floats) -> Floats:
+    """[..., 2 n]: of each stage what it takes, and then its message."""
+    both: Floats = np.stack(np.broadcast_arrays(stages_s, sends_s), axis=-1)
+    return both.reshape(*both.shape[:-2], -1)
+
+
 def _one_f_one_b(
-    forward_s: Floats, backward_s: Floats, micro_batches: int, forward_lag_s: Floats, backward_lag_s: Floats
+    forward_s: Floats, backward_s: Floats, micro_batches: int, send_forward_s: Floats, send_backward_s: Floats
 ) -> Floats:
     """1F1B slot by slot: in slot t, stage s runs F of (t - s)/2 or B of (t - 2p + 1 + s)/2, whichever is whole.
 
-    The slots respect every dependency, and all that a slot needs of the past is when each stage became free: its
-    neighbour finished the very micro-batch it waits for in the slot before. Once a pair of slots moves every stage by
-    the same time, all further ones do (the max-plus eigenvector is reached), so the rest of the steady state is added
-    at once.
+    The slots respect every dependency, and all that a slot needs of the past is when each stage became free and when
+    its last messages had come: those of the very micro-batch that its neighbour waits for left it in the slot before.
+    Once a pair of slots moves all of these by the same time, all further ones do (the max-plus eigenvector is reached),
+    so the rest of the steady state is added at once.
     """
     # stages first, and a stage at each end that nobody waits for, so that a slot is a few strided operations
     forward, backward = np.moveaxis(forward_s, -1, 0), np.moveaxis(backward_s, -1, 0)
-    lags = None
-    if forward_lag_s.any() or backward_lag_s.any():
-        # what comes into a stage was under way for the lag of its sender
-        into_s = np.roll(forward_lag_s, 1, -1), np.roll(backward_lag_s, -1, -1)
-        lags = _stages_first(into_s[0], forward), _stages_first(into_s[1], forward)
+    sends = None
+    if send_forward_s.any() or send_backward_s.any():
+        sends = _stages_first(send_forward_s, forward), _stages_first(send_backward_s, forward)
     stages, m = len(forward), micro_batches
-    free = np.full((stages + 2, *forward.shape[1:]), -np.inf)
-    free[1:-1] = 0.0
+    # [free, forward come, backward come]; where sending takes no time a message has come when its stage is free
+    state = np.full((3 if sends else 1, stages + 2, *forward.shape[1:]), -np.inf)
+    state[0, 1:-1] = 0.0
+    known = np.zeros(state.shape[:2], dtype=bool)
+    known[0, 1:-1] = True
+    known[1:2, 1:-2] = True
+    known[2:3, 2:-1] = True
     slot, last, steady_end = 0, 2 * (m + stages - 1), 2 * m
     while slot < last:
-        before = free[1:-1].copy()
+        before = state[known]
         for t in (slot, slot + 1):
-            _slot(free, forward, backward, t, m, lags)
+            _slot(state, forward, backward, t, m, sends)
         steady, slot = 2 * stages <= slot - 2 and slot + 2 <= steady_end, slot + 2
         if steady:
-            moved = free[1:-1] - before
-            if np.all(np.abs(moved - moved[:1]) <= 1e-12 * free[1]):
+            moved = state[known] - before
+            if np.all(np.abs(moved - moved[:1]) <= 1e-12 * state[0, 1]):
                 jumps = (steady_end - slot) // 2
-                free[1:-1] += jumps * moved[:1]
+                state[:, 1:-1] += jumps * moved[:1]
                 slot += 2 * jumps
-    return np.moveaxis(free[1:-1], 0, -1)
+    ends = np.where(known.reshape(*known.shape, *[1] * (state.ndim - 2)), state, -np.inf).max(axis=0)
+    return np.moveaxis(ends[1:-1], 0, -1)
 
 
-def _stages_first(lag_s: Floats, like: Floats) -> Floats:
+def _stages_first(send_s: Floats, like: Floats) -> Floats:
     """[..., stages] as [stages, ...] with as many axes as `like`."""
-    first = np.moveaxis(lag_s, -1, 0)
+    first = np.moveaxis(send_s, -1, 0)
     return first.reshape(len(first), *[1] * (like.ndim - first.ndim), *first.shape[1:])
 
 
-def _slot(free: Floats, forward: Floats, backward: Floats, t: int, m: int, lags: tuple[Floats, Floats] | None) -> None:
-    """Moves `free` on by slot t: [stages + 2, ...] when each stage is free, arrays of durations stages first.
+def _slot(
+    state: Floats, forward: Floats, backward: Floats, t: int, m: int, sends: tuple[Floats, Floats] | None
+) -> None:
+    """Moves `state`, [1 or 3, stages + 2, ...] as of _one_f_one_b, on by slot t; arrays of durations stages first.
 
-    `lags` is what messages into each stage take, forward and backward; None spares the sums where they take nothing.
+    `sends` is what messages of each stage take, forward and backward; None spares their times where that is nothing.
     """
     last = len(forward) - 1
     f, b = t - 2 * (m - 1), 2 * last + 1 - t
     first_f, end_f = (f if f > 0 else t % 2), min(t, last) + 1
     first_b, end_b = (b if b > 0 else (t + 1) % 2), min(b + 2 * (m - 1), last) + 1
+    free, came_f, came_b = state[0], state[-2 if sends else 0], state[-1 if sends else 0]
     ran_f, ran_b = free[first_f + 1 : end_f + 1 : 2], free[first_b + 1 : end_b + 1 : 2]
-    sent_f, sent_b = free[first_f:end_f:2], free[first_b + 2 : end_b + 2 : 2]
-    if lags is not None:
-        sent_f, sent_b = sent_f + lags[0][first_f:end_f:2], sent_b + lags[1][first_b:end_b:2]
-    ended_f = np.maximum(ran_f, sent_f) + forward[first_f:end_f:2]
-    ended_b = np.maximum(ran_b, sent_b) + backward[first_b:end_b:2]
+    ended_f = np.maximum(ran_f, came_f[first_f:end_f:2]) + forward[first_f:end_f:2]
+    ended_b = np.maximum(ran_b, came_b[first_b + 2 : end_b + 2 : 2]) + backward[first_b:end_b:2]
     ran_f[...] = ended_f
     ran_b[...] = ended_b
+    if sends is not None:
+        gone_f, gone_b = came_f[first_f + 1 : end_f + 1 : 2], came_b[first_b + 1 : end_b + 1 : 2]
+        gone_f[...] = np.maximum(gone_f, ended_f) + sends[0][first_f:end_f:2]
+        gone_b[...] = np.maximum(gone_b, ended_b) + sends[1][first_b:end_b:2]

@@ -53,7 +53,7 @@ def collective(kind: str, levels: Levels) -> AlphaBeta:
     """The cost of a collective over a group, by the bytes of the larger buffer on one rank.
 
     Args:
-        kind: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast or send.
+        kind: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, reduce or send.
         levels: where the ranks of the group meet; empty for a group of one, which costs nothing.
     """
     if not levels:
@@ -121,7 +121,8 @@ def all_to_all(levels: Levels) -> AlphaBeta:
 
 
 def broadcast(levels: Levels) -> AlphaBeta:
-    """A pipelined chain: the buffer passes the narrowest level once, and each hop's latency counts."""
+    """A pipelined chain: the buffer passes the narrowest level once, and each hop's latency counts; a reduce is its mirror
+    image."""
     hops_s = sum((level.members - 1) * level.link.latency_s for level in levels)
     return AlphaBeta(hops_s, 1.0 / min(level.link.bytes_per_s for level in levels))
 
@@ -144,6 +145,7 @@ FORMULAS: dict[str, Callable[[Levels], AlphaBeta]] = {
     "reduce_scatter": reduce_scatter,
     "all_to_all": all_to_all,
     "broadcast": broadcast,
+    "reduce": broadcast,
     "send": send,
     "ring_exchange": ring_exchange,
 }
@@ -224,6 +226,11 @@ class Fabric:
             return [Levels()], np.zeros(len(groups), dtype=np.int64)
         patterns, which = self._patterns(groups)
         return [self._lookup(*pattern) for pattern in patterns], which
+
+    @property
+    def flat(self) -> bool:
+        """Whether devices are emulated: each pair has a link of its own, and a collective is one ring over all."""
+        return self._flat
 
     @property
     def healthy(self) -> bool:

@@ -54,10 +54,16 @@ def plan_pricing(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> BySta
 
 
 def beyond_fleet(plan: Plan) -> bool:
-    """Whether fleet has no price for it: several stages on a device, another schedule, context, experts, offload."""
+    """Whether fleet's price is not its own: it is the executor's, or has several stages on a device, another schedule,
+    context, experts or offload.
+
+    Replicas of one stage with unlike numbers of ranks have fleet's price, since no other knows them.
+    """
     several = len(plan.homes) < len(plan.stages)
     inner = any(stage.context > 1 or stage.expert > 1 or stage.offload != "none" for stage in plan.stages)
-    return several or inner or plan.schedule not in ("1f1b", "fthenb")
+    even = all(len({len(r.ranks) for r in stage.replicas}) == 1 for stage in plan.stages)
+    executor = plan.engine == "executor" and even
+    return executor or several or inner or plan.schedule not in ("1f1b", "fthenb")
 
 
 def predicted_timeline(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Timeline:

@@ -15,12 +15,13 @@ import numpy as np
 from nebula.cluster.values import Cluster
 from nebula.cost_model.by_stage import loads_of
 from nebula.cost_model.confidence import provenance, run_interval
-from nebula.cost_model.execution import Execution, Recompute, default
+from nebula.cost_model.execution import Execution, Hidden, Recompute, default
+from nebula.cost_model.layer import COMPOSED_LOSS
 from nebula.cost_model.fleet import mean_over_ranks
 from nebula.cost_model.offload import holds_states
 from nebula.cost_model.peak import Chunk, LayerLoad, counted_on, rank_peak
 from nebula.cost_model.plan_peaks import home_chunks, setting_of
-from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, tail_events, timeline
+from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, end_of, tail_events, timeline
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.graph.values import DistributedGraph
@@ -33,11 +34,16 @@ COMPUTED_AGAIN = {"none": "none", "selective": "core", "full": "layer"}
 def paddle_execution(job: Job, cluster: Cluster, recompute: str = "none") -> Execution:
     """What PaddlePaddle's eager mode does for a job where nobody says otherwise.
 
-    Gradients are added and reduced in the dtype of the weights, nothing runs beside compute, fused attention is
-    FlashAttention-2, and pointwise operators are kernels of their own. An emulated device waits for no host.
+    Gradients are added and reduced in the dtype of the weights, tensor by tensor. Of communication messages between
+    stages alone run beside compute, each rank's whole. Fused attention is FlashAttention-2, and pointwise operators are
+    kernels of their own. An emulated device waits for no host.
     """
     dtype = PRECISION_DTYPE[job.precision]
     return Execution(
+        hidden=Hidden(pipeline=True),
+        by_tensor=True,
+        border_parts=False,
+        loss="plug-in" if any(g.device.kind in COMPOSED_LOSS for g in cluster.groups) else "kernel",
         host_kernel_s=0.0 if any(g.device.emulated for g in cluster.groups) else default("host_kernel_s"),
         attention=2,
         fused_pointwise=False,
@@ -119,11 +125,11 @@ def executed_timeline(pricing: StepPricing, plan: Plan) -> Timeline:
         send_forward_s=send,
         send_backward_s=back,
         weight_s=tuple(min(s.weight_s, s.backward_s) for s in stages),
-        sends=Sends.BESIDE if pricing.execution.hidden.pipeline else Sends.OCCUPY,
+        sends=Sends.BESIDE,
     )
     passes = timeline(durations, plan.schedule, plan.micro_batches, len(stages) // len(homes))
     events: list[Event] = []
-    ends = np.array([own[-1].end_s for own in passes.by_stage()])
+    ends = np.array([end_of(own) for own in passes.by_stage()])
     waits = pricing.tied_ends(plan, ends, pricing.devices(plan)) - ends
     for place, (indices, own) in enumerate(zip(homes, passes.by_stage(), strict=True)):
         held = [stages[index] for index in indices]

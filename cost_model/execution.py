@@ -19,10 +19,10 @@ GRANULARITIES = ("none", "core", "products", "layer")
 second matrix product and attention (torchtitan's per-operator policy); whole layers."""
 
 
-LOSSES = ("composed", "steps", "kernel", "in place")
+LOSSES = ("composed", "steps", "kernel", "in place", "plug-in")
 """A log-softmax and a negative log-likelihood that each write their own gradient; a maximum, a difference, an
 exponential, a sum and a quotient, each a kernel; one kernel, whose softmax becomes the gradient; one that writes the
-gradient over the logits."""
+gradient over the logits; one kernel, but over a cut vocabulary what PaddlePaddle composes on devices of a plug-in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,10 @@ class Execution:
             shorter.
         blocking: whether the host waits for each kernel before it launches the next (CUDA_LAUNCH_BLOCKING=1).
         compiled: whether a compiler or captured graphs launch whole regions, so that the host's cost vanishes.
+        by_tensor: whether weights are handled one tensor after the other, as in PaddlePaddle's eager mode: a kernel adds
+            each gradient to the sum before it and three clip and update each weight, gradients are copied into what
+            replicas reduce and back, owners hold whole tensors under sharding stage 1, tensor ranks copy what they
+            reduce, and all operators are the kernels that the block has.
         fused_pointwise: whether neighbouring pointwise operators (bias and activation, scale and mask and softmax,
             dropout and addition, the passes of a norm) are one kernel each.
         compute_dtype: of activations and of products that are not quantised.
@@ -96,6 +100,8 @@ class Execution:
         fused_norm: whether a norm is one kernel; in pieces it keeps float32 copies.
         dropout: probability.
         recompute: what the backward computes again.
+        border_parts: whether tensor ranks that hold the same send a part of it each to the next stage, where the parts
+            are gathered; otherwise each sends all of it.
         timed: whether the host waits for the device to time each section of a step.
         assumed: fields that no text says, in the order above.
     """
@@ -105,6 +111,7 @@ class Execution:
     host_kernel_s: float = 24e-6
     blocking: bool = False
     compiled: bool = False
+    by_tensor: bool = False
     fused_pointwise: bool = True
     compute_dtype: str = "bfloat16"
     product_dtype: str = "bfloat16"
@@ -120,6 +127,7 @@ class Execution:
     fused_norm: bool = True
     dropout: float = 0.0
     recompute: Recompute = Recompute()
+    border_parts: bool = True
     timed: bool = False
     assumed: tuple[str, ...] = ()
 

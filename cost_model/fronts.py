@@ -1,6 +1,7 @@
 """The wavefronts of a schedule: which actions can run at the same time, and what each of them waits for.
 
-A front is the actions of one unit of time, at most one per device, if every action took one unit and messages none.
+A front is the actions of one unit of time, at most one per device, if every action took one unit and messages none;
+messages that take time are fronts of their own, each behind the front that makes them.
 The order that this gives holds for any durations. From some front on the fronts repeat, so a step of many micro-batches
 is an opening, one period many times, and a closing.
 """
@@ -30,23 +31,21 @@ LEAST_PERIOD = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fronts:
-    """A stretch of fronts; one row for each action, the rows of a front beside each other.
+    """A stretch of fronts; one row for each action or message, the rows of a front beside each other.
 
     Attributes:
-        steps: of each front its first row, the row after it, and the rows that its actions look at: where what each
-            needs was made, then what each device did before. All are counted from the first row of the history.
-        needed: [rows] how many rows back what the action needs was made.
-        before: [rows] how many rows back the action before it on its device is.
-        duration: [rows] which duration it takes: place in KINDS · virtual stages + virtual stage.
-        lag: [rows] whose message it waits for: the sending virtual stage, for backwards + virtual stages; no message:
-            2 · virtual stages.
+        steps: of each front its first row, the row after it, and the rows that its rows look at: where what each
+            needs was made, then what was before it. All are counted from the first row of the history.
+        needed: [rows] how many rows back what it needs was made.
+        before: [rows] how many rows back the action before it on its device is, or the message before it on its way.
+        duration: [rows] which duration it takes: place in KINDS · virtual stages + virtual stage; behind these those of
+            messages by the sending virtual stage, forward and then backward.
     """
 
     steps: tuple[tuple[int, int, Ints], ...]
     needed: Ints
     before: Ints
     duration: Ints
-    lag: Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ class Program:
         closing: after it.
         history: how many rows before them `steady` and `closing` look back to.
         waited: those rows of the history that anything looks back to.
-        last: [devices] how many rows before the end of `closing` each device did its last action.
+        last: [devices] how many rows before the end of `closing` its last action is, and its last message on each way.
     """
 
     opening: Fronts
@@ -69,17 +68,23 @@ class Program:
     closing: Fronts
     history: int
     waited: Ints
-    last: tuple[int, ...]
+    last: tuple[tuple[int, ...], ...]
 
 
-def program_of(schedule: str, shape: Shape) -> Program:
-    """The fronts of a schedule: worked out for the fewest micro-batches that show the steady state, then repeated."""
+def program_of(schedule: str, shape: Shape, *, messages: bool = False) -> Program:
+    """The fronts of a schedule: worked out for the fewest micro-batches that show the steady state, then repeated.
+
+    Args:
+        schedule: a name of the schedule language.
+        shape: of the pipeline.
+        messages: whether messages take time beside actions.
+    """
     repeats, turn = period(schedule, shape)
     unrolled = -(-LEAST_PERIOD // turn)
     repeats, turn, periods = repeats * unrolled, turn * unrolled, 2
     while True:
         short = shortened(shape, repeats, periods)
-        program = _program(schedule, short, turn)
+        program = _program(schedule, short, turn, messages)
         if program.periods:
             return replace(program, periods=program.periods + (shape.micro_batches - short.micro_batches) // repeats)
         if short == shape:
@@ -88,28 +93,34 @@ def program_of(schedule: str, shape: Shape) -> Program:
 
 
 class _Rows(NamedTuple):
-    """All actions of a step in the order of fronts, one row each; the last four columns are those of Fronts."""
+    """All actions and messages of a step in the order of fronts, one row each; the last columns are those of Fronts.
+
+    `lane` is a device of actions, and behind the devices a way of messages from one to another.
+    """
 
     front: Ints
+    lane: Ints
     device: Ints
     needed: Ints
     before: Ints
     duration: Ints
-    lag: Ints
 
 
 @lru_cache(maxsize=256)
-def _program(schedule: str, shape: Shape, turn: int) -> Program:
-    """The fronts of a step, without a steady state where none of `turn` fronts is found."""
-    rows = _rows(schedule, shape)
+def _program(schedule: str, shape: Shape, turn: int, messages: bool) -> Program:
+    """The fronts of a step, without a steady state where none of `turn` units of time is found."""
+    rows = _rows(schedule, shape, messages)
+    turn *= 2 if messages else 1
     starts = [0, *np.cumsum(np.bincount(rows.front)).tolist()]
     first, periods = _steady(rows, starts, turn)
     edges = (0, first, first + turn, first + turn * periods, -1) if periods else (0, -1, -1, -1, -1)
     cuts = [starts[edge] for edge in edges]
-    last = tuple(int(len(rows.front) - np.flatnonzero(rows.device == d)[-1]) for d in range(shape.devices))
+    _, ends = np.unique(rows.lane[::-1], return_index=True)
+    of = rows.device[::-1][ends]
+    last = tuple(tuple((ends[of == d] + 1).tolist()) for d in range(shape.devices))
     closing_rows = cuts[4] - cuts[3]
     looked = [*_looked(rows, cuts[1], cuts[2]), *_looked(rows, cuts[3], cuts[4])]
-    looked += [back - closing_rows for back in last if back > closing_rows]
+    looked += [back - closing_rows for own in last for back in own if back > closing_rows]
     history = max([1, *looked])
     return Program(
         opening=_fronts(rows, cuts[0], cuts[1], history),
@@ -141,7 +152,6 @@ def _fronts(rows: _Rows, start: int, end: int, history: int) -> Fronts:
         needed=needed,
         before=before,
         duration=rows.duration[start:end],
-        lag=rows.lag[start:end],
     )
 
 
@@ -151,7 +161,7 @@ def _steady(rows: _Rows, starts: Sequence[int], turn: int) -> tuple[int, int]:
     The stretch is believed if what a period looks back to has repeated too: then the next period is the same again.
     """
     signs: dict[bytes, int] = {}
-    columns = np.stack([rows.needed, rows.before, rows.duration, rows.lag], axis=1)
+    columns = np.stack([rows.needed, rows.before, rows.duration], axis=1)
     fronts = np.array([signs.setdefault(columns[a:b].tobytes(), len(signs)) for a, b in pairwise(starts)])
     repeats = np.concatenate([[False], fronts[turn:] == fronts[:-turn], [False]]).astype(np.int8)
     begins, stops = np.flatnonzero(np.diff(repeats) == 1), np.flatnonzero(np.diff(repeats) == -1)
@@ -165,28 +175,50 @@ def _steady(rows: _Rows, starts: Sequence[int], turn: int) -> tuple[int, int]:
     return first, (stop - first + turn) // turn
 
 
-def _rows(schedule: str, shape: Shape) -> _Rows:
+def _rows(schedule: str, shape: Shape, messages: bool) -> _Rows:
     """The rows of a step, by running it in units of time."""
     lists = [tuple(SCHEDULES[schedule].order(shape, device)) for device in range(shape.devices)]
     first = np.cumsum([0, *map(len, lists)])
-    needed, lag, duration, front = _run(schedule, shape, lists, first.tolist())
+    needed, duration, front, target, sent = _run(schedule, shape, lists, first.tolist())
     device = np.repeat(np.arange(shape.devices), np.diff(first))
     before = np.arange(len(device)) - 1
     before[first[:-1]] = NOTHING
+    lane = device
+    if messages:
+        sends, count = np.flatnonzero(sent != NOTHING), len(device)
+        way = shape.devices * (1 + device[sends]) + target[sends]
+        message = np.full(count + 1, NOTHING)
+        message[sends] = count + np.arange(len(sends))
+        needed = np.concatenate([np.where(needed == NOTHING, NOTHING, message[needed]), sends])
+        # what is needed and sent by nobody is made on the device itself, by an action before
+        before = np.concatenate([before, _one_before(way, count)])
+        stages = shape.devices * shape.chunks
+        duration = np.concatenate([duration, len(KINDS) * stages + sent[sends]])
+        front = np.concatenate([2 * front, 2 * front[sends] + 1])
+        lane, device = np.concatenate([device, way]), np.concatenate([device, device[sends]])
     # who needs no message waits for the device alone; who is first on a device, for the message alone
     needed, before = np.where(needed == NOTHING, before, needed), np.where(before == NOTHING, needed, before)
-    order = np.lexsort((device, front))
+    order = np.lexsort((lane, front))
     row = np.empty(len(order) + 1, dtype=np.int64)
     row[order], row[NOTHING] = np.arange(len(order)), NOTHING
     needed, before = (np.arange(len(order)) - row[column[order]] for column in (needed, before))
-    return _Rows(front[order], device[order], needed, before, duration[order], lag[order])
+    return _Rows(front[order], lane[order], device[order], needed, before, duration[order])
+
+
+def _one_before(ways: Ints, count: int) -> Ints:
+    """Of messages numbered from `count`, in order, the one before each on its way, or NOTHING."""
+    found = np.full(len(ways), NOTHING)
+    for way in np.unique(ways):
+        own = np.flatnonzero(ways == way)
+        found[own[1:]] = count + own[:-1]
+    return found
 
 
 def _run(schedule: str, shape: Shape, lists: Sequence[Sequence[Action]], first: Sequence[int]) -> tuple[Ints, ...]:
-    """Of all actions, device by device: which action it needs, the lag between, its duration, and its front."""
+    """Of all actions, device by device: which it needs, its duration, its front, for whom it sends, and what."""
     stages, m = shape.devices * shape.chunks, shape.micro_batches
     duration, needs, makes, target, sent = _links(schedule, shape, lists)
-    needed, lag, front = [NOTHING] * first[-1], [2 * stages] * first[-1], [0] * first[-1]
+    needed, front = [NOTHING] * first[-1], [0] * first[-1]
     made = [NOTHING] * (2 * stages * m)
     done, able = list(first[:-1]), list(range(shape.devices))
     while able:
@@ -197,7 +229,7 @@ def _run(schedule: str, shape: Shape, lists: Sequence[Sequence[Action]], first: 
                 source = made[needs[index]]
                 if source == NOTHING:
                     break
-                needed[index], lag[index] = source, sent[source]
+                needed[index] = source
                 last = max(last, front[source])
             front[index] = last = last + 1
             done[device] += 1
@@ -205,13 +237,14 @@ def _run(schedule: str, shape: Shape, lists: Sequence[Sequence[Action]], first: 
                 made[makes[index]] = index
                 able.append(target[index])
     assert done == list(first[1:]), f"{schedule} waits for itself"
-    return tuple(np.array(column) for column in (needed, lag, duration, front))
+    return tuple(np.array(column) for column in (needed, duration, front, target, sent))
 
 
 def _links(schedule: str, shape: Shape, lists: Sequence[Sequence[Action]]) -> tuple[list[int], ...]:
-    """Of all actions, device by device: its duration, the message it needs, the one it makes, for whom, with what lag.
+    """Of all actions, device by device: its duration, the message it needs, the one it makes, for whom, and who sends.
 
-    Messages are numbered by who waits for them: (backward, virtual stage, micro-batch).
+    Messages are numbered by who waits for them: (backward, virtual stage, micro-batch). Who sends is the virtual stage,
+    of backwards + virtual stages; NOTHING where what is made stays on the virtual stage.
     """
     stages, m, length = shape.devices * shape.chunks, shape.micro_batches, chain_length(schedule, *shape[:3:2])
     every = range(shape.chunks)
@@ -231,7 +264,7 @@ def _links(schedule: str, shape: Shape, lists: Sequence[Sequence[Action]]) -> tu
     )
     needs = np.where(weight | (forward & first), NOTHING, (stage + np.where(forward, 0, stages)) * m + micro_batch)
     target = np.select([onward, back], [home[stage + 1], home[stage - 1]], device)
-    sent = np.select([onward, back], [stage, stages + stage], 2 * stages)
+    sent = np.select([onward, back], [stage, stages + stage], NOTHING)
     columns = (kind * stages + stage, needs, makes + micro_batch, target, sent)
     return tuple(column.tolist() for column in columns)
 

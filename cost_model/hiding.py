@@ -33,6 +33,14 @@ class Hiding(NamedTuple):
         """By how much kernels and communication that run at once delay one another."""
         return self.parameters.contention * np.minimum(work_s, wire_s)
 
+    def around(self, work_s: Floats, wire_s: Floats) -> tuple[Floats, Floats]:
+        """Of messages to other stages that follow such work: what keeps the sender busy, and what then travels beside.
+
+        Of those that travel beside kernels the sender is busy with as much as the two delay one another.
+        """
+        busy_s = self.delay(work_s, wire_s) if self.hidden.pipeline else wire_s
+        return busy_s, wire_s - busy_s
+
     def behind_data(self, work_s: float, wire_s: float) -> float:
         """What traffic of sharded parameters adds to kernels."""
         return self.beside(work_s, wire_s) if self.hidden.data else wire_s

@@ -117,7 +117,7 @@ def communication_seconds(collectives: Iterable[Collective], levels: Levels) -> 
 
 
 def recomputed(block: Block, policy: str) -> tuple[Operator, ...]:
-    """The operators that a backward runs again.
+    """The operators that a backward runs again; the loss, which follows the last element of a chain, is none of them.
 
     `full` is the whole layer and `selective` the attention cores; a layer without attention is run again whole under
     both. A layer whose inputs need no gradient (token ids) is never run again.
@@ -126,7 +126,8 @@ def recomputed(block: Block, policy: str) -> tuple[Operator, ...]:
     if policy == "none" or not any(tensors[n].needs_gradient for n in block.inputs):
         return ()
     core = attention_cores(block) if policy == "selective" else ()
-    return core or block.operators
+    losses = [index for index, op in enumerate(block.operators) if op.kind == "cross_entropy"]
+    return core or block.operators[: losses[0] if losses else None]
 
 
 def attention_cores(block: Block) -> tuple[Operator, ...]:

@@ -16,7 +16,7 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.compute import kernels_seconds
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.fusion import fused, separate
-from nebula.cost_model.layer import attention_cores
+from nebula.cost_model.layer import attention_cores, recomputed
 from nebula.cost_model.siblings import operand_gradients
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Kernel, Operator, Role, Work
 
@@ -34,6 +34,7 @@ class Pass:
         idle_s: of these, what the device waits for its host while collectives may run.
         products_s: of these, matrix products with weights, behind which collectives of the tensor group may hide.
         weight_products_s: of these, products that give gradients of weights.
+        later_s: all that a split backward leaves for its second half: those products and sums of biases.
         attention_s: fused attention, behind which a ring may pass keys and values.
         wires: collectives in order.
     """
@@ -42,11 +43,12 @@ class Pass:
     idle_s: float
     products_s: float
     weight_products_s: float
+    later_s: float
     attention_s: float
     wires: tuple[Collective, ...]
 
 
-NOTHING = Pass(kernels_s=0.0, idle_s=0.0, products_s=0.0, weight_products_s=0.0, attention_s=0.0, wires=())
+NOTHING = Pass(kernels_s=0.0, idle_s=0.0, products_s=0.0, weight_products_s=0.0, later_s=0.0, attention_s=0.0, wires=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ def passes_under(
 ) -> tuple[tuple[Passes, ...], ...]:
     """The passes of a local block on each device under each execution; these differ in what is computed again alone."""
     execution = executions[0]
-    done = fused(block, execution.compiled) if execution.fused_pointwise else separate(block)
+    done = _launched(block, execution)
     launches = _Launches(done, execution)
     forward = launches.of(done.operators, lambda op: op.forward)
     backward = launches.of(tuple(reversed(done.operators)), lambda op: op.backward)
@@ -99,13 +101,22 @@ def passes_under(
     return tuple(found)
 
 
+def _launched(block: Block, execution: Execution) -> Block:
+    """The block with the kernels that the stack launches."""
+    if execution.fused_pointwise:
+        return fused(block, execution.compiled)
+    return block if execution.by_tensor else separate(block)
+
+
 def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:
     """The operators that the backward of a layer runs again; of several layers only one may do so.
 
-    `products` keeps every second product with a weight, fused attention and what collectives returned (the
+    PaddlePaddle runs elements of a chain again, see `recomputed`. `products` keeps every second product with a weight, fused attention and what collectives returned (the
     per-operator policy of torchtitan); `core` is the attention between the projections.
     """
     what = execution.recompute.what
+    if execution.by_tensor:
+        return recomputed(block, execution.recompute.policy)
     tensors = block.by_name
     if what == "none" or not any(tensors[n].needs_gradient for n in block.inputs):
         return ()
@@ -122,6 +133,32 @@ def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:
         for op in block.operators
         if op.name not in kept and op.kind != "attention" and not any(isinstance(w, Collective) for w in op.forward)
     )
+
+
+PLUG_IN_LOSS = {False: (17.0, 15), True: (10.0, 6)}
+"""By whether it is the backward, how often PaddlePaddle 3.3.1 passes a rank's logits on devices of a plug-in where the
+vocabulary is cut, and in how many kernels."""
+
+
+def later_weights(block: Block, execution: Execution) -> frozenset[str]:
+    """The weights and biases whose gradients a split backward leaves for later.
+
+    Those of products; of PaddlePaddle's layers those of nn.Linear, whose products transpose no weight.
+    """
+    tensors = block.by_name
+    made, found = set(), set()
+    for op in block.operators:
+        if op.kind in WEIGHTED and len(op.inputs) > 1 and tensors[op.inputs[1]].role is Role.PARAMETER:
+            if not (execution.by_tensor and op.attribute("transpose_y", False)):
+                made.update(op.outputs)
+                found.add(op.inputs[1])
+        elif op.kind == "add" and op.inputs[0] in made and tensors[op.inputs[1]].role is Role.PARAMETER:
+            found.add(op.inputs[1])
+    return frozenset(found)
+
+
+def _copy(wire: Collective) -> Kernel:
+    return Kernel(kind="copy", dtype="float32", flops=0.0, read_bytes=wire.bytes, written_bytes=wire.bytes)
 
 
 BACKWARD_HOST = 1.9
@@ -148,7 +185,8 @@ class _Listed:
 
     Attributes:
         kernels: in order.
-        tags: of each, what it is.
+        tags: of each, what it is: `product` with a weight, `weight` and `bias` the gradients of what a split backward
+            leaves for later, `whole` that of any other weight, `attention` or `other`.
         wires: collectives in order.
     """
 
@@ -166,8 +204,9 @@ class _Listed:
         return Pass(
             kernels_s=device_s + launches_s if execution.blocking else max(device_s, launches_s),
             idle_s=0.0 if execution.blocking else max(0.0, launches_s - device_s),
-            products_s=float(seconds[(self.tags == "product") | (self.tags == "weight")].sum()),
-            weight_products_s=float(seconds[self.tags == "weight"].sum()),
+            products_s=float(seconds[np.isin(self.tags, ("product", "weight", "whole"))].sum()),
+            weight_products_s=float(seconds[np.isin(self.tags, ("weight", "whole"))].sum()),
+            later_s=float(seconds[np.isin(self.tags, ("weight", "bias"))].sum()),
             attention_s=float(seconds[self.tags == "attention"].sum()),
             wires=self.wires,
         )
@@ -184,6 +223,7 @@ class _Launches:
     def __init__(self, block: Block, execution: Execution) -> None:
         self.execution = execution
         self._weights = {t.name for t in block.tensors if t.role is Role.PARAMETER}
+        self._later = later_weights(block, execution)
         self._tensors = block.by_name
         # libraries for narrow products leave the projection to the vocabulary in 16 bits
         self._narrow = not any(op.kind == "cross_entropy" for op in block.operators)
@@ -199,6 +239,9 @@ class _Launches:
             for work in direction(op):
                 if isinstance(work, Collective):
                     wires.append(work)
+                    if self.execution.by_tensor and work.kind == "all_reduce":
+                        kernels.append(_copy(work))
+                        tags.append("other")
                     continue
                 for kernel, tag in self._as_run(op, work, weighted, work is of_weight):
                     kernels.append(kernel)
@@ -217,8 +260,19 @@ class _Launches:
             return 1.0
         if self.execution.loss == "composed":
             return 2.0 if backward else 1.0
-        steps = self.execution.loss == "steps" or any(isinstance(w, Collective) for w in op.forward)
-        return (2.0 if backward else 4.0) if steps else 1.0
+        cut = any(isinstance(w, Collective) for w in op.forward)
+        if cut and self.execution.loss == "plug-in":
+            passes, _ = PLUG_IN_LOSS[backward]
+            return passes / 2.0
+        return (2.0 if backward else 4.0) if cut or self.execution.loss == "steps" else 1.0
+
+    def _loss_launches(self, op: Operator, kernel: Kernel) -> int:
+        """Kernels of the loss beside the first."""
+        cut = any(isinstance(w, Collective) for w in op.forward)
+        if not cut or self.execution.loss != "plug-in":
+            return 0
+        _, launches = PLUG_IN_LOSS[kernel.kind.endswith("_grad")]
+        return launches - 1
 
     def _is_weighted(self, op: Operator) -> bool:
         return op.kind in WEIGHTED and len(op.inputs) > 1 and op.inputs[1] in self._weights
@@ -244,11 +298,13 @@ class _Launches:
                 replace(kernel, read_bytes=kernel.read_bytes * passes, written_bytes=kernel.written_bytes * passes),
                 "other",
             )
+            for _ in range(self._loss_launches(op, kernel)):
+                yield replace(kernel, kind="scale", flops=0.0, read_bytes=0.0, written_bytes=0.0), "other"
             return
         if not weighted or kernel.product is None:
-            yield kernel, "other"
+            yield kernel, "bias" if kernel.kind == "add_grad" and self._later.intersection(op.inputs) else "other"
             return
-        tag = "weight" if of_weight else "product"
+        tag = ("weight" if op.inputs[1] in self._later else "whole") if of_weight else "product"
         dtype = self.execution.product_dtype
         if not self._narrow or dtype == kernel.dtype or dtype in ("bfloat16", "float16", "float32"):
             yield kernel, tag

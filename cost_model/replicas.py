@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from nebula.cluster.topology import NO_HOST, HostShare, Level
 from nebula.cluster.values import DeviceType
@@ -20,8 +21,24 @@ from nebula.cost_model.passes import Passes
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.cost_model.traffic import Axes, wire
 from nebula.graph.experts import expert_parameters
-from nebula.graph.values import DTYPE_BYTES, Block, Collective
+from nebula.graph.values import DTYPE_BYTES, Block, Collective, Tensor
 from nebula.plan.values import Stage
+
+
+class Weights(NamedTuple):
+    """Trainable weights on one rank.
+
+    Attributes:
+        elements: of those that all replicas hold.
+        expert_elements: of those of experts.
+        tensors: how many tensors all replicas hold.
+        expert_tensors: how many are of experts.
+    """
+
+    elements: float = 0.0
+    expert_elements: float = 0.0
+    tensors: float = 0.0
+    expert_tensors: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,27 +47,37 @@ class LayerLoad:
 
     Attributes:
         passes: its kernels and collectives.
-        elements: trainable elements on one rank that all replicas hold.
-        expert_elements: those of experts.
+        weights: all of its weights.
+        later: of these, those whose gradients a split backward leaves for later.
         border_bytes: what goes on to the next layer.
     """
 
     passes: Passes
-    elements: float
-    expert_elements: float
+    weights: Weights
+    later: Weights = Weights()
     border_bytes: float
 
 
-def layer_load(block: Block, passes: Passes) -> LayerLoad:
-    """What a local block adds that takes so long."""
-    experts = expert_parameters(block)
+def layer_load(block: Block, passes: Passes, later: frozenset[str]) -> LayerLoad:
+    """What a local block adds that takes so long, of whose weights a split backward leaves some for later."""
+    every = [t for t in block.parameters]
     return LayerLoad(
         passes=passes,
-        elements=float(sum(t.size for t in block.parameters if t.name not in experts)),
-        expert_elements=float(sum(t.size for t in block.parameters if t.name in experts)),
+        weights=_weights(block, every),
+        later=_weights(block, [t for t in every if t.name in later]),
         border_bytes=float(block.output_bytes),
     )
 
+
+def _weights(block: Block, some: Sequence[Tensor]) -> Weights:
+    experts = expert_parameters(block)
+    dense, of_experts = ([t for t in some if (t.name in experts) is is_one] for is_one in (False, True))
+    sizes = (float(sum(t.size for t in each)) for each in (dense, of_experts))
+    return Weights(*sizes, float(len(dense)), float(len(of_experts)))
+
+
+UPDATE_KERNELS = 3
+"""Of each tensor, where it is handled by itself: for the norm of its gradient, the clip and the update."""
 
 Counted = Sequence[tuple[LayerLoad, int]]
 """Layers of a stage that differ, each with how many there are."""
@@ -91,29 +118,71 @@ class Replicas:
         if self.stage.sharding.stage < 3:
             return (), ()
         gathers = (
-            Collective(kind="all_gather", axis="shard", bytes=load.elements * self._gather_bytes),
-            Collective(kind="all_gather", axis="expert_shard", bytes=load.expert_elements * self._gather_bytes),
+            Collective(kind="all_gather", axis="shard", bytes=load.weights.elements * self._gather_bytes),
+            Collective(kind="all_gather", axis="expert_shard", bytes=load.weights.expert_elements * self._gather_bytes),
         )
-        return gathers, self._reduces(load.elements, load.expert_elements)
+        return gathers, self._reduces(load.weights.elements, load.weights.expert_elements)
 
     def adds_seconds(self, loads: Counted) -> float:
         """Adding a micro-batch's gradients to the sums of those before, on average over the micro-batches of a step.
 
         Under stage 3 what is added is reduced already.
         """
+        return self._adds_seconds(_sum(loads, "weights"))
+
+    def later_seconds(self, loads: Counted) -> float:
+        """Of one backward, what a split one leaves for later: kernels that give gradients of weights, and adding them."""
+        kernels_s = sum(n * load.passes.backward.later_s for load, n in loads)
+        return kernels_s + self._adds_seconds(_sum(loads, "later"))
+
+    def sets_seconds(self, loads: Counted) -> float:
+        """What comes to that where the first gradient of a step is copied to where further ones are added.
+
+        PaddlePaddle copies what is set as a gradient; on average over the micro-batches of a step.
+        """
+        weights = _sum(loads, "later")
+        moved_bytes = 2 * DTYPE_BYTES[self.execution.accumulation_dtype] * sum(weights[:2])
+        launches = self._launches(sum(weights[2:]))
+        return moving_seconds(moved_bytes, launches, self.device) / self.micro_batches if launches else 0.0
+
+    def _adds_seconds(self, weights: Weights) -> float:
         width = 2 * DTYPE_BYTES[self.execution.accumulation_dtype] + DTYPE_BYTES[self.execution.compute_dtype]
-        added = sum(self._owned(loads) if self.stage.sharding.stage == 3 else _elements(loads))
-        added *= (self.micro_batches - 1) / self.micro_batches
-        return moving_seconds(added * width, 0.0, self.device)
+        added = sum(self._owned(weights)[:2] if self.stage.sharding.stage == 3 else weights[:2])
+        launches = self._launches(sum(weights[2:]))
+        again = (self.micro_batches - 1) / self.micro_batches
+        return again * moving_seconds(added * width, launches, self.device)
+
+    def _launches(self, tensors: float) -> float:
+        """Kernels of so many tensors where each has its own; others are launched together, in none that count."""
+        return tensors if self.execution.by_tensor else 0.0
 
     def sync_seconds(self, loads: Counted) -> tuple[float, float]:
-        """Gradients reduced and parameters gathered once a step, whatever hides them."""
-        reduces, gathers = self.sync_wires(loads)
-        return self._seconds(reduces), self._seconds(gathers)
+        """Gradients reduced and parameters gathered once a step, whatever hides them, with the copies around them."""
+        (reduces, gathers), (reduced_s, gathered_s) = self.sync_wires(loads), self._copies_seconds(loads)
+        return self._seconds(reduces) + reduced_s, self._seconds(gathers) + gathered_s
+
+    def _copies_seconds(self, loads: Counted) -> tuple[float, float]:
+        """Copies around what is reduced and what is gathered, where weights are handled tensor by tensor.
+
+        Gradients are joined to one array, which is parted again and copied back, each a read and a write; under sharding
+        stage 1 at their owner alone. Owners then send their weights likewise to the others.
+        """
+        stage, alone = self.stage, not self.axes.shard and not self.axes.outer
+        if not self.execution.by_tensor or alone or stage.sharding.stage > 1:
+            return 0.0, 0.0
+        weights = _sum(loads, "weights")
+        elements, tensors = sum(weights[:2]), sum(weights[2:])
+        own = 1.0 / self._degree if stage.sharding.stage == 1 else 1.0
+        to_owner = 1.0 if self.axes.outer else own
+        reduced_s = moving_seconds((2 + 4 * to_owner) * elements * self._reduce_bytes, to_owner * tensors, self.device)
+        if stage.sharding.stage == 0:
+            return reduced_s, 0.0
+        moved_bytes = (2 + 4 * (1 - own)) * elements * self._gather_bytes
+        return reduced_s, moving_seconds(moved_bytes, (1 - own) * tensors, self.device)
 
     def sync_wires(self, loads: Counted) -> tuple[Wires, Wires]:
         """The collectives of that; axis `replicas` is all ranks that hold the same."""
-        dense, experts = _elements(loads)
+        dense, experts, *_ = _sum(loads, "weights")
         if self.stage.sharding.stage == 3:
             return (), ()
         if self.stage.sharding.stage == 0:
@@ -122,11 +191,29 @@ class Replicas:
                 every,
                 Collective(kind="all_reduce", axis="expert_shard", bytes=experts * self._reduce_bytes),
             ), ()
+        if self.execution.by_tensor and self.stage.sharding.stage == 1:
+            return self._to_owners(dense, experts)
         gathers = (
             Collective(kind="all_gather", axis="shard", bytes=dense * self._gather_bytes),
             Collective(kind="all_gather", axis="expert_shard", bytes=experts * self._gather_bytes),
         )
         return self._reduces(dense, experts), gathers
+
+    def _to_owners(self, dense: float, experts: float) -> tuple[Wires, Wires]:
+        """Gradients to the owners of whole tensors, or to all where not all replicas share states, and weights back."""
+
+        def each(kind: str, axis: str, size_bytes: float, owners: int) -> Wires:
+            return (Collective(kind=kind, axis=axis, bytes=size_bytes / owners),) * owners
+
+        same = ranks_of(self.axes.expert_shard)
+        reduced = (
+            each("all_reduce", "replicas", dense * self._reduce_bytes, 1)
+            if self.axes.outer
+            else each("reduce", "shard", dense * self._reduce_bytes, self._degree)
+        )
+        gathers = each("broadcast", "shard", dense * self._gather_bytes, self._degree)
+        gathers += each("broadcast", "expert_shard", experts * self._gather_bytes, same)
+        return (*reduced, *each("reduce", "expert_shard", experts * self._reduce_bytes, same)), gathers
 
     def _reduces(self, dense: float, experts: float) -> Wires:
         """Gradients of so many elements to those that own them, then over the groups that own the same."""
@@ -144,13 +231,14 @@ class Replicas:
         so is the master copy, from which the weights are written.
         """
         e = self.execution
-        owned = sum(self._owned(loads))
+        weights = self._owned(_sum(loads, "weights"))
+        owned = sum(weights[:2])
         if holds_states(self.stage.offload):
             return update_seconds(owned, e, self.device, self.host)
         gradient, weight = DTYPE_BYTES[e.accumulation_dtype], DTYPE_BYTES[e.compute_dtype]
         copy = 2 * DTYPE_BYTES[e.master_dtype] + weight if e.master_dtype else 2 * weight
         width = 4 * gradient + 2 * DTYPE_BYTES[e.moments_dtype] * e.moments + copy
-        return moving_seconds(owned * width, 0.0, self.device)
+        return moving_seconds(owned * width, UPDATE_KERNELS * self._launches(sum(weights[2:])), self.device)
 
     def _seconds(self, wires: Wires) -> float:
         return sum(
@@ -162,12 +250,14 @@ class Replicas:
     def _levels(self, axis: str) -> Levels:
         return _joined(self.axes.shard, self.axes.outer) if axis == "replicas" else self.axes.of(axis)
 
-    def _owned(self, loads: Counted) -> tuple[float, float]:
-        """Elements whose states the rank keeps, and those of experts: its share of what others hold as well."""
-        dense, experts = _elements(loads)
+    def _owned(self, weights: Weights) -> Weights:
+        """Of weights those whose states the rank keeps: its share of what others hold as well."""
         if not self.stage.sharding.stage:
-            return dense, experts
-        return dense / self._degree, experts / ranks_of(self.axes.expert_shard)
+            return weights
+        # stage 3 cuts each tensor
+        shares = self._degree, ranks_of(self.axes.expert_shard)
+        of_tensors = (1, 1) if self.stage.sharding.stage == 3 else shares
+        return Weights(*(held / share for held, share in zip(weights, (*shares, *of_tensors), strict=True)))
 
     @cached_property
     def _degree(self) -> int:
@@ -183,9 +273,10 @@ class Replicas:
         return DTYPE_BYTES[self.execution.reduction_dtype]
 
 
-def _elements(loads: Counted) -> tuple[float, float]:
-    """Elements that all replicas hold, and those of experts."""
-    return sum(n * load.elements for load, n in loads), sum(n * load.expert_elements for load, n in loads)
+def _sum(loads: Counted, which: str) -> Weights:
+    """The `weights` of layers, or those that they leave for `later`."""
+    held: list[tuple[Weights, int]] = [(getattr(load, which), n) for load, n in loads]
+    return Weights(*(sum(n * each[i] for each, n in held) for i in range(len(Weights._fields))))
 
 
 def _joined(inner: Levels, outer: Levels) -> Levels:

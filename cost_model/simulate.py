@@ -58,7 +58,7 @@ class Sends(Enum):
     """What a message keeps busy."""
 
     OCCUPY = "the sender: its stream is busy until the message has left"
-    BESIDE = "nobody: it travels beside the compute of both sides"
+    BESIDE = "the way from one device to another, on which messages queue; both compute meanwhile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,6 @@ class Durations:
         send_forward_s: sending the outputs to the next stage; 0 for the last, and where the next one is on the device.
         send_backward_s: sending gradients to the stage before; 0 for the first, and where that one is on the device.
         weight_s: the part of backward_s that `W` does, the rest being `I`; empty: `W` takes no time.
-        transit_s: time a message is under way to another device beside that, 0 where a send blocks until arrival.
         sends: whether sending occupies the sender.
     """
 
@@ -80,7 +79,6 @@ class Durations:
     send_forward_s: tuple[float, ...]
     send_backward_s: tuple[float, ...]
     weight_s: tuple[float, ...] = ()
-    transit_s: float = 0.0
     sends: Sends = Sends.OCCUPY
 
     def __post_init__(self) -> None:
@@ -127,6 +125,7 @@ class _Run:
         self.durations = durations
         self.events: list[list[Event]] = [[] for _ in range(devices)]
         self._free_s = [0.0] * devices
+        self._way_free_s: dict[tuple[int, int], float] = {}
         self._arrival_s: dict[tuple[bool, int, int], float] = {}
         self._length = chain_length(schedule, devices, chunks)
         self._device = [device_of(schedule, v, devices, chunks) for v in range(durations.stages)]
@@ -163,19 +162,26 @@ class _Run:
         target, costs_s = (
             (stage + 1, self.durations.send_forward_s) if forward else (stage - 1, self.durations.send_backward_s)
         )
-        sent_s = end_s + costs_s[stage]
-        if sent_s > end_s:
-            self.events[device].append(Event(device, "send", action.micro_batch, end_s, sent_s, action.chunk))
-        if self.durations.sends is Sends.OCCUPY:
+        way = device, self._device[target]
+        occupies = self.durations.sends is Sends.OCCUPY
+        leaves_s = end_s if occupies else max(end_s, self._way_free_s.get(way, 0.0))
+        sent_s = self._way_free_s[way] = leaves_s + costs_s[stage]
+        if sent_s > leaves_s:
+            self.events[device].append(Event(device, "send", action.micro_batch, leaves_s, sent_s, action.chunk))
+        if occupies:
             self._free_s[device] = sent_s
-        transit_s = self.durations.transit_s if self._device[target] != device else 0.0
-        self._arrival_s[forward, target, action.micro_batch] = sent_s + transit_s
+        self._arrival_s[forward, target, action.micro_batch] = sent_s
         return self._device[target]
 
 
+def end_of(events: Sequence[Event]) -> float:
+    """When a device has done all of them; messages beside compute may be the last to end."""
+    return max(event.end_s for event in events)
+
+
 def tail_events(passes: Sequence[Event], stage: int, sync_s: float, update_s: float) -> list[Event]:
-    """Synchronization and update of a stage after its last backward."""
-    start_s = passes[-1].end_s
+    """Synchronization and update of a stage once its last backward is done and its messages have left."""
+    start_s = end_of(passes)
     synced_s = start_s + sync_s
     sync = [Event(stage, "sync", -1, start_s, synced_s)] if sync_s else []
     return [*sync, Event(stage, "update", -1, synced_s, synced_s + update_s)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,25 +19,32 @@ from nebula.cluster.places import device_index
 from nebula.cluster.topology import HostShare
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.activations import activations
+from nebula.cost_model.border import alike, messages
 from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Fabric, ranks_of
+from nebula.cost_model.compute import moving_seconds
 from nebula.cost_model.execution import Execution
+from nebula.cost_model.groups import ALONE
 from nebula.cost_model.hiding import Hiding
 from nebula.cost_model.offload import copies_seconds, holds_activations
-from nebula.cost_model.passes import layer_passes
+from nebula.cost_model.passes import later_weights, layer_passes
 from nebula.cost_model.peak import LayerLoad as Held
 from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step_parameters import StepParameters, parameters_on
-from nebula.cost_model.traffic import Axes, across, attained, stage_axes, wire
+from nebula.cost_model.traffic import Axes, across, attained, slowest_of, stage_axes, wire
 from nebula.errors import BadInput
 from nebula.graph.context import context_parallel
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import dealt_block, undealt_block
 from nebula.graph.rows import block_with_rows
 from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
+from nebula.plan.schedule import splits_backward
 from nebula.plan.values import Plan, RankPlace, Stage
 
 Floats = NDArray[np.float64]
+
+NUMBERS_TOLD = 2
+"""All-reductions of single numbers in a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +172,8 @@ class StepPricing:
         passes_s = float(ends.max())
         nodes = max(1, len(np.unique(self.fabric.node_of(devices))))
         waiting = 1.0 + self.parameters.jitter * math.log2(nodes)
-        step_s = waiting * float((summed + tail).max()) + float(update.max()) + self.parameters.step_host_s
+        alone_s = self.meeting_seconds(devices) + self.parameters.step_host_s
+        step_s = waiting * float((summed + tail).max()) + float(update.max()) + alone_s
         return StepTimes(step_s=step_s, passes_s=passes_s, stages=stages)
 
     def layer(self, plan: Plan) -> StageTimes:
@@ -216,25 +224,18 @@ class StepPricing:
         return summed
 
     def durations(self, stages: Sequence[StageTimes], borders: float = 1.0) -> tuple[Floats, Floats, Floats, Floats]:
-        """Forward and backward of virtual stages, and what the messages of each take: outputs on, gradients back.
-
-        Of messages that travel beside kernels the sender is busy with as much as the two delay one another.
-        """
+        """Forward and backward of virtual stages, and the messages of each beside them: outputs on, gradients back."""
         forward, backward = (np.array([getattr(s, f) for s in stages]) for f in ("forward_s", "backward_s"))
         send = borders * np.array([s.send_s for s in stages])
         back = np.roll(send, 1)
         back[0] = 0.0
-        if self.execution.hidden.pipeline:
-            busy, busy_back = self.hiding.delay(forward, send), self.hiding.delay(backward, back)
-            return forward + busy, backward + busy_back, send - busy, back - busy_back
-        return forward, backward, send, back
+        (busy, send), (busy_back, back) = self.hiding.around(forward, send), self.hiding.around(backward, back)
+        return forward + busy, backward + busy_back, send, back
 
     def _ends(self, plan: Plan, stages: Sequence[StageTimes], chunks: int, borders: float) -> Floats:
         forward, backward, send, back = self.durations(stages, borders)
-        args = (plan.micro_batches, plan.schedule, chunks, np.array([s.weight_s for s in stages]))
-        if self.execution.hidden.pipeline:
-            return last_backward_s(forward, backward, *args, send_forward_s=send, send_backward_s=back)
-        return last_backward_s(forward + send, backward + back, *args)
+        weight = np.array([s.weight_s for s in stages])
+        return last_backward_s(forward, backward, plan.micro_batches, plan.schedule, chunks, weight, send, back)
 
     def _stage(
         self, plan: Plan, index: int, grids: Sequence[NDArray[np.int64]], expert_tensor: int, *, alone: bool
@@ -248,15 +249,38 @@ class StepPricing:
             behind=grids[index + 1] if index + 1 < len(grids) and not alone else None,
             fabric=self.fabric,
         )
+        parted: dict[int, float] = {}
+        hands_on = index + 1 < len(plan.stages)
+        if axes.pair and not alike(stage, plan.stages[index + 1]):
+            axes, parted = self._unlike(plan, index, axes)
         rows_of = np.array([replica.micro_batch_rows for replica in stage.replicas])
         each = [
-            self._times(plan, stage, rows, device, axes, held, expert_tensor)
+            self._times(
+                plan, stage, rows, device, axes, held, expert_tensor, parted.get(rows, 1.0), hands_on=hands_on
+            )
             # whoever is slower may have fewer rows
             for rows in sorted(set(rows_of.tolist()))
             for held in (grid[rows_of == rows].reshape(-1),)
             for device in self.fabric.device_types(held)
         ]
-        return max(each, key=lambda t: t.forward_s + t.backward_s)
+        slowest = max(each, key=lambda t: t.forward_s + t.backward_s)
+        # they wait for each other before they reduce, and the step for the last update
+        most = {name: max(getattr(t, name) for t in each) for name in ("reduce_s", "gather_s", "update_s")}
+        return replace(slowest, **most)
+
+    def _unlike(self, plan: Plan, index: int, axes: Axes) -> tuple[Axes, dict[int, float]]:
+        """The axes with the pairs of ranks that talk behind a stage which the next is cut unlike; and by rows of a
+        replica the largest part of them in one message, where messages of one rank do not share its links."""
+        stage, devices = plan.stages[index], self.devices(plan)
+        every = list(messages(stage, plan.stages[index + 1]))
+        pairs = devices[np.array([(message.giver, message.taker) for message in every])]
+        rows_of = {rank: replica.micro_batch_rows for replica in stage.replicas for rank in replica.ranks}
+        parted: dict[int, float] = {}
+        for message in every if self.fabric.flat else ():
+            rows = rows_of[message.giver]
+            parted[rows] = max(parted.get(rows, 0.0), message.rows / rows)
+        apart = pairs[pairs[:, 0] != pairs[:, 1]]
+        return replace(axes, pair=slowest_of(apart, self.fabric) if len(apart) else ALONE), parted
 
     def _times(
         self,
@@ -267,8 +291,14 @@ class StepPricing:
         axes: Axes,
         held: NDArray[np.int64],
         expert_tensor: int,
+        sent: float,
+        *,
+        hands_on: bool,
     ) -> StageTimes:
-        """The times of replicas with so many rows, on the devices `held` of which some are of the type."""
+        """The times of replicas with so many rows, on the devices `held` of which some are of the type.
+
+        `sent` is the largest part of its rows that a rank sends another at a border; `hands_on` whether there is one.
+        """
         slow = self.fabric.slowest(held)
         degrees = _degrees(plan, stage, rows, expert_tensor)
         layers = self.graph.layers[slice(*stage.layers)]
@@ -292,26 +322,40 @@ class StepPricing:
         both = [self._layer(load, replicas, slow, size) for (load, _), size in zip(loads, kept, strict=True)]
         counts = list(counted.values())
         forward, backward = (_total([layer[way] for layer in both], counts) for way in (0, 1))
-        adds_s = slow * replicas.adds_seconds(loads)
+        sets_s = slow * replicas.sets_seconds(loads) if splits_backward(plan.schedule) else 0.0
+        last = self.load(layers[-1], degrees, device)
+        takes_s = slow * self.taking_seconds(last.border_bytes, device) if hands_on else 0.0
+        more_s = slow * replicas.adds_seconds(loads) + sets_s + takes_s
         every = self.execution.recompute.every
         again_s = slow * sum(n * load.passes.again.kernels_s for load, n in loads) / every
         reduce_s, gather_s = replicas.sync_seconds(loads)
         return StageTimes(
             forward_s=forward.total_s,
-            backward_s=backward.total_s + adds_s + again_s,
-            weight_s=slow * sum(n * load.passes.backward.weight_products_s for load, n in loads),
-            compute_s=(forward.kernels_s, backward.kernels_s + adds_s),
+            backward_s=backward.total_s + more_s + again_s,
+            weight_s=slow * replicas.later_seconds(loads) + sets_s,
+            compute_s=(forward.kernels_s, backward.kernels_s + more_s),
             again_s=again_s,
             tensor_s=forward.tensor_s + backward.tensor_s,
             context_s=forward.context_s + backward.context_s,
             expert_s=forward.expert_s + backward.expert_s,
             sharded_s=forward.sharded_s + backward.sharded_s,
-            send_s=self._send(self.load(layers[-1], degrees, device), axes, sequence=plan.sequence_parallel),
+            send_s=self._send(last, axes, sent, sequence=plan.sequence_parallel),
             reduce_s=reduce_s,
             gather_s=gather_s,
             update_s=slow * replicas.update_seconds(loads),
             offload_s=forward.offload_s + backward.offload_s,
         )
+
+    def taking_seconds(self, border_bytes: Floats | float, device: DeviceType) -> Floats | float:
+        """Copying the gradient of a stage's output, from which its backward starts, as PaddlePaddle does."""
+        return moving_seconds(2.0 * border_bytes, 1.0, device) if self.execution.by_tensor else 0.0 * border_bytes
+
+    def meeting_seconds(self, devices: NDArray[np.int64]) -> float:
+        """What all ranks of a step tell each other: the norm of the gradients and the loss, where each is a call."""
+        if not self.execution.by_tensor or len(devices) == 1:
+            return 0.0
+        every = self.fabric.levels(devices)
+        return NUMBERS_TOLD * wire("all_reduce", every, self.parameters).fixed_s
 
     def _layer(
         self, load: LayerLoad, replicas: Replicas, slow: float, copied_bytes: float
@@ -352,7 +396,8 @@ class StepPricing:
         key = self.load_key(index, degrees, device)
         if key not in self._loads:
             block = self.block(index, degrees)
-            self._loads[key] = layer_load(block, layer_passes(block, device, self.execution))
+            later = later_weights(block, self.execution)
+            self._loads[key] = layer_load(block, layer_passes(block, device, self.execution), later)
         return self._loads[key]
 
     def load_key(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> tuple[object, ...]:
@@ -401,16 +446,16 @@ class StepPricing:
             self._parts[key] = context_parallel(whole, context, "ring" if fused_core else "gather")
         return self._parts[key]
 
-    def _send(self, last: LayerLoad, axes: Axes, *, sequence: bool) -> float:
-        """Handing a layer's output to the next stage.
+    def _send(self, last: LayerLoad, axes: Axes, sent: float, *, sequence: bool) -> float:
+        """Handing a layer's output to the next stage, such a part of it to each rank.
 
-        Tensor ranks that hold the same send a part each and gather the parts behind the border (Narayanan et al., SC
+        Tensor ranks that hold the same may send a part each and gather the parts behind the border (Narayanan et al., SC
         2021, section 4.1); with sequence parallelism each has its own part.
         """
         if not axes.pair:
             return 0.0
-        parts = 1 if sequence else ranks_of(axes.tensor)
-        send_s = wire("send", axes.pair, self.parameters).seconds(last.border_bytes / parts)
+        parts = 1 if sequence or not self.execution.border_parts else ranks_of(axes.tensor)
+        send_s = wire("send", axes.pair, self.parameters).seconds(sent * last.border_bytes / parts)
         return send_s + (
             wire("all_gather", axes.tensor, self.parameters).seconds(last.border_bytes) if parts > 1 else 0.0
         )

@@ -31,79 +31,75 @@ SETTLED = 0.2
 
 
 def wavefront(
-    schedule: str, shape: Shape, durations_s: tuple[Floats, Floats, Floats], lags_s: tuple[Floats, Floats]
+    schedule: str, shape: Shape, durations_s: tuple[Floats, Floats, Floats], sends_s: tuple[Floats, Floats]
 ) -> Floats:
-    """When each device has done its last action.
+    """When each device has done all its actions and messages.
 
     Args:
         schedule: a name of the schedule language.
         shape: of the pipeline.
         durations_s: [..., virtual stages] of forwards, whole backwards and their weight gradients.
-        lags_s: [..., virtual stages] how long what a virtual stage sends forward and backward is under way.
+        sends_s: [..., virtual stages] what sending forward and backward takes beside compute.
 
     Returns:
         [..., devices].
     """
-    forward_s, backward_s, weight_s, *lags = np.broadcast_arrays(*durations_s, *lags_s)
+    forward_s, backward_s, weight_s, *sent = np.broadcast_arrays(*durations_s, *sends_s)
     cases = forward_s.shape[:-1]
-    work = _below_each_other(forward_s, backward_s, backward_s - weight_s, weight_s)
-    late = _below_each_other(*lags, np.zeros((*cases, 1)))
-    program = program_of(schedule, shape)
+    work = _below_each_other(forward_s, backward_s, backward_s - weight_s, weight_s, *sent)
+    program = program_of(schedule, shape, messages=any(each.any() for each in sent))
     count = work.shape[1]
     if count * shape.devices < FEW:
-        ends = np.array([_one(program, work[:, case], late[:, case]) for case in range(count)])
+        ends = np.array([_one(program, work[:, case]) for case in range(count)])
     else:
         blocks = [slice(first, first + CASES) for first in range(0, count, CASES)]
-        ends = np.concatenate([_many(program, work[:, block], late[:, block]) for block in blocks], axis=1).T
+        ends = np.concatenate([_many(program, work[:, block]) for block in blocks], axis=1).T
     return ends.reshape(*cases, shape.devices)
 
 
 def _below_each_other(*arrays: Floats) -> Floats:
-    """Arrays [..., n] as rows, cases last: the durations or lags as Fronts numbers them."""
+    """Arrays [..., n] as rows, cases last: the durations as Fronts numbers them."""
     return np.concatenate([a.reshape(-1, a.shape[-1]).T for a in arrays])
 
 
-def _one(program: Program, work: Floats, late: Floats) -> list[float]:
+def _one(program: Program, work: Floats) -> list[float]:
     """One case, number by number: [devices]."""
     history = program.history
     times = [0.0] * history
-    _append(times, program.opening, work, late)
+    _append(times, program.opening, work)
     for left in range(program.periods - 1, -1, -1):
         before = times[-history:]
-        _append(times, program.steady, work, late)
+        _append(times, program.steady, work)
         now = times[-history:]
         moves = [now[row] - before[row] for row in program.waited]
         if max(moves) - min(moves) <= SAME * now[-1]:
             times = [time + left * moves[0] for time in now]
             break
-    _append(times, program.closing, work, late)
-    return [times[-back] for back in program.last]
+    _append(times, program.closing, work)
+    return [max(times[-back] for back in ends) for ends in program.last]
 
 
-def _append(times: list[float], fronts: Fronts, work: Floats, late: Floats) -> None:
+def _append(times: list[float], fronts: Fronts, work: Floats) -> None:
     """Runs fronts behind the times that there are."""
     rows = zip(fronts.needed.tolist(), fronts.before.tolist(), work[fronts.duration].tolist(), strict=True)
-    if not late.any():
-        for needed, before, cost_s in rows:
-            ready_s, free_s = times[-needed], times[-before]
-            times.append((ready_s if ready_s > free_s else free_s) + cost_s)
-        return
-    for (needed, before, cost_s), late_s in zip(rows, late[fronts.lag].tolist(), strict=True):
-        times.append(max(times[-needed] + late_s, times[-before]) + cost_s)
+    for needed, before, cost_s in rows:
+        ready_s, free_s = times[-needed], times[-before]
+        times.append((ready_s if ready_s > free_s else free_s) + cost_s)
 
 
-def _many(program: Program, work: Floats, late: Floats) -> Floats:
+def _many(program: Program, work: Floats) -> Floats:
     """Several cases, front by front: [devices, cases]."""
-    window = _run(program.opening, np.zeros((program.history, work.shape[1])), work, late)[-program.history :]
-    window = _steady(program, window, work, late)
-    return _run(program.closing, window, work, late)[[-back for back in program.last]]
+    window = _run(program.opening, np.zeros((program.history, work.shape[1])), work)[-program.history :]
+    window = _steady(program, window, work)
+    times = _run(program.closing, window, work)
+    return np.stack([times[[-back for back in ends]].max(axis=0) for ends in program.last])
 
 
-def _steady(program: Program, window: Floats, work: Floats, late: Floats) -> Floats:
+def _steady(program: Program, window: Floats, work: Floats) -> Floats:
     """The history after all periods; cases that have settled jump there, the others go on."""
     end, running = np.empty_like(window), np.arange(work.shape[1])
     for left in range(program.periods - 1, -1, -1):
-        now = _run(program.steady, window, work, late)[-program.history :]
+        now = _run(program.steady, window, work)[-program.history :]
         moved = now[program.waited] - window[program.waited]
         window = now
         settled = (moved.max(0) - moved.min(0) <= SAME * now[-1]) if left else np.ones(len(running), dtype=bool)
@@ -111,23 +107,20 @@ def _steady(program: Program, window: Floats, work: Floats, late: Floats) -> Flo
             continue
         end[:, running[settled]] = window[:, settled] + left * moved[0, settled]
         running, window = running[~settled], window[:, ~settled]
-        work, late = work[:, ~settled], late[:, ~settled]
+        work = work[:, ~settled]
         if not len(running):
             break
     return end if program.periods else window
 
 
-def _run(fronts: Fronts, window: Floats, work: Floats, late: Floats) -> Floats:
-    """[history + rows, cases]: what came before, and the end of each action."""
+def _run(fronts: Fronts, window: Floats, work: Floats) -> Floats:
+    """[history + rows, cases]: what came before, and the end of each action and message."""
     history, cases = window.shape
     times = np.empty((history + len(fronts.duration), cases))
     times[:history] = window
     costs = work.take(fronts.duration, 0)
-    lags = late.take(fronts.lag, 0) if late.any() else None
     for start, end, looked in fronts.steps:
         ready, free = times.take(looked, 0).reshape(2, end - start, cases)
-        if lags is not None:
-            ready += lags[start - history : end - history]
         np.maximum(ready, free, out=ready)
         np.add(ready, costs[start - history : end - history], out=times[start:end])
     return times

@@ -71,6 +71,13 @@ SCHEDULES = {
 }
 
 
+@lru_cache(maxsize=len(SCHEDULES))
+def splits_backward(schedule: str) -> bool:
+    """Whether gradients of weights may come apart from those of inputs (`W`)."""
+    chunks = int(SCHEDULES[schedule].chunks[0])
+    return any(action.kind == "W" for own in actions(schedule, 2, 4, chunks) for action in own)
+
+
 def actions(schedule: str, devices: int, micro_batches: int, chunks: int = 1) -> tuple[tuple[Action, ...], ...]:
     """The actions of every device under a named schedule.
 

@@ -21,7 +21,8 @@ class Placed(NamedTuple):
     """The durations of a way on its places.
 
     Attributes:
-        forward_s, backward_s, weight_s: [virtual stages], messages to neighbours included.
+        forward_s, backward_s, weight_s: [virtual stages], with what messages keep a device busy.
+        send_s, back_s: [virtual stages], messages to the next one and to the one before, beside that.
         homes: [virtual stages] the device of each.
         tail_s, update_s: [devices] data communication behind the passes, and the update.
         tied: the device of the last virtual stage, and what it takes to sum with the first the gradients of weights
@@ -33,6 +34,8 @@ class Placed(NamedTuple):
     forward_s: Floats
     backward_s: Floats
     weight_s: Floats
+    send_s: Floats
+    back_s: Floats
     homes: Ints
     tail_s: Floats
     update_s: Floats
@@ -44,16 +47,18 @@ class Placed(NamedTuple):
         """No step is faster: a device works, and waits at the start, and at the end where W cannot fill the wait."""
         p = len(self.tail_s)
         ends_s = micro_batches * sums_at(self.homes, self.forward_s + self.backward_s, p)
-        ends_s[1:] += self.forward_s[: p - 1].cumsum()
+        ends_s[1:] += (self.forward_s + self.send_s)[: p - 1].cumsum()
         if schedule in WAITING:
             # the first device is done when the last gradients have come to it
-            ends_s[0] = (ends_s + passing_back(self.backward_s[: p - 1], schedule)).max()
+            passing_s = self.backward_s[: p - 1] + self.back_s[1:p]
+            ends_s[0] = (ends_s + passing_back(passing_s, schedule)).max()
         return self._step_s(ends_s)
 
     def step_seconds(self, micro_batches: int, schedule: str) -> float:
         """The step."""
         chunks = len(self.homes) // len(self.tail_s)
-        ends_s = last_backward_s(self.forward_s, self.backward_s, micro_batches, schedule, chunks, self.weight_s)
+        passes_s, sends_s = (self.forward_s, self.backward_s), (self.send_s, self.back_s)
+        ends_s = last_backward_s(*passes_s, micro_batches, schedule, chunks, self.weight_s, *sends_s)
         return self._step_s(ends_s)
 
     def _step_s(self, ends_s: Floats) -> float:
@@ -68,7 +73,7 @@ def passing_back(backward_s: Floats, schedule: str) -> Floats:
     """[devices]: until the last gradient of each has come to the first, from when the device has done its work.
 
     Args:
-        backward_s: of each device but the last.
+        backward_s: of each device but the last, behind the message that it waits for.
         schedule: where weight gradients come last (not in WAITING), a device may have work left when it has sent all
             it sends: then nothing follows from its end for the first one.
     """

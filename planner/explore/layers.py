@@ -21,7 +21,7 @@ from nebula.cost_model.communication import Fabric
 from nebula.cost_model.executed import COMPUTED_AGAIN, paddle_execution
 from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.offload import holds_activations
-from nebula.cost_model.passes import passes_under
+from nebula.cost_model.passes import later_weights, passes_under
 from nebula.cost_model.peak import LayerLoad as MemoryLoad
 from nebula.cost_model.peak import layer_load as memory_load
 from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
@@ -39,11 +39,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSeconds:
-    """Seconds of every layer of the chain, [layers], once forward and once backward, exposed communication included."""
+    """Seconds of every layer of the chain, [layers], once forward and once backward, exposed communication included.
+
+    `weight_s` is the part of a backward that a split one leaves for later, `sets_s` what comes to that where it is split.
+    """
 
     forward_s: Floats
     backward_s: Floats
     weight_s: Floats
+    sets_s: Floats
     border_bytes: Floats
 
     @cached_property
@@ -107,9 +111,10 @@ class Layers:
             keys = [first.load_key(index, inner.degrees, device) for device in self._types]
             if keys[0] not in first._loads:
                 on = passes_under(block, self._types, [pricing.execution for pricing in every])
+                later = later_weights(block, first.execution)
                 for key, under in zip(keys, on, strict=True):
                     for pricing, passes in zip(every, under, strict=True):
-                        pricing._loads[key] = layer_load(block, passes)
+                        pricing._loads[key] = layer_load(block, passes, later)
         for device, (policy, pricing) in product(self._types, self.pricings.items()):
             self._loads[inner.degrees, policy, device.name] = [
                 pricing.load(index, inner.degrees, device) for index in range(len(self.graph.blocks))
@@ -167,7 +172,8 @@ class Layers:
             backward_s=self.spread(
                 [b.total_s + more + again for (_, b), more, again in zip(both, adds_s, again_s, strict=True)]
             ),
-            weight_s=self.spread([slow * load.passes.backward.weight_products_s for load in loads]),
+            weight_s=self.spread([slow * replicas.later_seconds([(load, 1)]) for load in loads]),
+            sets_s=self.spread([slow * replicas.sets_seconds([(load, 1)]) for load in loads]),
             border_bytes=self.spread([load.border_bytes for load in loads]),
         )
 

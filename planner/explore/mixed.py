@@ -259,21 +259,21 @@ class Mixed:
         p = len(self.pools)
         bounds = np.array(self.prices.deal(self._way(schedule, chunks)))
         homes = self._homes(schedule, chunks)
-        forward_s, backward_s = self._passes(bounds, homes)
+        (forward_s, send_s), (backward_s, returned_s) = self._passes(bounds, homes)
         ends_s = self.micro_batches * sums_at(homes, forward_s + backward_s, p)
-        ends_s[1:] += forward_s[: p - 1].cumsum()
+        ends_s[1:] += (forward_s + send_s)[: p - 1].cumsum()
         kept = np.diff(self.prices.kept_before(self.inner)[bounds])
         return _Dealt(
             ends_s=ends_s,
-            back_s=passing_back(backward_s[: p - 1], schedule),
+            back_s=passing_back(backward_s[: p - 1] + returned_s[1:p], schedule),
             elements=np.array(
                 [sums_at(homes, np.diff(each[bounds]), p) for each in self.prices.elements_before(self.inner)]
             ),
             kept=sums_at(homes, kept * flights(schedule, p, chunks, self.micro_batches), p),
         )
 
-    def _passes(self, bounds: Ints, homes: Ints) -> tuple[Floats, Floats]:
-        """[virtual stages] forward and backward, messages within a pool included."""
+    def _passes(self, bounds: Ints, homes: Ints) -> list[tuple[Floats, Floats]]:
+        """[virtual stages] forward and backward, each with its messages within a pool: those beside it apart."""
         chains = [self.prices.chain(self.inner, pool) for pool in range(len(self.stages))]
         pools = self.pools[homes]
         sums = np.array([chain.before_s for chain in chains])
@@ -282,9 +282,11 @@ class Mixed:
         within = (homes[:-1] != homes[1:]) & (pools[:-1] == pools[1:])
         sent_bytes = chains[0].border_bytes[bounds[1:-1] - 1]
         sent_s = np.where(within, fixed_s[pools[:-1]] + byte_s[pools[:-1]] * sent_bytes, 0.0)
-        forward[:-1] += sent_s
-        backward[1:] += sent_s
-        return forward, backward
+        found = []
+        for pass_s, wire_s in ((forward, np.append(sent_s, 0.0)), (backward, np.append(0.0, sent_s))):
+            busy_s, beside_s = self.prices.hiding.around(pass_s, wire_s)
+            found.append((pass_s + busy_s, beside_s))
+        return found
 
     @cached_property
     def _send_s(self) -> Floats:

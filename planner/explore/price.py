@@ -16,12 +16,13 @@ import numpy as np
 from nebula.cluster.topology import HostShare
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Levels, ranks_of
+from nebula.cost_model.hiding import Hiding
 from nebula.cost_model.offload import holds_activations
 from nebula.cost_model.peak import Chunk, LayerLoad, Setting, rank_peak
 from nebula.cost_model.traffic import Axes, across, wire
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.job import RECOMPUTE
-from nebula.plan.schedule import alive
+from nebula.plan.schedule import alive, splits_backward
 from nebula.plan.values import Sharding, StageMemory
 from nebula.planner.explore.deal import Chain, Floats, balanced
 from nebula.planner.explore.durations import Placed, homes_of, prefix_sums, waiting_factor
@@ -75,6 +76,11 @@ class WayPrices:
         self._elements: dict[tuple[int, int, int], tuple[Floats, Floats]] = {}
         self._fitting: dict[Way, tuple[float, tuple[int, ...]]] = {}
         self._first_sends: dict[tuple[int, ...], tuple[float, float]] = {}
+
+    @property
+    def hiding(self) -> Hiding:
+        """What messages cost beside kernels."""
+        return self.layers.pricings[RECOMPUTE[0]].hiding
 
     @property
     def common(self) -> int:
@@ -205,29 +211,46 @@ class WayPrices:
             )
         else:
             forward, backward, weight = self._passes_s(way, list(pairwise(boundaries)), places)
+        backward = backward + self._takes_s(way, homes, boundaries, places)
         send = self._sends_s(way, homes, boundaries, places)
         back = np.roll(send, 1)
         back[0] = 0.0
+        (busy, send), (busy_back, back) = self.hiding.around(forward, send), self.hiding.around(backward, back)
         tail_s, update_s = self._tails(way, homes, boundaries, places)
-        nodes = len(np.unique(self.layers.fabric.node_of(np.concatenate([g.reshape(-1) for g in grids]))))
+        devices = np.concatenate([g.reshape(-1) for g in grids])
+        nodes = len(np.unique(self.layers.fabric.node_of(devices)))
         return Placed(
-            forward_s=forward + send,
-            backward_s=backward + back,
+            forward_s=forward + busy,
+            backward_s=backward + busy_back,
             weight_s=weight,
+            send_s=send,
+            back_s=back,
             homes=np.array(homes),
             tail_s=tail_s,
             update_s=update_s,
             tied=self._tied(way, homes),
             waiting=float(waiting_factor(np.array(nodes), self.parameters)),
-            host_s=self.parameters.step_host_s,
+            host_s=self.layers.pricings[way.inner.recompute].meeting_seconds(devices) + self.parameters.step_host_s,
         )
+
+    def _takes_s(self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]) -> Floats:
+        """[virtual stages] what taking the gradient of its output costs each; nothing for the last."""
+        pricing, takes_s = self.layers.pricings[way.inner.recompute], np.zeros(len(homes))
+        border_bytes = self.chain(way.inner, places[0].pool).border_bytes[np.array(boundaries[1:-1], dtype=int) - 1]
+        for stage, size_bytes in enumerate(border_bytes.tolist()):
+            place = places[homes[stage]]
+            takes_s[stage] = place.slow * pricing.taking_seconds(size_bytes, self.pools.types[place.pool])
+        return takes_s
 
     def _passes_s(self, way: Way, spans: Sequence[tuple[int, int]], places: Sequence[Place]) -> Floats:
         """[forward, backward and the part of it for weights, virtual stages] of those layers of each."""
         homes, sums = self.homes(way), {}
+        splits = splits_backward(way.outer.schedule)
         for place in {id(p.axes): p for p in places}.values():
             own = self.seconds(way, place)
-            sums[id(place.axes)] = [prefix_sums(getattr(own, name)) for name in ("forward_s", "backward_s", "weight_s")]
+            more_s = own.sets_s if splits else 0.0
+            passes = own.forward_s, own.backward_s + more_s, own.weight_s + more_s
+            sums[id(place.axes)] = [prefix_sums(each) for each in passes]
         held = [sums[id(places[home].axes)] for home in homes]
         return np.array([[own[i][b] - own[i][a] for own, (a, b) in zip(held, spans, strict=True)] for i in range(3)])
 
@@ -259,6 +282,7 @@ class WayPrices:
         """What it takes to send that to the next stage."""
         if not axes.pair:
             return 0.0
+        # with sequence parallelism, which goes with tensor groups, each rank has its own part
         parts = 1 if inner.tensor > 1 else ranks_of(axes.tensor)
         send_s = wire("send", axes.pair, self.parameters).seconds(size_bytes / parts)
         return send_s + (wire("all_gather", axes.tensor, self.parameters).seconds(size_bytes) if parts > 1 else 0.0)
@@ -317,7 +341,7 @@ class WayPrices:
         self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]
     ) -> tuple[Floats, Floats]:
         """Data communication behind the passes of each device, and its update."""
-        sums = [prefix_sums(each) for each in self.elements(way.inner)]
+        sums = [prefix_sums(each) for each in (*self.elements(way.inner), *self._tensors(way.inner))]
         held = [np.diff(each[list(boundaries)]) for each in sums]
         tail_s, update_s = np.zeros(len(places)), np.zeros(len(places))
         known = {
@@ -329,11 +353,21 @@ class WayPrices:
         for stage, home in enumerate(homes):
             place = places[home]
             rates = known[id(place.axes)]
-            for kind, elements in enumerate(each[stage] for each in held):
+            for kind in range(2):
+                elements, tensors = held[kind][stage], held[2 + kind][stage]
                 # each virtual stage is reduced and gathered by itself
                 tail_s[home] += (elements > 0) * rates.sync_fixed_s[kind] + elements * rates.sync_s[kind]
-                update_s[home] += place.slow * elements * rates.update_s[kind]
+                tail_s[home] += tensors * rates.sync_tensor_s[kind]
+                update_s[home] += place.slow * (elements * rates.update_s[kind] + tensors * rates.update_tensor_s[kind])
         return tail_s, update_s
+
+    def _tensors(self, inner: Inner) -> tuple[Floats, Floats]:
+        """[layers] weights on one rank that all replicas hold, and those of experts, by their number."""
+        loads = self.layers.loads(inner, self.pools.types[0])
+        return (
+            self.layers.spread([load.weights.tensors for load in loads]),
+            self.layers.spread([load.weights.expert_tensors for load in loads]),
+        )
 
     def fitting(self, way: Way, boundaries: tuple[int, ...], places: Sequence[Place]) -> tuple[float, tuple[int, ...]]:
         """The peak of the fullest rank as a share of what it may hold, its host's memory included.

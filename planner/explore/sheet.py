@@ -280,10 +280,12 @@ class _Pairs:
         sent = np.zeros_like(forward_s)
         moves = (homes[:, :-1] != homes[:, 1:]) & (homes[:, 1:] < options.layers)
         sent[:, :-1] = np.where(moves, fixed_s + byte_s * chain.border_bytes[deals[:, 1:-1] - 1], 0.0)
-        forward_s, backward_s = forward_s + sent, backward_s.copy()
-        backward_s[:, 1:] += sent[:, :-1]
+        around, back = sheet.prices.hiding.around, np.roll(sent, 1, axis=1)
+        (busy_s, beside_s), (returned_s, back_s) = around(forward_s, sent), around(backward_s, back)
+        forward_s, backward_s = forward_s + busy_s, backward_s + returned_s
         waits = options.waits[self.which][:, None]
-        before_s, passed_s = (_before(np.where(self.works, s, 0.0)) for s in (forward_s, backward_s))
+        passing = forward_s + beside_s, backward_s + np.roll(back_s, -1, axis=1)
+        before_s, passed_s = (_before(np.where(self.works, s, 0.0)) for s in passing)
         passed_s[:, 1:] = np.where(waits, passed_s[:, 1:], -np.inf)  # as durations.passing_back says
         return options.by_device(self.which, forward_s + backward_s), before_s, passed_s
 

@@ -33,7 +33,6 @@ def timed(draw, sends=tuple(Sends)):
         send_forward_s=tuple(0.0 if v in last else s for v, s in enumerate(draw(several))),
         send_backward_s=tuple(0.0 if v in first else s for v, s in enumerate(draw(several))),
         weight_s=tuple(part * b for b in backward),
-        transit_s=draw(st.sampled_from([0.0, 0.3])),
         sends=draw(st.sampled_from(sends)),
     )
     return found, (name, micro_batches, chunks)

@@ -13,7 +13,7 @@ from nebula.cluster.values import Link
 from nebula.cost_model.communication import Levels, collective
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.passes import NOTHING, Passes
-from nebula.cost_model.replicas import LayerLoad, Replicas
+from nebula.cost_model.replicas import LayerLoad, Replicas, Weights
 from nebula.cost_model.step_parameters import DEFAULT
 from nebula.cost_model.traffic import Axes
 from nebula.plan.values import Replica, Sharding, Stage
@@ -31,7 +31,8 @@ def levels(members: int, bytes_per_s: float = 1e9, name: str = "node") -> Levels
 
 
 def load(elements: float = 1e6, experts: float = 0.0) -> LayerLoad:
-    return LayerLoad(passes=EMPTY, elements=elements, expert_elements=experts, border_bytes=0.0)
+    weights = Weights(elements=elements, expert_elements=experts)
+    return LayerLoad(passes=EMPTY, weights=weights, border_bytes=0.0)
 
 
 def replicas(

@@ -11,14 +11,13 @@ from nebula.cost_model.simulate import Durations, Sends, timeline
 from nebula.plan.schedule import actions
 
 
-def durations(forward, backward, *, sends=0.0, returns=0.0, transit=0.0) -> Durations:
+def durations(forward, backward, *, sends=0.0, returns=0.0) -> Durations:
     last = len(forward) - 1
     return Durations(
         forward_s=tuple(forward),
         backward_s=tuple(backward),
         send_forward_s=tuple(sends if s < last else 0.0 for s in range(last + 1)),
         send_backward_s=tuple(returns if s > 0 else 0.0 for s in range(last + 1)),
-        transit_s=transit,
     )
 
 
@@ -51,12 +50,6 @@ def test_a_send_occupies_its_sender():
     found = timeline(durations([1, 1], [1, 1], sends=0.5, returns=0.25), "1f1b", 1)
     assert times(found, 0) == [("F", 0, 0, 1), ("send", 0, 1, 1.5), ("B", 0, 3.75, 4.75)]
     assert times(found, 1) == [("F", 0, 1.5, 2.5), ("B", 0, 2.5, 3.5), ("send", 0, 3.5, 3.75)]
-
-
-def test_transit_delays_the_receiver_alone():
-    found = timeline(durations([1, 1], [1, 1], transit=0.5), "1f1b", 2)
-    assert times(found, 0)[1] == ("F", 1, 1, 2)
-    assert times(found, 1)[0] == ("F", 0, 1.5, 2.5)
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "fthenb"])
@@ -92,8 +85,21 @@ def test_a_message_beside_compute_occupies_nobody():
     assert times(found, 1)[0] == ("F", 0, 1.5, 2.5)
 
 
+def test_messages_beside_compute_queue_on_their_way():
+    found = timeline(replace(durations([1, 1], [1, 1], sends=3, returns=1), sends=Sends.BESIDE), "fthenb", 2)
+    assert times(found, 0)[:4] == [("F", 0, 0, 1), ("send", 0, 1, 4), ("F", 1, 1, 2), ("send", 1, 4, 7)]
+    assert times(found, 1) == [
+        ("F", 0, 4, 5),
+        ("F", 1, 7, 8),
+        ("B", 0, 8, 9),
+        ("send", 0, 9, 10),
+        ("B", 1, 9, 10),
+        ("send", 1, 10, 11),
+    ]
+
+
 def test_stages_on_one_device_hand_over_at_once():
-    found = timeline(durations([1, 1], [1, 1], transit=5.0), "zb-v", 1, 2)
+    found = timeline(durations([1, 1], [1, 1]), "zb-v", 1, 2)
     assert [(e.chunk, e.start_s) for e in found.of(0) if e.kind == "F"] == [(0, 0), (1, 1)]
 
 
@@ -149,7 +155,6 @@ def test_more_communication_is_never_faster(case, factor):
         found,
         send_forward_s=tuple((1 + factor) * s for s in found.send_forward_s),
         send_backward_s=tuple((1 + factor) * s for s in found.send_backward_s),
-        transit_s=(1 + factor) * found.transit_s,
     )
     assert timeline(slower, *asked).end_s >= timeline(found, *asked).end_s * (1 - 1e-12)
     beside = timeline(replace(found, sends=Sends.BESIDE), *asked).end_s
