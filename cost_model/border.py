@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Amount, Levels, collective
 from nebula.cost_model.groups import ALONE
 from nebula.plan.values import Replica, Stage
@@ -23,6 +24,19 @@ def send_seconds(size_bytes: Amount, messages: Amount, border: Levels, tensor_ra
 def receive_seconds(size_bytes: Amount, messages: Amount, border: Levels, tensor: Levels) -> Amount:
     """What the receiver does with it: an all_gather of the parts among its tensor group."""
     return collective("all_gather", tensor if border else ALONE).seconds(size_bytes, messages)
+
+
+def meets(device: DeviceType) -> bool:
+    """Whether fleet's ranks take the input of their next forward before they send a gradient back.
+
+    PaddlePaddle 3.3.1 has messages travel at the same time where they are one batch, which on devices of a plug-in it
+    never makes; there its 1F1B receives from the stage before and then sends to it, so that neither waits for ever.
+    """
+    return device.emulated or device.kind in PLUG_INS
+
+
+PLUG_INS = ("npu", "xpu")
+"""Kinds of devices that PaddlePaddle knows through a plug-in."""
 
 
 class Message(NamedTuple):

@@ -1,4 +1,4 @@
-"""When each device of a pipeline has done its work and sent its messages, for many pipelines at once: what a search asks.
+"""When each device of a pipeline has done its work and its messages, for many pipelines at once: what a search asks.
 
 FThenB has a formula, 1F1B is run slot by slot, all other schedules along their wavefronts (wavefront.py). Each jumps
 over the rest of a steady state once it has reached it, so all equal the simulation event by event to rounding. Where
@@ -51,7 +51,11 @@ def last_backward_s(
     """
     devices = devices_of(schedule, forward_s.shape[-1], chunks)
     shape = shape_of(schedule, devices, micro_batches, chunks)
-    sends_s = tuple(np.zeros_like(forward_s) if sent is None else sent for sent in (send_forward_s, send_backward_s))
+    nothing_s = np.zeros_like(forward_s)
+    sends_s = (
+        nothing_s if send_forward_s is None else send_forward_s,
+        nothing_s if send_backward_s is None else send_backward_s,
+    )
     if schedule == "fthenb":
         return _f_then_b(forward_s, backward_s, micro_batches, *sends_s)
     if schedule == "1f1b":
@@ -62,7 +66,12 @@ def last_backward_s(
 
 
 def step_seconds(
-    forward_s: Floats, backward_s: Floats, tail_s: Floats, micro_batches: int, schedule: str = "1f1b"
+    forward_s: Floats,
+    backward_s: Floats,
+    tail_s: Floats,
+    micro_batches: int,
+    schedule: str = "1f1b",
+    met_s: Floats | None = None,
 ) -> Floats:
     """When the last device has done its last action and the tail behind it.
 
@@ -72,6 +81,7 @@ def step_seconds(
         tail_s: likewise, after a stage's last backward.
         micro_batches: of one step.
         schedule: a name of the schedule language, of one virtual stage on each device.
+        met_s: likewise as forward_s, for 1F1B as one_f_one_b_seconds has it.
 
     Returns:
         [cases].
@@ -81,7 +91,8 @@ def step_seconds(
     """
     if schedule == "1f1b":
         shape_of(schedule, forward_s.shape[1], micro_batches)
-        return one_f_one_b_seconds(forward_s.T, backward_s.T, tail_s.T, np.full(len(forward_s), micro_batches))
+        met = None if met_s is None else met_s.T
+        return one_f_one_b_seconds(forward_s.T, backward_s.T, tail_s.T, np.full(len(forward_s), micro_batches), met)
     step_s: Floats = (last_backward_s(forward_s, backward_s, micro_batches, schedule) + tail_s).max(axis=-1)
     return step_s
 

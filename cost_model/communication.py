@@ -121,8 +121,10 @@ def all_to_all(levels: Levels) -> AlphaBeta:
 
 
 def broadcast(levels: Levels) -> AlphaBeta:
-    """A pipelined chain: the buffer passes the narrowest level once, and each hop's latency counts; a reduce is its mirror
-    image."""
+    """A pipelined chain: the buffer passes the narrowest level once, and each hop's latency counts.
+
+    A reduce is its mirror image.
+    """
     hops_s = sum((level.members - 1) * level.link.latency_s for level in levels)
     return AlphaBeta(hops_s, 1.0 / min(level.link.bytes_per_s for level in levels))
 

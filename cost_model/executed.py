@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 
 from nebula.cluster.values import Cluster
+from nebula.cost_model.border import PLUG_INS
 from nebula.cost_model.by_stage import loads_of
 from nebula.cost_model.confidence import provenance, run_interval
 from nebula.cost_model.execution import Execution, Hidden, Recompute, default
-from nebula.cost_model.layer import COMPOSED_LOSS
 from nebula.cost_model.fleet import mean_over_ranks
 from nebula.cost_model.offload import holds_states
 from nebula.cost_model.peak import Chunk, LayerLoad, counted_on, rank_peak
@@ -43,7 +43,7 @@ def paddle_execution(job: Job, cluster: Cluster, recompute: str = "none") -> Exe
         hidden=Hidden(pipeline=True),
         by_tensor=True,
         border_parts=False,
-        loss="plug-in" if any(g.device.kind in COMPOSED_LOSS for g in cluster.groups) else "kernel",
+        loss="plug-in" if any(g.device.kind in PLUG_INS for g in cluster.groups) else "kernel",
         host_kernel_s=0.0 if any(g.device.emulated for g in cluster.groups) else default("host_kernel_s"),
         attention=2,
         fused_pointwise=False,

@@ -79,10 +79,10 @@ class Execution:
             shorter.
         blocking: whether the host waits for each kernel before it launches the next (CUDA_LAUNCH_BLOCKING=1).
         compiled: whether a compiler or captured graphs launch whole regions, so that the host's cost vanishes.
-        by_tensor: whether weights are handled one tensor after the other, as in PaddlePaddle's eager mode: a kernel adds
-            each gradient to the sum before it and three clip and update each weight, gradients are copied into what
-            replicas reduce and back, owners hold whole tensors under sharding stage 1, tensor ranks copy what they
-            reduce, and all operators are the kernels that the block has.
+        by_tensor: whether weights are handled one tensor after the other, as in PaddlePaddle's eager mode: a kernel
+            adds each gradient to the sum before it and three clip and update each weight, gradients are copied into
+            what replicas reduce and back, owners hold whole tensors under sharding stage 1, tensor ranks copy what
+            they reduce, and all operators are the kernels that the block has.
         fused_pointwise: whether neighbouring pointwise operators (bias and activation, scale and mask and softmax,
             dropout and addition, the passes of a norm) are one kernel each.
         compute_dtype: of activations and of products that are not quantised.

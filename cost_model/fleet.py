@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nebula.cluster.places import device_index
 from nebula.cluster.values import Cluster, DeviceType
+from nebula.cost_model.border import meets
 from nebula.cost_model.chain import Chains
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Fabric, Levels
@@ -44,6 +45,7 @@ class Pricing:
     def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job, chains: Chains | None = None) -> None:
         self.graph, self.cluster, self.job = graph, cluster, job
         self.chains, self.fabric = chains or Chains(graph), Fabric(attained(cluster, DEFAULT))
+        self.meets = any(meets(group.device) for group in cluster.groups)
         self._device: dict[RankPlace, int] = {}
         self._placed: dict[tuple[object, ...], list[_Place]] = {}
         self._types: dict[str, DeviceType] = {}
@@ -58,7 +60,7 @@ class Pricing:
         devices = self.devices(plan)
         costs = self._stage_costs(plan, devices)
         m = plan.micro_batches
-        step_s, borderless_s = _steps(costs, m, plan.schedule)
+        step_s, borderless_s = _steps(costs, m, plan.schedule, meet=self.meets)
         busy = max(costs, key=lambda c: m * c.pass_s + c.sync_s + c.update_s)
         parts = StepParts(
             compute_s=m * busy.compute_s,
@@ -89,7 +91,7 @@ class Pricing:
 
     def timeline(self, plan: Plan) -> Timeline:
         """The events of one predicted step."""
-        from nebula.cost_model.simulate import Durations, Timeline, tail_events, timeline
+        from nebula.cost_model.simulate import Durations, Sends, Timeline, tail_events, timeline
 
         costs = self.stage_costs(plan)
         passes = timeline(
@@ -98,6 +100,7 @@ class Pricing:
                 backward_s=tuple(c.backward_s for c in costs),
                 send_forward_s=tuple(c.send_forward_s for c in costs),
                 send_backward_s=tuple(c.send_backward_s for c in costs),
+                sends=Sends.MEET if self.meets else Sends.OCCUPY,
             ),
             plan.schedule,
             plan.micro_batches,
@@ -218,13 +221,14 @@ class _Place(NamedTuple):
     types: list[DeviceType]
 
 
-def _steps(costs: Sequence[StageCost], micro_batches: int, schedule: str) -> tuple[float, float]:
-    """Seconds of the step, and of the same step if borders took no time."""
+def _steps(costs: Sequence[StageCost], micro_batches: int, schedule: str, *, meet: bool) -> tuple[float, float]:
+    """Seconds of the step, and of the same step if borders took no time; `meet` as of border.meets."""
     forward_s = [[c.forward_s + c.send_forward_s for c in costs], [c.forward_s - c.received_s for c in costs]]
     backward_s = [[c.backward_s + c.send_backward_s for c in costs], [c.backward_s - c.returned_s for c in costs]]
     tail_s = [[c.sync_s + c.update_s for c in costs]] * 2
+    met_s = np.array([[c.send_backward_s for c in costs], [0.0] * len(costs)]) if meet else None
     step_s, borderless_s = step_seconds(
-        np.array(forward_s), np.array(backward_s), np.array(tail_s), micro_batches, schedule
+        np.array(forward_s), np.array(backward_s), np.array(tail_s), micro_batches, schedule, met_s
     ).tolist()
     return step_s, borderless_s
 

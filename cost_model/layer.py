@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nebula.cluster.values import DeviceType
+from nebula.cost_model.border import PLUG_INS
 from nebula.cost_model.communication import Levels, collective
 from nebula.cost_model.compute import compute_seconds, moving_seconds
 from nebula.graph.kept import again_of, block_bytes
@@ -104,11 +105,8 @@ def _split_loss_seconds(block: Block, op: Operator, device: DeviceType) -> tuple
 
 def _is_composed(op: Operator, device: DeviceType) -> bool:
     cut = any(isinstance(w, Collective) for w in op.forward)
-    return op.kind == "cross_entropy" and cut and device.kind in COMPOSED_LOSS
-
-
-COMPOSED_LOSS = ("npu", "xpu")
-"""Kinds of devices on which Paddle has no kernel of its own for the loss over a cut vocabulary."""
+    # Paddle has no kernel of its own for the loss over a cut vocabulary there
+    return op.kind == "cross_entropy" and cut and device.kind in PLUG_INS
 
 
 def communication_seconds(collectives: Iterable[Collective], levels: Levels) -> float:

@@ -106,37 +106,39 @@ class Many:
             bounds = candidates.boundaries[members, : pipeline + 1].T.copy()
             stages = self._stages(bounds, pieces)
             memory_bytes[members, :pipeline] = stages.memory_bytes.T
-            step_s[members] = stages.step_s(schedule)
+            step_s[members] = stages.step_s(schedule, meet=self.pricing.meets)
         return Priced(step_s=step_s, memory_bytes=memory_bytes, limit_bytes=self.limit_bytes)
 
     def _stages(self, bounds: Ints, pieces: Sequence[tuple[Way, Ints]]) -> _Stages:
         """The costs of every stage of candidates of equal length, way by way."""
         runs = self._tables.runs.index(bounds[:-1], bounds[1:])
-        forward_s, backward_s, tail_s, memory_bytes = np.empty((4, *runs.shape))
-        found = _Stages(forward_s, backward_s, tail_s, memory_bytes, np.empty(runs.shape[1], dtype=np.int64))
+        forward_s, backward_s, met_s, tail_s, memory_bytes = np.empty((5, *runs.shape))
+        micro_batches = np.empty(runs.shape[1], dtype=np.int64)
+        found = _Stages(forward_s, backward_s, met_s, tail_s, memory_bytes, micro_batches)
         begin = 0
         for way, members in pieces:
             own = slice(begin, begin + len(members))
             found.micro_batches[own] = m = self.pricing.job.global_batch // (way.data * way.rows)
-            for column, values in zip(found[:4], self._way(way, m, runs[:, own], bounds[:, own]), strict=True):
+            for column, values in zip(found[:5], self._way(way, m, runs[:, own], bounds[:, own]), strict=True):
                 column[:, own] = values
             begin += len(members)
         return found
 
-    def _way(self, way: Way, micro_batches: int, runs: Ints, bounds: Ints) -> tuple[Floats, Floats, Floats, Floats]:
-        """Forward, backward, tail and memory of stages [stages, candidates] that run in one way."""
+    def _way(self, way: Way, micro_batches: int, runs: Ints, bounds: Ints) -> tuple[Floats, ...]:
+        """Forward, backward, what sending back is of it, tail and memory of stages [stages, candidates] of one way."""
         places, known = self._places(way), self._tables
         table, runs = known.table(way, places, micro_batches, runs)
         flying = in_flights(way.schedule, way.pipeline, micro_batches)[:, None]
-        forward_s, backward_s = table.forward_s.take(runs), table.backward_s.take(runs)
+        forward_s, backward_s, met_s = table.forward_s.take(runs), table.backward_s.take(runs), np.zeros(runs.shape)
         if way.pipeline > 1:
             for end, ends in ((places.entry, bounds[:-1]), (places.exit, bounds[1:])):
                 forth_s, back_s = known.borders(way, end)
                 index = ends + (np.array(end.stages) * (self._layers + 1))[:, None]
                 forward_s += forth_s.take(index)
                 backward_s += back_s.take(index)
+                met_s += back_s.take(index) if end.entering else 0.0
         memory_bytes = table.held_bytes.take(runs) + flying * table.kept_bytes.take(runs)
-        return forward_s, backward_s, table.tail_s.take(runs), memory_bytes
+        return forward_s, backward_s, met_s, table.tail_s.take(runs), memory_bytes
 
     def _places(self, way: Way) -> Places:
         key = (way.data, way.tensor, way.pipeline, way.sharding.degree)
@@ -159,14 +161,19 @@ class _Stages(NamedTuple):
 
     forward_s: Floats
     backward_s: Floats
+    met_s: Floats
     tail_s: Floats
     memory_bytes: Floats
     micro_batches: Ints
 
-    def step_s(self, schedule: str) -> Floats:
-        """[candidates] seconds of a step; of other schedules than 1F1B all candidates have as many micro-batches."""
+    def step_s(self, schedule: str, *, meet: bool) -> Floats:
+        """[candidates] seconds of a step; of other schedules than 1F1B all candidates have as many micro-batches.
+
+        `meet` as of border.meets.
+        """
         if schedule == "1f1b":
-            return one_f_one_b_seconds(self.forward_s, self.backward_s, self.tail_s, self.micro_batches)
+            met_s = self.met_s if meet else None
+            return one_f_one_b_seconds(self.forward_s, self.backward_s, self.tail_s, self.micro_batches, met_s)
         return step_seconds(self.forward_s.T, self.backward_s.T, self.tail_s.T, int(self.micro_batches[0]), schedule)
 
 

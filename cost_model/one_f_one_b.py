@@ -19,7 +19,11 @@ NARROW = 64
 
 
 def one_f_one_b_seconds(
-    forward_s: Floats, backward_s: Floats, tail_s: Floats, micro_batches: NDArray[np.int64]
+    forward_s: Floats,
+    backward_s: Floats,
+    tail_s: Floats,
+    micro_batches: NDArray[np.int64],
+    met_s: Floats | None = None,
 ) -> Floats:
     """When the last stage of each pipeline has done all: its backwards, then its tail.
 
@@ -38,11 +42,18 @@ def one_f_one_b_seconds(
     begin, and a path repeats a forward or a backward m - 1 times instead. For equal stages it is the (m + p - 1)(f + b)
     of Narayanan et al. (SC 2021, section 2.2). A test holds it equal to the slots to rounding.
 
+    Where a stage takes the input of its next forward before it sends a gradient g back (Sends.MEET), a gradient keeps
+    both its ends busy as long as forwards follow: the sender before its forward, the receiver before its backward. So
+    the way down of first(c) has g_j+1 in place of g_j, a pair g_c+1 more, and the way up of last(c) g_j for each
+    forward and then g_k+1 for the first backward behind the last forward. That is the simulation's end or up to 0.5 %
+    less: ways that leave a stage's first pairs out count only where they do so for one.
+
     Args:
         forward_s: [stages, pipelines] of one micro-batch, what it sends included.
         backward_s: likewise.
         tail_s: likewise, after a stage's last backward.
         micro_batches: [pipelines], of one step.
+        met_s: likewise as forward_s, what sending a gradient back is of backward_s where that is so; none: it is not.
 
     Returns:
         [pipelines].
@@ -60,14 +71,30 @@ def one_f_one_b_seconds(
     warm_s = forwards_s + repeats * _running(np.maximum, forward_s)
     ended_s = _running(np.maximum, tail_s - (backwards_s - backward_s))
     drain_s = backwards_s + _repeated(backward_s, ended_s, repeats)
-    first_s = _running(np.maximum, (warm_s + backwards_s)[::-1])[::-1] - backwards_s
-    last_s = _running(np.maximum, (forwards_s + drain_s)[::-1])[::-1] - forwards_s
+    down_s, up_s, pair_s, turned_s = backwards_s, forwards_s, forward_s + backward_s, drain_s
+    if met_s is not None:
+        coming_s = np.concatenate([met_s[1:], np.zeros_like(met_s[:1])])
+        down_s = backwards_s - met_s[:1] + coming_s
+        up_s, pair_s, turned_s = forwards_s + _running(np.add, met_s), pair_s + coming_s, drain_s + coming_s
+    first_s = _running(np.maximum, (warm_s + down_s)[::-1])[::-1] - down_s
+    if met_s is not None:
+        # what comes up to the first forward behind a gradient may come later than the backward before it is done
+        later_s = warm_s[:-1] + (met_s + forward_s)[1:] + down_s[1:]
+        later_s = _running(np.maximum, later_s[::-1])[::-1] - (down_s + pair_s)[1:]
+        first_s[1:] = np.maximum(first_s[1:], later_s)
+    last_s = _running(np.maximum, (up_s + turned_s)[::-1])[::-1] - up_s
     # first and last hold one pair of c
     pairs = m - 1 - waits
-    steps_s = first_s + last_s + pairs * (forward_s + backward_s)
+    steps_s = first_s + last_s + pairs * pair_s
     if short:
         steps_s = np.where(pairs > 0, steps_s, 0.0)
-        many_f_s = forwards_s + (m - 1) * _running(np.maximum, forward_s) + drain_s
+        repeated_s, up_s = (m - 1) * forward_s, forwards_s
+        if met_s is not None:
+            behind_s = met_s * (waits + 1 < m)
+            met_before_s = _running(np.add, behind_s)
+            repeated_s, up_s = repeated_s - met_before_s + behind_s, forwards_s + met_before_s
+            turned_s, warm_s = drain_s + coming_s * (waits < m), warm_s + coming_s * (waits < m)
+        many_f_s = up_s + _running(np.maximum, repeated_s) + turned_s
         many_b_s = warm_s + backwards_s + _running(np.maximum, (m - 1) * backward_s + ended_s)
         steps_s = np.maximum(steps_s, np.maximum(many_f_s, many_b_s))
     step_s: Floats = steps_s.max(axis=0)

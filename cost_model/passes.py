@@ -111,8 +111,9 @@ def _launched(block: Block, execution: Execution) -> Block:
 def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:
     """The operators that the backward of a layer runs again; of several layers only one may do so.
 
-    PaddlePaddle runs elements of a chain again, see `recomputed`. `products` keeps every second product with a weight, fused attention and what collectives returned (the
-    per-operator policy of torchtitan); `core` is the attention between the projections.
+    PaddlePaddle runs elements of a chain again, see `recomputed`. `products` keeps every second product with a weight,
+    fused attention and what collectives returned (the per-operator policy of torchtitan); `core` is the attention
+    between the projections.
     """
     what = execution.recompute.what
     if execution.by_tensor:
@@ -146,7 +147,8 @@ def later_weights(block: Block, execution: Execution) -> frozenset[str]:
     Those of products; of PaddlePaddle's layers those of nn.Linear, whose products transpose no weight.
     """
     tensors = block.by_name
-    made, found = set(), set()
+    made: set[str] = set()
+    found: set[str] = set()
     for op in block.operators:
         if op.kind in WEIGHTED and len(op.inputs) > 1 and tensors[op.inputs[1]].role is Role.PARAMETER:
             if not (execution.by_tensor and op.attribute("transpose_y", False)):

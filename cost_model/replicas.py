@@ -41,6 +41,9 @@ class Weights(NamedTuple):
     expert_tensors: float = 0.0
 
 
+NO_WEIGHTS = Weights()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerLoad:
     """What a layer adds to a stage, for one micro-batch.
@@ -54,13 +57,13 @@ class LayerLoad:
 
     passes: Passes
     weights: Weights
-    later: Weights = Weights()
+    later: Weights = NO_WEIGHTS
     border_bytes: float
 
 
 def layer_load(block: Block, passes: Passes, later: frozenset[str]) -> LayerLoad:
     """What a local block adds that takes so long, of whose weights a split backward leaves some for later."""
-    every = [t for t in block.parameters]
+    every = block.parameters
     return LayerLoad(
         passes=passes,
         weights=_weights(block, every),
@@ -71,9 +74,8 @@ def layer_load(block: Block, passes: Passes, later: frozenset[str]) -> LayerLoad
 
 def _weights(block: Block, some: Sequence[Tensor]) -> Weights:
     experts = expert_parameters(block)
-    dense, of_experts = ([t for t in some if (t.name in experts) is is_one] for is_one in (False, True))
-    sizes = (float(sum(t.size for t in each)) for each in (dense, of_experts))
-    return Weights(*sizes, float(len(dense)), float(len(of_experts)))
+    dense, of_experts = ([t.size for t in some if (t.name in experts) is is_one] for is_one in (False, True))
+    return Weights(float(sum(dense)), float(sum(of_experts)), float(len(dense)), float(len(of_experts)))
 
 
 UPDATE_KERNELS = 3
@@ -131,7 +133,7 @@ class Replicas:
         return self._adds_seconds(_sum(loads, "weights"))
 
     def later_seconds(self, loads: Counted) -> float:
-        """Of one backward, what a split one leaves for later: kernels that give gradients of weights, and adding them."""
+        """Of a backward, what a split one leaves for later: kernels that give gradients of weights, and adding them."""
         kernels_s = sum(n * load.passes.backward.later_s for load, n in loads)
         return kernels_s + self._adds_seconds(_sum(loads, "later"))
 
@@ -164,8 +166,8 @@ class Replicas:
     def _copies_seconds(self, loads: Counted) -> tuple[float, float]:
         """Copies around what is reduced and what is gathered, where weights are handled tensor by tensor.
 
-        Gradients are joined to one array, which is parted again and copied back, each a read and a write; under sharding
-        stage 1 at their owner alone. Owners then send their weights likewise to the others.
+        Gradients are joined to one array, which is parted again and copied back, each a read and a write; under
+        sharding stage 1 at their owner alone. Owners then send their weights likewise to the others.
         """
         stage, alone = self.stage, not self.axes.shard and not self.axes.outer
         if not self.execution.by_tensor or alone or stage.sharding.stage > 1:

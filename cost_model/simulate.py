@@ -58,6 +58,7 @@ class Sends(Enum):
     """What a message keeps busy."""
 
     OCCUPY = "the sender: its stream is busy until the message has left"
+    MEET = "the sender, which takes the input of a forward that comes next before it sends a gradient back"
     BESIDE = "the way from one device to another, on which messages queue; both compute meanwhile"
 
 
@@ -111,8 +112,10 @@ def timeline(durations: Durations, schedule: str, micro_batches: int, chunks: in
     done, able = [0] * devices, list(range(devices))
     while able:
         device = able.pop()
-        while done[device] < len(lists[device]) and run.can(device, lists[device][done[device]]):
-            able.append(run.do(device, lists[device][done[device]]))
+        own = lists[device]
+        while done[device] < len(own) and run.can(device, own[done[device]]):
+            following = own[done[device] + 1] if done[device] + 1 < len(own) else None
+            able += run.do(device, own[done[device]], following)
             done[device] += 1
     assert all(d == len(a) for d, a in zip(done, lists, strict=True)), f"{schedule} waits for itself"
     return Timeline(events=tuple(e for own in run.events for e in own))
@@ -125,6 +128,7 @@ class _Run:
         self.durations = durations
         self.events: list[list[Event]] = [[] for _ in range(devices)]
         self._free_s = [0.0] * devices
+        self._due: dict[int, tuple[int, Action]] = {}
         self._way_free_s: dict[tuple[int, int], float] = {}
         self._arrival_s: dict[tuple[bool, int, int], float] = {}
         self._length = chain_length(schedule, devices, chunks)
@@ -141,15 +145,31 @@ class _Run:
             return 0.0
         return self._arrival_s.get((action.kind == "F", stage, action.micro_batch))
 
-    def do(self, device: int, action: Action) -> int:
-        """Runs an action and its send; returns the device that may go on because of it."""
+    def do(self, device: int, action: Action, following: Action | None) -> list[int]:
+        """Runs an action and its send; returns the devices that may go on because of it.
+
+        Args:
+            device: that runs it.
+            action: whose input is there.
+            following: what the device does next, if anything.
+        """
         ready_s, stage = self._ready_s(device, action), self._stage[device][action.chunk]
         assert ready_s is not None
+        told = []
+        if device in self._due:
+            due = self._due.pop(device)
+            told.append(self._send(device, *due, max(self._free_s[device], ready_s)))
         start_s = max(self._free_s[device], ready_s)
         end_s = start_s + self.durations.action_s(action.kind, stage)
         self.events[device].append(Event(device, action.kind, action.micro_batch, start_s, end_s, action.chunk))
         self._free_s[device] = end_s
-        return device if action.kind == "W" else self._send(device, stage, action, end_s)
+        if action.kind == "W":
+            return told
+        waits = self.durations.sends is Sends.MEET and action.kind != "F" and stage % self._length
+        if waits and following is not None and following.kind == "F":
+            self._due[device] = stage, action
+            return told
+        return [*told, self._send(device, stage, action, end_s)]
 
     def _send(self, device: int, stage: int, action: Action, end_s: float) -> int:
         """Sends what an action made to the stage that waits for it; returns that stage's device."""
@@ -163,7 +183,7 @@ class _Run:
             (stage + 1, self.durations.send_forward_s) if forward else (stage - 1, self.durations.send_backward_s)
         )
         way = device, self._device[target]
-        occupies = self.durations.sends is Sends.OCCUPY
+        occupies = self.durations.sends is not Sends.BESIDE
         leaves_s = end_s if occupies else max(end_s, self._way_free_s.get(way, 0.0))
         sent_s = self._way_free_s[way] = leaves_s + costs_s[stage]
         if sent_s > leaves_s:

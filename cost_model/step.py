@@ -255,9 +255,7 @@ class StepPricing:
             axes, parted = self._unlike(plan, index, axes)
         rows_of = np.array([replica.micro_batch_rows for replica in stage.replicas])
         each = [
-            self._times(
-                plan, stage, rows, device, axes, held, expert_tensor, parted.get(rows, 1.0), hands_on=hands_on
-            )
+            self._times(plan, stage, rows, device, axes, held, expert_tensor, parted.get(rows, 1.0), hands_on=hands_on)
             # whoever is slower may have fewer rows
             for rows in sorted(set(rows_of.tolist()))
             for held in (grid[rows_of == rows].reshape(-1),)
@@ -346,15 +344,15 @@ class StepPricing:
             offload_s=forward.offload_s + backward.offload_s,
         )
 
-    def taking_seconds(self, border_bytes: Floats | float, device: DeviceType) -> Floats | float:
+    def taking_seconds(self, border_bytes: float, device: DeviceType) -> float:
         """Copying the gradient of a stage's output, from which its backward starts, as PaddlePaddle does."""
-        return moving_seconds(2.0 * border_bytes, 1.0, device) if self.execution.by_tensor else 0.0 * border_bytes
+        return moving_seconds(2.0 * border_bytes, 1.0, device) if self.execution.by_tensor else 0.0
 
     def meeting_seconds(self, devices: NDArray[np.int64]) -> float:
         """What all ranks of a step tell each other: the norm of the gradients and the loss, where each is a call."""
         if not self.execution.by_tensor or len(devices) == 1:
             return 0.0
-        every = self.fabric.levels(devices)
+        (every,), _ = self.fabric.distinct(devices[None])
         return NUMBERS_TOLD * wire("all_reduce", every, self.parameters).fixed_s
 
     def _layer(
@@ -449,8 +447,8 @@ class StepPricing:
     def _send(self, last: LayerLoad, axes: Axes, sent: float, *, sequence: bool) -> float:
         """Handing a layer's output to the next stage, such a part of it to each rank.
 
-        Tensor ranks that hold the same may send a part each and gather the parts behind the border (Narayanan et al., SC
-        2021, section 4.1); with sequence parallelism each has its own part.
+        Tensor ranks that hold the same may send a part each and gather the parts behind the border (Narayanan et al.,
+        SC 2021, section 4.1); with sequence parallelism each has its own part.
         """
         if not axes.pair:
             return 0.0

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nebula.cost_model.border import meets
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.groups import Groups
@@ -144,8 +145,11 @@ class SplitPrice:
 
     def step_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
         """The exact step time of each of several boundaries."""
-        costs = self._costs(boundaries)
-        return step_seconds(costs.forward_s, costs.backward_s, costs.tail_s, self.micro_batches)
+        costs, met_s = self._costs(boundaries), None
+        if meets(self.spans.device):
+            back_s = np.array([self.spans.entry(groups)[1] for groups, _ in self.placed.kinds])
+            met_s = back_s[np.array(self.placed.stages), np.array(boundaries)[:, :-1]]
+        return step_seconds(costs.forward_s, costs.backward_s, costs.tail_s, self.micro_batches, met_s=met_s)
 
     def computing_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
         """Seconds of a step in which a device computes, on average over all, for each of several boundaries."""

@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 class LayerSeconds:
     """Seconds of every layer of the chain, [layers], once forward and once backward, exposed communication included.
 
-    `weight_s` is the part of a backward that a split one leaves for later, `sets_s` what comes to that where it is split.
+    `weight_s` is the part of a backward that a split one leaves for later, `sets_s` what comes to it where it is split.
     """
 
     forward_s: Floats

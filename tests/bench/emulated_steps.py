@@ -44,7 +44,11 @@ def run(plan, config, log_path=None):
     took_s = (clock.virtual_seconds() - before_s) / COUNTED
     if log_path is not None:
         clock.record(False)
-        log_path.write_text(json.dumps([[e.kind.name, e.name, e.stream, e.start_s, e.end_s, e.moved_bytes, e.flops] for e in clock.drain()]))
+        log_path.write_text(
+            json.dumps(
+                [[e.kind.name, e.name, e.stream, e.start_s, e.end_s, e.moved_bytes, e.flops] for e in clock.drain()]
+            )
+        )
     return {
         "step_s": took_s,
         "allocated_bytes": int(paddle.device.max_memory_allocated()),

@@ -52,7 +52,8 @@ def _whole(rows, fast, slow):
 
 def test_replicas_on_slower_devices_get_fewer_rows_and_the_answer_says_so():
     on = types({}, HALF)
-    asked, found, better = answered(on, 24)
+    # stages 2 and 3, which no engine runs on unequal rows, may be faster
+    asked, found, better = answered(on, 48, Objective(fixed={**FLAT.fixed, "sharding": 1}))
     chosen = better.plan
     rows = {kind: r.micro_batch_rows for kind, r in zip(kinds_of(chosen, on), chosen.stages[0].replicas, strict=True)}
     assert rows["type 0",] == 2 * rows["type 1",]

@@ -14,6 +14,7 @@ from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.many import Many, evaluate_many
 from nebula.cost_model.one_f_one_b import one_f_one_b_seconds
+from nebula.cost_model.simulate import Durations, Sends, end_of, timeline
 from nebula.errors import BadInput
 from nebula.models.describe import graph as described_model
 from nebula.plan.job import RECOMPUTE
@@ -37,6 +38,30 @@ def test_the_closed_form_of_1f1b_equals_its_slots():
             slots = (last_backward_s(forward, backward, m) + tail).max(axis=1)
             found = one_f_one_b_seconds(forward.T, backward.T, tail.T, np.full(cases, m))
             assert found == pytest.approx(slots, rel=CLOSE)
+
+
+def met_pipeline(rng, stages):
+    """Forward, backward, sends and tails of unequal stages; which of them is long differs."""
+    spread = rng.choice([0.1, 1, 3], size=(5, 1))
+    forward, backward, sends, returns, tail = spread * rng.random((5, stages))
+    sends[-1] = returns[0] = 0.0
+    return forward, backward, sends, returns, tail
+
+
+def test_the_closed_form_of_1f1b_whose_messages_meet_is_nearly_the_simulation():
+    """Never longer, and shorter by 0.5 % at most."""
+    rng = np.random.default_rng(0)
+    for _ in range(800):
+        stages, m = (int(rng.integers(1, most)) for most in (7, 24))
+        forward, backward, sends, returns, tail = met_pipeline(rng, stages)
+        columns = (tuple(each.tolist()) for each in (forward, backward, sends, returns))
+        names = ("forward_s", "backward_s", "send_forward_s", "send_backward_s")
+        durations = Durations(**dict(zip(names, columns, strict=True)), sends=Sends.MEET)
+        lanes = timeline(durations, "1f1b", m).by_stage()
+        simulated = max(end_of(own) + last for own, last in zip(lanes, tail, strict=True))
+        passes = forward + sends, backward + returns, tail
+        found = one_f_one_b_seconds(*(each[:, None] for each in passes), np.array([m]), returns[:, None])
+        assert simulated * (1 - 5e-3) <= found[0] <= simulated * (1 + CLOSE)
 
 
 def assert_equals_evaluate(many, candidates):

@@ -97,6 +97,7 @@ def _add(parameter: paddle.Tensor, gradient: paddle.Tensor) -> None:
         return
     gradient = gradient.astype(parameter.dtype)
     if parameter.grad is None:
-        parameter.grad = gradient
+        # setting .grad would copy it while the host waits for all streams, messages to other stages among them
+        paddle.autograd.backward([parameter], [gradient])
     else:
         parameter.grad.add_(gradient)
