@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,55 +70,79 @@ CLUSTERS = {
 }
 
 
+class Case(NamedTuple):
+    """A plan on a cluster, predicted and measured: seconds of a step, and bytes of the fullest rank's tensors."""
+
+    plan: Plan
+    predicted_s: float
+    measured_s: float
+    predicted_bytes: float
+    measured_bytes: float
+
+
 def rows() -> Iterator[Row]:
-    """The error of every case, then of all."""
-    errors, ranks = [], []
+    """The errors of every case, then of all."""
+    errors, ranks, memory = [], [], []
     for name, nodes in CLUSTERS.items():
         cluster = load_cluster({"name": name, "devices": DEVICES, "nodes": nodes})
-        found = measured(cluster)
-        for plan, predicted_s, measured_s in found:
-            errors.append(100.0 * (predicted_s / measured_s - 1.0))
-            words = f"{name}: {plan.split}"
-            yield Row(name=words if len(words) < 110 else words[:107] + "...", value=errors[-1], unit="%")
-        ranks.append(_spearman([p for _, p, _ in found], [m for *_, m in found]))
-        best = min(m for *_, m in found)
-        first = min(found, key=lambda row: row[1])[2]
+        cases = []
+        for case in measured(cluster):
+            cases.append(case)
+            errors.append(100.0 * (case.predicted_s / case.measured_s - 1.0))
+            memory.append(100.0 * (case.predicted_bytes / case.measured_bytes - 1.0))
+            words = f"{name}: {case.plan.split}"
+            words = words if len(words) < 110 else words[:107] + "..."
+            yield Row(name=words, value=errors[-1], unit="%")
+            yield Row(name="    peak of the fullest rank", value=memory[-1], unit="%")
+        ranks.append(_spearman([case.predicted_s for case in cases], [case.measured_s for case in cases]))
+        best = min(case.measured_s for case in cases)
+        first = min(cases, key=lambda case: case.predicted_s).measured_s
         yield Row(
             name=f"{name}: first by prediction, behind the best", value=100 * (first / best - 1), unit="%", promise=2.0
         )
-    size = np.abs(errors)
+    size, held = np.abs(errors), np.abs(memory)
     yield Row(
         name=f"step time, median error of {len(errors)} cases", value=float(np.median(size)), unit="%", promise=2.0
     )
     yield Row(name="step time, largest error", value=float(size.max()), unit="%", promise=8.0)
     yield Row(name="rank correlation, least of clusters", value=min(ranks), unit="", promise=0.95, more_is_better=True)
+    yield Row(name="peak of memory, median error", value=float(np.median(held)), unit="%", promise=3.0)
+    yield Row(name="peak of memory, largest error", value=float(held.max()), unit="%")
 
 
-def measured(cluster: Cluster) -> list[tuple[Plan, float, float]]:
-    """Every plan with its predicted and measured seconds."""
-    every = [plan for plan in plans(cluster) if executable_on(plan, cluster).engine]
+def measured(cluster: Cluster) -> Iterator[Case]:
+    """Every plan that an engine can run, as predicted and measured."""
+    for plan in plans(cluster):
+        if executable_on(plan, cluster).engine:
+            found = launched(plan, cluster)
+            prediction = evaluate(MODEL, cluster, plan)
+            yield Case(
+                plan,
+                prediction.step_time_s,
+                found[0]["step_s"],
+                max(held.total_bytes for held in prediction.memory),
+                max(own["tensors_bytes"] for own in found),
+            )
+
+
+def launched(plan: Plan, cluster: Cluster) -> list[dict[str, float]]:
+    """What each rank of a plan measured, in processes of its own: what a plan before it held would count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for index, plan in enumerate(every):
-            save_plan(plan, folder / f"plan.{index:02}.json")
-        table = device_table(cluster, every[0], folder / "devices.table")
-        base = quiet_environment(os.environ, "", ranks=4, cores=os.cpu_count() or 1)
+        save_plan(plan, folder / "plan.json")
+        table = device_table(cluster, plan, folder / "devices.table")
+        ranks = plan.world_size
+        base = quiet_environment(os.environ, "", ranks=ranks, cores=os.cpu_count() or 1)
         env = {k: v for k, v in base.items() if k not in ("NEBULA_PLAN", "CUSTOM_DEVICE_ROOT")} | environment(table)
-        launch = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING", "--devices", "0,1,2,3"]
-        logs = folder / "log"
+        launch = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]
+        launch += ["--devices", ",".join(map(str, range(ranks))), "--log_dir", str(folder / "log")]
         done = subprocess.run(
-            [*launch, "--log_dir", str(logs), str(WORKER), name], env=env, capture_output=True, text=True, check=False
+            [*launch, str(WORKER), str(folder / "plan.json")], env=env, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise RuntimeError("\n".join(path.read_text()[-1500:] for path in sorted(logs.glob("workerlog.*"))))
-        return [
-            (
-                plan,
-                evaluate(MODEL, cluster, plan).step_time_s,
-                json.loads((folder / f"plan.{index:02}.measured").read_text())["step_s"],
-            )
-            for index, plan in enumerate(every)
-        ]
+            logs = (folder / "log").glob("workerlog.*")
+            raise RuntimeError("\n".join(path.read_text()[-1500:] for path in sorted(logs)))
+        return [json.loads((folder / f"plan.{rank}").read_text()) for rank in range(ranks)]
 
 
 def plans(cluster: Cluster) -> Iterator[Plan]:
