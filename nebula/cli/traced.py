@@ -80,6 +80,7 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     from paddle.static import InputSpec
 
     from nebula.graph.capture import About, capture, capture_whole
+    from nebula.graph.found_splits import splits_of
     from nebula.plan.values import PRECISION_DTYPE
 
     factory, before = factory_of(model.layer), paddle.get_default_dtype()
@@ -94,7 +95,8 @@ def traced_graph(model: ModelSpec, precision: str) -> DistributedGraph:
     if strangers or not chain:
         raise BadInput(f"model.layer: {model.layer} made {', '.join(strangers) or 'nothing'}, not Paddle layers")
     inputs = [InputSpec([None if d == ROWS else d for d in spec.shape], spec.dtype, spec.name) for spec in model.inputs]
-    about = About(name=model.layer, tokens_per_row=_tokens(model.inputs[0]))
+    whole = made if isinstance(made, paddle.nn.Layer) else paddle.nn.LayerList(chain)
+    about = About(name=model.layer, tokens_per_row=_tokens(model.inputs[0]), splits=tuple(splits_of(whole).items()))
     with redirect_stdout(sys.stderr):  # what the user's code prints is no result of ours
         if isinstance(made, paddle.nn.Layer) and not isinstance(made, paddle.nn.Sequential):
             return capture_whole(made, inputs, about)

@@ -2,8 +2,9 @@
 
 A table of splits pairs an fnmatch pattern over the path of a sublayer with a kind. A tensor group cuts by `column` a
 Linear by its outputs, by `row` by its inputs, by `vocabulary` an Embedding by its rows and a Linear by its outputs, by
-`heads` the first dim of a layer's own parameters. An expert group cuts by `experts` the first dim of all parameters of
-a layer, whose tokens travel. What no pattern names is replicated; whether a dim is even is asked by who cuts it.
+`heads` the first dim of a layer's own parameters; by `counts` no parameter: the layer's numbers of heads are dealt to
+the ranks. An expert group cuts by `experts` the first dim of all parameters of a layer, whose tokens travel. What no
+pattern names is replicated; whether a dim is even is asked by who cuts it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from nebula.errors import BadInput
 
-KINDS = ("column", "row", "vocabulary", "heads", "experts")
+KINDS = ("column", "row", "vocabulary", "heads", "counts", "experts")
 
 
 def kind_of(sublayer: str, splits: Iterable[tuple[str, str]]) -> str:
@@ -55,7 +56,9 @@ def applicable(splits: Iterable[tuple[str, str]], shapes: Mapping[str, Sequence[
     """
     table = tuple(splits)
     kinds = {sublayer_of(name): "" for name in shapes}
-    kinds = {sublayer: kind for sublayer in kinds if (kind := kind_of(sublayer, table)) not in ("", "experts")}
+    kinds = {
+        sublayer: kind for sublayer in kinds if (kind := kind_of(sublayer, table)) not in ("", "counts", "experts")
+    }
     whole = {
         _group(sublayer_of(name))
         for name, shape in shapes.items()

@@ -1,7 +1,8 @@
 """What a model must be to be cut into stages: a list of elements, each of which reads what the one before returns.
 
 An element takes and returns one tensor or one tuple of tensors. A model offers the list as `.chain`; an nn.Sequential
-is such a list itself. Other models run whole, which data parallelism and sharding allow.
+is such a list itself, and the chain of a causal language model is known (nebula.runtime.decoder_chain). Other models
+run whole, which data parallelism and sharding allow.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.runtime.decoder_chain import base_of, decoder_chain
 
 
 class ChainModel(nn.Layer):
@@ -35,7 +37,10 @@ def elements(model: nn.Layer) -> list[nn.Layer]:
     chain = getattr(model, "chain", None)
     if chain is None and isinstance(model, (nn.Sequential, nn.LayerList)):
         chain = model
-    return [model] if chain is None else list(chain)
+    if chain is not None:
+        return list(chain)
+    base = base_of(model)
+    return [model] if base is None else decoder_chain(model, base)
 
 
 def check_length(count: int, plan_layers: int) -> None:

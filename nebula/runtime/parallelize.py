@@ -8,7 +8,7 @@ plan of one rank needs no fleet.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.graph.found_splits import splits_of
 from nebula.plan.values import Plan
-from nebula.runtime import chain, paddle_faults, runnable, sharding, start, tensor
+from nebula.runtime import chain as chains
+from nebula.runtime import paddle_faults, runnable, sharding, start, tensor
 from nebula.runtime.balance import Balance
 from nebula.runtime.batch import micro_batches, picked, row_count
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
@@ -100,21 +102,27 @@ def parallelize(
     plan: Plan,
     *,
     tensor_split: Mapping[str, str] | None = None,
+    chain: Callable[[nn.Layer], Sequence[nn.Layer]] | None = None,
 ) -> Step:
     """Makes `model` train as `plan` says.
 
     Args:
-        model: a chain (`.chain` or nn.Sequential), or any Layer when the plan has one stage. It is cut in place.
+        model: a chain (`.chain`, nn.Sequential, a causal language model), or any Layer when the plan has one stage. It
+            is cut in place.
         optimizer: a Paddle optimizer over the model's parameters, or a function that makes one from a list of them.
         loss: (outputs, labels) -> scalar, the mean over rows: equal parts of a batch must average to the whole. One
             that takes `cross_entropy=` gets a vocabulary-parallel one when the last Linear is cut by vocabulary.
         plan: from nebula.init().
-        tensor_split: which sublayers tensor parallelism cuts and how; default: `model.tensor_split`.
+        tensor_split: which sublayers tensor parallelism cuts and how; default: `model.tensor_split`, or what the names
+            of its layers tell (nebula.graph.found_splits).
+        chain: makes the list of elements of a model that offers none; they must be its own layers, or hold them.
 
     Raises:
         BadInput: the plan is for another model, the model cannot be cut that way, or the ranks built it differently.
     """
-    split = tensor_split if tensor_split is not None else getattr(model, "tensor_split", None)
+    if chain is not None:
+        model.chain = [*chain(model)]  # no LayerList: the model keeps its own names
+    split = tensor_split if tensor_split is not None else splits_of(model)
     optimizer = optimizer_of(optimizer, model)
     if runnable.engine(plan, start.device()) == "executor":
         from nebula.runtime.executor.engine import on_executor
@@ -125,10 +133,10 @@ def parallelize(
     paddle.set_device(start.device())
     _seed_dropout(drawn, mesh, here)
     if plan.world_size > 1:
-        chain.check_alike(model)
+        chains.check_alike(model)
     if mesh.pipeline > 1:
-        _check_shared(chain.elements(model), plan)
-    balance = Balance(chain.elements(model))
+        _check_shared(chains.elements(model), plan)
+    balance = Balance(chains.elements(model))
     member = tensor.Member(degree=mesh.tensor, rank=here.tensor)
     part, loss = part_of(model, loss, split, plan, [here.stage], member)
     settle(part, plan, start.device())
@@ -138,7 +146,7 @@ def parallelize(
     precision = precision_of(plan.job.precision)
     decorate(part.elements, optimizer, precision)
     if plan.world_size == 1:
-        whole = chain.ChainModel(part.elements)
+        whole = chains.ChainModel(part.elements)
         driver = InARow(whole, loss, precision)
         return Step(
             plan=plan, place=here, part=part, driver=driver, optimizer=optimizer, wrapped=whole, balance=balance
@@ -160,7 +168,7 @@ def _seed_dropout(drawn: int, mesh: Degrees, here: Place) -> None:
 
 
 def _check_shared(elements: list[nn.Layer], plan: Plan) -> None:
-    name = chain.shared_across([elements[slice(*stage.layers)] for stage in plan.stages])
+    name = chains.shared_across([elements[slice(*stage.layers)] for stage in plan.stages])
     if name:
         raise BadInput(
             f"{name} is shared by layers of two stages, which fleet clips wrongly: set engine to executor in the plan, "
@@ -184,7 +192,7 @@ def _on_fleet(
     stage = plan.stages[here.stage].sharding.stage if mesh.sharding > 1 else 0
     piped, clips, inner = mesh.pipeline > 1, group_clips(optimizer), optimizer
     sharding.check(stage, part, plan.stages[here.stage].recompute, clips)
-    model = _pipeline_layer(part, loss, plan, mesh, hybrid) if piped else chain.ChainModel(part.elements)
+    model = _pipeline_layer(part, loss, plan, mesh, hybrid) if piped else chains.ChainModel(part.elements)
     if stage >= 2:
         # fleet's pipeline sends whole weights around when it is built, so it comes before the wrapper that cuts them
         distributed = fleet.distributed_model(model) if piped else None

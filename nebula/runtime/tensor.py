@@ -3,9 +3,9 @@
 They are fleet's, or those of nebula.runtime.sequence where the element works on a share of the sequence.
 
 What is cut says a table of patterns (models.*.tensor_split): fnmatch of the sublayer's name within its element to a
-kind: `column` a Linear by its outputs, `row` by its inputs, `vocabulary` an Embedding by its rows or the last Linear by
-its outputs, `heads` the first dim of a layer's parameters. Each rank keeps its slice of the weights that the serial
-model has, so a parallel run starts from exactly the serial run's weights.
+kind: `column` a Linear by its outputs, `row` by its inputs, `vocabulary` an Embedding by its rows, or the last Linear
+or table by its outputs, `heads` the first dim of a layer's parameters, `counts` a layer's numbers of heads. Each rank
+keeps its slice of the serial weights, so a parallel run starts from exactly the serial run's weights.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from paddle import nn
 from nebula.errors import BadInput
 from nebula.graph.splits import applicable, kind_of
 from nebula.runtime import sequence
+from nebula.runtime.vocabulary_table import VocabularyTable, check_product
 
 _KEPT = ("trainable", "optimize_attr", "regularizer", "need_clip")
 """Attributes of a parameter that its slice takes over."""
+_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "num_kv_heads")
+"""Attributes of an attention layer that count heads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,9 @@ def cut_element(
     shapes = {name: tuple(parameter.shape) for name, parameter in element.named_parameters()}
     layers = dict(element.named_sublayers())
     parallel = _on_shares if on_shares else _on_all
+    for name, layer in layers.items():
+        if kind_of(name, split.items()) == "counts":
+            _deal_heads(layer, name, member.degree)
     for name, kind in applicable(split.items(), shapes, member.degree).items():
         layer = layers.get(name)
         if layer is None:  # the element itself: its parent cannot be given another
@@ -99,9 +105,23 @@ def cut_element(
             continue
         path, _, last = name.rpartition(".")
         parent = _at(element, path)
+        if kind == "vocabulary" and not isinstance(layer, (nn.Linear, nn.Embedding)):
+            check_product(layer, name)
+            cut_first_dim(layer, name, "rows", member, cut)
+            parent.add_sublayer(last, VocabularyTable(layer, member.group, gather))
+            continue
         part = parallel(layer, kind, name, member, gather and kind == "vocabulary")
         _fill(part, layer, kind, member, cut)
         parent.add_sublayer(last, part)
+
+
+def _deal_heads(layer: nn.Layer, name: str, degree: int) -> None:
+    """Makes an attention layer count the heads of one rank."""
+    for attribute in _COUNTS:
+        count = getattr(layer, attribute, None)
+        if isinstance(count, int):
+            check_divides(name, attribute, count, degree)
+            setattr(layer, attribute, count // degree)
 
 
 def _at(layer: nn.Layer, path: str) -> nn.Layer:

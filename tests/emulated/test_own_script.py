@@ -1,4 +1,7 @@
-"""examples/train.py, a user's own script: alone, under `nebula launch`, and started by hand, it learns the same."""
+"""examples/train.py, a user's own script: alone, under `nebula launch`, and started by hand, it learns the same.
+
+So does examples/vision.py, whose model someone else wrote.
+"""
 
 from __future__ import annotations
 
@@ -50,3 +53,13 @@ def test_started_by_hand_on_the_plain_cpu(alone, tmp_path):
     words = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", tmp_path / "log"]
     run(*words, SCRIPT, NEBULA_PLAN=str(tmp_path / "plan.json"))
     assert losses((tmp_path / "log" / "workerlog.0").read_text()) == pytest.approx(alone, abs=2e-4)
+
+
+def test_a_vision_model_of_paddle_is_planned_and_launched_in_two_stages(tmp_path):
+    script, cluster = "examples/vision.py", ROOT / "examples" / "clusters" / "emulated-2.yaml"
+    run(NEBULA, "plan", "examples/own-vision.yaml", "-o", tmp_path / "plan.json")
+    said = run(NEBULA, "launch", "--cluster", cluster, "--logs", tmp_path / "log", tmp_path / "plan.json", script)
+    assert len(list((tmp_path / "log").glob("workerlog.*"))) == 2
+    own = losses(run(sys.executable, script))
+    assert len(own) == 4
+    assert losses(said) == pytest.approx(own, abs=2e-4)

@@ -58,13 +58,14 @@ def test_the_sizes_that_examples_promise():
     assert {name: c.device_count for name, c in clusters.items()} == {
         "a100-64": 64,
         "ascend910-1920": 1920,
+        "emulated-2": 2,
         "emulated-4": 4,
         "mixed": 192,
     }
     assert all(g.device.emulated for g in clusters["emulated-4"].groups)
 
 
-@pytest.mark.parametrize("name", ["gpu", "npu", "nlp"])
+@pytest.mark.parametrize("name", ["gpu", "npu", "nlp", "formers"])
 def test_requirements_say_where_and_which(name):
     lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
     needed = [line for line in lines if line and not line.startswith(("#", "--"))]

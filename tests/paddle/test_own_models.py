@@ -1,0 +1,109 @@
+"""Models that know nothing of Nebula, on one process: which chain and which table is found, and what is refused."""
+
+import sys
+from pathlib import Path
+
+import paddle
+import pytest
+from paddle import nn
+
+from nebula.errors import BadInput
+from nebula.graph.found_splits import splits_of
+from nebula.runtime import chain
+from nebula.runtime.parallelize import parallelize
+from nebula.runtime.serial import serial_plan
+from nebula.runtime.tensor import Cut, Member, cut_element
+from nebula.runtime.vocabulary_table import check_product
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "emulated"))
+import own_models
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    paddle.set_device("cpu")
+
+
+def through(elements, x):
+    for element in elements:
+        x = element(x)
+    return x
+
+
+def test_the_chain_of_a_causal_model_computes_what_the_model_does_at_every_shape():
+    model = own_models.CausalModel()
+    elements = chain.elements(model)
+    assert len(elements) == own_models.BLOCKS + 3
+    for rows, length in ((2, 8), (3, 5), (2, 8)):
+        ids = paddle.randint(0, own_models.VOCABULARY, [rows, length])
+        assert bool((through(elements, ids) == model(ids)).all())
+    assert bool((through(elements, {"input_ids": ids}) == model(ids)).all())
+
+
+def test_the_chain_holds_every_weight_once_and_leaves_the_model_as_it_was():
+    model = own_models.CausalModel()
+    names = [name for name, _ in model.named_parameters()]
+    elements = chain.elements(model)
+    through(elements, paddle.zeros([1, 4], "int64"))
+    held = [id(p) for element in elements for p in element.parameters()]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    assert [name for name, _ in model.named_parameters()] == names
+    assert len(model.model.layers) == own_models.BLOCKS
+
+
+def test_inputs_that_the_chain_of_a_causal_model_does_not_read_are_refused():
+    elements = chain.elements(own_models.CausalModel())
+    ids = paddle.zeros([1, 4], "int64")
+    with pytest.raises(BadInput, match="token ids alone, not input_ids, attention_mask; for more give `chain`"):
+        through(elements, {"input_ids": ids, "attention_mask": ids})
+
+
+def test_a_base_model_that_does_not_run_its_list_is_refused():
+    model = own_models.CausalModel()
+    model.model.forward = lambda inputs_embeds, use_cache: inputs_embeds
+    with pytest.raises(BadInput, match="Decoder does not run its `layers`; say how it is cut with `chain`"):
+        through(chain.elements(model), paddle.zeros([1, 4], "int64"))
+
+
+def test_a_chain_that_is_given_keeps_the_names_of_the_model():
+    model = own_models.Classifier()
+    names = [name for name, _ in model.named_parameters()]
+    optimizer = own_models.optimizer_of(model, 1e-2)
+    step = parallelize(model, optimizer, own_models.loss, serial_plan(), chain=own_models.classifier_chain)
+    assert len(step.part.elements) == own_models.BLOCKS + 2
+    assert set(step.part.weights) == set(names)
+    assert step(own_models.tokens(0)).loss > 0
+
+
+def test_a_table_of_the_model_wins_and_an_embedding_with_padding_stays_whole():
+    model = own_models.CausalModel()
+    assert splits_of(model)["*embed_tokens"] == "vocabulary"
+    model.model.embed_tokens = nn.Embedding(own_models.VOCABULARY, own_models.WIDTH, padding_idx=0)
+    assert "*embed_tokens" not in splits_of(model)
+    model.tensor_split = {"*o_proj": "row"}
+    assert splits_of(model) == {"*o_proj": "row"}
+
+
+def test_heads_that_do_not_divide_are_refused_with_the_equation():
+    model = own_models.CausalModel()
+    layer = chain.elements(model)[1]
+    with pytest.raises(BadInput, match=r"layer\.self_attn: 2 num_key_value_heads % tensor 4 = 2, not 0"):
+        cut_element(layer, splits_of(model), Member(degree=4, rank=0), gather=True, cut=Cut())
+
+
+class Head(nn.Layer):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+        self.weight, self.bias = self.create_parameter([8, 4]), self.create_parameter([8], is_bias=True)
+
+    def forward(self, hidden):
+        return self.factor * (paddle.matmul(hidden, self.weight, transpose_y=True) + self.bias)
+
+
+def test_a_head_that_does_more_than_multiply_is_not_cut():
+    check_product(Head(1.0), "lm_head")
+    with pytest.raises(BadInput, match="lm_head: Head cannot be cut by 'vocabulary': it does more than multiply"):
+        check_product(Head(0.5), "lm_head")
+    with pytest.raises(BadInput, match=r"norm: LayerNorm cannot be cut .* no weight \[vocabulary, width\]"):
+        check_product(nn.LayerNorm(4), "norm")
