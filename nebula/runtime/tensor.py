@@ -62,8 +62,8 @@ class Cut:
 
 
 def cuts_vocabulary(element: nn.Layer, split: Mapping[str, str]) -> bool:
-    """Whether an element ends in a Linear that the table cuts by vocabulary."""
-    layers = ((name, layer) for name, layer in element.named_sublayers() if isinstance(layer, nn.Linear))
+    """Whether an element ends in a Linear, or a table of its own, that the split cuts by vocabulary."""
+    layers = ((name, layer) for name, layer in element.named_sublayers() if not isinstance(layer, nn.Embedding))
     return any(kind_of(name, split.items()) == "vocabulary" for name, _ in layers)
 
 
