@@ -7,7 +7,7 @@ replaces; the layer alone holds all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,16 +95,26 @@ class Router(nn.Layer):
             self.balance.set_value(moved(self.balance.numpy(), load))
 
 
+Defer = Callable[[Tensor, Callable[[], Tensor]], None]
+"""Takes a weight and what makes its gradient, to be made and added later."""
+
+
 class GroupedLinear(nn.Layer):
-    """The linears of several experts as one: weight [experts, inputs, outputs], rows sorted by expert."""
+    """The linears of several experts as one: weight [experts, inputs, outputs], rows sorted by expert.
+
+    Attributes:
+        defer: where gradients of the weight go; None: they come with those of the rows.
+    """
 
     def __init__(self, count: int, inputs: int, outputs: int, std: float = 0.02) -> None:
         super().__init__()
+        self.defer: Defer | None = None
         self.weight = self.create_parameter([count, inputs, outputs], attr=weight_attr(std))
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Rows [n, inputs], of which `sizes` tells how many each expert has -> [n, outputs]."""
-        return _Grouped.apply(x if x.dtype == self.weight.dtype else x.astype(self.weight.dtype), self.weight, sizes)
+        weight = self.weight
+        return _Grouped.apply(x if x.dtype == weight.dtype else x.astype(weight.dtype), weight, sizes, self.defer)
 
 
 class Experts(nn.Layer):
@@ -129,7 +139,7 @@ class Experts(nn.Layer):
         if mixed:
             there, back = paddle.to_tensor(order), paddle.to_tensor(np.argsort(order))
             x = _Permuted.apply(x, there, back)
-        x = self.down(F.silu(self.gate(x, trip.by_expert)) * self.up(x, trip.by_expert), trip.by_expert)
+        x = self.down(F.swiglu(self.gate(x, trip.by_expert), self.up(x, trip.by_expert)), trip.by_expert)
         if mixed:
             x = _Permuted.apply(x, back, there)
         return self.exchange.back(x, trip)
@@ -147,7 +157,7 @@ class GatedFeedForward(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] -> the same shape."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(F.swiglu(self.gate(x), self.up(x)))
 
 
 class Mixture(nn.Layer):
@@ -217,21 +227,24 @@ class _Grouped(PyLayer):
     """A product per expert that has rows; an expert without any has a gradient of zeros."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: Sequence[int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: Sequence[int], defer: Defer | None) -> Tensor:
         """[n, inputs], [experts, inputs, outputs] -> [n, outputs]."""
         ctx.save_for_backward(x, weight)
-        ctx.sizes, ctx.frozen = sizes, (x.stop_gradient, weight.stop_gradient)
+        ctx.sizes, ctx.defer, ctx.frozen = sizes, defer, (x.stop_gradient, weight.stop_gradient)
         made = [paddle.matmul(x[first:last], weight[e]) for e, (first, last) in _busy(sizes)]
         return paddle.concat(made) if made else paddle.zeros([0, weight.shape[2]], dtype=weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of x and weight; None where one is frozen."""
-        (x, weight), (x_frozen, weight_frozen) = ctx.saved_tensor(), ctx.frozen
-        return (
-            None if x_frozen else _of_rows(gradient, weight, ctx.sizes),
-            None if weight_frozen else _of_weights(x, gradient, ctx.sizes),
-        )
+        """The gradients of x and weight; None where one is frozen, or comes later."""
+        (x, weight), (x_frozen, weight_frozen), sizes = ctx.saved_tensor(), ctx.frozen, ctx.sizes
+        of_x = None if x_frozen else _of_rows(gradient, weight, sizes)
+        if weight_frozen:
+            return of_x, None
+        if ctx.defer is None:
+            return of_x, _of_weights(x, gradient, sizes)
+        ctx.defer(weight, lambda: _of_weights(x, gradient, sizes))
+        return of_x, None
 
 
 def _of_rows(gradient: Tensor, weight: Tensor, sizes: Sequence[int]) -> Tensor:

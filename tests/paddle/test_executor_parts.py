@@ -6,6 +6,9 @@ import pytest
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.models.decoders_parts import Experts
+from nebula.models.experts import Mixture
+from nebula.models.routing import UNBALANCED
 from nebula.runtime.executor.driver import _distinct
 from nebula.runtime.executor.gradients import check_clips
 from nebula.runtime.executor.mail import Mail, _read, _written, specs_of
@@ -98,6 +101,24 @@ def test_a_split_backward_computes_what_the_whole_one_does(make):
     assert np.allclose(out.numpy(), expected.numpy())
     for name, gradient in wanted.items():
         assert np.allclose(found[name].numpy(), gradient, atol=1e-5), name
+
+
+def test_a_split_backward_leaves_the_weights_of_experts_to_its_second_half():
+    layer, x = Mixture(3, Experts(count=4, top_k=2, ffn=5), UNBALANCED), with_gradient(6, 3)
+    layer(x).sum().backward()
+    wanted = {name: parameter.grad.numpy() for name, parameter in layer.named_parameters()}
+    layer.clear_gradients()
+    later = Later()
+    split_backward([layer], later)
+    out = layer(x)
+    later.keeps = True
+    out.sum().backward()
+    assert layer.router.weight.grad is not None
+    assert all((parameter.grad == 0).all() for parameter in layer.experts.parameters())
+    for work in later.collected():
+        work()
+    for name, parameter in layer.named_parameters():
+        assert np.allclose(parameter.grad.numpy(), wanted[name], atol=1e-6), name
 
 
 def test_a_split_backward_takes_an_input_that_amp_would_cast():

@@ -1,11 +1,12 @@
 """Backwards in two halves, as zero-bubble schedules want them: gradients of inputs now, those of weights later.
 
-The weights of Linear layers are nearly all of a model's; the gradients of the others (norms, embeddings, biases of
-attention) are small and come with the first half.
+The weights of Linear layers and of experts are nearly all of a model's; the gradients of the others (norms, embeddings,
+biases of attention) are small and come with the first half.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ import paddle
 from paddle import nn
 from paddle.autograd import PyLayer
 from paddle.nn import functional
+
+from nebula.models.experts import GroupedLinear
 
 
 class Later:
@@ -36,7 +39,7 @@ class Later:
 
 
 def split_backward(elements: Iterable[nn.Layer], later: Later, dtype: str = "") -> None:
-    """Makes the Linear layers of elements, tensor-parallel ones too, hand the gradients of their weights to `later`.
+    """Makes the Linear layers of elements, tensor-parallel ones and experts too, hand gradients of weights to `later`.
 
     A Linear with a forward of its own, or whose weight is computed from others, keeps its backward whole.
 
@@ -52,12 +55,17 @@ def split_backward(elements: Iterable[nn.Layer], later: Later, dtype: str = "") 
         # what is kept for the second half has the dtype of the product, as what autograd keeps has
         return _Linear.apply(x.astype(weight.dtype) if dtype and x.dtype != weight.dtype else x, weight, bias, later)
 
+    def defer(weight: paddle.Tensor, gradient: Callable[[], paddle.Tensor]) -> None:
+        later.add(functools.partial(_make, weight, gradient))
+
     for element in elements:
         for layer in element.sublayers(include_self=True):
             if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
                 layer.forward = _forward(linear, layer)
             elif getattr(layer, "linear", None) is functional.linear:  # fleet's parallel layers call it by this name
                 layer.linear = linear
+            elif isinstance(layer, GroupedLinear):
+                layer.defer = defer
 
 
 def _forward(linear: Callable[..., Any], layer: nn.Linear) -> Callable[[Any], Any]:
@@ -90,6 +98,11 @@ class _Linear(PyLayer):
         ctx.later.add(work)
         back = None if x.stop_gradient else paddle.matmul(gradient, weight, transpose_y=True)
         return (back, None) if bias is None else (back, None, None)
+
+
+@paddle.no_grad()
+def _make(weight: paddle.Tensor, gradient: Callable[[], paddle.Tensor]) -> None:
+    _add(weight, gradient())
 
 
 def _add(parameter: paddle.Tensor, gradient: paddle.Tensor) -> None:
