@@ -22,7 +22,7 @@ from nebula.cost_model.offload import holds_states
 from nebula.cost_model.peak import Chunk, LayerLoad, counted_on, rank_peak
 from nebula.cost_model.plan_peaks import home_chunks, setting_of
 from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, end_of, tail_events, timeline
-from nebula.cost_model.step import StageTimes, StepPricing, StepTimes
+from nebula.cost_model.step import StageTimes, StepPricing, StepTimes, degrees_of_stage
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, Stage, StageMemory, StepParts
@@ -168,9 +168,7 @@ def _chunks(
 
     def loads(index: int) -> tuple[LayerLoad, ...]:
         stage = plan.stages[index]
-        tensor = len(stage.replicas[0].ranks) // stage.context
-        degrees = (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, expert_tensor)
-        return loads_of(pricing, stage, degrees)
+        return loads_of(pricing, stage, degrees_of_stage(plan, stage, rows, expert_tensor))
 
     return home_chunks(plan, loads, own, home, homes)
 

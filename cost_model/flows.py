@@ -20,7 +20,7 @@ from nebula.cost_model.evaluate import beyond_fleet, plan_pricing
 from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.groups import border_pairs, replica_devices
 from nebula.cost_model.replicas import LayerLoad, Replicas
-from nebula.cost_model.step import StepPricing
+from nebula.cost_model.step import StepPricing, degrees_of_stage
 from nebula.cost_model.traffic import Axes, axis_groups
 from nebula.graph.values import Collective, DistributedGraph
 from nebula.plan.values import Plan, Replica, Sharding, Stage
@@ -204,8 +204,7 @@ def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator
 def _loads(pricing: ByStage, plan: Plan, stage: Stage, device: DeviceType) -> list[LayerLoad]:
     """The layers of a stage on one rank, for the mean rows of its replicas."""
     rows = sum(replica.micro_batch_rows for replica in stage.replicas) // stage.data or 1
-    tensor = len(stage.replicas[0].ranks) // stage.context
-    degrees = (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, 1)
+    degrees = degrees_of_stage(plan, stage, rows, 1)
     return [
         pricing.pricings[policy].load(index, degrees, device)
         for policy, *run in stage.policy_runs

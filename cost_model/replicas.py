@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from nebula.cluster.topology import NO_HOST, HostShare, Level
 from nebula.cluster.values import DeviceType
-from nebula.cost_model.communication import Levels, ranks_of
+from nebula.cost_model.communication import Levels, one_ring, ranks_of
 from nebula.cost_model.compute import moving_seconds
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.offload import holds_states, update_seconds
@@ -250,7 +250,10 @@ class Replicas:
         )
 
     def _levels(self, axis: str) -> Levels:
-        return _joined(self.axes.shard, self.axes.outer) if axis == "replicas" else self.axes.of(axis)
+        if axis != "replicas":
+            return self.axes.of(axis)
+        joined = _joined(self.axes.shard, self.axes.outer)
+        return one_ring(joined, ranks_of(joined)) if self.device.emulated else joined
 
     def _owned(self, weights: Weights) -> Weights:
         """Of weights those whose states the rank keeps: its share of what others hold as well."""

@@ -38,6 +38,7 @@ from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import dealt_block, undealt_block
 from nebula.graph.rows import block_with_rows
 from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
+from nebula.plan.job import EXCHANGES
 from nebula.plan.schedule import splits_backward
 from nebula.plan.values import Plan, RankPlace, Stage
 
@@ -189,7 +190,7 @@ class StepPricing:
     def degrees(self, plan: Plan, expert_tensor: int = 1) -> tuple[int, ...]:
         """The degrees that `block` takes, of a plan whose stages are alike."""
         stage = plan.stages[0]
-        return _degrees(plan, stage, stage.replicas[0].micro_batch_rows, expert_tensor)
+        return degrees_of_stage(plan, stage, stage.replicas[0].micro_batch_rows, expert_tensor)
 
     def sync_seconds(self, own: Sequence[StageTimes], turns: int) -> float:
         """Data communication around the passes of the virtual stages of a device, as far as they do not hide it.
@@ -298,7 +299,7 @@ class StepPricing:
         `sent` is the largest part of its rows that a rank sends another at a border; `hands_on` whether there is one.
         """
         slow = self.fabric.slowest(held)
-        degrees = _degrees(plan, stage, rows, expert_tensor)
+        degrees = degrees_of_stage(plan, stage, rows, expert_tensor)
         layers = self.graph.layers[slice(*stage.layers)]
         counted = Counter(
             (self.under[policy] if self.under else self, i)
@@ -390,7 +391,7 @@ class StepPricing:
         return self._kept[key]
 
     def load(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> LayerLoad:
-        """A layer of that block under degrees (rows, tensor, sequence, context, expert, expert_tensor)."""
+        """A layer of that block under degrees (rows, tensor, sequence, context, expert, expert_tensor, exchange)."""
         key = self.load_key(index, degrees, device)
         if key not in self._loads:
             block = self.block(index, degrees)
@@ -406,15 +407,15 @@ class StepPricing:
         """What a block depends on."""
         if index in self._experts:
             return (index, *degrees)
-        return (index, *degrees[:4], 1, 1)
+        return (index, *degrees[:4], 1, 1, degrees[6])
 
     def block(self, index: int, degrees: tuple[int, ...]) -> Block:
         """The local block of an index."""
         key = self.block_key(index, degrees)
-        _, rows, tensor, sequence, context, expert, expert_tensor = key
+        _, rows, tensor, sequence, context, expert, expert_tensor, exchange = key
         if key not in self._blocks:
             self._blocks[key] = dealt_block(
-                self._undealt_block(index, rows, tensor, sequence, context, expert_tensor),
+                self._undealt_block(index, rows, tensor, sequence, context, expert_tensor, exchange),
                 tensor=tensor,
                 sequence=bool(sequence),
                 expert=expert,
@@ -423,11 +424,11 @@ class StepPricing:
         return self._blocks[key]
 
     def _undealt_block(self, *key: int) -> Block:
-        """The local block of (index, rows, tensor, sequence, context, expert_tensor) that holds all experts."""
+        """The local block of (index, rows, tensor, sequence, context, expert_tensor, exchange) with all experts."""
         if key not in self._undealt:
-            index, rows, tensor, sequence, context, expert_tensor = key
+            index, rows, tensor, sequence, context, expert_tensor, exchange = key
             self._undealt[key] = undealt_block(
-                self._part_of_sequence(index, rows, context),
+                self._part_of_sequence(index, rows, context, exchange),
                 tensor=tensor,
                 splits=self.graph.splits,
                 sequence=bool(sequence),
@@ -436,12 +437,17 @@ class StepPricing:
         return self._undealt[key]
 
     def _part_of_sequence(self, *key: int) -> Block:
-        """The block of (index, rows, context) with the positions of one rank of a context group."""
+        """The block of (index, rows, context, exchange) with the positions of one rank of a context group.
+
+        A ring over scores that are written out is priced as a gather: it moves the same bytes and computes the same
+        products.
+        """
         if key not in self._parts:
-            index, rows, context = key
+            index, rows, context, exchange = key
             whole = block_with_rows(self.graph.blocks[index], rows)
             fused_core = any(op.kind == "attention" for op in whole.operators)
-            self._parts[key] = context_parallel(whole, context, "ring" if fused_core else "gather")
+            way = EXCHANGES[exchange]
+            self._parts[key] = context_parallel(whole, context, "gather" if way == "ring" and not fused_core else way)
         return self._parts[key]
 
     def _send(self, last: LayerLoad, axes: Axes, sent: float, *, sequence: bool) -> float:
@@ -459,9 +465,11 @@ class StepPricing:
         )
 
 
-def _degrees(plan: Plan, stage: Stage, rows: int, expert_tensor: int) -> tuple[int, ...]:
+def degrees_of_stage(plan: Plan, stage: Stage, rows: int, expert_tensor: int) -> tuple[int, ...]:
+    """What the layers of a stage are cut by: rows, tensor, sequence, context, expert, expert_tensor, exchange."""
     tensor = len(stage.replicas[0].ranks) // stage.context
-    return (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, expert_tensor)
+    way = EXCHANGES.index(stage.exchange) if stage.context > 1 else 0
+    return (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, expert_tensor, way)
 
 
 def _grid(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:

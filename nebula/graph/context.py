@@ -1,8 +1,9 @@
 """Context parallelism: the block of one rank of a group that shares the sequence.
 
 Every activation is cut along its sequence, parameters are whole and their gradients addends. Fused attention gets the
-keys and values that a rank lacks by one of three ways (nebula.graph.rules.context); what else needs the whole sequence
-(attention with its scores written out, a scan) gathers it, which only the way `gather` allows.
+keys and values that a rank lacks by one of three ways (nebula.graph.rules.context). Attention with its scores written
+out is products of activations [rows, heads, ...]: `ulysses` cuts them by heads. What else needs the whole sequence
+gathers it (such products, a scan), which only the way `gather` allows.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def context_parallel(block: Block, degree: int, how: str = "ring") -> Block:
     marked = _marked(block, degree, how)
     mesh = Mesh(shape=(degree,), axes=(AXIS,))
     annotations = {t.name: whole(mesh, len(t.shape)) for t in marked.parameters}
+    if how == "ulysses":
+        annotations |= _by_heads(marked, mesh)
     local = partition(complete(marked, annotations | _seeds(marked, mesh)))
     _require_shared(block, local, how)
     return _settled(local)
@@ -70,6 +73,25 @@ def _marked(block: Block, degree: int, how: str) -> Block:
         return replace(operator, attributes=tuple(sorted((*operator.attributes, ("exchange", how)))))
 
     return replace(block, operators=tuple(map(mark, block.operators)))
+
+
+def _by_heads(block: Block, mesh: Mesh) -> dict[str, Distribution]:
+    """Annotations that cut the products of two activations [rows, heads, ...] by their heads."""
+    tensors, weights = block.by_name, {t.name for t in block.parameters}
+    found: dict[str, Distribution] = {}
+    for operator in block.operators:
+        operands = [tensors[name] for name in operator.inputs]
+        if operator.kind != "matmul" or any(len(t.shape) != 4 or t.name in weights for t in operands):
+            continue
+        for t in operands:
+            if t.shape[1] % mesh.size:
+                heads, degree = t.shape[1], mesh.size
+                raise BadInput(
+                    f"block {block.name}, {operator.name}: {heads} heads cannot be exchanged among {degree} ranks "
+                    f"({heads} % {degree} = {heads % degree}): choose how='gather', or a context that divides {heads}"
+                )
+            found[t.name] = distribution(mesh, [(0, 1) if dim == 1 else (-1, 1) for dim in range(4)])
+    return found
 
 
 def _seeds(block: Block, mesh: Mesh) -> dict[str, Distribution]:
@@ -118,7 +140,8 @@ def _require_shared(block: Block, local: Block, how: str) -> None:
                 f"block {block.name}, attention {operator.name}: its queries and keys do not follow the sequence of "
                 "the block's input, so ranks cannot share it: use context 1"
             )
-        moved = [w for w in operator.forward if isinstance(w, Collective) and w.kind in ("all_gather", "all_to_all")]
+        kinds = ("all_gather",) if how == "ulysses" else ("all_gather", "all_to_all")
+        moved = [w for w in operator.forward if isinstance(w, Collective) and w.kind in kinds]
         if operator.attribute("forward_steps") is not None and moved and how != "gather":
             raise BadInput(
                 f"block {block.name}: {operator.inputs[0]} is needed whole outside of a fused attention, which "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from nebula.plan.job import RECOMPUTE
+from nebula.plan.job import EXCHANGES, RECOMPUTE
 from nebula.plan.schedule import device_of
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Stage
 from nebula.planner.explore.ways import Way
@@ -21,6 +21,7 @@ def plan_of(
     job: Job,
     made_from: MadeFrom,
     again: Sequence[int] = (),
+    exchange: str = "ring",
 ) -> Plan:
     """The plan of a way, without prediction and words.
 
@@ -28,6 +29,7 @@ def plan_of(
         boundaries: first layer of each virtual stage, and the number of layers.
         ranks: where each rank of each stage is, those of a stage in the order tensor, context, data.
         again: how many layers of each virtual stage are computed again, the first ones; empty: all.
+        exchange: how ranks that share the sequence get what attention needs.
     """
     inner, outer = way
     sizes = [b - a for a, b in pairwise(boundaries)]
@@ -45,6 +47,7 @@ def plan_of(
                 recompute=inner.recompute if counts[index] else RECOMPUTE[0],
                 recompute_layers=counts[index] if counts[index] < sizes[index] else 0,
                 offload=inner.offload,
+                exchange=exchange if inner.context > 1 else EXCHANGES[0],
             )
             for index, home in enumerate(homes)
         ),

@@ -240,4 +240,7 @@ class Answers:
             self._place_of.update(zip(devices, places(self.prices.layers.fabric.cluster, devices), strict=True))
         used = np.concatenate([grid.reshape(-1) for grid in self.prices.at.grids(way)])
         ranks = tuple(map(self._place_of.__getitem__, used.tolist()))
-        return plan_of(way, boundaries, ranks, self.space.job, made_from, again)
+        # a ring is priced where attention is one kernel, and a gather where its scores are written out
+        kinds = {operator.kind for block in self.prices.layers.graph.blocks for operator in block.operators}
+        exchange = "ring" if "attention" in kinds else "gather"
+        return plan_of(way, boundaries, ranks, self.space.job, made_from, again, exchange)

@@ -77,9 +77,9 @@ class Inner(NamedTuple):
         return self.tensor * self.context
 
     @property
-    def degrees(self) -> tuple[int, int, int, int, int, int]:
-        """As StepPricing takes them: rows, tensor, sequence, context, expert, expert_tensor."""
-        return (self.rows, self.tensor, int(self.tensor > 1), self.context, self.expert, 1)
+    def degrees(self) -> tuple[int, int, int, int, int, int, int]:
+        """As StepPricing takes them: rows, tensor, sequence, context, expert, expert_tensor, exchange (by a ring)."""
+        return (self.rows, self.tensor, int(self.tensor > 1), self.context, self.expert, 1, 0)
 
 
 class Outer(NamedTuple):

@@ -25,6 +25,20 @@ def results(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
+def test_plain_paddle_takes_shares_of_a_sequence_for_copies_at_a_border(tmp_path):
+    """Its pipeline sends a part of what it takes to be alike on all ranks of a tensor group."""
+    ours = "momentum|sequence, tensor 2, 2 stages|"
+    ranks.run_serial(WORKER, [tmp_path, "momentum|serial|"])
+    ranks.run_emulated(4, PLAIN, [tmp_path, "sequence", "sequence mended"], tmp_path)
+    ranks.run_emulated(4, WORKER, [tmp_path, ours], tmp_path)
+    assert difference(tmp_path, "sequence", "momentum|serial|") > 0.1
+    assert difference(tmp_path, "sequence mended", "momentum|serial|") <= LOSS_TOLERANCE
+    row = compare(tmp_path, ours)
+    assert row.losses <= LOSS_TOLERANCE
+    assert row.weights <= WEIGHT_TOLERANCE
+
+
 def difference(folder, case, serial):
     expected = losses_of(folder, serial)
     return float(np.abs(losses_of(folder, case) / expected - 1).max())

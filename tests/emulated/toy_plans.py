@@ -158,6 +158,7 @@ SEQUENCE_FOUR = {
     "sequence, tensor 2, sharding stage 1": unlike(
         ((0, 6), [(A + B, 4), (C + D, 4)], "none", 0, 2), micro_batches=2, sequence=True
     ),
+    "sequence, tensor 2, 2 stages": unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C + D, 4)]), sequence=True),
     "sequence, tensor 2, 2 stages, zb-h1": unlike(
         ((0, 3), [(A + B, 4)], "selective"), ((3, 6), [(C + D, 4)]), schedule="zb-h1", sequence=True
     ),

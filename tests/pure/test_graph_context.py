@@ -70,6 +70,21 @@ def test_ulysses_exchanges_positions_for_heads_and_back():
     assert sent(local, "backward") == [("all_to_all", "context", b) for b in (own[0], *own)]
 
 
+def test_ulysses_exchanges_heads_of_attention_whose_scores_are_written_out():
+    whole = transformer(places=8)
+    local = context_parallel(whole, 2, "ulysses")
+    own = 4 * 8 * 24 * 4 / 2  # rows, positions, hidden, bytes of fp32, of one of two ranks
+    assert sent(local, "forward") == [("all_to_all", "context", own)] * 4
+    assert sorted(sent(local, "backward")) == [("all_to_all", "context", own)] * 4
+    scores = next(op for op in local.operators if op.kind == "softmax")
+    rows, heads, *square = whole.tensor(scores.inputs[0]).shape
+    assert local.tensor(scores.inputs[0]).shape == (rows, heads // 2, *square)
+    with pytest.raises(
+        BadInput, match=rf"{heads} heads cannot be exchanged among 8 ranks \({heads} % 8 = {heads % 8}\)"
+    ):
+        context_parallel(whole, 8, "ulysses")
+
+
 @pytest.mark.parametrize("how", ["ring", "gather", "ulysses"])
 def test_a_tensor_group_divides_what_the_context_group_exchanges(how):
     layer = blocks(replace(GROUPED, kv_heads=4))[1]
