@@ -19,22 +19,31 @@ class Named(NamedTuple):
     Attributes:
         columns: parts that are cut by their outputs.
         row: the part that sums up what they lead to.
-        classes: of the layer, of which it must be one; empty: any.
+        classes: of the layer, with their modules, of which it must be one; empty: any.
+        kind: how `columns` are cut.
         heads: whether the layer counts heads, which are dealt to the ranks.
     """
 
     columns: tuple[str, ...]
     row: str
     classes: tuple[str, ...] = ()
+    kind: str = "column"
     heads: bool = False
 
 
 GROUPS = (
     Named(("q_proj", "k_proj", "v_proj"), "o_proj", heads=True),
     Named(("q_proj", "k_proj", "v_proj"), "out_proj", heads=True),
-    Named(("qkv_proj",), "o_proj", classes=("Ernie4_5Attention",), heads=True),
+    Named(
+        ("qkv_proj",), "o_proj", classes=("paddleformers.transformers.ernie4_5.modeling.Ernie4_5Attention",), heads=True
+    ),
     Named(("gate_proj", "up_proj"), "down_proj"),
-    Named(("linear1",), "linear2", classes=("TransformerEncoderLayer", "TransformerDecoderLayer")),
+    Named(("up_gate_proj",), "down_proj", classes=("paddleformers.nn.mlp.MLP",), kind="halves"),
+    Named(
+        ("linear1",),
+        "linear2",
+        classes=tuple(f"paddle.nn.layer.transformer.Transformer{kind}Layer" for kind in ("Encoder", "Decoder")),
+    ),
 )
 ENDS = ("embed_tokens", "lm_head")
 """Layers at the ends of a causal language model, cut by vocabulary; not where they share their weight."""
@@ -51,7 +60,7 @@ def splits_of(model: Any) -> dict[str, str]:
     layers = dict(model.named_sublayers())
     holders = Counter(id(p) for layer in layers.values() for p in layer.parameters(include_sublayers=False))
     classes = {
-        path: type(layer).__name__
+        path: f"{type(layer).__module__}.{type(layer).__name__}"
         for path, layer in layers.items()
         if getattr(layer, "_padding_idx", None) in (None, -1)
     }
@@ -62,11 +71,11 @@ def found_splits(classes: Mapping[str, str], tied: bool = False) -> dict[str, st
     """A table of splits (see nebula.graph.splits) for a model; empty where nothing is known.
 
     Args:
-        classes: path of each sublayer -> name of its class.
+        classes: path of each sublayer -> its class, with its module.
         tied: whether sublayers share a weight.
 
     Example:
-        >>> paths = {"0.mlp": "MLP", **{f"0.mlp.{n}_proj": "Linear" for n in ("gate", "up", "down")}}
+        >>> paths = {"0.mlp": "my.MLP", **{f"0.mlp.{n}_proj": "nn.Linear" for n in ("gate", "up", "down")}}
         >>> found_splits(paths)
         {'*mlp.gate_proj': 'column', '*mlp.up_proj': 'column', '*mlp.down_proj': 'row'}
     """
@@ -86,7 +95,7 @@ def _entries(layer: str, name: str, group: Named) -> Iterator[tuple[str, str]]:
     if group.classes and name not in group.classes:
         return
     begin = "*" if layer.isdigit() or not layer else f"*{layer}."
-    yield from ((begin + part, "column") for part in group.columns)
+    yield from ((begin + part, group.kind) for part in group.columns)
     yield begin + group.row, "row"
     if group.heads:
         yield f"*{layer}", "counts"

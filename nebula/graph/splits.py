@@ -1,10 +1,11 @@
 """Which sublayers a group of ranks cuts and how: the one answer for the graph's partition and for the runtime's layers.
 
 A table of splits pairs an fnmatch pattern over the path of a sublayer with a kind. A tensor group cuts by `column` a
-Linear by its outputs, by `row` by its inputs, by `vocabulary` an Embedding by its rows and a Linear by its outputs, by
-`heads` the first dim of a layer's own parameters; by `counts` no parameter: the layer's numbers of heads are dealt to
-the ranks. An expert group cuts by `experts` the first dim of all parameters of a layer, whose tokens travel. What no
-pattern names is replicated; whether a dim is even is asked by who cuts it.
+Linear by its outputs, by `halves` each half of them (two matrices in one), by `row` by its inputs, by `vocabulary` an
+Embedding by its rows and a Linear by its outputs, by `heads` the first dim of a layer's own parameters; by `counts` no
+parameter: the layer's numbers of heads are dealt to the ranks. An expert group cuts by `experts` the first dim of all
+parameters of a layer, whose tokens travel. What no pattern names is replicated; whether a dim is even is asked by who
+cuts it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fnmatch import fnmatchcase
 
 from nebula.errors import BadInput
 
-KINDS = ("column", "row", "vocabulary", "heads", "counts", "experts")
+KINDS = ("column", "halves", "row", "vocabulary", "heads", "counts", "experts")
 
 
 def kind_of(sublayer: str, splits: Iterable[tuple[str, str]]) -> str:

@@ -1,7 +1,8 @@
 """What a rank holds of a training, and where it belongs in the whole model: the same names and places under every plan.
 
 Weights, buffers, optimizer states, fp32 copies of reduced weights, and what elements remember between steps. A tensor
-is a box of the whole one (a tensor-parallel slice) or, under sharding stage 3, a range of that box flattened.
+is a box of the whole one (a tensor-parallel slice; of a matrix that is two in one, two boxes) or, under sharding stage
+3, a range of that box flattened.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import paddle
 from paddle.base import core
 
-from nebula.checkpoint.boxes import Box, flat_boxes, whole
+from nebula.checkpoint.boxes import Box, flat_boxes, overlap, whole
 from nebula.checkpoint.shard_file import Part as SavedPart
 from nebula.runtime.optimizers import trained_by
 from nebula.runtime.parallelize import Step
@@ -33,6 +34,8 @@ class Held:
         shape: of the whole tensor.
         box: what the rank has of it.
         flat: the range of the flattened box that the tensor holds, in its first elements; None: all of it.
+        seam: the dim along which the second half of the box belongs to the second half of the whole; None: there is
+            none, and the box is one.
     """
 
     key: str
@@ -40,6 +43,7 @@ class Held:
     shape: tuple[int, ...]
     box: Box
     flat: tuple[int, int] | None = None
+    seam: int | None = None
 
     @property
     def dtype(self) -> str:
@@ -49,26 +53,57 @@ class Held:
     @property
     def boxes(self) -> tuple[Box, ...]:
         """Its elements as boxes of the whole tensor, in the order in which the tensor holds them."""
-        if self.flat is None:
-            return (self.box,)
-        return tuple(box.moved(self.box.offset) for box in flat_boxes(self.box.shape, *self.flat))
+        return tuple(self._placed(piece) for box in self._held_boxes() for piece in self._at_seam(box))
+
+    def _held_boxes(self) -> tuple[Box, ...]:
+        """Its elements as boxes of its box."""
+        return (whole(self.box.shape),) if self.flat is None else flat_boxes(self.box.shape, *self.flat)
+
+    def _at_seam(self, box: Box) -> tuple[Box, ...]:
+        """A box of its box, cut where the halves meet."""
+        if self.seam is None:
+            return (box,)
+        shape, offset = list(self.box.shape), [0] * len(self.box.shape)
+        shape[self.seam] //= 2
+        offset[self.seam] = shape[self.seam]
+        found = (overlap(box, Box(tuple(begin), tuple(shape))) for begin in ([0] * len(shape), offset))
+        return tuple(piece for piece in found if piece is not None)
+
+    def _placed(self, piece: Box) -> Box:
+        """Where a box of its box, on one side of the seam, lies in the whole."""
+        offset = list(self.box.offset)
+        if self.seam is not None and piece.offset[self.seam] >= self.box.shape[self.seam] // 2:
+            offset[self.seam] += (self.shape[self.seam] - self.box.shape[self.seam]) // 2
+        return piece.moved(offset)
 
     def parts(self) -> Iterator[SavedPart]:
         """Its elements, copied to host memory."""
         array = self.tensor.numpy()
         begin = 0
-        for box in self.boxes:
+        for box in self._held_boxes():
             content = array if self.flat is None else array[begin : begin + box.elements].reshape(box.shape)
             begin += box.elements
-            yield SavedPart(key=self.key, dtype=self.dtype, shape=self.shape, box=box, array=content)
+            for piece in self._at_seam(box):
+                yield SavedPart(
+                    key=self.key,
+                    dtype=self.dtype,
+                    shape=self.shape,
+                    box=self._placed(piece),
+                    array=content[(..., *piece.within(box))],
+                )
 
     def fill(self, contents: list[npt.NDArray[Any]]) -> None:
         """Takes the elements of its boxes; memory that the tensor shares with others stays shared."""
+        given = iter(contents)
+        joined = []
+        for box in self._held_boxes():
+            pieces = [next(given) for _ in self._at_seam(box)]
+            joined.append(pieces[0] if self.seam is None else np.concatenate(pieces, axis=self.seam))
         if self.flat is None:
-            array = contents[0]
+            array = joined[0]
         else:
             array = self.tensor.numpy()
-            flat = np.concatenate([content.reshape(-1) for content in contents]) if contents else array[:0]
+            flat = np.concatenate([content.reshape(-1) for content in joined]) if joined else array[:0]
             array[: flat.size] = flat
         put(self.tensor, array)
 
@@ -128,14 +163,16 @@ def _stepped_here(step: Step) -> list[paddle.Tensor]:
 def _weight(step: Step, name: str, parameter: paddle.Tensor) -> Held:
     dim, local = step.part.cut.dims.get(id(parameter)), list(parameter.shape)
     shape, offset = list(local), [0] * len(local)
+    seam = dim if id(parameter) in step.part.cut.halves else None
     if dim is not None:
         member = step.part.cut.members[id(parameter)]
-        shape[dim], offset[dim] = local[dim] * member.degree, local[dim] * member.rank
+        shape[dim], offset[dim] = local[dim] * member.degree, local[dim] * member.rank // (1 if seam is None else 2)
     storage, flat = _storage(parameter), None
     if storage is not parameter:
         size, elements = int(storage.shape[0]), int(np.prod(local))
         flat = (min(step.place.shard * size, elements), min((step.place.shard + 1) * size, elements))
-    return Held(key=MODEL + name, tensor=storage, shape=tuple(shape), box=Box(tuple(offset), tuple(local)), flat=flat)
+    box = Box(tuple(offset), tuple(local))
+    return Held(key=MODEL + name, tensor=storage, shape=tuple(shape), box=box, flat=flat, seam=seam)
 
 
 def _states(step: Step, by_name: Mapping[str, Held]) -> Iterator[Held]:
@@ -148,7 +185,9 @@ def _states(step: Step, by_name: Mapping[str, Held]) -> Iterator[Held]:
             weight = by_name[name]
             key = begin + weight.key.removeprefix(MODEL)
             if list(tensor.shape) == list(weight.tensor.shape):
-                yield Held(key=key, tensor=tensor, shape=weight.shape, box=weight.box, flat=weight.flat)
+                yield Held(
+                    key=key, tensor=tensor, shape=weight.shape, box=weight.box, flat=weight.flat, seam=weight.seam
+                )
             else:
                 yield Held(key=key, tensor=tensor, shape=tuple(tensor.shape), box=whole(tensor.shape))
 

@@ -127,7 +127,9 @@ def parallelize(
     if runnable.engine(plan, start.device()) == "executor":
         from nebula.runtime.executor.engine import on_executor
 
-        return on_executor(model, optimizer, loss, plan, split)
+        # the executor sums slices that are one run of a dim
+        runs = {pattern: kind for pattern, kind in split.items() if kind != "halves"}
+        return on_executor(model, optimizer, loss, plan, runs)
     mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
     drawn = int(paddle.randint(0, 2**30, [1]))
     paddle.set_device(start.device())

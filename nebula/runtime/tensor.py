@@ -3,14 +3,15 @@
 They are fleet's, or those of nebula.runtime.sequence where the element works on a share of the sequence.
 
 What is cut says a table of patterns (models.*.tensor_split): fnmatch of the sublayer's name within its element to a
-kind: `column` a Linear by its outputs, `row` by its inputs, `vocabulary` an Embedding by its rows, or the last Linear
-or table by its outputs, `heads` the first dim of a layer's parameters, `counts` a layer's numbers of heads. Each rank
-keeps its slice of the serial weights, so a parallel run starts from exactly the serial run's weights.
+kind: `column` a Linear by its outputs, `halves` each half of them, `row` by its inputs, `vocabulary` an Embedding by
+its rows, or the last Linear or table by its outputs, `heads` the first dim of a layer's parameters, `counts` a layer's
+numbers of heads. Each rank keeps its slice of the weights that the serial model has, so a parallel run starts from
+exactly the serial run's weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,7 @@ class Cut:
         dims: id of a slice -> the dim along which it was cut.
         members: id of a slice -> this rank's place in the group that cut it.
         experts: ids of the slices that an expert group cut.
+        halves: ids of the slices that hold a share of each half of the dim.
         serial: the serial parameters, which must live as long as their ids stand for them.
     """
 
@@ -58,6 +60,7 @@ class Cut:
     dims: dict[int, int] = field(default_factory=dict)
     members: dict[int, Member] = field(default_factory=dict)
     experts: set[int] = field(default_factory=set)
+    halves: set[int] = field(default_factory=set)
     serial: list[paddle.Tensor] = field(default_factory=list)
 
 
@@ -167,16 +170,18 @@ def _check_kind(layer: nn.Layer, kind: str, name: str, degree: int) -> None:
     elif isinstance(layer, nn.Linear):
         inputs, outputs = layer.weight.shape
         check_divides(name, *(("inputs", inputs) if kind == "row" else ("outputs", outputs)), degree)
+        if kind == "halves":
+            check_divides(name, "outputs of a half", outputs // 2, degree)
     else:
         raise BadInput(f"{name}: {type(layer).__name__} cannot be cut by {kind!r}; only Linear and Embedding can")
 
 
 def _fill(part: nn.Layer, layer: nn.Layer, kind: str, member: Member, cut: Cut) -> None:
     """Gives a parallel layer its slices of the weights of the serial one."""
-    by_rows = kind == "row" or isinstance(layer, nn.Embedding)
-    _take(part, "weight", layer, 0 if by_rows else 1, member, cut)
+    by_rows, halves = kind == "row" or isinstance(layer, nn.Embedding), kind == "halves"
+    _take(part, "weight", layer, 0 if by_rows else 1, member, cut, halves=halves)
     if getattr(layer, "bias", None) is not None:
-        _take(part, "bias", layer, None if kind == "row" else 0, member, cut)
+        _take(part, "bias", layer, None if kind == "row" else 0, member, cut, halves=halves)
 
 
 def check_divides(name: str, what: str, size: int, degree: int) -> None:
@@ -192,16 +197,35 @@ def check_divides(name: str, what: str, size: int, degree: int) -> None:
         )
 
 
-def slice_of(array: np.ndarray, dim: int | None, degree: int, rank: int) -> np.ndarray:
-    """A rank's part of an array along a dim; all of it without a dim."""
-    return array if dim is None else np.split(array, degree, axis=dim)[rank]
+def slice_of(array: np.ndarray, dim: int | None, degree: int, rank: int, *, halves: bool = False) -> np.ndarray:
+    """A rank's part of an array along a dim, or of each half of it; all of it without a dim."""
+    if dim is None:
+        return array
+    parts = [np.split(half, degree, axis=dim)[rank] for half in np.split(array, 2 if halves else 1, axis=dim)]
+    return np.concatenate(parts, axis=dim) if halves else parts[0]
 
 
-def _take(part: nn.Layer, attribute: str, layer: nn.Layer, dim: int | None, member: Member, cut: Cut) -> None:
+def joined(slices: Sequence[np.ndarray], dim: int, *, halves: bool = False) -> np.ndarray:
+    """The array of which these are the parts of all ranks, in order.
+
+    Example:
+        >>> parts = [slice_of(np.arange(8), 0, 2, rank, halves=True) for rank in (0, 1)]
+        >>> [part.tolist() for part in parts], joined(parts, 0, halves=True).tolist()
+        ([[0, 1, 4, 5], [2, 3, 6, 7]], [0, 1, 2, 3, 4, 5, 6, 7])
+    """
+    parted = [np.split(part, 2 if halves else 1, axis=dim) for part in slices]
+    return np.concatenate([part for half in zip(*parted, strict=True) for part in half], axis=dim)
+
+
+def _take(
+    part: nn.Layer, attribute: str, layer: nn.Layer, dim: int | None, member: Member, cut: Cut, *, halves: bool
+) -> None:
     """Fills a parallel layer's parameter with its slice of the serial one, name and settings included."""
     serial, local = getattr(layer, attribute), getattr(part, attribute)
-    local.set_value(slice_of(serial.numpy(), dim, member.degree, member.rank))
+    local.set_value(slice_of(serial.numpy(), dim, member.degree, member.rank, halves=halves))
     _adopt(serial, local, dim, member, cut)
+    if halves:
+        cut.halves.add(id(local))
 
 
 def _adopt(serial: paddle.Tensor, local: paddle.Tensor, dim: int | None, member: Member, cut: Cut) -> None:

@@ -14,6 +14,7 @@ from nebula.errors import BadInput
 from nebula.runtime.executor import engine
 from nebula.runtime.executor.driver import ByActions
 from nebula.runtime.parallelize import Step
+from nebula.runtime.tensor import joined
 
 
 def gather(step: Step) -> dict[str, np.ndarray]:
@@ -43,7 +44,7 @@ def _whole(step: Step, parameter: paddle.Tensor) -> np.ndarray:
     group = fleet.get_hybrid_communicate_group().get_model_parallel_group()
     parts: list[paddle.Tensor] = []
     paddle.distributed.all_gather(parts, value.contiguous(), group=group)
-    return np.concatenate([_array(part) for part in parts], axis=dim)
+    return joined([_array(part) for part in parts], dim, halves=id(parameter) in step.part.cut.halves)
 
 
 def _array(value: paddle.Tensor) -> np.ndarray:

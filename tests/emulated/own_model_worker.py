@@ -25,7 +25,12 @@ PLANS = {
     "data 2 x pipeline 2": {"data": 2, "stages": (0, 2, 0), "micro_batches": 1},
     "tensor 2 x pipeline 2": {"tensor": 2, "stages": (0, 3, 0), "micro_batches": 2},
 }
-LAYERS = {"causal": own_models.BLOCKS + 3, "classifier": own_models.BLOCKS + 2, "resnet": 10}
+LAYERS = {
+    "causal": own_models.BLOCKS + 3,
+    "fused": own_models.BLOCKS + 3,
+    "classifier": own_models.BLOCKS + 2,
+    "resnet": 10,
+}
 
 
 def plan_of(name, own, layers):

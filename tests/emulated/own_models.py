@@ -42,10 +42,22 @@ class FeedForward(nn.Layer):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class DecoderLayer(nn.Layer):
+class FusedFeedForward(nn.Layer):
+    """Two matrices in one, side by side."""
+
     def __init__(self):
         super().__init__()
-        self.self_attn, self.mlp = Attention(), FeedForward()
+        self.both, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x):
+        gate, up = self.both(x).chunk(2, axis=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class DecoderLayer(nn.Layer):
+    def __init__(self, feed_forward):
+        super().__init__()
+        self.self_attn, self.mlp = Attention(), feed_forward()
         self.input_layernorm, self.post_attention_layernorm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
 
     def forward(self, hidden_states, attention_mask=None, position_embeddings=None, use_cache=False):
@@ -64,10 +76,10 @@ class Positions(nn.Layer):
 
 
 class Decoder(nn.Layer):
-    def __init__(self):
+    def __init__(self, feed_forward):
         super().__init__()
         self.embed_tokens = nn.Embedding(VOCABULARY, WIDTH)
-        self.layers = nn.LayerList([DecoderLayer() for _ in range(BLOCKS)])
+        self.layers = nn.LayerList([DecoderLayer(feed_forward) for _ in range(BLOCKS)])
         self.norm = nn.LayerNorm(WIDTH)
         self.rotary_emb = Positions()
 
@@ -81,13 +93,20 @@ class Decoder(nn.Layer):
 
 
 class CausalModel(nn.Layer):
-    def __init__(self):
+    def __init__(self, feed_forward=FeedForward):
         super().__init__()
-        self.model = Decoder()
+        self.model = Decoder(feed_forward)
         self.lm_head = nn.Linear(WIDTH, VOCABULARY, bias_attr=False)
 
     def forward(self, input_ids):
         return self.lm_head(self.model(input_ids, use_cache=False))
+
+
+class FusedModel(CausalModel):
+    tensor_split = {"*both": "halves", "*down": "row"}
+
+    def __init__(self):
+        super().__init__(FusedFeedForward)
 
 
 class Classifier(nn.Layer):
@@ -154,6 +173,7 @@ class Own:
 
 OWN = {
     "causal": Own(CausalModel),
+    "fused": Own(FusedModel),
     "classifier": Own(Classifier, chain=classifier_chain),
     "resnet": Own(resnet, pictures, resnet_chain, serial_micro_batches=2, rate=2e-3, steps=4),
 }

@@ -12,6 +12,7 @@ TWO = [
     "causal|tensor 2|",
     "causal|pipeline 2|",
     "causal|pipeline, zb-h1|",
+    "fused|tensor 2|",
     "classifier|tensor 2|",
     "classifier|pipeline 2|",
     "resnet|data 2|",
@@ -29,7 +30,7 @@ STATISTICS = ("._mean", "._variance")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
-    ranks.run_serial(WORKER, [folder, *(f"{name}|serial|" for name in ("causal", "classifier", "resnet"))])
+    ranks.run_serial(WORKER, [folder, *(f"{name}|serial|" for name in ("causal", "fused", "classifier", "resnet"))])
     return folder
 
 

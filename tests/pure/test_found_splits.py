@@ -2,6 +2,8 @@
 
 from nebula.graph.found_splits import found_splits
 
+ERNIE = "paddleformers.transformers.ernie4_5.modeling."
+
 
 def classes(holder: str, of: str, parts: str) -> dict[str, str]:
     return {holder: of} | {f"{holder}.{part}": "Linear" for part in parts.split()}
@@ -25,7 +27,7 @@ def test_a_decoder_layer_is_cut_wherever_it_lies():
 
 
 def test_an_encoder_layer_of_paddle_is_cut_in_a_numbered_list():
-    paths = classes("encoder.layers.0", "TransformerEncoderLayer", "linear1 linear2")
+    paths = classes("encoder.layers.0", "paddle.nn.layer.transformer.TransformerEncoderLayer", "linear1 linear2")
     paths |= classes("encoder.layers.0.self_attn", "MultiHeadAttention", "q_proj k_proj v_proj out_proj")
     table = found_splits(paths)
     assert table["*linear1"] == "column"
@@ -33,8 +35,19 @@ def test_an_encoder_layer_of_paddle_is_cut_in_a_numbered_list():
 
 
 def test_a_fused_matrix_is_cut_only_where_the_order_of_heads_is_known():
-    assert found_splits(classes("attention", "Ernie4_5Attention", "qkv_proj o_proj"))["*attention.qkv_proj"] == "column"
-    assert found_splits(classes("attention", "SomeAttention", "qkv_proj o_proj")) == {}
+    assert (
+        found_splits(classes("attention", ERNIE + "Ernie4_5Attention", "qkv_proj o_proj"))["*attention.qkv_proj"]
+        == "column"
+    )
+    assert found_splits(classes("attention", "my.Ernie4_5Attention", "qkv_proj o_proj")) == {}
+
+
+def test_two_matrices_in_one_are_cut_by_halves_where_they_lie_side_by_side():
+    assert found_splits(classes("mlp", "paddleformers.nn.mlp.MLP", "up_gate_proj down_proj")) == {
+        "*mlp.up_gate_proj": "halves",
+        "*mlp.down_proj": "row",
+    }
+    assert found_splits(classes("mlp", "my.MLP", "up_gate_proj down_proj")) == {}
 
 
 def test_linears_called_like_those_of_a_transformer_stay_whole_elsewhere():

@@ -58,7 +58,7 @@ def test_a_tensor_group_leaves_experts_alone():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(BadInput, match="'diagonal' is none of column, row, vocabulary, heads, counts, experts"):
+    with pytest.raises(BadInput, match="'diagonal' is none of column, halves, row, vocabulary, heads, counts, experts"):
         applicable([("ffn.*", "diagonal")], {"ffn.up.weight": (4, 4)}, 2)
 
 

@@ -66,9 +66,9 @@ def _dim(block: Block, tensor: Tensor, kind: str) -> int | None:
         return 0 if turned or any(op.kind == "embedding" for op, _ in users) else rank - 1
     outputs_first = turned or any(op.kind.startswith("conv") for op, _ in users)
     if rank > 2 and any(op.kind.startswith("conv") for op, _ in users):
-        return 0 if kind == "column" else 1
+        return 1 if kind == "row" else 0
     last, before = (rank - 2, rank - 1) if outputs_first else (rank - 1, rank - 2)
-    return last if kind == "column" else before
+    return before if kind == "row" else last
 
 
 def _streams(block: Block, mesh: Mesh) -> Iterator[tuple[str, Distribution]]:
