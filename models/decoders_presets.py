@@ -111,11 +111,26 @@ QWEN3_235B_A22B = DecoderConfig(
 """Qwen3 technical report (arXiv 2505.09388), tables 1 and 2 and section 3.2, with the widths of the config.json of
 Qwen/Qwen3-235B-A22B; every layer has experts, so that `ffn` is not used."""
 
+ERNIE_45_SMALL = DecoderConfig(
+    style="llama",
+    layers=4,
+    hidden=256,
+    heads=4,
+    kv_heads=4,
+    ffn=512,
+    vocabulary=8192,
+    seq_len=128,
+    fused_attention=False,
+    experts=Experts(count=8, top_k=2, ffn=256, shared=1, dense_layers=1),
+)
+"""Made up here in the manner of ERNIE 4.5, so small that it trains on a laptop; its layers stand in decoder.py."""
+
 DECODERS: dict[str, DecoderConfig] = {
     "gpt3-175b": GPT3_175B,
     "llama3-8b": _llama3(32, 4096, 32, 14_336),
     "llama3-70b": _llama3(80, 8192, 64, 28_672),
     "llama3-405b": _llama3(126, 16_384, 128, 53_248),
+    "ernie-4.5-small": ERNIE_45_SMALL,
     "ernie-4.5-21b-a3b": ERNIE_45_21B_A3B,
     "ernie-4.5-300b-a47b": ERNIE_45_300B_A47B,
     "ernie-5.0-like-1t": ERNIE_50_LIKE_1T,

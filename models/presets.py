@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from nebula.errors import BadInput, closest
 from nebula.models.config import ErnieConfig, ModuleConfig
+from nebula.models.decoders import DecoderConfig
 from nebula.models.decoders_presets import DECODERS
 
 TASK_MODULE = ModuleConfig(layers=12, hidden=768, heads=12, ffn=3072)
@@ -52,14 +53,32 @@ PRESETS: dict[str, ErnieConfig] = {
 }
 
 
-def preset(name: str) -> ErnieConfig:
-    """The config called `name`.
+TRAINED_DECODERS = ("ernie-4.5-small",)
+"""Presets of decoders whose layers stand in decoder.py and train on the text of this repository."""
+
+
+def trained(name: str) -> ErnieConfig | DecoderConfig:
+    """The config called `name`, of a model that can be trained.
 
     Raises:
         BadInput: no preset has that name, or it is one that can be planned alone.
     """
+    if name in TRAINED_DECODERS:
+        return DECODERS[name]
+    if name in DECODERS and name not in PRESETS:
+        known = ", ".join((*PRESETS, *TRAINED_DECODERS))
+        raise BadInput(f"model preset {name!r} is for dry runs; layers to train have {known}")
+    return preset(name)
+
+
+def preset(name: str) -> ErnieConfig:
+    """The config of ERNIE 3.0 called `name`.
+
+    Raises:
+        BadInput: no preset has that name, or it is a decoder's.
+    """
     if name in PRESETS:
         return PRESETS[name]
     if name in DECODERS:
-        raise BadInput(f"model preset {name!r} is for dry runs; layers to train have {', '.join(PRESETS)}")
+        raise BadInput(f"model preset {name!r} is a decoder; ERNIE 3.0 has {', '.join(PRESETS)}")
     raise BadInput(f"model preset {name!r} is unknown: {closest(name, PRESETS)}")

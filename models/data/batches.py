@@ -16,6 +16,7 @@ from nebula.errors import BadInput
 from nebula.models.config import ErnieConfig
 from nebula.models.data.encoded import EncodedCorpus, encoded_corpus
 from nebula.models.data.masking import mask
+from nebula.models.decoders import DecoderConfig
 
 Ids = npt.NDArray[np.int64]
 
@@ -60,13 +61,23 @@ class Batches:
         Returns:
             ids [rows, 2, S] and labels [rows, 2, S]: masked sequence, then document.
         """
-        if len(rows) and not 0 <= min(rows) <= max(rows) < self.global_batch:
-            raise BadInput(f"rows {rows} are not within 0..{self.global_batch - 1}")
+        self._check(rows)
         pairs = [(self._masked(step, row), self._document(step, row)) for row in rows]
         shape = (len(rows), 2, self.seq_len)
         ids = np.array([[masked[0], document[0]] for masked, document in pairs], dtype=np.int64)
         labels = np.array([[masked[1], document[1]] for masked, document in pairs], dtype=np.int64)
         return ids.reshape(shape), labels.reshape(shape)
+
+    def documents(self, step: int, rows: Sequence[int]) -> tuple[Ids, Ids]:
+        """The documents of these rows alone: ids and labels, each [rows, S]."""
+        self._check(rows)
+        found = [self._document(step, row) for row in rows]
+        ids, labels = (np.array([pair[i] for pair in found], dtype=np.int64) for i in (0, 1))
+        return ids.reshape(-1, self.seq_len), labels.reshape(-1, self.seq_len)
+
+    def _check(self, rows: Sequence[int]) -> None:
+        if len(rows) and not 0 <= min(rows) <= max(rows) < self.global_batch:
+            raise BadInput(f"rows {rows} are not within 0..{self.global_batch - 1}")
 
     def _masked(self, step: int, row: int) -> tuple[Ids, Ids]:
         """A sequence from anywhere, with entities, phrases and words hidden."""
@@ -83,7 +94,7 @@ class Batches:
         return text[:-1], text[1:]
 
 
-def batches(config: ErnieConfig, *, global_batch: int, seed: int = 0) -> Batches:
+def batches(config: ErnieConfig | DecoderConfig, *, global_batch: int, seed: int = 0) -> Batches:
     """The training data for a config, on the corpus of `data.corpus`; builds its cache on first use."""
     return Batches(
         corpus=encoded_corpus(config.vocabulary), seq_len=config.seq_len, global_batch=global_batch, seed=seed

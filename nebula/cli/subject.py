@@ -108,7 +108,7 @@ def trained_graph(training: Training, precision: str) -> DistributedGraph:
     from nebula.models.describe import ernie_graph
     from nebula.plan.values import PRECISION_DTYPE
 
-    return ernie_graph(f"{training.preset} narrow", training.config, PRECISION_DTYPE[precision])
+    return ernie_graph(f"{training.preset} narrow", training.shape, PRECISION_DTYPE[precision])
 
 
 def find_plan(subject: Subject) -> Answer:

@@ -19,9 +19,10 @@ from typing import IO, Any
 import paddle
 from paddle import nn
 
-from nebula.models import ernie, objectives
 from nebula.models.config import ErnieConfig
 from nebula.models.data.batches import Batches, batches
+from nebula.models.decoders import DecoderConfig
+from nebula.models.families import Family, family_of
 from nebula.models.memory import set_micro_batches
 from nebula.plan.values import Plan
 from nebula.runtime import timeline, weights
@@ -41,22 +42,23 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
         clock: of this rank's device.
     """
     config = training.config
-    model = ernie.ErnieModel(config)
+    family = family_of(config)
+    model = family.model(config)
     set_micro_batches(model.chain, plan.micro_batches)
     rate = paddle.optimizer.lr.LambdaDecay(training.learning_rate, training.rate)
     step = parallelize(
         model,
         optimizer(model, rate, training, plan.job.optimizer),
-        objectives.loss,
+        family.loss,
         plan,
-        tensor_split=ernie.tensor_split(config),
+        tensor_split=family.tensor_split,
     )
     data = batches(config, global_batch=plan.job.global_batch, seed=training.seed)
     with checkpoints_of(step, training, config, run_dir) as checkpoints:
         first = checkpoints.resume() if training.resume else 0
         with _journal(run_dir, step.place, first) as journal:
-            _loop(step, data, rate, training, run_dir, clock, journal, checkpoints, first)
-    finish(step, config, data, training, run_dir)
+            _loop(step, family, data, rate, training, run_dir, clock, journal, checkpoints, first)
+    finish(step, family, config, data, training, run_dir)
 
 
 def optimizer(model: nn.Layer, rate: Any, training: Training, kind: str) -> paddle.optimizer.Optimizer:
@@ -68,7 +70,9 @@ def optimizer(model: nn.Layer, rate: Any, training: Training, kind: str) -> padd
     return paddle.optimizer.AdamW(rate, beta2=training.beta2, epsilon=training.epsilon, **common)
 
 
-def checkpoints_of(step: Step, training: Training, config: ErnieConfig, run_dir: Path) -> Checkpoints | NoCheckpoints:
+def checkpoints_of(
+    step: Step, training: Training, config: ErnieConfig | DecoderConfig, run_dir: Path
+) -> Checkpoints | NoCheckpoints:
     """Where a training saves; a run that goes on must have the same text in the same order."""
     policy = training.checkpoint
     if not policy.every:
@@ -104,6 +108,7 @@ def _journal(run_dir: Path, place: Place, first: int) -> Iterator[IO[str] | None
 
 def _loop(
     step: Step,
+    family: Family,
     data: Batches,
     rate: Any,
     training: Training,
@@ -114,14 +119,14 @@ def _loop(
     first: int,
 ) -> None:
     rows = step.place.rows
-    tokens = 2 * data.seq_len * data.global_batch
+    tokens = family.sequences * data.seq_len * data.global_batch
     before_s = clock.seconds()
     for index in range(first, training.steps):
         clock.begin_step(index)
         recorded = index == max(first, training.recorded_step)
         if recorded:
             begin_s = _begin_record(step, clock)
-        result = step.local(data.batch(index, rows), data.global_batch)
+        result = step.local(family.batch(data, index, rows), data.global_batch)
         rate.step()
         now_s = clock.seconds()
         if journal:
@@ -182,7 +187,9 @@ def _from_all(value: float, plan: Plan) -> list[float]:
     return values
 
 
-def finish(step: Step, config: ErnieConfig, data: Batches, training: Training, run_dir: Path) -> None:
+def finish(
+    step: Step, family: Family, config: ErnieConfig | DecoderConfig, data: Batches, training: Training, run_dir: Path
+) -> None:
     """Gathers the weights into one file and, if asked, predicts a held-out chapter."""
     whole = weights.gather(step)
     if step.place.rank != 0:
@@ -193,9 +200,9 @@ def finish(step: Step, config: ErnieConfig, data: Batches, training: Training, r
     from nebula.models.evaluation import evaluate
 
     paddle.set_device("cpu")
-    model = ernie.ErnieModel(config)
+    model = family.model(config)
     weights.fill(model, whole)
-    result = evaluate(objectives.document_nats(model), data.corpus, seq_len=config.seq_len)
+    result = evaluate(family.document_nats(model), data.corpus, seq_len=config.seq_len)
     (run_dir / EVALUATION).write_text(json.dumps(dataclasses.asdict(result)) + "\n")
     print(result, flush=True)
     sys.stdout.flush()

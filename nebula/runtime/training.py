@@ -10,7 +10,8 @@ from typing import Any
 from nebula.checkpoint.policy import NEVER, Policy
 from nebula.errors import BadInput, closest
 from nebula.models.config import ErnieConfig
-from nebula.models.presets import preset
+from nebula.models.decoders import DecoderConfig
+from nebula.models.presets import trained
 from nebula.plan.plain import Misfit, decode
 
 FILE = "training.json"
@@ -69,9 +70,9 @@ class Training:
         return 1.0 - 0.9 * (step - self.warm_steps) / max(1, self.steps - self.warm_steps)
 
     @property
-    def config(self) -> ErnieConfig:
+    def config(self) -> ErnieConfig | DecoderConfig:
         """The model that is trained."""
-        config = self.shape or preset(self.preset)
+        config = self.shape or trained(self.preset)
         return replace(config, seq_len=self.seq_len) if self.seq_len else config
 
     @property

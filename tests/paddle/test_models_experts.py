@@ -16,7 +16,9 @@ from nebula.models.decoders import DecoderConfig
 from nebula.models.decoders_parts import Experts as Sizes
 from nebula.models.describe import decoder_graph
 from nebula.models.experts import GroupedLinear, Mixture, Router
-from nebula.models.objectives import next_token_loss
+from nebula.models.families import family_of
+from nebula.models.objectives import IGNORED, next_token_loss
+from nebula.models.presets import trained
 from nebula.models.routing import UNBALANCED, Routing
 from nebula.runtime.recompute import apply_policy
 
@@ -250,6 +252,20 @@ def test_a_decoder_with_experts_learns_rows_by_heart():
         optimizer.clear_grad()
         losses.append(float(value))
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_small_decoder_predicts_a_chapter_that_it_has_not_learned_as_badly_as_chance():
+    """Its nats are those of the document's labels; at first every token is as likely."""
+    config = dataclasses.replace(trained("ernie-4.5-small"), vocabulary=512, seq_len=16)
+    family = family_of(config)
+    paddle.seed(5)
+    model = family.model(config)
+    assert model.chain[2].ffn.router.routing.speed > 0
+    ids = np.random.RandomState(2).randint(0, 512, (2, 2, 16))
+    labels = np.full_like(ids, IGNORED)
+    labels[:, 1, :-1] = ids[:, 1, 1:]
+    nats = family.document_nats(model)(ids, labels) / (2 * 15)
+    assert abs(nats - np.log(512)) < 0.1
 
 
 def test_a_decoder_has_the_weights_of_its_description():

@@ -31,6 +31,15 @@ def text() -> EncodedCorpus:
     return encoded_corpus(SMALL.vocabulary)
 
 
+def test_documents_alone_are_those_of_whole_rows(text: EncodedCorpus) -> None:
+    some = Batches(corpus=text, seq_len=16, global_batch=4)
+    for found, whole in zip(some.documents(3, [1, 2]), some.batch(3, [1, 2]), strict=True):
+        assert np.array_equal(found, whole[:, 1])
+    assert some.documents(0, [])[0].shape == (0, 16)
+    with pytest.raises(BadInput, match=r"rows \[4\] are not within 0..3"):
+        some.documents(0, [4])
+
+
 def test_the_tokenizer_gives_the_text_back(text: EncodedCorpus) -> None:
     assert text.tokenizer.vocabulary == SMALL.vocabulary >= 8000
     for line in itertools.chain.from_iterable(itertools.islice(corpus.training_chapters().values(), 5)):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nebula.errors import BadInput
 from nebula.models.config import ErnieConfig, ModuleConfig, masked_count
 from nebula.models.counts import parameter_counts, parameter_total
-from nebula.models.presets import PRESETS, preset
+from nebula.models.presets import PRESETS, preset, trained
 
 
 def test_titans_universal_matrices_are_exact() -> None:
@@ -37,11 +37,6 @@ def test_the_small_preset_meets_its_bounds() -> None:
 def test_a_mistyped_preset_names_the_closest() -> None:
     with pytest.raises(BadInput, match=r"ernie-3\.0-tutan.*did you mean 'ernie-3\.0-titan'"):
         preset("ernie-3.0-tutan")
-
-
-def test_a_preset_without_layers_is_refused_by_what_trains() -> None:
-    with pytest.raises(BadInput, match=r"'llama3-8b' is for dry runs"):
-        preset("llama3-8b")
 
 
 def test_heads_must_divide_hidden_and_the_message_shows_the_division() -> None:
@@ -78,3 +73,14 @@ def test_a_universal_layer_adds_the_same_parameters_each_time(name: str, more: i
 def test_masked_share_is_fifteen_percent(length: int) -> None:
     assert masked_count(length) >= 1
     assert abs(masked_count(length) - 0.15 * length) <= 1
+
+
+def test_what_can_be_trained_is_told_from_what_can_be_planned_alone() -> None:
+    assert trained("ernie-3.0-small") == preset("ernie-3.0-small")
+    assert trained("ernie-4.5-small").experts.count == 8
+    with pytest.raises(BadInput, match=r"'deepseek-v3' is for dry runs; layers to train have .*, ernie-4.5-small"):
+        trained("deepseek-v3")
+    with pytest.raises(BadInput, match=r"'ernie-4\.5-small' is a decoder"):
+        preset("ernie-4.5-small")
+    with pytest.raises(BadInput, match="is unknown"):
+        trained("ernie-4.5-smal")
