@@ -8,6 +8,7 @@ order of the ranks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional
 
 from nebula.errors import BadInput
+from nebula.runtime.executor.weight_gradients import Later, add_gradients
 
 _ZEROS = nn.initializer.Constant(0.0)
 
@@ -26,9 +28,27 @@ def all_gathered(x: paddle.Tensor, group: Any, dim: int = -2) -> paddle.Tensor:
     """What the ranks of a group have, joined along a dim."""
     joined = paddle.empty([group.nranks, *x.shape], dtype=x.dtype)
     dist.stream.all_gather(joined.reshape([-1, *x.shape[1:]]), x.contiguous(), group=group, use_calc_stream=True)
-    shape, at = list(x.shape), x.ndim + dim
-    shape[at] *= group.nranks
-    return joined.transpose([*range(1, at + 1), 0, *range(at + 1, x.ndim + 1)]).reshape(shape)
+    return _side_by_side(joined, dim)
+
+
+def being_gathered(x: paddle.Tensor, group: Any) -> Callable[[], paddle.Tensor]:
+    """The same along dim -2 while the rank goes on; what is returned waits for it."""
+    joined, own = paddle.empty([group.nranks, *x.shape], dtype=x.dtype), x.contiguous()
+    task = dist.stream.all_gather(joined.reshape([-1, *x.shape[1:]]), own, group=group, sync_op=False)
+
+    def wait() -> paddle.Tensor:
+        task.wait()
+        return _side_by_side(joined, -2)
+
+    return wait
+
+
+def _side_by_side(parts: paddle.Tensor, dim: int) -> paddle.Tensor:
+    """[n, ...]: n parts, joined along a dim of each."""
+    ndim, shape = parts.ndim - 1, list(parts.shape[1:])
+    shape[dim] *= parts.shape[0]
+    at = ndim + dim
+    return parts.transpose([*range(1, at + 1), 0, *range(at + 1, ndim + 1)]).reshape(shape)
 
 
 def in_parts(x: paddle.Tensor, parts: int, dim: int) -> paddle.Tensor:
@@ -49,6 +69,20 @@ def summed_share(x: paddle.Tensor, group: Any, dim: int = -2) -> paddle.Tensor:
     share = paddle.empty(parts.shape[1:], dtype=x.dtype)
     dist.stream.reduce_scatter(share, parts, group=group, use_calc_stream=True)
     return share
+
+
+def being_summed(x: paddle.Tensor, group: Any) -> Callable[[], paddle.Tensor]:
+    """The same along dim -2 while the rank goes on; what is returned waits for it."""
+    parts = in_parts(x, group.nranks, -2)
+    share = paddle.empty(parts.shape[1:], dtype=x.dtype)
+    task = dist.stream.reduce_scatter(share, parts, group=group, sync_op=False)
+
+    def wait() -> paddle.Tensor:
+        task.wait()
+        assert parts is not None  # the message is not dropped before it has left
+        return share
+
+    return wait
 
 
 def check_divides(x: paddle.Tensor, parts: int, dim: int) -> None:
@@ -159,16 +193,56 @@ class SumAndScatter(PyLayer):
         return all_gathered(gradient, ctx.group)
 
 
+class GatheredLinear(PyLayer):
+    """A Linear of positions that all ranks have a share of: it keeps this share, and gathers once more in its backward.
+
+    There the gather runs beside the product that gives the gradient of its input, and the sum of that beside the
+    product that gives the gradient of the weight (Megatron-LM: arXiv 2205.05198, section 4.2.2).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: Any, group: Any, later: Later
+    ) -> paddle.Tensor:
+        """Shapes [..., s / ranks, in], [in, out], [out] -> [..., s, out]."""
+        ctx.save_for_backward(x, weight, bias)
+        ctx.group, ctx.later = group, later
+        return functional.linear(all_gathered(x, group), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        """The gradients of this rank's share, of weight and of bias; the last two may wait in `later`."""
+        x, weight, bias = ctx.saved_tensor()
+        group, later, learns = ctx.group, ctx.later, not weight.stop_gradient
+        inputs = being_gathered(x, group) if learns and not later.keeps else lambda: all_gathered(x, group)
+        share = None
+        if not x.stop_gradient:
+            share = being_summed(paddle.matmul(gradient, weight, transpose_y=True), group)
+        found: list[Any] = [None, None]
+        if later.keeps:
+            later.add(lambda: add_gradients(weight, bias, inputs, gradient))
+        else:
+            rows = gradient.reshape([-1, gradient.shape[-1]])
+            if learns:
+                found[0] = paddle.matmul(inputs().reshape([-1, weight.shape[0]]), rows, transpose_x=True)
+            if bias is not None and not bias.stop_gradient:
+                found[1] = rows.sum(axis=0)
+        return (None if share is None else share(), *found[: 1 if bias is None else 2])
+
+
 class ColumnLinear(nn.Layer):
     """A Linear cut by its outputs: [..., s / ranks, in] -> [..., s, out / ranks].
 
     Args:
         gathered: whether all outputs are returned, [..., s, out].
+
+    Attributes:
+        later: where its weight gradients wait, if a schedule lets them.
     """
 
     def __init__(self, inputs: int, outputs: int, has_bias: bool, group: Any, gathered: bool) -> None:
         super().__init__()
-        self.group, self.gathered, self.linear = group, gathered, functional.linear
+        self.group, self.gathered, self.later = group, gathered, Later()
         width = outputs // group.nranks
         self.weight = self.create_parameter([inputs, width], default_initializer=_ZEROS)
         self.bias = self.create_parameter([width], is_bias=True) if has_bias else None
@@ -177,7 +251,9 @@ class ColumnLinear(nn.Layer):
         """Gathers the positions, and computes a share of the outputs."""
         from paddle.distributed.fleet.layers.mpu import mp_ops
 
-        y = self.linear(GatherForParts.apply(x, self.group), self.weight, self.bias)
+        # what is kept has the dtype of the product
+        same = x if x.dtype == self.weight.dtype else x.astype(self.weight.dtype)
+        y = GatheredLinear.apply(same, self.weight, self.bias, self.group, self.later)
         return mp_ops._c_concat(y, group=self.group) if self.gathered else y
 
 

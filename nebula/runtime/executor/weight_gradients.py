@@ -62,6 +62,8 @@ def split_backward(elements: Iterable[nn.Layer], later: Later, dtype: str = "") 
         for layer in element.sublayers(include_self=True):
             if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
                 layer.forward = _forward(linear, layer)
+            elif isinstance(getattr(layer, "later", None), Later):  # gathers what it keeps a share of
+                layer.later = later
             elif getattr(layer, "linear", None) is functional.linear:  # fleet's parallel layers call it by this name
                 layer.linear = linear
             elif isinstance(layer, GroupedLinear):
@@ -87,17 +89,21 @@ class _Linear(PyLayer):
         """The gradient of x; those of W and b go to `later`."""
         x, weight, bias = ctx.saved_tensor()
 
-        def work() -> None:
-            with paddle.no_grad():
-                rows = gradient.reshape([-1, gradient.shape[-1]])
-                inputs = x.reshape([-1, x.shape[-1]])
-                _add(weight, paddle.matmul(inputs, rows, transpose_x=True))
-                if bias is not None:
-                    _add(bias, rows.sum(axis=0))
-
-        ctx.later.add(work)
+        ctx.later.add(lambda: add_gradients(weight, bias, lambda: x, gradient))
         back = None if x.stop_gradient else paddle.matmul(gradient, weight, transpose_y=True)
         return (back, None) if bias is None else (back, None, None)
+
+
+@paddle.no_grad()
+def add_gradients(
+    weight: paddle.Tensor, bias: paddle.Tensor | None, inputs: Callable[[], paddle.Tensor], gradient: paddle.Tensor
+) -> None:
+    """Adds the gradients of a Linear's weights, of its inputs [..., in] and the gradient of its outputs [..., out]."""
+    rows = gradient.reshape([-1, gradient.shape[-1]])
+    if not weight.stop_gradient:
+        _add(weight, paddle.matmul(inputs().reshape([-1, weight.shape[0]]), rows, transpose_x=True))
+    if bias is not None:
+        _add(bias, rows.sum(axis=0))
 
 
 @paddle.no_grad()
