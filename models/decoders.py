@@ -32,6 +32,7 @@ class DecoderConfig:
         head_width: width of one head where it is not hidden / heads; 0: it is.
         causal: whether a token attends to those before it alone.
         fused_attention: whether one kernel attends without writing the scores.
+        fused_norms: whether norms, and the turns by positions, are one kernel each.
         dropout: probability after the softmax of unfused attention, after attention and after the feed-forward part.
         window: tokens back to which a token attends; 0: all.
         window_every: of so many layers in a row the first has the window, the others attend to everything.
@@ -56,6 +57,7 @@ class DecoderConfig:
     head_width: int = 0
     causal: bool = True
     fused_attention: bool = True
+    fused_norms: bool = True
     dropout: float = 0.0
     window: int = 0
     window_every: int = 1

@@ -121,6 +121,7 @@ ERNIE_45_SMALL = DecoderConfig(
     vocabulary=8192,
     seq_len=128,
     fused_attention=False,
+    fused_norms=False,
     experts=Experts(count=8, top_k=2, ffn=256, shared=1, dense_layers=1),
 )
 """Made up here in the manner of ERNIE 4.5, so small that it trains on a laptop; its layers stand in decoder.py."""

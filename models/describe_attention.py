@@ -6,6 +6,7 @@ Paths are relative to the layer's attention; tensors are [rows, S, heads, width]
 from __future__ import annotations
 
 from nebula.graph.builder import BlockBuilder
+from nebula.models import describe_parts
 from nebula.models.decoders import DecoderConfig
 
 HIDDEN_SCORE = -1e4
@@ -23,8 +24,10 @@ def attention(b: BlockBuilder, config: DecoderConfig, x: str, window: int) -> st
     )
     if config.query_key_norm:
         query, key = b.rms_norm("query_norm", query), b.rms_norm("key_norm", key)
-    if config.look.rotary:
+    if config.look.rotary and config.fused_norms:
         query, key = _rotated(b, query, key)
+    elif config.look.rotary:
+        query, key = (describe_parts.rotated(b, t) for t in (query, key))
     joined = b.reshape(_core(b, config, query, key, value, window), (rows, length, config.heads * config.head_dim))
     return b.linear("out", joined, config.hidden, bias=config.adds_bias("out"))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nebula.graph.builder import BlockBuilder, described
 from nebula.graph.values import Block
+from nebula.models import describe_parts
 from nebula.models.decoders import DecoderConfig
 from nebula.models.describe_attention import attention, latent_attention
 from nebula.models.describe_experts import feed_forward, mixture
@@ -86,7 +87,9 @@ class DecoderBlocks:
         return b.operate("cross_entropy", (wide, labels), softmax, loss, axis=2, soft_label=False)[1]
 
     def _norm(self, b: BlockBuilder, path: str, x: str) -> str:
-        return b.layer_norm(path, x) if self.config.look.norm == "layer_norm" else b.rms_norm(path, x)
+        if self.config.look.norm == "layer_norm":
+            return b.layer_norm(path, x)
+        return b.rms_norm(path, x) if self.config.fused_norms else describe_parts.rms_norm(b, path, x)
 
     def _added(self, b: BlockBuilder, x: str, change: str) -> str:
         return b.binary("add", x, b.dropout(change, self.config.dropout))

@@ -19,6 +19,7 @@ BENCHMARKS = (
     "published",
     "cpu_step",
     "emulated",
+    "experts",
     "overhead",
 )
 

@@ -94,7 +94,7 @@ def rows() -> Iterator[Row]:
             words = words if len(words) < 110 else words[:107] + "..."
             yield Row(name=words, value=errors[-1], unit="%")
             yield Row(name="    peak of the fullest rank", value=memory[-1], unit="%")
-        ranks.append(_spearman([case.predicted_s for case in cases], [case.measured_s for case in cases]))
+        ranks.append(rank_correlation([case.predicted_s for case in cases], [case.measured_s for case in cases]))
         best = min(case.measured_s for case in cases)
         first = min(cases, key=lambda case: case.predicted_s).measured_s
         yield Row(
@@ -125,7 +125,7 @@ def measured(cluster: Cluster) -> Iterator[Case]:
             )
 
 
-def launched(plan: Plan, cluster: Cluster) -> list[dict[str, float]]:
+def launched(plan: Plan, cluster: Cluster, preset: str = MODEL.name) -> list[dict[str, float]]:
     """What each rank of a plan measured, in processes of its own: what a plan before it held would count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -137,7 +137,11 @@ def launched(plan: Plan, cluster: Cluster) -> list[dict[str, float]]:
         launch = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]
         launch += ["--devices", ",".join(map(str, range(ranks))), "--log_dir", str(folder / "log")]
         done = subprocess.run(
-            [*launch, str(WORKER), str(folder / "plan.json")], env=env, capture_output=True, text=True, check=False
+            [*launch, str(WORKER), str(folder / "plan.json"), preset],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             logs = (folder / "log").glob("workerlog.*")
@@ -150,23 +154,27 @@ def plans(cluster: Cluster) -> Iterator[Plan]:
     origin = MadeFrom(
         model=MODEL.name, model_hash=graph_hash(MODEL), cluster=cluster.name, cluster_hash=cluster_hash(cluster)
     )
-    places = tuple(
-        RankPlace(f"{group.name}/{node}", device)
-        for group in cluster.groups
-        for node in range(group.count)
-        for device in range(group.devices_per_node)
-    )
     for engine, schedule, micro_batches, stages, *sequence in (*_alike(), *_unlike(), *_on_shares()):
         yield Plan(
             stages=tuple(stages),
             micro_batches=micro_batches,
             schedule=schedule,
             engine=engine,
-            ranks=places,
+            ranks=places_of(cluster),
             sequence_parallel=bool(sequence),
             job=Job(global_batch=ROWS),
             made_from=origin,
         )
+
+
+def places_of(cluster: Cluster) -> tuple[RankPlace, ...]:
+    """All devices, in order."""
+    return tuple(
+        RankPlace(f"{group.name}/{node}", device)
+        for group in cluster.groups
+        for node in range(group.count)
+        for device in range(group.devices_per_node)
+    )
 
 
 def _alike() -> Iterator[tuple[str, str, int, tuple[Stage, ...]]]:
@@ -206,28 +214,28 @@ def _unlike() -> Iterator[tuple[str, str, int, tuple[Stage, ...]]]:
             schedule,
             micro_batches,
             tuple(
-                _stage(span, [((device_of(schedule, index, 4, chunks),), ROWS // micro_batches)])
+                stage_of(span, [((device_of(schedule, index, 4, chunks),), ROWS // micro_batches)])
                 for index, span in enumerate(pairwise(cuts))
             ),
         )
-    yield "executor", "1f1b", 4, (_stage((0, 7), [((0,), 1), ((1,), 1)]), _stage((7, 11), [((2, 3), 2)]))
-    yield "executor", "1f1b", 2, (_stage((0, 7), [((0, 1), 4)]), _stage((7, 11), [((2,), 2), ((3,), 2)]))
-    yield "executor", "zb-h1", 4, (_stage((0, 8), [((0,), 1), ((1,), 1)]), _stage((8, 11), [((2,), 1), ((3,), 1)]))
-    yield "executor", "1f1b", 1, (_stage((0, 11), [((0,), 3), ((1,), 3), ((2,), 1), ((3,), 1)]),)
+    yield "executor", "1f1b", 4, (stage_of((0, 7), [((0,), 1), ((1,), 1)]), stage_of((7, 11), [((2, 3), 2)]))
+    yield "executor", "1f1b", 2, (stage_of((0, 7), [((0, 1), 4)]), stage_of((7, 11), [((2,), 2), ((3,), 2)]))
+    yield "executor", "zb-h1", 4, (stage_of((0, 8), [((0,), 1), ((1,), 1)]), stage_of((8, 11), [((2,), 1), ((3,), 1)]))
+    yield "executor", "1f1b", 1, (stage_of((0, 11), [((0,), 3), ((1,), 3), ((2,), 1), ((3,), 1)]),)
 
 
 def _on_shares() -> Iterator[tuple[str, str, int, tuple[Stage, ...], str]]:
     """Sequence parallelism: a tensor group of four, two beside each other, two behind each other."""
-    yield "executor", "1f1b", 2, (_stage((0, 11), [((0, 1, 2, 3), 4)]),), "sequence"
-    yield "executor", "1f1b", 2, (_stage((0, 11), [((0, 1), 2), ((2, 3), 2)]),), "sequence"
-    yield "executor", "1f1b", 4, (_stage((0, 6), [((0, 1), 2)]), _stage((6, 11), [((2, 3), 2)])), "sequence"
+    yield "executor", "1f1b", 2, (stage_of((0, 11), [((0, 1, 2, 3), 4)]),), "sequence"
+    yield "executor", "1f1b", 2, (stage_of((0, 11), [((0, 1), 2), ((2, 3), 2)]),), "sequence"
+    yield "executor", "1f1b", 4, (stage_of((0, 6), [((0, 1), 2)]), stage_of((6, 11), [((2, 3), 2)])), "sequence"
 
 
-def _stage(layers: tuple[int, int], replicas: list[tuple[tuple[int, ...], int]]) -> Stage:
+def stage_of(layers: tuple[int, int], replicas: list[tuple[tuple[int, ...], int]]) -> Stage:
     held = tuple(Replica(ranks=r, tensor_shares=(1,) * len(r), micro_batch_rows=n) for r, n in replicas)
     return Stage(layers=layers, replicas=held)
 
 
-def _spearman(one: list[float], other: list[float]) -> float:
+def rank_correlation(one: list[float], other: list[float]) -> float:
     """The correlation of ranks."""
     return float(np.corrcoef(*(np.argsort(np.argsort(values)) for values in (one, other)))[0, 1])

@@ -1,4 +1,7 @@
-"""What each rank of the benchmarks on emulated devices runs: a few steps of the small ERNIE under one plan."""
+"""What each rank of the benchmarks on emulated devices runs: a few steps of a built-in model under one plan.
+
+Arguments: the plan file, the preset.
+"""
 
 import json
 import sys
@@ -9,10 +12,10 @@ import paddle
 from paddle import nn
 
 from nebula.emulator import clock
-from nebula.models import ernie, objectives
 from nebula.models.config import masked_count
 from nebula.models.data.masking import IGNORED
-from nebula.models.presets import preset
+from nebula.models.families import family_of
+from nebula.models.presets import trained
 from nebula.plan.files import load_plan
 from nebula.runtime import start
 from nebula.runtime.parallelize import parallelize
@@ -23,13 +26,17 @@ WARM, COUNTED = 2, 2
 def run(plan, config):
     """Virtual seconds of a step, and the most that tensors of this rank and its allocator held meanwhile."""
     start.set_up(plan)
-    model = ernie.ErnieModel(config)
+    family = family_of(config)
+    model = family.model(config)
     clip = nn.ClipGradByGlobalNorm(1.0)
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters(), grad_clip=clip)
-    step = parallelize(model, optimizer, objectives.loss, plan, tensor_split=ernie.tensor_split(config))
-    ids = np.random.default_rng(0).integers(10, config.vocabulary, (plan.job.global_batch, 2, config.seq_len))
+    step = parallelize(model, optimizer, family.loss, plan, tensor_split=family.tensor_split)
+    shape = (plan.job.global_batch, 2, config.seq_len)
+    ids = np.random.default_rng(0).integers(10, config.vocabulary, shape)
     labels = ids.copy()
     labels[:, 0, masked_count(config.seq_len) :] = IGNORED
+    if family.sequences == 1:
+        ids, labels = ids[:, 1], labels[:, 1]
     for _ in range(WARM):
         step((ids, labels))
     device = start.device()
@@ -47,5 +54,5 @@ def run(plan, config):
 
 
 plan_path = Path(sys.argv[1])
-found = run(load_plan(plan_path), preset("ernie-3.0-small"))
+found = run(load_plan(plan_path), trained(sys.argv[2]))
 plan_path.with_suffix(f".{paddle.distributed.get_rank()}").write_text(json.dumps(found))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import paddle
 import pytest
 from paddle import nn
 from paddle.nn import functional as F
+from paddle.static import InputSpec
 
 from nebula.errors import BadInput
+from nebula.graph.capture import About, capture
 from nebula.models.decoder import DecoderModel
-from nebula.models.decoders import DecoderConfig
+from nebula.models.decoders import DECODER_SPLITS, DecoderConfig
+from nebula.models.decoders_parts import DENSE
 from nebula.models.decoders_parts import Experts as Sizes
 from nebula.models.describe import decoder_graph
 from nebula.models.experts import GroupedLinear, Mixture, Router
@@ -278,6 +282,36 @@ def test_a_decoder_has_the_weights_of_its_description():
     }
     found = {name: tuple(parameter.shape) for name, parameter in DecoderModel(DECODER).named_parameters()}
     assert found == described
+
+
+def test_a_dense_decoder_is_described_as_it_is_traced():
+    """Described: tables of angles are given, and scores are scaled in place of queries."""
+    config = dataclasses.replace(trained("ernie-4.5-small"), layers=2, seq_len=16, experts=DENSE)
+    described = decoder_graph("toy", config, "float32")
+    with paddle.LazyGuard():
+        chain = list(DecoderModel(config).chain)
+    ids = InputSpec([None, config.seq_len], "int64")
+    names = [f"layer.{index}" for index in range(4)]
+    about = About(name="toy", layer_names=names, modules=names, tokens_per_row=config.seq_len, splits=DECODER_SPLITS)
+    traced = capture(chain, [ids], about, loss=next_token_loss, labels=ids)
+    assert traced.parameter_count == described.parameter_count
+    for index in range(4):
+        found, written = (graph.blocks[graph.layers[index]] for graph in (traced, described))
+        counted = [Counter(op.kind for op in block.operators) for block in (found, written)]
+        few = {
+            "scale",
+            "full",
+            "arange",
+            "elementwise_pow",
+            "unsqueeze",
+            "multiply",
+            "concat",
+            "reshape",
+            "squeeze",
+        }
+        assert {kind: n for kind, n in counted[0].items() if kind not in few} == {
+            kind: n for kind, n in counted[1].items() if kind not in few
+        }
 
 
 def test_what_has_no_layers_is_refused():
