@@ -179,7 +179,8 @@ class Mixture(nn.Layer):
         """[..., hidden] -> the same shape."""
         tokens = x.reshape([-1, x.shape[-1]])
         weights, chosen = self.router(tokens)
-        flat = chosen.flatten()
+        # sharding stage 3 hands what a sublayer returns through a PyLayer, after which choices would need gradients
+        flat = chosen.detach().flatten()
         order = paddle.argsort(flat, stable=True)
         trip = self.experts.exchange.trip(paddle.bincount(flat, minlength=self.router.sizes.count))
         self.router.count(trip.counts)

@@ -48,7 +48,8 @@ def _run(element: nn.Layer, split: Mapping[str, str], degree: int) -> Run:
     shapes = {name: tuple(parameter.shape) for name, parameter in element.named_parameters()}
     cut = applicable(split.items(), shapes, degree)
     layers = dict(element.named_sublayers(include_self=True))
-    if any(sublayer not in cut and kind_of(sublayer, split.items()) for sublayer in map(sublayer_of, shapes)):
+    named = {sublayer: kind_of(sublayer, split.items()) for sublayer in map(sublayer_of, shapes)}
+    if any(sublayer not in cut and kind not in ("", "experts") for sublayer, kind in named.items()):
         return WHOLE
     if any(name not in cut for name, layer in layers.items() if isinstance(layer, nn.Embedding)):
         return WHOLE

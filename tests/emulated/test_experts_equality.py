@@ -19,8 +19,9 @@ QUICK = {
     ],
     4: ["momentum|pipeline 2 x expert 2|"],
 }
+FLEET = ("data 2", "tensor 2", "pipeline 2 uneven, full recompute", *(f"sharding stage {stage}" for stage in (1, 2, 3)))
 LONG = {
-    2: [f"momentum|{name}|" for name in ("data 2", *toy_plans.EXPERT_TWO)] + ["adamw|expert 2|"],
+    2: [f"momentum|{name}|" for name in (*FLEET, *toy_plans.EXPERT_TWO)] + ["adamw|expert 2|"],
     4: [f"momentum|{name}|" for name in toy_plans.EXPERT_FOUR]
     + [f"adamw|{name}|" for name in ("data 4, expert 2", "pipeline 2 x expert 2, zb-h1, full recompute")]
     + ["starved|rows 5 : 1 : 1 : 1, expert 4|"],

@@ -14,6 +14,7 @@ from nebula.models.experts import Router
 from nebula.runtime import experts, tensor, weights
 from nebula.runtime.balance import Balance
 from nebula.runtime.parts import Part
+from nebula.runtime.shares import runs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "emulated"))
 import toy_experts as toy
@@ -121,3 +122,9 @@ def test_gathered_weights_bring_the_balance(model, tmp_path):
     assert float(np.abs(fresh.chain[2].ffn.router.balance.numpy()).max()) == 1
     for name, value in fresh.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), weights.gather(step)[name])
+
+
+@pytest.mark.parametrize("pattern", ["ffn.experts", "ffn.experts*"])
+def test_experts_run_on_shares_of_the_sequence_however_a_table_names_them(model, pattern):
+    split = {name: kind for name, kind in model.tensor_split.items() if kind != "experts"} | {pattern: "experts"}
+    assert [run.takes for run in runs(list(model.chain), split, 2)] == [True] * 6
