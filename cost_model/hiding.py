@@ -29,6 +29,22 @@ class Hiding(NamedTuple):
         """What communication adds to kernels that run meanwhile: what is longer, and what both delay one another."""
         return max(0.0, wire_s - work_s) + float(self.delay(work_s, wire_s))
 
+    def _beside_products(self, part: Pass, axes: Axes, slow: float) -> float:
+        """Seconds of what goes on beside products that these hide.
+
+        A gather goes on beside the product that gives the gradient of the input, the sum of that beside the one that
+        gives the weight's. About half of a layer's products read what is gathered, the others what is summed.
+        """
+        gathers = [w for w in part.beside if w.kind == "all_gather"]
+        sums = [w for w in part.beside if w.kind != "all_gather"]
+        weight_s = part.weight_products_s / 2
+        input_s = part.products_s / 2 - weight_s
+        saved_s = 0.0
+        for wires, work_s in ((gathers, input_s), (sums, weight_s)):
+            wire_s = seconds_by_axis(wires, axes, self.parameters).get("tensor", 0.0)
+            saved_s += wire_s - self.beside(slow * work_s, wire_s)
+        return saved_s
+
     def delay(self, work_s: Seconds, wire_s: Seconds) -> Floats:
         """By how much kernels and communication that run at once delay one another."""
         return self.parameters.contention * np.minimum(work_s, wire_s)
@@ -64,6 +80,7 @@ class Hiding(NamedTuple):
             tensor_s = total_s - self.parameters.pipelined_share * min(total_s, slow * part.products_s)
         else:
             tensor_s += self.beside(slow * part.weight_products_s, early_s) if hidden.gradients else early_s
+            tensor_s -= self._beside_products(part, axes, slow)
         context_s = seconds.get("context", 0.0)
         if any(w.kind == "ring_exchange" for w in part.wires):
             context_s = self.beside(slow * part.attention_s, context_s)

@@ -37,6 +37,8 @@ class Pass:
         later_s: all that a split backward leaves for its second half: those products and sums of biases.
         attention_s: fused attention, behind which a ring may pass keys and values.
         wires: collectives in order.
+        beside: of these, what goes on beside the products that read what is gathered: that gather, and the sum of the
+            gradient of their input.
     """
 
     kernels_s: float
@@ -46,6 +48,7 @@ class Pass:
     later_s: float
     attention_s: float
     wires: tuple[Collective, ...]
+    beside: tuple[Collective, ...] = ()
 
 
 NOTHING = Pass(kernels_s=0.0, idle_s=0.0, products_s=0.0, weight_products_s=0.0, later_s=0.0, attention_s=0.0, wires=())
@@ -79,7 +82,12 @@ def passes_under(
     done = _launched(block, execution)
     launches = _Launches(done, execution)
     forward = launches.of(done.operators, lambda op: op.forward)
-    backward = launches.of(tuple(reversed(done.operators)), lambda op: op.backward)
+    again_gathered = _gathered_again(done) if execution.by_tensor else frozenset()
+    backward = launches.of(
+        tuple(reversed(done.operators)),
+        lambda op: (*op.forward, *op.backward) if op.name in again_gathered else op.backward,
+        again_gathered,
+    )
     repeated = [computed_again(done, e) for e in executions]
     again = [
         forward if operators is done.operators else launches.of(operators, lambda op: op.forward)
@@ -159,6 +167,27 @@ def later_weights(block: Block, execution: Execution) -> frozenset[str]:
     return frozenset(found)
 
 
+def _gathered_again(block: Block) -> frozenset[str]:
+    """Gathers of a tensor group whose outputs a product with a weight reads: its backward has them gathered once more.
+
+    So do the executor's layers, as Megatron-LM's (arXiv 2205.05198, section 4.2.2); memory counts shares alone.
+    """
+    tensors = block.by_name
+    read = {
+        op.inputs[0]
+        for op in block.operators
+        if op.kind in WEIGHTED and len(op.inputs) > 1 and tensors[op.inputs[1]].role is Role.PARAMETER
+    }
+    return frozenset(
+        op.name
+        for op in block.operators
+        if op.outputs[:1] and op.outputs[0] in read
+        if op.forward
+        and all(isinstance(w, Collective) and w.kind == "all_gather" for w in op.forward)
+        and any(isinstance(w, Collective) and w.axis == "tensor" for w in op.forward)
+    )
+
+
 def _copy(wire: Collective) -> Kernel:
     return Kernel(kind="copy", dtype="float32", flops=0.0, read_bytes=wire.bytes, written_bytes=wire.bytes)
 
@@ -190,11 +219,13 @@ class _Listed:
         tags: of each, what it is: `product` with a weight, `weight` and `bias` the gradients of what a split backward
             leaves for later, `whole` that of any other weight, `attention` or `other`.
         wires: collectives in order.
+        beside: as of Pass.
     """
 
     kernels: tuple[Kernel, ...]
     tags: NDArray[np.str_]
     wires: tuple[Collective, ...]
+    beside: tuple[Collective, ...]
 
     def on(self, device: DeviceType, execution: Execution, host: float = 1.0) -> Pass:
         """The direction on a device, where launches take `host` times as long as those of a forward."""
@@ -211,6 +242,7 @@ class _Listed:
             later_s=float(seconds[np.isin(self.tags, ("weight", "bias"))].sum()),
             attention_s=float(seconds[self.tags == "attention"].sum()),
             wires=self.wires,
+            beside=self.beside,
         )
 
     @property
@@ -230,17 +262,25 @@ class _Launches:
         # libraries for narrow products leave the projection to the vocabulary in 16 bits
         self._narrow = not any(op.kind == "cross_entropy" for op in block.operators)
 
-    def of(self, operators: Sequence[Operator], direction: Callable[[Operator], Iterable[Work]]) -> _Listed:
-        """One direction of those operators."""
+    def of(
+        self,
+        operators: Sequence[Operator],
+        direction: Callable[[Operator], Iterable[Work]],
+        beside: frozenset[str] = frozenset(),
+    ) -> _Listed:
+        """One direction of those operators; the collectives of those named in `beside` run beside products."""
         kernels: list[Kernel] = []
         tags: list[str] = []
         wires: list[Collective] = []
+        hidden: list[Collective] = []
         for op in operators:
             weighted = self._is_weighted(op)
             of_weight = operand_gradients(op, self._tensors)[1] if weighted else None
             for work in direction(op):
                 if isinstance(work, Collective):
                     wires.append(work)
+                    if op.name in beside:
+                        hidden.append(work)
                     if self.execution.by_tensor and work.kind == "all_reduce":
                         kernels.append(_copy(work))
                         tags.append("other")
@@ -248,7 +288,7 @@ class _Launches:
                 for kernel, tag in self._as_run(op, work, weighted, work is of_weight):
                     kernels.append(kernel)
                     tags.append(tag)
-        return _Listed(kernels=tuple(kernels), tags=np.array(tags), wires=tuple(wires))
+        return _Listed(kernels=tuple(kernels), tags=np.array(tags), wires=tuple(wires), beside=tuple(hidden))
 
     def _loss_passes(self, op: Operator, kernel: Kernel) -> float:
         """How often the logits are passed, over the once read and once written of a single kernel.

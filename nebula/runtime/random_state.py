@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import paddle
+from paddle import nn
 from paddle.base import core
 
 from nebula.checkpoint.boxes import whole
 from nebula.checkpoint.shard_file import Part
 
 KEY = "random/"
+APART = "nebula_shares_of_a_sequence"
+"""Name of a generator that the ranks of a tensor group do not have in common."""
 
 
 def part(rank: int) -> Part:
@@ -56,6 +60,30 @@ def reseed(seed: int, tensor_rank: int) -> None:
     for name in _tracker().states_:
         with _tracker().rng_state(name):
             paddle.seed(seed + 1 + tensor_rank)
+
+
+def draw_apart(elements: Iterable[nn.Layer], seed: int) -> None:
+    """Makes elements draw from a generator of their own, which the ranks of a tensor group seed differently.
+
+    They work on other positions and other heads than those of the other ranks. Fleet's tracker holds the generator, so
+    that it is saved, and set back where activations are computed again.
+    """
+    tracker, host = _tracker(), paddle.get_rng_state("cpu")
+    if APART not in tracker.states_:
+        tracker.add(APART, max(tracker.seeds_, default=0) + 1)
+    with tracker.rng_state(APART):
+        paddle.seed(seed)
+    paddle.set_rng_state(host, "cpu")  # Paddle seeds the host as well, whichever generator is in use
+    for element in elements:
+        element.forward = _apart(element.forward)
+
+
+def _apart(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*inputs: Any) -> Any:
+        with _tracker().rng_state(APART):
+            return forward(*inputs)
+
+    return run
 
 
 def _tracker() -> Any:

@@ -25,7 +25,7 @@ from nebula.planner.space import divisors
 LEAST_TOKENS, MOST_ROWS, MOST_CHUNKS = 512, 8, 8
 
 RULES = {
-    "sequence": "tensor groups cut norms and residuals along the sequence, which costs no traffic and saves memory",
+    "sequence": "tensor groups cut norms and residuals along the sequence, which saves memory and gathers once more",
     "context": f"a rank of a context group keeps at least {LEAST_TOKENS} tokens of the sequence",
     "rows": f"micro-batches have up to {MOST_ROWS} rows",
     "deal": "layers are dealt to stages so that the slowest stage is as fast as it can be; of such deals the last "

@@ -44,7 +44,11 @@ SAME.append((whole("data 2", "scaled"), resumed(whole("data 2", "scaled"), "data
 REMEMBERING = whole("data 2", "remembering")
 TO_OTHERS = [
     (whole(source, "toy"), resumed(whole(source, "toy"), target))
-    for source, target in (("data 2", "sharding stage 3"), ("sharding stage 3", "tensor 2"))
+    for source, target in (
+        ("data 2", "sharding stage 3"),
+        ("sharding stage 3", "tensor 2"),
+        ("context 2 by ulysses", "sequence, tensor 2"),
+    )
 ] + [(REMEMBERING, resumed(REMEMBERING, plan)) for plan in ("data 2", "rows 3 : 1", "tensor 2")]
 DEALT = whole("expert 2, rows 3 : 1", "experts")
 TO_OTHERS += [(DEALT, resumed(DEALT, plan)) for plan in ("expert 2, rows 3 : 1", "pipeline, 1f1b")]

@@ -13,6 +13,8 @@ from nebula.models.splits import ERNIE_SPLITS
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Stage
 from nebula.runtime.attention import share_attention
 from nebula.runtime.parts import part_of
+from nebula.runtime.random_state import draw_apart
+from nebula.runtime.recompute import apply_policy
 from nebula.runtime.sequence import Deal
 from nebula.runtime.shares import GATHERING, SHARED, WHOLE, runs
 from nebula.runtime.tensor import Member
@@ -102,6 +104,25 @@ def test_a_ring_needs_scores():
     deal = Deal(group=SimpleNamespace(nranks=2, rank=0))
     with pytest.raises(BadInput, match=r"by ring: Mixing.attend names no method that scores a run of queries"):
         share_attention(Mixing(), "ring", deal)
+
+
+def test_what_runs_on_shares_draws_apart_and_as_before_when_it_is_computed_again():
+    def dropped(seed, policy="none"):
+        """What an element with dropout keeps, its gradient, and what is drawn of the common numbers afterwards."""
+        paddle.seed(3)
+        element = nn.Sequential(nn.Dropout(0.5))
+        draw_apart([element], seed)
+        apply_policy(element, policy)
+        x = paddle.ones([64])
+        x.stop_gradient = False
+        y = element(x)
+        common = paddle.rand([4]).tolist()
+        y.sum().backward()
+        return y.tolist(), x.grad.tolist(), common
+
+    one, other, again = dropped(1), dropped(2), dropped(1, "full")
+    assert one[0] == one[1] == again[0] == again[1] != other[0]
+    assert one[2] == other[2] == again[2]
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

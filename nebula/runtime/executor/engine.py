@@ -29,7 +29,9 @@ from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Place
 from nebula.runtime.precision import ask_every_rank, decorate, precision_of
 from nebula.runtime.quiet import quiet
+from nebula.runtime.random_state import draw_apart
 from nebula.runtime.sequence import Deal
+from nebula.runtime.shares import WHOLE
 
 
 def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: Mapping[str, str] | None) -> Step:
@@ -54,6 +56,7 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     precision, later = precision_of(plan.job.precision), Later()
     if any(kind == "W" for kind, _, _ in orders(plan)[seat.home]):
         split_backward(part.elements, later, precision.dtype)
+    draw_apart(_on_shares(plan, part), drawn + plan.world_size + seat.rank)
     deal = _deal(context, mirrored=mirrored(plan.stages[seat.stages[0]]))
     if deal:
         loss = whole_loss(loss, deal)
@@ -122,6 +125,12 @@ def _members(plan: Plan, seat: Seat) -> tuple[tensor.Member, tensor.Member]:
         tensor.Member(degree=len(ranks), rank=ranks.index(seat.rank), group=found.get(ranks)) for ranks in own
     )
     return first, second
+
+
+def _on_shares(plan: Plan, part: Part) -> list[nn.Layer]:
+    """The elements that this rank runs on its share of the sequence of its tensor group."""
+    held = [(plan.stages[stage].layers[0], elements) for stage, elements in part.stages.items()]
+    return [e for first, elements in held for i, e in enumerate(elements, first) if part.runs[i] is not WHOLE]
 
 
 def _deal(member: tensor.Member, *, mirrored: bool = False) -> Deal | None:
