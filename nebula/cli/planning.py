@@ -54,7 +54,7 @@ def plan(
         bool,
         typer.Option(
             "--explore",
-            help="Also try what no engine runs yet: virtual stages, context and experts, stages on unlike devices.",
+            help="Also try what fleet does not run: virtual stages, context and experts, stages on unlike devices.",
         ),
     ] = False,
     refine: Annotated[
