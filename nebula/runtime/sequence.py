@@ -1,9 +1,6 @@
-"""A sequence cut over a tensor group: what moves its shares, and Linear and Embedding layers that take or return them.
+"""A sequence that ranks share: how its positions are dealt, and what moves their shares forward and gradients back.
 
-Sequence parallelism of Megatron-LM (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2): between the layers that
-a tensor group cuts, each rank works on its share of the positions. A Linear cut by its outputs gathers its input, one
-cut by its inputs sums its output and keeps a share. The sequence is dim -2 of [..., s, width]; shares are equal, in the
-order of the ranks.
+The sequence is dim -2 of [..., s, width] where nothing else is said; shares are equal.
 """
 
 from __future__ import annotations
@@ -14,14 +11,9 @@ from typing import Any
 
 import paddle
 import paddle.distributed as dist
-from paddle import nn
 from paddle.autograd import PyLayer
-from paddle.nn import functional
 
 from nebula.errors import BadInput
-from nebula.runtime.executor.weight_gradients import Later, add_gradients
-
-_ZEROS = nn.initializer.Constant(0.0)
 
 
 def all_gathered(x: paddle.Tensor, group: Any, dim: int = -2) -> paddle.Tensor:
@@ -77,9 +69,11 @@ def being_summed(x: paddle.Tensor, group: Any) -> Callable[[], paddle.Tensor]:
     share = paddle.empty(parts.shape[1:], dtype=x.dtype)
     task = dist.stream.reduce_scatter(share, parts, group=group, sync_op=False)
 
+    held = [parts]  # until it has left
+
     def wait() -> paddle.Tensor:
         task.wait()
-        assert parts is not None  # the message is not dropped before it has left
+        held.clear()
         return share
 
     return wait
@@ -191,97 +185,3 @@ class SumAndScatter(PyLayer):
     def backward(ctx: Any, gradient: paddle.Tensor) -> paddle.Tensor:
         """The gradient of every addend is that of the whole sum."""
         return all_gathered(gradient, ctx.group)
-
-
-class GatheredLinear(PyLayer):
-    """A Linear of positions that all ranks have a share of: it keeps this share, and gathers once more in its backward.
-
-    There the gather runs beside the product that gives the gradient of its input, and the sum of that beside the
-    product that gives the gradient of the weight (Megatron-LM: arXiv 2205.05198, section 4.2.2).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: Any, group: Any, later: Later
-    ) -> paddle.Tensor:
-        """Shapes [..., s / ranks, in], [in, out], [out] -> [..., s, out]."""
-        ctx.save_for_backward(x, weight, bias)
-        ctx.group, ctx.later = group, later
-        return functional.linear(all_gathered(x, group), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
-        """The gradients of this rank's share, of weight and of bias; the last two may wait in `later`."""
-        x, weight, bias = ctx.saved_tensor()
-        group, later, learns = ctx.group, ctx.later, not weight.stop_gradient
-        inputs = being_gathered(x, group) if learns and not later.keeps else lambda: all_gathered(x, group)
-        share = None
-        if not x.stop_gradient:
-            share = being_summed(paddle.matmul(gradient, weight, transpose_y=True), group)
-        found: list[Any] = [None, None]
-        if later.keeps:
-            later.add(lambda: add_gradients(weight, bias, inputs, gradient))
-        else:
-            rows = gradient.reshape([-1, gradient.shape[-1]])
-            if learns:
-                found[0] = paddle.matmul(inputs().reshape([-1, weight.shape[0]]), rows, transpose_x=True)
-            if bias is not None and not bias.stop_gradient:
-                found[1] = rows.sum(axis=0)
-        return (None if share is None else share(), *found[: 1 if bias is None else 2])
-
-
-class ColumnLinear(nn.Layer):
-    """A Linear cut by its outputs: [..., s / ranks, in] -> [..., s, out / ranks].
-
-    Args:
-        gathered: whether all outputs are returned, [..., s, out].
-
-    Attributes:
-        later: where its weight gradients wait, if a schedule lets them.
-    """
-
-    def __init__(self, inputs: int, outputs: int, has_bias: bool, group: Any, gathered: bool) -> None:
-        super().__init__()
-        self.group, self.gathered, self.later = group, gathered, Later()
-        width = outputs // group.nranks
-        self.weight = self.create_parameter([inputs, width], default_initializer=_ZEROS)
-        self.bias = self.create_parameter([width], is_bias=True) if has_bias else None
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Gathers the positions, and computes a share of the outputs."""
-        from paddle.distributed.fleet.layers.mpu import mp_ops
-
-        # what is kept has the dtype of the product
-        same = x if x.dtype == self.weight.dtype else x.astype(self.weight.dtype)
-        y = GatheredLinear.apply(same, self.weight, self.bias, self.group, self.later)
-        return mp_ops._c_concat(y, group=self.group) if self.gathered else y
-
-
-class RowLinear(nn.Layer):
-    """A Linear cut by its inputs: [..., s, in / ranks] -> [..., s / ranks, out]. Its bias is added to each share."""
-
-    def __init__(self, inputs: int, outputs: int, has_bias: bool, group: Any) -> None:
-        super().__init__()
-        self.group, self.linear = group, functional.linear
-        self.weight = self.create_parameter([inputs // group.nranks, outputs], default_initializer=_ZEROS)
-        self.bias = self.create_parameter([outputs], is_bias=True) if has_bias else None
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Sums over the shares of the inputs, and keeps a share of the positions."""
-        y = SumAndScatter.apply(self.linear(x, self.weight), self.group)
-        return y if self.bias is None else y + self.bias
-
-
-class VocabularyEmbedding(nn.Layer):
-    """An Embedding cut by its rows: ids [..., s] -> [..., s / ranks, width]."""
-
-    def __init__(self, rows: int, width: int, group: Any) -> None:
-        super().__init__()
-        self.group, self.first = group, group.rank * rows // group.nranks
-        self.weight = self.create_parameter([rows // group.nranks, width], default_initializer=_ZEROS)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Looks up the tokens that this rank has, and keeps a share of the positions."""
-        from paddle.distributed.fleet.layers.mpu import mp_ops
-
-        return SumAndScatter.apply(mp_ops._c_lookup_table(self.weight, x, self.first), self.group)

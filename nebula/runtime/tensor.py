@@ -1,6 +1,6 @@
 """Cuts the layers of a chain element over a tensor group: nn.Linear and nn.Embedding become parallel layers.
 
-They are fleet's, or those of nebula.runtime.sequence where the element works on a share of the sequence.
+They are fleet's, or those of nebula.runtime.sequence_layers where the element works on a share of the sequence.
 
 What is cut says a table of patterns (models.*.tensor_split): fnmatch of the sublayer's name within its element to a
 kind: `column` a Linear by its outputs, `halves` each half of them, `row` by its inputs, `vocabulary` an Embedding by
@@ -21,7 +21,7 @@ from paddle import nn
 
 from nebula.errors import BadInput
 from nebula.graph.splits import applicable, kind_of
-from nebula.runtime import sequence
+from nebula.runtime import sequence_layers
 from nebula.runtime.vocabulary_table import VocabularyTable, check_product
 
 _KEPT = ("trainable", "optimize_attr", "regularizer", "need_clip")
@@ -154,11 +154,11 @@ def _on_shares(layer: nn.Layer, kind: str, name: str, member: Member, gathered: 
     _check_kind(layer, kind, name, member.degree)
     inputs, outputs = layer.weight.shape
     if isinstance(layer, nn.Embedding):
-        return sequence.VocabularyEmbedding(inputs, outputs, member.group)
+        return sequence_layers.VocabularyEmbedding(inputs, outputs, member.group)
     has_bias = layer.bias is not None
     if kind == "row":
-        return sequence.RowLinear(inputs, outputs, has_bias, member.group)
-    return sequence.ColumnLinear(inputs, outputs, has_bias, member.group, gathered)
+        return sequence_layers.RowLinear(inputs, outputs, has_bias, member.group)
+    return sequence_layers.ColumnLinear(inputs, outputs, has_bias, member.group, gathered)
 
 
 def _check_kind(layer: nn.Layer, kind: str, name: str, degree: int) -> None:
