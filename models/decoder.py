@@ -12,9 +12,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-from nebula.errors import BadInput
 from nebula.models.attention import hidden_future, weight_attr
-from nebula.models.decoders import DECODER_SPLITS, DecoderConfig
+from nebula.models.decoders import DECODER_SPLITS, DecoderConfig, check_layers
 from nebula.models.experts import GatedFeedForward, Mixture
 from nebula.models.routing import UNBALANCED, Routing
 
@@ -169,7 +168,7 @@ class DecoderModel(nn.Layer):
 
     def __init__(self, config: DecoderConfig, routing: Routing = UNBALANCED) -> None:
         super().__init__()
-        _check(config)
+        check_layers(config)
         self.config = config
         layers = [DecoderLayer(config, index, routing) for index in range(config.layers)]
         self.chain = nn.LayerList([Embedding(config), *layers, Head(config)])
@@ -185,19 +184,3 @@ class DecoderModel(nn.Layer):
 def residual_std(config: DecoderConfig) -> float:
     """Deviation of the matrices that write to the residual stream: smaller the more of them add up (GPT-2)."""
     return float(0.02 / (2 * config.layers) ** 0.5)
-
-
-def _check(config: DecoderConfig) -> None:
-    lacking = {
-        f"style {config.style}": config.style != "llama",
-        "latent attention": bool(config.latent.key_value_rank),
-        "a window": bool(config.window),
-        "norms of query and key heads": config.query_key_norm,
-        f"biases of {', '.join(config.biased)}": bool(config.biased),
-        "tied weights": config.tied,
-        "dropout": bool(config.dropout),
-        "attention that is not causal": not config.causal,
-    }
-    for what, asked in lacking.items():
-        if asked:
-            raise BadInput(f"decoder with {what}: it can be planned, and has no Paddle layers here yet")

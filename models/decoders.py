@@ -110,6 +110,27 @@ class DecoderConfig:
         return self.look.biases or part in self.biased
 
 
+def check_layers(config: DecoderConfig) -> None:
+    """Refuses a decoder that decoder.py has no Paddle layers for.
+
+    Raises:
+        BadInput: with what they lack.
+    """
+    lacking = {
+        f"style {config.style}": config.style != "llama",
+        "latent attention": bool(config.latent.key_value_rank),
+        "a window": bool(config.window),
+        "norms of query and key heads": config.query_key_norm,
+        f"biases of {', '.join(config.biased)}": bool(config.biased),
+        "tied weights": config.tied,
+        "dropout": bool(config.dropout),
+        "attention that is not causal": not config.causal,
+    }
+    for what, asked in lacking.items():
+        if asked:
+            raise BadInput(f"decoder with {what}: it can be planned, and has no Paddle layers here yet")
+
+
 DECODER_SPLITS: tuple[tuple[str, str], ...] = (
     ("tokens", "vocabulary"),
     ("attention.query", "column"),

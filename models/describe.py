@@ -54,6 +54,11 @@ def _with_length(config: ErnieConfig, seq_len: int | None) -> ErnieConfig:
     return replace(config, seq_len=seq_len, memory_length=min(config.memory_length, seq_len))
 
 
+def shape_graph(name: str, config: ErnieConfig | DecoderConfig, dtype: str) -> DistributedGraph:
+    """The graph of a config of either kind."""
+    return ernie_graph(name, config, dtype) if isinstance(config, ErnieConfig) else decoder_graph(name, config, dtype)
+
+
 def ernie_graph(name: str, config: ErnieConfig, dtype: str) -> DistributedGraph:
     """The chain of ernie.py with its loss: embedding, universal layers, entry, task layers, head."""
     make = ErnieBlocks(config=config, dtype=dtype)

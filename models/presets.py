@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from nebula.errors import BadInput, closest
 from nebula.models.config import ErnieConfig, ModuleConfig
-from nebula.models.decoders import DecoderConfig
+from nebula.models.decoders import DecoderConfig, check_layers
 from nebula.models.decoders_presets import DECODERS
 
 TASK_MODULE = ModuleConfig(layers=12, hidden=768, heads=12, ffn=3072)
@@ -68,6 +68,18 @@ def trained(name: str) -> ErnieConfig | DecoderConfig:
     if name in DECODERS and name not in PRESETS:
         known = ", ".join((*PRESETS, *TRAINED_DECODERS))
         raise BadInput(f"model preset {name!r} is for dry runs; layers to train have {known}")
+    return preset(name)
+
+
+def layered(name: str) -> ErnieConfig | DecoderConfig:
+    """The config called `name`, of a model whose layers stand here, be it too large to be trained here.
+
+    Raises:
+        BadInput: no preset has that name, or its layers do not.
+    """
+    if name in DECODERS and name not in PRESETS:
+        check_layers(DECODERS[name])
+        return DECODERS[name]
     return preset(name)
 
 

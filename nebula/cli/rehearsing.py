@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nebula.cli.subject import Subject
     from nebula.cluster.values import Cluster
     from nebula.models.config import ErnieConfig
+    from nebula.models.decoders import DecoderConfig
     from nebula.plan.values import Plan
     from nebula.rehearsal.verdict import Rehearsal
 
@@ -86,7 +87,7 @@ def rehearsal(
     from nebula.plan.legality import executable_on, violations
     from nebula.rehearsal.devices import emulated
     from nebula.rehearsal.fold import alone, folded, made_for
-    from nebula.rehearsal.shape import narrow
+    from nebula.rehearsal.shape import degrees_of, narrow
     from nebula.rehearsal.verdict import Rehearsal, loss_difference, stage_rows
     from nebula.report.findings import Search, median_step
     from nebula.runtime.training import Training
@@ -97,8 +98,7 @@ def rehearsal(
     if broken:
         raise BadInput("the plan is not legal: " + "; ".join(violation.sentence for violation in broken))
     small = folded(plan)
-    degrees = [len(replica.ranks) for stage in small.plan.stages for replica in stage.replicas]
-    shape = narrow(wide, degrees)
+    shape = narrow(wide, degrees_of(small.plan))
     cluster = emulated(run.cluster, plan.job.precision)
     training = Training(preset=run.model.preset, steps=steps, shape=shape, evaluate=False)
     graph = trained_graph(training, "fp32")
@@ -129,18 +129,18 @@ def rehearsal(
     )
 
 
-def _layers_of(subject: Subject) -> ErnieConfig:
+def _layers_of(subject: Subject) -> ErnieConfig | DecoderConfig:
     """The model that is made narrow.
 
     Raises:
         BadInput: it has no layers of ours.
     """
     from nebula.errors import BadInput
-    from nebula.models.presets import preset
+    from nebula.models.presets import layered
 
     if not subject.run.model.preset:
         raise BadInput("nebula rehearse runs built-in models (model.preset), whose layers it can make narrow")
-    return preset(subject.run.model.preset)
+    return layered(subject.run.model.preset)
 
 
 def _unproved(plan: Plan, cluster: Cluster) -> tuple[str, ...]:

@@ -105,10 +105,10 @@ def trained_graph(training: Training, precision: str) -> DistributedGraph:
     """The graph of the model that a training names, or of the shape that it gives it."""
     if training.shape is None:
         return described_graph(training.preset, training.seq_len, precision)
-    from nebula.models.describe import ernie_graph
+    from nebula.models.describe import shape_graph
     from nebula.plan.values import PRECISION_DTYPE
 
-    return ernie_graph(f"{training.preset} narrow", training.shape, PRECISION_DTYPE[precision])
+    return shape_graph(f"{training.preset} narrow", training.shape, PRECISION_DTYPE[precision])
 
 
 def find_plan(subject: Subject) -> Answer:

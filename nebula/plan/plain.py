@@ -1,6 +1,7 @@
 """Frozen values (dataclasses and named tuples) to plain data and back, each key and type checked on the way back.
 
-Only what a plan needs is known: dataclasses, named tuples, tuples, optional values, text, numbers and truth values.
+Only what a plan needs is known: dataclasses, named tuples, tuples, optional values, words of a list, text, numbers and
+truth values.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ def decode(kind: Any, value: Any, way: Keys = ()) -> Any:
         return None if value is None else decode(next(a for a in arms if a is not type(None)), value, way)
     if origin is tuple:
         return _tuple(arms, value, way)
+    if origin is typing.Literal:
+        if value not in arms:
+            raise Misfit(way, f"this must be one of {', '.join(map(str, arms))}, not {shown(value)}")
+        return value
     if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
         return _record(kind, value, way)
     return _scalar(kind, value, way)

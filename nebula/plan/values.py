@@ -299,6 +299,7 @@ class Plan:
         rows = [replica.micro_batch_rows for replica in first.replicas]
         if len(set(rows)) > 1:
             parts[0] += f" ({_counts(rows)} rows)"
+        parts += ["sequence parallel"] * self.sequence_parallel
         context = f"context ({first.exchange})"
         parts += [f"{name} {n}" for name, n in ((context, first.context), ("expert", first.expert)) if n > 1]
         parts.append(f"pipeline {devices}")

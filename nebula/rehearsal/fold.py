@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import gcd
 
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.values import Cluster
@@ -81,7 +82,7 @@ def alone(plan: Plan) -> Plan:
 
 def _fewer_micro_batches(plan: Plan, notes: list[str]) -> Plan:
     """As many as fill the pipeline twice: from then on a schedule repeats."""
-    enough = 2 * len(plan.stages)
+    enough = 2 * len(plan.homes)
     if plan.micro_batches <= 2 * enough:
         return plan
     notes.append(
@@ -92,16 +93,16 @@ def _fewer_micro_batches(plan: Plan, notes: list[str]) -> Plan:
 
 
 def _foldable(plan: Plan) -> bool:
-    """Whether stages and replicas are alike, a stage on each group of ranks: degrees change for all together."""
+    """Whether stages and replicas are alike: degrees change for all together."""
     first = plan.stages[0]
     alike = all(shape(stage) == shape(first) for stage in plan.stages)
     kinds = {(len(r.ranks), r.micro_batch_rows) for stage in plan.stages for r in stage.replicas}
-    return len(plan.homes) == len(plan.stages) and alike and len(kinds) == 1
+    return alike and len(kinds) == 1
 
 
 def _degrees(plan: Plan) -> tuple[int, int]:
     """The data and tensor degrees at which a plan is small enough, or 1 and 1."""
-    stage, room = plan.stages[0], MOST_RANKS // len(plan.stages)
+    stage, room = plan.stages[0], MOST_RANKS // len(plan.homes)
     for data, tensor in ((REPLICAS, stage.tensor), (1, stage.tensor)):
         if data <= stage.data and data * tensor <= room:
             return data, tensor
@@ -109,10 +110,10 @@ def _degrees(plan: Plan) -> tuple[int, int]:
 
 
 def _at_degrees(plan: Plan, data: int, tensor: int, notes: list[str]) -> Plan:
-    stages, first = plan.stages, plan.stages[0]
+    stages, first, homes = plan.stages, plan.stages[0], plan.homes
     sharded = first.sharding.stage if data > 1 else 0
     made = uniform_stages(
-        boundaries=(*(stage.layers[0] for stage in stages), stages[-1].layers[1]),
+        boundaries=tuple(range(len(homes) + 1)),
         data=data,
         tensor=tensor,
         sharding=Sharding(stage=sharded, degree=data) if sharded else Sharding(),
@@ -120,29 +121,36 @@ def _at_degrees(plan: Plan, data: int, tensor: int, notes: list[str]) -> Plan:
     )
     places = {
         rank: plan.ranks[old]
-        for small, whole in zip(made, stages, strict=True)
-        for one, other in zip(small.replicas, whole.replicas, strict=False)
+        for small, held in zip(made, homes, strict=True)
+        for one, other in zip(small.replicas, stages[held[0]].replicas, strict=False)
         for rank, old in zip(one.ranks, other.ranks, strict=False)
     }
+    context, expert = gcd(first.context, tensor), gcd(first.expert, data * tensor)
+    at = {index: small for small, held in zip(made, homes, strict=True) for index in held}
     kept = tuple(
-        replace(whole, replicas=small.replicas, sharding=small.sharding)
-        for small, whole in zip(made, stages, strict=True)
+        replace(whole, replicas=at[i].replicas, sharding=at[i].sharding, context=context, expert=expert)
+        for i, whole in enumerate(stages)
     )
-    notes.extend(_folding_notes(first, data, tensor))
-    sequence = plan.sequence_parallel and tensor > 1
+    notes.extend(_folding_notes(first, data, tensor, context, expert))
+    sequence = plan.sequence_parallel and tensor > context
     ranks = tuple(places[rank] for rank in range(len(places)))
     return _with_batch(replace(plan, stages=kept, ranks=ranks, sequence_parallel=sequence))
 
 
-def _folding_notes(stage: Stage, data: int, tensor: int) -> Iterator[str]:
+def _folding_notes(stage: Stage, data: int, tensor: int, context: int, expert: int) -> Iterator[str]:
     if data < stage.data:
         ran = "one ran, so no gradient was summed" if data == 1 else f"{data} ran, and gradients were summed over them"
         yield f"of {stage.data} replicas {ran}; the simulator has all {stage.data}"
     if stage.sharding.stage and stage.sharding.degree > data:
         cut = "were not cut" if data == 1 else f"were cut in {data}"
         yield f"the states of the optimizer, sharding stage {stage.sharding.stage} over {stage.sharding.degree}, {cut}"
-    if tensor < stage.tensor:
-        yield f"tensor {stage.tensor} was cut to {tensor}: groups of {stage.tensor} did not run"
+    for name, whole, small in (
+        ("tensor", stage.tensor // stage.context, tensor // context),
+        ("context", stage.context, context),
+        ("expert", stage.expert, expert),
+    ):
+        if small < whole:
+            yield f"{name} {whole} was cut to {small}: groups of {whole} did not run"
 
 
 def _with_batch(plan: Plan) -> Plan:

@@ -49,7 +49,7 @@ class Training:
     seed: int = 0
     timeline_step: int = -1
     evaluate: bool = True
-    shape: ErnieConfig | None = None
+    shape: ErnieConfig | DecoderConfig | None = None
     checkpoint: Policy = NEVER
     resume: bool = False
 
@@ -108,13 +108,15 @@ def load(run_dir: Path) -> Training:
             raise BadInput(f"{path} has an unknown key {key!r}: {closest(key, known)}")
     if "preset" not in value:
         raise BadInput(f"{path} names no preset; nebula train writes it whole")
-    for name, kind in NESTED.items():
+    for name, kind in (("checkpoint", Policy), ("shape", _kind_of_shape(value.get("shape")))):
         if value.get(name) is not None:
             value[name] = _nested(kind, name, value[name], path)
     return Training(**value)
 
 
-NESTED = {"checkpoint": Policy, "shape": ErnieConfig}
+def _kind_of_shape(value: Any) -> Any:
+    """A decoder has a style."""
+    return DecoderConfig if isinstance(value, dict) and "style" in value else ErnieConfig
 
 
 def _nested(kind: Any, name: str, value: Any, path: Path) -> Any:

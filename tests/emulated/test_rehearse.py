@@ -95,9 +95,31 @@ def test_a_plan_that_is_not_legal_is_refused_before_anything_runs(tmp_path, word
     assert not (tmp_path / "rehearsals").exists()
 
 
+EXPERTS = {
+    "engine": "executor",
+    "schedule": "interleaved",
+    "micro_batches": 2,
+    "stages": [
+        {"layers": [3 * i, 3 * i + 3], "replicas": [replica([0, 1], 4)], "context": 2, "expert": 2} for i in range(2)
+    ],
+    "ranks": [{"node": "two/0", "device": 0}, {"node": "two/0", "device": 1}],
+}
+
+
+@pytest.mark.slow
+def test_a_decoder_with_experts_is_rehearsed(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN.replace("ernie-3.0-small", "ernie-4.5-small"))
+    (tmp_path / "plan.json").write_text(json.dumps(whole_plan() | EXPERTS))
+    code, out, err = nebula(tmp_path, "rehearse", "run.yaml", "--plan", "plan.json", "--steps", "3", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["holds"]
+    assert found["split"].startswith("data 1 · tensor 1 · context (ring) 2 · expert 2")
+
+
 def test_a_model_without_layers_of_ours_is_refused_before_the_search(tmp_path):
-    (tmp_path / "run.yaml").write_text(RUN.replace("ernie-3.0-small", "llama3-8b"))
+    (tmp_path / "run.yaml").write_text(RUN.replace("ernie-3.0-small", "deepseek-v3"))
     code, _, err = nebula(tmp_path, "rehearse", "run.yaml")
     assert code == 2
     assert err.splitlines() == [err.strip()]
-    assert "layers to train have ernie-3.0-small" in err
+    assert "latent attention" in err

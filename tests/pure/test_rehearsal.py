@@ -10,12 +10,13 @@ from plan_samples import uniform
 
 from nebula.cost_model.simulate import Event, Timeline
 from nebula.errors import BadInput
-from nebula.models.presets import PRESETS
+from nebula.models.decoders import check_layers
+from nebula.models.presets import PRESETS, layered
 from nebula.plan.legality import violations
 from nebula.plan.values import RankPlace, Sharding
 from nebula.rehearsal.devices import emulated
 from nebula.rehearsal.fold import MOST_RANKS, alone, folded
-from nebula.rehearsal.shape import narrow
+from nebula.rehearsal.shape import Degrees, narrow
 from nebula.rehearsal.verdict import Rehearsal, loss_difference, stage_rows
 from tests.pure.cost_samples import cluster, device
 from tests.pure.report_samples import prediction
@@ -58,6 +59,36 @@ def test_a_plan_of_many_stages_is_refused():
         folded(uniform(data=2, boundaries=tuple(range(18))))
 
 
+def test_virtual_stages_stay_on_their_ranks_and_shares_of_a_sequence_and_experts_get_fewer():
+    plan = uniform(data=4, tensor=8, boundaries=(0, 1, 2, 3, 4))
+    held = [plan.stages[0].replicas, plan.stages[1].replicas]
+    stages = tuple(
+        replace(stage, replicas=held[index % 2], context=4, expert=16) for index, stage in enumerate(plan.stages)
+    )
+    ranks = plan.ranks[:64]
+    whole = replace(
+        plan, stages=renumbered(stages), ranks=ranks, schedule="interleaved", micro_batches=4, engine="executor"
+    )
+    small = folded(replace(whole, job=replace(whole.job, global_batch=16)))
+    assert violations(small.plan, layers=4, cluster=None) == ()
+    assert small.plan.world_size == 16
+    assert small.plan.homes == ((0, 2), (1, 3))
+    assert [(s.data, s.tensor, s.context, s.expert) for s in small.plan.stages] == [(1, 8, 4, 8)] * 4
+    assert "expert 16 was cut to 8" in " ".join(small.left_out)
+
+
+def renumbered(stages):
+    """The stages with ranks counted from 0 over the groups that hold them."""
+    order = {rank: i for i, rank in enumerate(dict.fromkeys(r for stage in stages for r in stage.ranks))}
+    return tuple(
+        replace(
+            stage,
+            replicas=tuple(replace(r, ranks=tuple(order[rank] for rank in r.ranks)) for r in stage.replicas),
+        )
+        for stage in stages
+    )
+
+
 def test_folding_keeps_what_a_stage_recomputes():
     plan = uniform(data=24, boundaries=(0, 3, 6))
     stages = tuple(replace(stage, recompute="full", recompute_layers=2) for stage in plan.stages)
@@ -87,7 +118,7 @@ def test_the_serial_run_has_the_same_rows():
 @pytest.mark.parametrize("degrees", [[1], [2], [8], [3], [1, 2, 4]])
 def test_a_narrow_model_divides_as_the_wide_one_does(name, degrees):
     wide = PRESETS[name]
-    slim = narrow(wide, degrees)
+    slim = narrow(wide, Degrees(tensor=tuple(degrees), context=(1,), expert=(1,)))
     for one, other in ((wide.universal, slim.universal), (wide.nlu, slim.nlu), (wide.nlg, slim.nlg)):
         assert one.layers == other.layers
         assert [one.heads % d == 0 for d in degrees] == [other.heads % d == 0 for d in degrees]
@@ -95,6 +126,29 @@ def test_a_narrow_model_divides_as_the_wide_one_does(name, degrees):
         assert other.hidden <= one.hidden
     assert slim.vocabulary % max(degrees) == 0
     assert slim.dropout == 0.0
+
+
+@pytest.mark.parametrize("name", ["llama3-70b", "ernie-4.5-300b-a47b", "ernie-5.0-like-1t"])
+@pytest.mark.parametrize(("tensor", "context", "expert"), [(1, 1, 1), (8, 1, 8), (2, 4, 16), (3, 2, 3)])
+def test_a_narrow_decoder_divides_as_the_wide_one_does(name, tensor, context, expert):
+    wide = layered(name)
+    slim = narrow(wide, Degrees(tensor=(tensor,), context=(context,), expert=(expert,)))
+    assert slim.layers == wide.layers
+    assert [slim.has_experts(layer) for layer in range(slim.layers)] == [
+        wide.has_experts(layer) for layer in range(wide.layers)
+    ]
+    for cut in (tensor, tensor * context):
+        assert (slim.kv_heads % cut == 0) == (wide.kv_heads % cut == 0)
+    assert (slim.experts.count % expert == 0) == (wide.experts.count % expert == 0)
+    assert slim.seq_len % (2 * context * tensor) == 0
+    assert slim.hidden < wide.hidden
+    check_layers(slim)
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "gpt3-175b", "ernie-4.5-21b-a3b"])
+def test_decoders_without_layers_here_are_refused(name):
+    with pytest.raises(BadInput, match="no Paddle layers here yet"):
+        layered(name)
 
 
 def test_emulated_devices_work_at_the_rate_of_the_jobs_precision():
