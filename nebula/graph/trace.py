@@ -97,11 +97,19 @@ def trace(layer: nn.Layer, inputs: Sequence[tuple[InputSpec, bool]], rows: int) 
 
 
 def _outputs(returned: Any, kind: str) -> list[Any]:
-    """The tensors that the layer returned.
+    """The tensors that the layer returned, alone or in a tuple.
+
+    Those that a class of its own names, as a model of PaddleFormers returns, come in that class's order.
 
     Raises:
         BadInput: it returned nothing, or something other than tensors in a row.
     """
+    if isinstance(returned, list | tuple) and len(returned) == 1:
+        inner = returned[0]
+        if isinstance(inner, dict) and type(inner) is not dict:
+            returned = list(inner.values())
+        elif isinstance(inner, list | tuple):
+            returned = inner
     outputs = [value for value in returned if value is not None] if isinstance(returned, list | tuple) else []
     if not outputs or not all(hasattr(value, "shape") for value in outputs):
         told = "something other than tensors" if outputs else "nothing"

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "emulated"))
 import ranks
+import test_own_script as scripts
 from equality import LOSS_TOLERANCE, WEIGHT_TOLERANCE, compare, losses_of
 
 if importlib.util.find_spec("paddleformers") is None:
@@ -39,3 +40,15 @@ def test_it_trains_as_one_process_does(results, case):
     print(f"{case:34} {row.losses:.1e} {row.weights:.1e}")
     assert row.losses <= LOSS_TOLERANCE
     assert row.weights <= WEIGHT_TOLERANCE
+
+
+def test_the_example_is_planned_and_launched_as_its_page_says(tmp_path):
+    script, cluster = "examples/formers.py", scripts.ROOT / "examples" / "clusters" / "emulated-4.yaml"
+    scripts.run(scripts.NEBULA, "plan", "examples/own-formers.yaml", "-o", tmp_path / "plan.json")
+    words = ["launch", "--cluster", cluster, "--logs", tmp_path / "log", tmp_path / "plan.json", script]
+    said = scripts.run(scripts.NEBULA, *words)
+    assert len(list((tmp_path / "log").glob("workerlog.*"))) == 4
+    alone = scripts.losses(scripts.run(sys.executable, script))
+    assert len(alone) == 8
+    assert alone[-1] < alone[0]
+    assert scripts.losses(said) == pytest.approx(alone, abs=2e-4)
