@@ -21,7 +21,7 @@ MADE_AGAIN = ("all_gather", "contiguous")
 
 NORMS = ("layer_norm", "rms_norm")
 
-FLOAT_COPIES = {"composed": (3, 4), "steps": (2, 2), "kernel": (2, 2), "in place": (0, 0), "plug-in": (2, 2)}
+FLOAT_COPIES = {"composed": (3, 4), "steps": (2, 2), "kernel": (2, 2), "in place": (0, 0), "plug-in": (2, 5)}
 """Float32 tensors as large as the logits that a loss holds at once, by how it is computed (Execution.loss): over a
 whole vocabulary, and over one that tensor ranks share.
 
@@ -43,12 +43,14 @@ class Activations:
         restored: come back when the layer's backward computes its forward again.
         passing: gradients of tensors that lie there together while the backward passes one operator.
         logits: of the loss, from its forward to the gradient of the projection; 0 in other layers.
+        logits_gradient: of these, what its backward leaves: one tensor as large as the logits.
     """
 
     kept: float
     restored: float = 0.0
     passing: float = 0.0
     logits: float = 0.0
+    logits_gradient: float = 0.0
 
 
 def activations(block: Block, execution: Execution, *, again: bool = True, parts: int = 1) -> Activations:
@@ -80,6 +82,7 @@ def activations_under(
                 restored=size(whole - kept) / parts,
                 passing=passing / parts,
                 logits=logits_bytes / parts,
+                logits_gradient=view.logits_gradient_bytes / parts,
             )
         )
     return tuple(found)
@@ -114,6 +117,13 @@ class _View:
         wide = FLOAT_BYTES if self.execution.float_logits else width
         # logits that are float32 already need no converted copy
         return float(logits.size * (width + wide * (copies - (width == FLOAT_BYTES and copies > 0))))
+
+    @property
+    def logits_gradient_bytes(self) -> float:
+        """Of the logits' gradient, in the dtype in which products are computed."""
+        if self.loss is None:
+            return 0.0
+        return float(self.tensors[self.loss.inputs[0]].size * DTYPE_BYTES[self.execution.compute_dtype])
 
     def saved(self, operators: Iterable[Operator]) -> set[str]:
         """Names that operators save for their gradients."""

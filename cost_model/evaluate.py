@@ -54,15 +54,16 @@ def plan_pricing(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> BySta
 
 
 def beyond_fleet(plan: Plan) -> bool:
-    """Whether fleet's price is not its own: it is the executor's, or has several stages on a device, another schedule,
-    context, experts or offload.
+    """Whether fleet's price is not its own.
 
-    Replicas of one stage with unlike numbers of ranks have fleet's price, since no other knows them.
+    Where the executor runs it, or where it has several stages on a device, another schedule, context, experts or
+    offload. Replicas of one stage with unlike numbers of ranks have fleet's price, since no other knows them, and so
+    have sharding stages 2 and 3, which the executor leaves to fleet.
     """
     several = len(plan.homes) < len(plan.stages)
     inner = any(stage.context > 1 or stage.expert > 1 or stage.offload != "none" for stage in plan.stages)
     even = all(len({len(r.ranks) for r in stage.replicas}) == 1 for stage in plan.stages)
-    executor = plan.engine == "executor" and even
+    executor = plan.engine == "executor" and even and all(stage.sharding.stage < 2 for stage in plan.stages)
     return executor or several or inner or plan.schedule not in ("1f1b", "fthenb")
 
 

@@ -91,7 +91,12 @@ def memory_timelines(
         alive(plan.schedule, len(homes), device, plan.micro_batches, len(own)) for device, own in enumerate(homes)
     ]
     kept = (
-        executed_kept(plan_pricing(graph, cluster, plan), plan)
+        [
+            _at_peak(own, flight, peak)
+            for own, flight, peak in zip(
+                executed_kept(plan_pricing(graph, cluster, plan), plan), flights, peaks, strict=True
+            )
+        ]
         if beyond_fleet(plan)
         else [(peak.activations_bytes / flight[0],) for peak, flight in zip(peaks, flights, strict=True)]
     )
@@ -100,6 +105,16 @@ def memory_timelines(
         _timeline(_Device(tuple(own), peak, flight, each), events, end_s)
         for (own, peak, flight, each), events in zip(devices, steps.by_stage(), strict=True)
     )
+
+
+def _at_peak(kept: Sequence[float], flight: Sequence[int], peak: StageMemory) -> tuple[float, ...]:
+    """What a micro-batch keeps on each chunk, such that all in flight come to what they hold at the peak.
+
+    A backward may have used some of it up when the peak is reached; where all is gone then, it counts whole.
+    """
+    whole = sum(n * each for n, each in zip(flight, kept, strict=True))
+    share = peak.activations_bytes / whole if whole and peak.activations_bytes else 1.0
+    return tuple(share * each for each in kept)
 
 
 def _timeline(device: _Device, events: Sequence[Event], end_s: float) -> MemoryTimeline:
@@ -131,7 +146,7 @@ class _Device:
         kept: bytes of one of them on each chunk.
     """
 
-    CHANGING = ("gradients", "activations", "workspace", "logits")
+    CHANGING = ("gradients", "activations", "workspace", "logits", "buffers")
 
     def __init__(
         self, stages: tuple[int, ...], peak: StageMemory, flight: Sequence[int], kept: Sequence[float]
@@ -141,6 +156,8 @@ class _Device:
         self._loss = stages.index(max(stages))
         self._logits_bytes = peak.logits_bytes / max(flight[self._loss], 1)
         self._backward = self._gradients = False
+        # where the peak has no activations, replicas sum gradients then, and what that takes lies there only so long
+        self._summing = bool(peak.activations_bytes)
         self.moments: list[tuple[float, ...]] = []
         self._note(0.0)
 
@@ -158,6 +175,11 @@ class _Device:
         elif event.kind == "W":
             self._alive[event.chunk] -= 1
             self._note(event.end_s)
+        elif event.kind == "sync" and not self.peak.activations_bytes:
+            self._summing = True
+            self._note(event.start_s)
+            self._summing = False
+            self._note(event.end_s)
         elif event.kind == "update":
             self._gradients = False
             self._note(event.end_s)
@@ -170,5 +192,6 @@ class _Device:
                 sum(n * each for n, each in zip(self._alive, self._kept, strict=True)),
                 self.peak.workspace_bytes * self._backward,
                 self._logits_bytes * self._alive[self._loss],
+                self.peak.buffers_bytes * self._summing,
             )
         )

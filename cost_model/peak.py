@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from nebula.cluster.values import Cluster
 from nebula.cost_model.activations import PRODUCTS, Activations
+from nebula.cost_model.eager_peak import eager_moments
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.held import Held, has_own_sums, held, held_beside_host
 from nebula.cost_model.offload import holds_activations, holds_states, staged_bytes
@@ -80,6 +81,7 @@ class LayerLoad:
         weights: for each weight of a product its name, its shape and the bytes of one gradient; of experts of one.
         activations: of one micro-batch.
         output_bytes: of one micro-batch, what goes to the next layer.
+        widest_bytes: the largest gradient of one weight.
     """
 
     elements: float
@@ -87,6 +89,7 @@ class LayerLoad:
     weights: tuple[tuple[str, tuple[int, ...], float], ...]
     activations: Activations
     output_bytes: float
+    widest_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +101,14 @@ class Chunk:
         flight: micro-batches whose activations lie in memory together.
         sends: whether its output goes to another stage and is kept until the gradient comes.
         offload: what lies in the host's memory, one of OFFLOAD.
+        received_bytes: what came from the stage before, of one micro-batch.
     """
 
     layers: tuple[LayerLoad, ...]
     flight: int
     sends: bool = False
     offload: str = "none"
+    received_bytes: float = 0.0
 
     @property
     def kept_bytes(self) -> float:
@@ -134,6 +139,7 @@ class Setting:
         tied_elements: that the rank has twice in its layers and once in memory.
         limit_bytes: what may be filled.
         offload: what of the parameters lies in the host's memory, one of OFFLOAD.
+        splits: whether gradients of weights come later than those of inputs.
     """
 
     execution: Execution
@@ -146,6 +152,13 @@ class Setting:
     tied_elements: float = 0.0
     limit_bytes: float = 0.0
     offload: str = "none"
+    splits: bool = False
+
+    @property
+    def eager(self) -> bool:
+        """Whether PaddlePaddle's executor runs it where tensors alone count."""
+        plain = self.sharding.stage < 2 and self.offload == "none"
+        return plain and self.counted is Counted.EMULATED and self.execution.by_tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,16 +224,17 @@ def layer_load(block: Block, activations: Activations, expert_parts: int = 1) ->
         ),
         activations=activations,
         output_bytes=float(block.output_bytes),
+        widest_bytes=float(max((t.bytes for t in block.parameters), default=0)),
     )
 
 
 def rank_peak(chunks: Sequence[Chunk], setting: Setting) -> Peak:
     """The peak of a rank that holds these chunks."""
     own = _held(chunks, setting)
-    moments = _moments(chunks, setting, own)
+    moments = eager_moments(chunks, setting, own, _staged(chunks)) if setting.eager else _moments(chunks, setting, own)
     name = max(moments, key=lambda m: moments[m].total_bytes)
-    if setting.counted is Counted.ALLOCATED:
-        return Peak(memory=moments[name], moment=name)
+    if setting.eager or setting.counted is Counted.ALLOCATED:
+        return Peak(memory=moments[name], moment=name, counted=setting.counted)
     busiest = max((m for n, m in moments.items() if n != STEP), key=lambda m: m.total_bytes)
     return Peak(memory=_reserved(busiest, own, setting), moment=name, counted=setting.counted)
 

@@ -12,7 +12,7 @@ from nebula.cost_model.activations import activations
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, Peak, Setting, layer_load, rank_peak
 from nebula.graph.values import Block, DistributedGraph
-from nebula.plan.schedule import alive
+from nebula.plan.schedule import alive, splits_backward
 from nebula.plan.values import Plan, Sharding
 
 BlockOf = Callable[[int], Block]
@@ -100,6 +100,7 @@ def setting_of(
         tied_elements=tied_elements,
         limit_bytes=limit_bytes,
         offload=stage.offload,
+        splits=splits_backward(plan.schedule),
     )
 
 
@@ -116,12 +117,16 @@ def home_chunks(
         homes: devices of the pipeline.
     """
     flights = alive(plan.schedule, homes, home, plan.micro_batches, len(own))
-    return tuple(
-        Chunk(
-            layers=tuple(loads_of(index)[slice(*plan.stages[index].layers)]),
-            flight=flight,
-            sends=index + 1 < len(plan.stages),
-            offload=plan.stages[index].offload,
+    found = []
+    for index, flight in zip(own, flights, strict=True):
+        loads, (first, end) = loads_of(index), plan.stages[index].layers
+        found.append(
+            Chunk(
+                layers=tuple(loads[first:end]),
+                flight=flight,
+                sends=index + 1 < len(plan.stages),
+                offload=plan.stages[index].offload,
+                received_bytes=loads[first - 1].output_bytes if first else 0.0,
+            )
         )
-        for index, flight in zip(own, flights, strict=True)
-    )
+    return tuple(found)

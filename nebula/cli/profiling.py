@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nebula.cluster.values import Cluster, NodeGroup
     from nebula.profiling.fit import Residuals
     from nebula.profiling.result import Profile
+    from nebula.profiling.start import Network
 
 
 def profile(
@@ -33,7 +34,7 @@ def profile(
 
     from nebula.cli.console import log, print_json
     from nebula.cli.output import free
-    from nebula.profiling.start import measure
+    from nebula.profiling.start import measure, measure_network
     from nebula.whole_file import write_whole
 
     if output:
@@ -43,7 +44,8 @@ def profile(
     log(f"measuring {group.device.name}: {group.devices_per_node} at the same time")
     with tempfile.TemporaryDirectory(prefix="nebula-profile-") as folder:
         measured = measure(cluster, group, Path(folder), quick=quick)
-    found, text = _result(measured, group)
+        network = measure_network(cluster, group, Path(folder), quick=quick)
+    found, text = _result(measured, group, network)
     if output:
         write_whole(output, text)
         log(f"wrote {output}: name it in the cluster file with `calibration: {output.name}`")
@@ -71,13 +73,13 @@ def _group(cluster: Cluster, name: str) -> NodeGroup:
     return groups[name] if name else cluster.groups[0]
 
 
-def _result(measured: Any, group: NodeGroup) -> tuple[Profile, str]:
+def _result(measured: Any, group: NodeGroup, network: Network | None) -> tuple[Profile, str]:
     """The fitted profile and the text of its file."""
     import os
     from datetime import date
     from importlib.metadata import version
 
-    from nebula.profiling.result import document, fitted
+    from nebula.profiling.result import document, fitted, network_card
 
     today = date.today().isoformat()
     versions = {name: version(name) for name in ("paddle-nebula", "paddlepaddle", "numpy")}
@@ -90,7 +92,8 @@ def _result(measured: Any, group: NodeGroup) -> tuple[Profile, str]:
         "clock": measured.clock,
         "load_average": round(os.getloadavg()[0], 2),
     }
-    found = fitted(measured, group.device, group.intra.kind, source=source)
+    card = network_card(network.messages, group.nic, network.between) if network else None
+    found = fitted(measured, group.device, group.intra.kind, source=source, nic=card)
     return found, document(found, made)
 
 
@@ -120,6 +123,8 @@ def _show(found: Profile) -> None:
     if link:
         cost = f"{format_rate(link.bytes_per_s)}, {format_seconds(link.latency_s)} a message"
         table.add_row("link", cost, *_cells(link.residuals))
+    if card := found.calibration.nic:
+        table.add_row("network card", f"{format_rate(card.bytes_per_s)}, {format_seconds(card.latency_s)} a message")
     results().print(table)
 
 

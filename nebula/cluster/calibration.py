@@ -48,6 +48,7 @@ class LinksSection(Section):
     """The measured links."""
 
     intra: IntraSection | None = None
+    nic: IntraSection | None = None
 
 
 class CalibrationSection(Section):
@@ -74,6 +75,7 @@ class Calibration:
         peak_flops: by dtype, as in DeviceType.
         figures: fields of DeviceType and their values.
         intra: between two devices of a node; None where it was not measured.
+        nic: a network card; None where no nodes were measured.
     """
 
     device: str
@@ -82,6 +84,7 @@ class Calibration:
     peak_flops: dict[str, float]
     figures: dict[str, float]
     intra: Link | None = None
+    nic: Link | None = None
 
     def calibrated(self, device: DeviceType) -> DeviceType:
         """The type with the measured figures, each of which says where it comes from."""
@@ -93,7 +96,7 @@ class Calibration:
     def group(self, group: NodeGroup) -> NodeGroup:
         """A group of such devices with measured figures."""
         intra = self.intra if self.intra and group.devices_per_node > 1 else group.intra
-        return replace(group, device=self.calibrated(group.device), intra=intra)
+        return replace(group, device=self.calibrated(group.device), intra=intra, nic=self.nic or group.nic)
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -106,17 +109,21 @@ def load_calibration(path: Path) -> Calibration:
     section = validated(document, CalibrationSection)
     if not section.source.startswith("measured"):
         raise document.fault(("source",), "a calibration is measured: let its source begin with that word and say how")
-    intra = section.links.intra
     return Calibration(
         device=section.device,
         source=section.source,
         processes=section.processes,
         peak_flops={DTYPES[key]: value for key, value in section.figures.peak_flops.items()},
         figures={FIELDS[key][0]: getattr(section.figures, key) for key in MEASURED},
-        intra=Link(kind=intra.kind, bytes_per_s=intra.bandwidth, latency_s=intra.latency, attained=True)
-        if intra
-        else None,
+        intra=_link(section.links.intra),
+        nic=_link(section.links.nic),
     )
+
+
+def _link(section: IntraSection | None) -> Link | None:
+    if section is None:
+        return None
+    return Link(kind=section.kind, bytes_per_s=section.bandwidth, latency_s=section.latency, attained=True)
 
 
 def apply(document: Document, named: Sequence[str], cluster: Cluster) -> Cluster:
@@ -184,15 +191,18 @@ def dump_calibration(calibration: Calibration, more: dict[str, Any]) -> str:
         "processes": calibration.processes,
         "figures": figures,
     }
-    if calibration.intra:
-        link = calibration.intra
-        intra = {
-            "kind": link.kind,
-            "bandwidth": _short(link.bytes_per_s, "B/s"),
-            "latency": _short(link.latency_s, "s"),
-        }
-        document["links"] = {"intra": intra}
+    links = {name: _written(link) for name in ("intra", "nic") if (link := getattr(calibration, name))}
+    if links:
+        document["links"] = links
     return yaml.safe_dump({**document, **more}, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _written(link: Link) -> dict[str, Any]:
+    return {
+        "kind": link.kind,
+        "bandwidth": _short(link.bytes_per_s, "B/s"),
+        "latency": _short(link.latency_s, "s"),
+    }
 
 
 _UNITS = {"memory_bandwidth": "B/s", "kernel_time": "s"}

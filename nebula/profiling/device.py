@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from nebula.profiling.measurements import Move, Product, Reference
-from nebula.profiling.moves import copy_rate, moves, sizes
+from nebula.profiling.moves import copy_rate, moves, sizes, smallest_kernel_s
 from nebula.profiling.products import products, scale_of
 from nebula.profiling.reference import kernel_seconds, references
 from nebula.profiling.timing import Effort, medians
@@ -26,8 +26,18 @@ class DeviceTimes:
     references: tuple[Reference, ...]
 
 
+NOTHING = DeviceTimes(kernel_s=0.0, copy_bytes_per_s=0.0, products=(), moves=(), references=())
+"""Of a device of which messages alone are measured."""
+
+
 def measure(
-    dtypes: tuple[str, ...], seconds: Callable[[], float], effort: Effort, memory_bytes: float, device: str
+    dtypes: tuple[str, ...],
+    seconds: Callable[[], float],
+    effort: Effort,
+    memory_bytes: float,
+    device: str,
+    *,
+    bare: bool,
 ) -> DeviceTimes:
     """Times kernels and steps.
 
@@ -36,8 +46,9 @@ def measure(
         seconds: the time at which all work issued so far is done.
         memory_bytes: of the device; cases stay well below.
         device: in Paddle's words.
+        bare: whether a kernel costs nothing but what the device takes, as in virtual time, which no host passes.
     """
-    kernel_s = kernel_seconds(seconds, effort, device)
+    kernel_s = smallest_kernel_s(seconds, effort) if bare else kernel_seconds(seconds, effort, device)
     rate = copy_rate(seconds, effort, memory_bytes)
     scale = scale_of(dtypes[0], seconds, effort, memory_bytes)
     move_rows, move_cases = moves(sizes(rate, effort, memory_bytes))

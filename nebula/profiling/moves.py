@@ -14,7 +14,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from nebula.profiling.measurements import Move
-from nebula.profiling.rotation import Rotation, Tensors, gradient, random
+from nebula.profiling.rotation import ROTATED_BYTES, Rotation, Tensors, gradient, random
 from nebula.profiling.timing import Effort, medians
 
 Seconds = Callable[[], float]
@@ -96,6 +96,11 @@ def copy_rate(seconds: Seconds, effort: Effort, memory_bytes: float) -> float:
     size = int(min(2**26, memory_bytes // 16))
     copy = Rotation(lambda: (paddle.ones([size], "uint8"),), size, lambda x: x.clone())
     return 2.0 * size / medians([copy], seconds, effort)[0]
+
+
+def smallest_kernel_s(seconds: Seconds, effort: Effort) -> float:
+    """What a kernel on one element takes: its launch and 8 bytes."""
+    return medians([Rotation(lambda: (paddle.ones([1]),), ROTATED_BYTES, lambda x: x * 0.5)], seconds, effort)[0]
 
 
 def moves(tensor_bytes: tuple[int, ...]) -> tuple[list[Move], list[Rotation]]:

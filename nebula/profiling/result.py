@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from nebula.profiling.fit import (
     fit_rate,
     link_residuals,
 )
-from nebula.profiling.measurements import Measurements
+from nebula.profiling.measurements import Measurements, Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,9 @@ class Profile:
     calibration: Calibration
 
 
-def fitted(measured: Measurements, device: DeviceType, link_kind: str, *, source: str) -> Profile:
+def fitted(
+    measured: Measurements, device: DeviceType, link_kind: str, *, source: str, nic: Link | None = None
+) -> Profile:
     """The figures that fit the measurements.
 
     A CPU's peak is the attained rate itself. The peak of another device stays what its data sheet says, for the first
@@ -45,6 +48,7 @@ def fitted(measured: Measurements, device: DeviceType, link_kind: str, *, source
         device: the type as the cluster file has it.
         link_kind: what the file calls the link between two devices of a node.
         source: begins with `measured`.
+        nic: a network card as it was measured; None where it was not.
 
     Raises:
         BadInput: too little was measured.
@@ -75,8 +79,26 @@ def fitted(measured: Measurements, device: DeviceType, link_kind: str, *, source
         intra=Link(kind=link_kind, bytes_per_s=link.bytes_per_s, latency_s=link.latency_s, attained=True)
         if link
         else None,
+        nic=nic,
     )
     return Profile(measured=measured, products=products, memory=memory, link=link, calibration=calibration)
+
+
+def network_card(messages: Sequence[Message], card: Link, between: Link) -> Link:
+    """A network card by messages between two nodes.
+
+    Args:
+        card: as the cluster file has it.
+        between: the link that follows from it, of one device while all of its node talk; what was measured is to this
+            as the card is to the file's.
+    """
+    found = fit_link(messages)
+    return Link(
+        kind=card.kind,
+        bytes_per_s=card.bytes_per_s * found.bytes_per_s / between.bytes_per_s,
+        latency_s=max(0.0, card.latency_s + found.latency_s - between.latency_s),
+        attained=True,
+    )
 
 
 def _other_rates(measured: Measurements, main: str, half_product_flops: float) -> dict[str, float]:

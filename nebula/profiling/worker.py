@@ -14,14 +14,17 @@ import paddle
 import nebula
 from nebula.launch.emulated_clock import clock_of
 from nebula.profiling.collectives import messages
-from nebula.profiling.device import measure
+from nebula.profiling.device import NOTHING, measure
 from nebula.profiling.measurements import Measurements, plain
 from nebula.profiling.timing import FULL, QUICK
 from nebula.runtime.start import device
 
 
 def main() -> None:
-    """Arguments: the folder for measured.<rank>.json, `full` or `quick`, dtypes with commas, bytes of the device."""
+    """Arguments: the folder for measured.<rank>.json, `full` or `quick`, dtypes with commas, bytes of the device.
+
+    Without dtypes only messages are measured.
+    """
     folder, effort, dtypes, memory_bytes = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(","), float(sys.argv[4])
     plan = nebula.init()
     here = device()
@@ -32,7 +35,9 @@ def main() -> None:
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     # one thread's own time is what it would take on an idle machine; several threads have no such sum
     own = here == "cpu" and threads == 1
-    times = measure(tuple(dtypes), time.process_time if own else clock.seconds, taken, memory_bytes, here)
+    seconds = time.process_time if own else clock.seconds
+    bare = clock.name == "virtual"
+    times = measure(tuple(dtypes), seconds, taken, memory_bytes, here, bare=bare) if any(dtypes) else NOTHING
     measured = Measurements(
         kernel_s=times.kernel_s,
         copy_bytes_per_s=times.copy_bytes_per_s,

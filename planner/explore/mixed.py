@@ -223,14 +223,15 @@ class Mixed:
     def _room(self, schedule: str, chunks: int) -> Floats:
         """[shardings, devices]: for how many layers of the most common kind there is room."""
         least = least_flights(schedule, len(self.pools), chunks, self.micro_batches)
-        each = least * self._kept_bytes + self._held_bytes[:, None]
+        kept: Floats = np.asarray(least * self._kept_bytes, dtype=np.float64)
+        each = self.prices.pools.least_bytes(self._held_bytes[:, None], kept)
         found: Floats = np.floor(self._room_bytes / np.maximum(each, 1.0) * (1.0 + 1e-12))
         return found
 
     @cached_property
     def _kept_bytes(self) -> float:
-        """What a layer of the most common kind keeps of a micro-batch, with what lies beside it."""
-        return self.prices.pools.held_share * float(self.prices.kept(self.inner)[self.prices.common])
+        """What a layer of the most common kind keeps of a micro-batch."""
+        return float(self.prices.kept(self.inner)[self.prices.common])
 
     @cached_property
     def _held_bytes(self) -> Floats:
@@ -302,7 +303,7 @@ class Mixed:
     def _bounds(self, dealt: _Dealt, shares: _Stacked) -> tuple[Floats, Floats]:
         """[shardings] bounds, and what the fullest device holds at least of its limit."""
         fixed = self.shares.fixed_bytes(self.inner, self.data, len(self.pools))
-        held = (shares.of("held", dealt) + self.prices.pools.held_share * dealt.kept + fixed) / self._limits
+        held = (self.prices.pools.least_bytes(shares.of("held", dealt), dealt.kept) + fixed) / self._limits
         ends_s, sync_s = dealt.ends_s + shares.of("work_s", dealt), shares.of("sync_s", dealt)
         ends_s[:, 0] = (ends_s + dealt.back_s).max(axis=1)
         bounds_s = (

@@ -45,6 +45,16 @@ class Pools:
         """Bytes that an allocator holds for each that lasts."""
         return 1.0 + fragmentation(self.counted)
 
+    def least_bytes(self, parameters: Floats, kept: Floats) -> Floats:
+        """What a device holds at least of parameters, with gradients and states, and of activations in flight.
+
+        Where tensors alone count, gradients may come after the most activations have gone; weights and states, half of
+        the parameters' bytes or more, lie there with both.
+        """
+        if self.counted is Counted.EMULATED:
+            return np.maximum(parameters, parameters / 2.0 + kept)
+        return parameters + self.held_share * kept
+
     def process_bytes(self, communicators: int) -> float:
         """What a process holds beside the allocator on any device."""
         return process_bytes(self.counted, communicators)

@@ -421,7 +421,12 @@ class WayPrices:
         own = [i for i, at in enumerate(homes) if at == home]
         flights = alive(outer.schedule, outer.pipeline, home, way.micro_batches(self.job), outer.chunks)
         return [
-            _Held(blocks[boundaries[i] : boundaries[i + 1]], flight, i + 1 < len(homes))
+            _Held(
+                blocks[boundaries[i] : boundaries[i + 1]],
+                flight,
+                i + 1 < len(homes),
+                blocks[boundaries[i] - 1] if boundaries[i] else -1,
+            )
             for i, flight in zip(own, flights, strict=True)
         ]
 
@@ -440,15 +445,24 @@ class WayPrices:
             communicators=sum(groups),
             counted=self.pools.counted,
             offload=inner.offload,
+            splits=splits_backward(outer.schedule),
         )
 
 
 class _Held(NamedTuple):
-    """A virtual stage of a device: blocks of its layers, micro-batches in flight, whether its output is sent on."""
+    """A virtual stage of a device.
+
+    Attributes:
+        blocks: of its layers.
+        flight: micro-batches whose activations lie in memory together.
+        sends: whether its output is sent on.
+        before: the block of the layer before it; -1: there is none.
+    """
 
     blocks: tuple[int, ...]
     flight: int
     sends: bool
+    before: int
 
 
 class _Peaks:
@@ -469,7 +483,7 @@ class _Peaks:
             plain: by block what a layer brings that is not under the recompute policy; empty: all are.
             again: layers of each virtual stage that are under it, the first ones.
         """
-        key = (again, *((len(h.blocks), h.blocks[0], h.blocks[-1], h.flight, h.sends) for h in held))
+        key = (again, *((len(h.blocks), h.blocks[0], h.blocks[-1], h.flight, h.sends, h.before) for h in held))
         if key not in self._known:
             chunks = [
                 Chunk(
@@ -477,6 +491,7 @@ class _Peaks:
                     flight=h.flight,
                     sends=h.sends,
                     offload=self.setting.offload,
+                    received_bytes=loads[h.before].output_bytes if h.before >= 0 else 0.0,
                 )
                 for h in held
             ]

@@ -295,7 +295,7 @@ class _Pairs:
         options, which = sheet.options, self.columns[pairs]
         more = options.more_flights(which, sheet.micro_batches[self.rows[pairs]])
         kept = self._kept[self.at[pairs]] + more * self._kept_by_stage[self.at[pairs]]
-        whole = self._of_elements(held, pairs) + sheet.prices.pools.held_share * kept
+        whole = sheet.prices.pools.least_bytes(self._of_elements(held, pairs), kept)
         pipelines = sheet.options.pipeline[self.columns[pairs]]
         data = sheet.data[self.rows[pairs]]
         fixed = [

@@ -21,6 +21,7 @@ BENCHMARKS = (
     "emulated",
     "experts",
     "overhead",
+    "perturbed",
 )
 
 

@@ -13,7 +13,8 @@ devices:
     {kind: npu, emulated: true, peak_flops: {fp32: 200e9}, memory: 4GiB, memory_bandwidth: 20GB/s, kernel_time: 5us,
      product_efficiency: 0.9, memory_efficiency: 0.9}
 nodes:
-  - {name: pair, count: 1, device: made-up, devices_per_node: 2, intra: {kind: pcie, bandwidth: 1GB/s, latency: 20us}}
+  - {name: pair, count: 2, device: made-up, devices_per_node: 2, intra: {kind: pcie, bandwidth: 1GB/s, latency: 20us},
+     nic: {count: 1, bandwidth: 300MB/s, latency: 50us}}
 """
 
 
@@ -26,6 +27,7 @@ def test_the_figures_of_the_file_come_back(tmp_path):
     found = load_calibration(tmp_path / "out.yaml")
     figures = found.figures
     assert found.peak_flops["float32"] * figures["product_efficiency"] == pytest.approx(180e9, rel=0.01)
-    assert figures["memory_bytes_per_s"] * figures["memory_efficiency"] == pytest.approx(18e9, rel=0.03)
-    assert figures["kernel_s"] == pytest.approx(5e-6, rel=0.15)
+    assert figures["memory_bytes_per_s"] * figures["memory_efficiency"] == pytest.approx(18e9, rel=0.01)
+    assert figures["kernel_s"] == pytest.approx(5e-6, rel=0.01)
     assert (found.intra.bytes_per_s, found.intra.latency_s) == pytest.approx((1e9, 20e-6), rel=0.01)
+    assert (found.nic.bytes_per_s, found.nic.latency_s) == pytest.approx((3e8, 50e-6), rel=0.01)

@@ -31,6 +31,7 @@ CALIBRATION = Calibration(
         "half_product_flops": 3e6,
     },
     intra=Link(kind="gloo", bytes_per_s=1.2e9, latency_s=150e-6, attained=True),
+    nic=Link(kind="ethernet", bytes_per_s=3e8, latency_s=60e-6, attained=True),
 )
 TEXT = dump_calibration(
     CALIBRATION, {"made": {"date": "2026-01-01"}, "fits": {}, "measured": {"copy_bytes_per_s": 9e9}}
@@ -54,7 +55,7 @@ def test_its_figures_replace_those_of_the_device_and_the_link_and_count_as_measu
     device = group.device
     assert (device.peak_flops["float32"], device.kernel_s, device.memory_efficiency) == (7e10, 5.5e-6, 0.25)
     assert device.memory_bytes == 4 * 2**30
-    assert group.intra == CALIBRATION.intra
+    assert (group.intra, group.nic) == (CALIBRATION.intra, CALIBRATION.nic)
     assert {origin(device, field) for field in INPUTS} == {"measured"}
     assert ("calibration", "measured by nebula profile") in cluster.origin
 
