@@ -108,7 +108,7 @@ def test_stage_three_keeps_weights_as_it_computes_with_them():
 def test_activations_leave_but_for_two_layers():
     before, after = executed(MODEL, on(), offloading("none")), evaluate(MODEL, on(), offloading("activations"))
     pricing = plan_pricing(MODEL, on(), offloading("none"))
-    kept = [pricing.kept_bytes(index, (1, 1, 0, 1, 1, 1)) for index in MODEL.layers]
+    kept = [pricing.kept_bytes(index, (1, 1, 0, 1, 1, 1, 0)) for index in MODEL.layers]
     first, flight = after.memory[0], 2
     assert first.host_bytes == pytest.approx(flight * sum(kept[:3]))
     # what was sent on stays until its gradient comes
@@ -126,7 +126,7 @@ def test_copies_take_what_no_pass_of_a_layer_hides():
     one = replace(own, stages=(replace(own.stages[0], offload="activations"),))
     pricing, slow = plan_pricing(MODEL, on(), own), on(link=1e7)
     (times,) = pricing.step(own).stages
-    kept = sum(pricing.kept_bytes(index, (1, 1, 0, 1, 1, 1)) for index in MODEL.layers)
+    kept = sum(pricing.kept_bytes(index, (1, 1, 0, 1, 1, 1, 0)) for index in MODEL.layers)
     found = evaluate(MODEL, slow, one)
     # so slow a link that every layer waits for it: nothing is hidden but what the layer takes itself
     passes_s = times.forward_s + times.backward_s
