@@ -9,6 +9,16 @@ import paddle
 from paddle import nn
 
 
+def end_in_peace() -> None:
+    """Lets the rank that keeps the store of a launch end while another hangs up.
+
+    The store's server, by libuv, goes on while its process takes itself down; when a rank that has ended leaves it in
+    that moment, it calls what is there no longer and aborts: a training that was done counts as failed. Paddle's older
+    server does not. Called by all ranks before they meet.
+    """
+    paddle.set_flags({"FLAGS_tcp_store_using_libuv": False})
+
+
 def keep_decay_rule(optimizer: Any) -> None:
     """Makes a weight-decay rule by parameter name hold under sharding stage 3.
 

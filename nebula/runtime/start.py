@@ -17,7 +17,7 @@ import paddle
 
 from nebula.errors import BadInput, NebulaError
 from nebula.plan.values import Plan
-from nebula.runtime import runnable
+from nebula.runtime import paddle_faults, runnable
 from nebula.runtime.place import Degrees, degrees, replica_rows
 from nebula.runtime.quiet import quiet
 from nebula.runtime.serial import serial_plan
@@ -140,6 +140,7 @@ def _init_fleet(plan: Plan) -> None:
     if mesh.pipeline > 1:
         rows = replica_rows(plan) // plan.micro_batches
         strategy.pipeline_configs = {"accumulate_steps": plan.micro_batches, "micro_batch_size": rows}
+    paddle_faults.end_in_peace()
     topology._HYBRID_PARALLEL_GROUP = None  # else fleet keeps the groups of the plan before
     with quiet():
         fleet.init(is_collective=True, strategy=strategy, log_level="ERROR")
