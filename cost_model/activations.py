@@ -44,6 +44,7 @@ class Activations:
         passing: gradients of tensors that lie there together while the backward passes one operator.
         logits: of the loss, from its forward to the gradient of the projection; 0 in other layers.
         logits_gradient: of these, what its backward leaves: one tensor as large as the logits.
+        again: whether the backward computes some of the layer's forward again.
     """
 
     kept: float
@@ -51,6 +52,7 @@ class Activations:
     passing: float = 0.0
     logits: float = 0.0
     logits_gradient: float = 0.0
+    again: bool = False
 
 
 def activations(block: Block, execution: Execution, *, again: bool = True, parts: int = 1) -> Activations:
@@ -83,6 +85,7 @@ def activations_under(
                 passing=passing / parts,
                 logits=logits_bytes / parts,
                 logits_gradient=view.logits_gradient_bytes / parts,
+                again=again and execution.recompute.what != "none",
             )
         )
     return tuple(found)

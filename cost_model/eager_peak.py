@@ -82,7 +82,7 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held, staged_bytes:
             lying = kept - (0.0 if setting.splits else gone)
             gradient = acts.logits_gradient
             # a projection that is run again has its logits beside their gradient and that of its weights
-            again = setting.execution.recompute.what != "none" and not setting.splits
+            again = acts.again and not setting.splits
             work = acts.passing + (gradient * again if acts.logits else acts.restored)
             logits = chunk.flight * gradient
             if acts.logits:

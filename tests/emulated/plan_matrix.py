@@ -3,14 +3,17 @@
 Plans are for the toy chains of 6 elements and 16 rows. No paddle here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, pairwise, product
 
+import numpy as np
+import numpy.typing as npt
 import toy_plans
 
 from nebula.errors import BadInput
+from nebula.plan.job import EXCHANGES
 from nebula.plan.legality import executable, violations
 from nebula.plan.schedule import SCHEDULES, device_of
 from nebula.plan.values import Plan, RankPlace, Replica, Sharding, Stage
@@ -35,14 +38,17 @@ STRUCTURE = {
     "sharding": (0, 1, 2, 3),
     "micro-batches": (2, 4),
     "unlike": ("nothing", "rows", "tensor degrees"),
+    "sequence": (False, True),
+    "context": ("none", *(f"2 by {way}" for way in EXCHANGES)),
+    "expert": (1, 2, 4),
 }
 """What decides whether a plan can be; values of each axis."""
 
 TRAINING = {
     "recompute": ("none", "selective", "full", "full of one layer"),
-    "optimizer": ("adamw", "momentum", "tied", "groups"),
+    "optimizer": ("adamw", "momentum", "tied", "groups", "experts adamw", "experts momentum"),
 }
-"""What goes with every structure, but for weights that a tensor group would have to cut twice."""
+"""What goes with most structures: how much is computed again, and who learns how."""
 
 COARSE = {
     "data": lambda value: value > 1,
@@ -52,7 +58,10 @@ COARSE = {
     "sharding": bool,
     "unlike": lambda value: value != "nothing",
     "recompute": lambda value: value != "none",
-    "optimizer": lambda value: value in ("adamw", "momentum"),
+    "sequence": bool,
+    "context": lambda value: value != "none",
+    "expert": lambda value: value > 1,
+    "optimizer": lambda value: value.removeprefix("experts ") in ("adamw", "momentum"),
 }
 """Axes of the dozen, each with whether something is used."""
 
@@ -89,13 +98,17 @@ def _replicas(ranks: tuple[int, ...], count: int, rows: int, unlike: str) -> tup
 
 def _stages(values: Mapping[str, object]) -> tuple[Stage, ...] | None:
     """The stages of a plan that the executor runs; None where there are none like it."""
-    data, tensor, devices, unlike = (values[key] for key in ("data", "tensor", "pipeline", "unlike"))
+    data, devices, unlike, expert = (values[key] for key in ("data", "pipeline", "unlike", "expert"))
+    context = 1 if values["context"] == "none" else 2
+    tensor = values["tensor"] * context
     schedule = SCHEDULES[values["schedule"]]
     chunks = schedule.chunks[0]
     borders = CUTS.get(devices * chunks, {}).get(values["cut"])
     if borders is None or (unlike == "rows" and (data == 1 or ROWS // values["micro-batches"] // data < 2)):
         return None
-    if unlike == "tensor degrees" and (devices == 1 or chunks > 1 or tensor == 1 or values["sharding"]):
+    if unlike == "tensor degrees" and (
+        devices == 1 or chunks > 1 or tensor == 1 or values["sharding"] or context * expert > 1
+    ):
         return None
     width, rows = data * tensor, ROWS // values["micro-batches"]
     found = []
@@ -109,6 +122,9 @@ def _stages(values: Mapping[str, object]) -> tuple[Stage, ...] | None:
                 layers=layers,
                 replicas=_replicas(ranks, count, rows, unlike),
                 sharding=Sharding(stage=values["sharding"], degree=degree),
+                context=context,
+                exchange=values["context"].rpartition(" ")[2] if context > 1 else EXCHANGES[0],
+                expert=expert,
             )
         )
     return tuple(found)
@@ -117,11 +133,16 @@ def _stages(values: Mapping[str, object]) -> tuple[Stage, ...] | None:
 def _structure(values: Mapping[str, object]) -> Plan | None:
     """The plan of a structure; None where no engine runs one like it."""
     ranks = values["data"] * values["tensor"] * values["pipeline"]
+    ranks *= 1 if values["context"] == "none" else 2
     if not 2 <= ranks <= 8 or (values["sharding"] and values["data"] == 1):
+        return None
+    if values["tensor"] == 4 and values["context"].endswith("ulysses"):  # the toys have 4 heads
         return None
     if values["pipeline"] == 1 and (values["cut"] != "even" or values["schedule"] != "1f1b"):
         return None
     if values["engine"] == "fleet":
+        if values["sequence"] or values["context"] != "none" or values["expert"] > 1:
+            return None
         borders = CUTS[values["pipeline"]].get(values["cut"])
         if borders is None or values["unlike"] != "nothing" or values["schedule"] != "1f1b":
             return None
@@ -142,7 +163,12 @@ def _structure(values: Mapping[str, object]) -> Plan | None:
     places = tuple(RankPlace("host/0", rank) for rank in range(ranks))
     like = toy_plans.unlike(((0, 6), [((0,), ROWS)]), micro_batches=1)
     return replace(
-        like, stages=stages, ranks=places, schedule=values["schedule"], micro_batches=values["micro-batches"]
+        like,
+        stages=stages,
+        ranks=places,
+        schedule=values["schedule"],
+        micro_batches=values["micro-batches"],
+        sequence_parallel=values["sequence"],
     )
 
 
@@ -170,6 +196,26 @@ def _groups(plan: Plan) -> bool:
     return plan.engine == "executor" or plan.stages[0].sharding.stage in (0, 2)
 
 
+def _dense(plan: Plan) -> bool:
+    """Whether no stage deals experts."""
+    return all(stage.expert == 1 for stage in plan.stages)
+
+
+def _always(plan: Plan) -> bool:
+    """Models with experts learn under every plan."""
+    del plan
+    return True
+
+
+_LEARNS = {
+    "adamw": _dense,
+    "momentum": _dense,
+    "tied": lambda plan: _dense(plan) and _ties(plan),
+    "groups": lambda plan: _dense(plan) and _groups(plan),
+}
+"""Who can learn under which plans."""
+
+
 def _again(plan: Plan, how: str) -> Plan:
     """The plan under a recompute policy."""
     policy, layers = ("full", 1) if how == "full of one layer" else (how, 0)
@@ -189,41 +235,46 @@ def every() -> tuple[tuple[Mapping[str, object], Plan], ...]:
             continue
         for recompute, optimizer in product(*TRAINING.values()):
             again = _again(plan, recompute)
-            if (optimizer != "tied" or _ties(again)) and (optimizer != "groups" or _groups(again)):
+            if _LEARNS.get(optimizer, _always)(again):
                 found.append((values | {"recompute": recompute, "optimizer": optimizer}, again))
     return tuple(found)
 
 
-def _tuples(values: Mapping[str, object], size: int) -> frozenset[object]:
-    """What of `size` values meets in a plan."""
-    return frozenset(combinations(sorted(values.items()), size))
+def _pairs(values: Sequence[Mapping[str, object]]) -> npt.NDArray[np.int64]:
+    """[plans, pairs of axes]: a number for what each two axes of a plan have, another one for each two values."""
+    codes = [np.unique([str(own[axis]) for own in values], return_inverse=True)[1] for axis in values[0]]
+    columns, before = [], 0
+    for one, other in combinations(codes, 2):
+        columns.append(before + one * (other.max() + 1) + other)
+        before = columns[-1].max() + 1
+    return np.stack(columns, axis=1)
 
 
-def _covering(values: list[Mapping[str, object]], size: int, chosen: list[int], enough: float) -> Iterator[int]:
-    """Indices of plans, each of which adds most tuples of `size` values to those of `chosen`; the first of several."""
-    holds = [_tuples(own, size) for own in values]
-    missing = frozenset.union(*holds) - frozenset().union(*(holds[i] for i in chosen))
-    gains = {index: len(held) for index, held in enumerate(holds)}
-    while missing and enough > 0:
-        best, most = -1, 0
-        for index in sorted(gains, key=gains.__getitem__, reverse=True):  # gains only shrink: old ones are bounds
-            if gains[index] <= most:
-                break
-            gains[index] = len(holds[index] & missing)
-            if gains[index] > most:
-                best, most = index, gains[index]
-        missing -= holds[best]
-        enough -= 1
+def _covering(values: Sequence[Mapping[str, object]], least: int) -> Iterator[int]:
+    """Indices of plans in which all pairs of values meet, the next always one with most new pairs.
+
+    Where these are fewer than `least` others follow, in which pairs meet a second time, and so on.
+    """
+    ids = _pairs(values)
+    met = np.zeros(ids.max() + 1, dtype=np.int64)
+    times, found = 1, 0
+    free = np.ones(len(ids), dtype=np.int64)
+    while times == 1 or found < least:
+        gains = (met[ids] < times).sum(axis=1) * free
+        best = int(gains.argmax())
+        if not gains[best]:
+            times += 1
+            continue
+        met[ids[best]] += 1
+        free[best], found = 0, found + 1
         yield best
 
 
 @cache
-def rows(count: int = 64) -> tuple[Row, ...]:
-    """At least `count` plans: every pair of values that can meet does, then as many triples as fit."""
+def rows(count: int = 96) -> tuple[Row, ...]:
+    """At least `count` plans: every pair of values that can meet does."""
     plans = sorted(every(), key=lambda pair: pair[1].world_size)  # of plans that add as much the smallest is taken
-    values = [own for own, _ in plans]
-    chosen = list(_covering(values, 2, [], float("inf")))
-    chosen += _covering(values, 3, chosen, count - len(chosen))
+    chosen = _covering([own for own, _ in plans], count)
     return tuple(Row(f"m{place:02}", *plans[index]) for place, index in enumerate(chosen, 1))
 
 
@@ -232,4 +283,4 @@ def dozen() -> tuple[Row, ...]:
     """Plans on 2 and 4 ranks in which every two of COARSE meet, used and unused, where they can."""
     small = [(own, plan) for own, plan in every() if plan.world_size in (2, 4)]
     values = [{axis: used(own[axis]) for axis, used in COARSE.items()} for own, _ in small]
-    return tuple(Row(f"d{place:02}", *small[i]) for place, i in enumerate(_covering(values, 2, [], float("inf")), 1))
+    return tuple(Row(f"d{place:02}", *small[index]) for place, index in enumerate(_covering(values, 12), 1))

@@ -87,6 +87,8 @@ class Head(nn.Layer):
 class TiedHead(nn.Layer):
     """The head whose projection is the embedding's table."""
 
+    token_wise = True
+
     def __init__(self, embed):
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)
