@@ -154,7 +154,7 @@ def states_alone(case: Case) -> Iterator[str]:
     for value in dict.fromkeys(stage.sharding for stage in case.plan.stages):
         if value.stage > 1:
             asked = f"sharding stage {value.stage} over {value.degree}"
-            yield f"{asked}: the executor shards optimizer states alone, stage 1"
+            yield f"{asked}: the executor shards optimizer states alone; objective.fixed.sharding=1 asks for it"
     for index, stage in enumerate(case.plan.stages):
         widths = [len(replica.ranks) for replica in stage.replicas]
         if stage.sharding.stage and len(set(widths)) > 1:

@@ -61,7 +61,7 @@ class Part:
     @property
     def buffers(self) -> dict[str, paddle.Tensor]:
         """What its elements keep beside parameters (running statistics, the balance of experts), named likewise."""
-        found = {}
+        found: dict[str, paddle.Tensor] = {}
         for prefix, element in zip(self.prefixes, self.elements, strict=True):
             parameters = {id(p) for p in element.parameters()}
             named = element.state_dict().items()
