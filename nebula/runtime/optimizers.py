@@ -53,6 +53,17 @@ def group_clips(optimizer: Any) -> list[Any]:
     return [group["grad_clip"] for group in optimizer._param_groups] if is_grouped(optimizer) else []
 
 
+def largest_first(optimizer: Any) -> None:
+    """Orders the parameters of each group so that those who share states get equal shares of them.
+
+    fleet's sharding stage 2 deals them in order, each to who has least, and sums for every owner as much as the one
+    with most has.
+    """
+    grouped = is_grouped(optimizer)
+    for parameters in [g["params"] for g in optimizer._param_groups] if grouped else [optimizer._parameter_list]:
+        parameters.sort(key=lambda parameter: parameter.size, reverse=True)
+
+
 def trained_by(optimizer: Any) -> list[paddle.Tensor]:
     """The parameters of all groups of an optimizer."""
     return [parameter for group in _groups(optimizer) for parameter in group]

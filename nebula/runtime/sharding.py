@@ -14,6 +14,7 @@ from paddle import nn
 from nebula.errors import BadInput
 from nebula.runtime import chain, paddle_faults
 from nebula.runtime.forward_backward import Through1F1B
+from nebula.runtime.optimizers import largest_first
 from nebula.runtime.parts import Part
 
 WHOLE_ELEMENTS = 1024
@@ -48,6 +49,7 @@ def stage2(model: nn.Layer, optimizer: Any, hybrid: Any, scaler: Any) -> tuple[n
     """Wraps model and optimizer so that states and gradients are cut over the sharding group."""
     from paddle.distributed.sharding import group_sharded_parallel
 
+    largest_first(optimizer)
     wrapped, optimizer, _ = group_sharded_parallel(
         model,
         optimizer,

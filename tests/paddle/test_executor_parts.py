@@ -13,7 +13,7 @@ from nebula.runtime.executor.driver import _distinct
 from nebula.runtime.executor.gradients import check_clips
 from nebula.runtime.executor.mail import Mail, _read, _written, specs_of
 from nebula.runtime.executor.weight_gradients import Later, split_backward
-from nebula.runtime.optimizers import groups_by_name, keep_parameters
+from nebula.runtime.optimizers import groups_by_name, keep_parameters, largest_first
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +144,17 @@ def test_an_optimizer_tells_the_group_of_each_weight_and_keeps_groups_of_which_a
     parted.step()
     assert np.all(second.weight.numpy() != before)
     assert float(stand_in) == float(stand_in.detach().clone())
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_optimizer_can_have_its_largest_parameters_first(grouped):
+    parameters = [p for layer in (nn.Linear(2, 2), nn.Linear(4, 9), nn.Linear(3, 3)) for p in layer.parameters()]
+    optimizer = paddle.optimizer.AdamW(parameters=[{"params": parameters}] if grouped else parameters)
+    keep_parameters(optimizer, {}, [id(p) for p in parameters])
+    largest_first(optimizer)
+    ordered = optimizer._parameter_list[0]["params"] if grouped else optimizer._parameter_list
+    assert [p.size for p in ordered] == [36, 9, 9, 4, 3, 2]
+    assert ordered == (optimizer._param_groups[0]["params"] if grouped else optimizer._param_groups)
 
 
 @pytest.mark.parametrize(
