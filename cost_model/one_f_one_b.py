@@ -64,6 +64,8 @@ def one_f_one_b_seconds(
         15.0
     """
     stages, m = len(forward_s), micro_batches
+    if stages == 1:
+        met_s = None  # it sends nothing back
     short = bool((m <= stages).any())
     waits = np.arange(stages, dtype=np.float64)[::-1, None]
     repeats: Floats = np.minimum(waits, m - 1.0) if short else waits

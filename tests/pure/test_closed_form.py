@@ -8,6 +8,7 @@ from schedule_samples import pipelines, timed
 
 from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.fronts import program_of
+from nebula.cost_model.one_f_one_b import NARROW, one_f_one_b_seconds
 from nebula.cost_model.simulate import Durations, Sends, timeline
 from nebula.plan.schedule import SCHEDULES, shape_of
 
@@ -96,3 +97,10 @@ def test_a_slower_stage_never_shortens_the_step(case, which, more):
     slower[which % len(slower)] += more
     before = last_backward_s(forward, backward, micro_batches, schedule, chunks).max()
     assert last_backward_s(slower, backward, micro_batches, schedule, chunks).max() >= before * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("count", [1, NARROW + 1])
+def test_one_stage_sends_nothing_back(count):
+    ones = np.ones((1, count))
+    found = one_f_one_b_seconds(ones, 2 * ones, 3 * ones, np.full(count, 4), 0 * ones)
+    assert list(found) == [15.0] * count
