@@ -159,6 +159,11 @@ def states_alone(case: Case) -> Iterator[str]:
         widths = [len(replica.ranks) for replica in stage.replicas]
         if stage.sharding.stage and len(set(widths)) > 1:
             yield f"sharding in stage {index}: its replicas have {widths} ranks; those that share states need as many"
+    for held in case.plan.homes:
+        ways = sorted({(case.plan.stages[i].sharding.stage, case.plan.stages[i].sharding.degree) for i in held})
+        if len(ways) > 1:
+            told = " and ".join(f"stage {stage} over {degree}" for stage, degree in ways)
+            yield f"stages {held[0]} and {held[-1]} share ranks, and have sharding {told}: they need one"
 
 
 def even_shares(case: Case) -> Iterator[str]:

@@ -7,7 +7,7 @@ plain from them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nebula.cluster.places import device_index
@@ -258,7 +258,17 @@ def close_groups(stage: Stage) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
 
 def expert_groups(stage: Stage) -> list[tuple[int, ...]]:
     """The ranks that share the experts of a stage: as many as its degree, which follow each other."""
-    return [stage.ranks[i : i + stage.expert] for i in range(0, len(stage.ranks), stage.expert)]
+    return dealing_groups(stage.ranks, stage.expert)
+
+
+def dealing_groups(ranks: Sequence[int], degree: int) -> list[tuple[int, ...]]:
+    """Ranks of a stage in groups of those that follow each other, each ascending: so a communicator numbers them.
+
+    Example:
+        >>> dealing_groups((4, 0, 2, 6), 2)
+        [(0, 4), (2, 6)]
+    """
+    return [tuple(sorted(ranks[i : i + degree])) for i in range(0, len(ranks), degree)]
 
 
 def shape(stage: Stage) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ WRONG = "experts momentum|expert 2, rows 3 : 1|1.006"
 QUICK = {
     2: [
         "adamw|expert 2, rows 3 : 1|",
+        "momentum|expert 2, replicas not in the order of their ranks|",
         "momentum|expert 2, rows 7 : 1, full recompute|",
         "starved|expert 2, rows 3 : 1|",
     ],

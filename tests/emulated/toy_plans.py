@@ -127,6 +127,9 @@ UNLIKE_TWO = {
     ),
     "pipeline, zb-h1": unlike(((0, 3), [(A, 4)]), ((3, 6), [(B, 4)]), schedule="zb-h1"),
     "virtual stages, interleaved": virtual("interleaved", 0, 1, 3, 4, 6),
+    "virtual stages on one group, interleaved": unlike(
+        *((span, [(A, 2), (B, 2)]) for span in pairwise((0, 1, 3, 4, 6))), schedule="interleaved"
+    ),
     "virtual stages, zb-v": virtual("zb-v", 0, 2, 3, 5, 6),
     "virtual stages, dualpipe-v": virtual("dualpipe-v", 0, 1, 3, 5, 6),
 }
@@ -223,6 +226,7 @@ EXPERT_TWO = {
     "expert 2, sharding stage 1": dealt(unlike(((0, 6), [(A, 3), (B, 1)], "none", 0, 2)), 2),
     "expert 2": dealt(unlike(((0, 6), [(A, 2), (B, 2)])), 2),
     "expert 2, rows 3 : 1": dealt(unlike(((0, 6), [(A, 3), (B, 1)])), 2),
+    "expert 2, replicas not in the order of their ranks": dealt(unlike(((0, 6), [(B, 3), (A, 1)])), 2),
     "expert 2, rows 7 : 1, full recompute": dealt(unlike(((0, 6), [(A, 7), (B, 1)], "full"), micro_batches=2), 2),
     "pipeline, zb-h1, every rank with all experts": UNLIKE_TWO["pipeline, zb-h1"],
 }
@@ -245,6 +249,9 @@ EXPERT_FOUR = {
     ),
     "data 4, expert 2, sharding stage 1 over 4": dealt(
         unlike(((0, 6), [(A, 1), (B, 2), (C, 3), (D, 2)], "none", 0, 4), micro_batches=2), 2
+    ),
+    "data 4 not in order, expert 2, sharding stage 1 over 4": dealt(
+        unlike(((0, 6), [(D, 1), (A, 2), (B, 3), (C, 2)], "none", 0, 4), micro_batches=2), 2
     ),
     "data 4, expert 2, sharding stage 1 over 2": dealt(
         unlike(((0, 6), [(A, 1), (B, 2), (C, 3), (D, 2)], "none", 0, 2), micro_batches=2), 2

@@ -187,6 +187,8 @@ def test_experts_are_dealt_within_a_stage_by_the_executor():
     assert executable(with_stage(plan, 0, expert=2), "gpu").engine == "executor"
     ranks = plan.stages[1].ranks
     assert expert_groups(with_stage(plan, 1, expert=2).stages[1]) == [ranks[:2], ranks[2:]]
+    crossed = replace(plan.stages[1], expert=2, replicas=tuple(plan.stages[1].replicas[i] for i in (3, 1, 2, 0)))
+    assert expert_groups(crossed) == [(ranks[1], ranks[3]), (ranks[0], ranks[2])]
     told = sentences(with_stage(plan, 1, expert=3))
     assert "stage 1: 4 ranks % expert 3 = 1, not 0; an expert group lies within one stage" in told
     for broken, words in (
@@ -214,6 +216,16 @@ def test_stages_that_differ_run_on_the_executor():
         engine, missing = executable(replace(broken, engine="executor"), "gpu")
         assert engine is None
         assert any(word in said for said in missing), missing
+
+
+def test_virtual_stages_of_a_device_share_their_states_alike():
+    stage = replace(uniform(data=2).stages[0], sharding=Sharding(stage=1, degree=2))
+    stages = tuple(replace(stage, layers=(i, i + 1)) for i in range(4))
+    plan = replace(uniform(data=2), stages=stages, schedule="interleaved", engine="executor")
+    assert executable(plan, "npu").engine == "executor"
+    engine, missing = executable(with_stage(plan, 2, sharding=Sharding()), "npu")
+    assert engine is None
+    assert "stages 0 and 3 share ranks, and have sharding stage 0 over 1 and stage 1 over 2: they need one" in missing
 
 
 def test_a_sequence_cut_over_tensor_groups_runs_on_the_executor():

@@ -92,7 +92,8 @@ class Mail:
             parts = [_part(tensor, spec, share) for tensor, spec in zip(tensors, specs, strict=True)]
             if share.peer == self._seat.rank:
                 self._arrived[message, share.peer] = parts
-                self._specs[share.peer, message.stage] = list(specs)
+                if message.kind == "F":  # gradients are of fewer tensors
+                    self._specs[share.peer, message.stage] = list(specs)
                 continue
             if message.kind == "F" and first:
                 self._post(share.peer, paddle.to_tensor(_written(parts, specs)))

@@ -13,6 +13,7 @@ from typing import Any
 import paddle
 import paddle.distributed as dist
 
+from nebula.plan.laws import dealing_groups
 from nebula.plan.values import Plan
 from nebula.runtime.executor.buckets import buckets
 from nebula.runtime.executor.seats import Seat
@@ -50,10 +51,10 @@ def dealt(sizes: Mapping[str, int], ranks: Sequence[int]) -> dict[str, int]:
 def same_experts(plan: Plan, ranks: tuple[int, ...], degree: int) -> dict[int, tuple[int, ...]]:
     """Of ranks that share states those that hold the same experts, by their place in an expert group of `degree`."""
     (ordered,) = {stage.ranks for stage in plan.stages if ranks[0] in stage.ranks}
+    places = {rank: place for group in dealing_groups(ordered, degree) for place, rank in enumerate(group)}
     found: dict[int, tuple[int, ...]] = {}
     for rank in ranks:
-        place = ordered.index(rank) % degree
-        found[place] = (*found.get(place, ()), rank)
+        found[places[rank]] = (*found.get(places[rank], ()), rank)
     return found
 
 
