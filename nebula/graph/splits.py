@@ -68,6 +68,39 @@ def applicable(splits: Iterable[tuple[str, str]], shapes: Mapping[str, Sequence[
     return {sublayer: kind for sublayer, kind in kinds.items() if _group(sublayer) not in whole}
 
 
+def halves_whole(splits: Mapping[str, str], sublayers: Iterable[str]) -> dict[str, str]:
+    """The table of who cannot cut two matrices in one: they stay whole, and so do the rows that they lead to.
+
+    These rows are the ones beside them, with the same parent.
+
+    Args:
+        sublayers: paths of all sublayers within their chain elements.
+
+    Raises:
+        BadInput: the rows beside them sum up what others lead to as well, or a pattern names more than these layers.
+
+    >>> table = {"*both": "halves", "*mlp.down": "row", "*query": "column", "*out": "row"}
+    >>> halves_whole(table, ["mlp.both", "mlp.down", "attention.query", "attention.out"])
+    {'*query': 'column', '*out': 'row'}
+    """
+    kinds = {name: kind_of(name, splits.items()) for name in sublayers}
+    parents = {_group(name) for name, kind in kinds.items() if kind == "halves"}
+    whole = {name for name, kind in kinds.items() if kind in ("halves", "row") and _group(name) in parents}
+    kept = {
+        pattern: kind
+        for pattern, kind in splits.items()
+        if kind != "halves" and not (kind == "row" and any(fnmatchcase(name, pattern) for name in whole))
+    }
+    for name, kind in kinds.items():
+        beside = kind == "column" and _group(name) in parents
+        if beside or kind_of(name, kept.items()) != ("" if name in whole else kind):
+            raise BadInput(
+                f"tensor_split: two matrices in one (halves) stay whole here, which {name} does not go with; put them "
+                "and the row that they lead to into a layer of their own, or take an engine that cuts them (fleet)"
+            )
+    return kept
+
+
 def sublayer_of(parameter: str) -> str:
     """Path of the layer that holds the parameter: `ffn.up` of `ffn.up.weight`."""
     return parameter.rpartition(".")[0]

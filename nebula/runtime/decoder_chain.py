@@ -99,6 +99,11 @@ class Around:
             with paddle.no_grad():
                 base(inputs_embeds=hidden.detach(), use_cache=False)
         except _Reached as reached:
+            if reached.changed(hidden):
+                raise BadInput(
+                    f"{type(base).__name__} changes hidden states before its first layer (scales them, adds positions, "
+                    "drops some), which a chain of its layers would not: say how it is cut with `chain`"
+                ) from None
             return reached.arguments
         finally:
             base.layers = layers
@@ -106,14 +111,19 @@ class Around:
 
 
 class _Reached(Exception):
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, hidden: paddle.Tensor, arguments: Arguments) -> None:
         super().__init__()
-        self.arguments = arguments
+        self.hidden, self.arguments = hidden, arguments
+
+    def changed(self, given: paddle.Tensor) -> bool:
+        """Whether the first layer gets others than the hidden states that were given."""
+        alike = self.hidden.shape == given.shape and self.hidden.dtype == given.dtype
+        return not alike or not bool(paddle.allclose(self.hidden, given, rtol=0.0, atol=0.0, equal_nan=True))
 
 
 class _Stop(nn.Layer):
     """Stands for the first layer and hands out what it is called with."""
 
-    def forward(self, _: paddle.Tensor, *given: Any, **named: Any) -> None:
+    def forward(self, hidden: paddle.Tensor, *given: Any, **named: Any) -> None:
         """Never returns."""
-        raise _Reached((given, named))
+        raise _Reached(hidden, (given, named))

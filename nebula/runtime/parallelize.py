@@ -17,6 +17,7 @@ from paddle import nn
 
 from nebula.errors import BadInput
 from nebula.graph.found_splits import splits_of
+from nebula.graph.splits import halves_whole
 from nebula.plan.values import Plan
 from nebula.runtime import chain as chains
 from nebula.runtime import paddle_faults, runnable, sharding, start, tensor
@@ -128,8 +129,8 @@ def parallelize(
         from nebula.runtime.executor.engine import on_executor
 
         # the executor sums slices that are one run of a dim
-        runs = {pattern: kind for pattern, kind in split.items() if kind != "halves"}
-        return on_executor(model, optimizer, loss, plan, runs)
+        paths = {name for element in chains.elements(model) for name, _ in element.named_sublayers()}
+        return on_executor(model, optimizer, loss, plan, halves_whole(split, sorted(paths)))
     mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
     drawn = int(paddle.randint(0, 2**30, [1]))
     paddle.set_device(start.device())

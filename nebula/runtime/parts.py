@@ -32,6 +32,7 @@ class Part:
     Attributes:
         stages: index of a stage that it holds -> the elements of that stage, cut.
         prefixes: name in the whole model of each of its elements.
+        keepers: id of a layer that keeps buffers -> its name in the whole model.
         member: its place in the tensor group.
         names: id of a local parameter -> its name in the whole model.
         cut: what tensor and expert parallelism replaced.
@@ -45,6 +46,7 @@ class Part:
     names: dict[int, str]
     cut: tensor.Cut
     runs: tuple[Run, ...]
+    keepers: dict[int, str] = field(default_factory=dict)
     addends: set[int] = field(default_factory=set)
 
     @property
@@ -64,8 +66,10 @@ class Part:
         found: dict[str, paddle.Tensor] = {}
         for prefix, element in zip(self.prefixes, self.elements, strict=True):
             parameters = {id(p) for p in element.parameters()}
-            named = element.state_dict().items()
-            found |= {f"{prefix}.{name}" if prefix else name: t for name, t in named if id(t) not in parameters}
+            for own, layer in element.named_sublayers(include_self=True):
+                path = self.keepers.get(id(layer), ".".join(filter(None, (prefix, own))))
+                named = layer.state_dict(include_sublayers=False).items()
+                found |= {f"{path}.{name}" if path else name: t for name, t in named if id(t) not in parameters}
         return found
 
 
@@ -102,7 +106,8 @@ def part_of(
     if degree > 1:
         split = _checked_split(split, elements, degree)
     found = runs(elements, split or {}, member.degree if plan.sequence_parallel else 1)
-    part = Part(stages=held, prefixes=prefixes, member=member, names={}, cut=cut, runs=found)
+    keepers = {id(layer): name for name, layer in model.named_sublayers(include_self=True) if layer._buffers}
+    part = Part(stages=held, prefixes=prefixes, member=member, names={}, cut=cut, runs=found, keepers=keepers)
     sharing = {id(element) for element, run in zip(elements, found, strict=True) if run is not WHOLE}
     tables = member
     if context.degree > 1:

@@ -103,7 +103,13 @@ class CausalModel(nn.Layer):
 
 
 class FusedModel(CausalModel):
-    tensor_split = {"*both": "halves", "*down": "row"}
+    tensor_split = {
+        "*both": "halves",
+        "*down": "row",
+        "*[qkv]_proj": "column",
+        "*o_proj": "row",
+        "*self_attn": "counts",
+    }
 
     def __init__(self):
         super().__init__(FusedFeedForward)

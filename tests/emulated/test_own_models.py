@@ -21,6 +21,7 @@ TWO = [
 FOUR = [
     "causal|tensor 2 x pipeline 2|",
     "causal|rows 3 : 1, then tensor 2|",
+    "fused|rows 3 : 1, then tensor 2|",
     "classifier|tensor 2 x pipeline 2|",
     "resnet|data 2 x pipeline 2|",
 ]

@@ -65,6 +65,21 @@ def test_a_base_model_that_does_not_run_its_list_is_refused():
         through(chain.elements(model), paddle.zeros([1, 4], "int64"))
 
 
+class Scaling(own_models.Decoder):
+    """Scales the embedded tokens itself, as some families do."""
+
+    def forward(self, input_ids=None, inputs_embeds=None, use_cache=True):
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        return super().forward(inputs_embeds=own_models.WIDTH**0.5 * x, use_cache=use_cache)
+
+
+def test_a_base_model_that_changes_what_its_first_layer_gets_is_refused():
+    model = own_models.CausalModel()
+    model.model = Scaling(own_models.FeedForward)
+    with pytest.raises(BadInput, match=r"Scaling changes hidden states before its first layer .* how it is cut with"):
+        through(chain.elements(model), paddle.zeros([1, 4], "int64"))
+
+
 def test_a_chain_that_is_given_keeps_the_names_of_the_model():
     model = own_models.Classifier()
     names = [name for name, _ in model.named_parameters()]
@@ -73,6 +88,15 @@ def test_a_chain_that_is_given_keeps_the_names_of_the_model():
     assert len(step.part.elements) == own_models.BLOCKS + 2
     assert set(step.part.weights) == set(names)
     assert step(own_models.tokens(0)).loss > 0
+
+
+def test_buffers_behind_a_chain_that_is_given_keep_the_names_of_the_model():
+    model = own_models.Classifier()
+    model.classes.register_buffer("seen", paddle.zeros([1]))
+    model.encoder.layers[0].norm1.register_buffer("passing", paddle.zeros([1]), persistable=False)
+    optimizer = own_models.optimizer_of(model, 1e-2)
+    step = parallelize(model, optimizer, own_models.loss, serial_plan(), chain=own_models.classifier_chain)
+    assert set(step.part.buffers) == {"classes.seen"}
 
 
 def test_a_table_of_the_model_wins_and_an_embedding_with_padding_stays_whole():

@@ -7,7 +7,7 @@ from graph_cases import assert_backward_equals, assert_forward_equals, random_va
 from nebula.errors import BadInput
 from nebula.graph.distribution import Mesh
 from nebula.graph.partition import tensor_parallel
-from nebula.graph.splits import applicable
+from nebula.graph.splits import applicable, halves_whole
 from nebula.graph.spmd.splits import annotate
 from nebula.graph.values import Collective
 from nebula.models.config import ErnieConfig, ModuleConfig
@@ -55,6 +55,26 @@ def test_a_tensor_group_leaves_experts_alone():
     shapes = {"ffn.experts.up": (4, 8, 8), "ffn.experts.gate.weight": (4, 8, 8), "ffn.up.weight": (8, 8)}
     table = [("ffn.experts*", "experts"), ("ffn.up", "column")]
     assert applicable(table, shapes, 2) == {"ffn.up": "column"}
+
+
+def test_rows_behind_whole_halves_stay_whole_too():
+    table = {"*mlp.both": "halves", "*mlp.down": "row", "*query": "column", "*out": "row", "*attention": "counts"}
+    paths = ["attention", "attention.query", "attention.out", "mlp", "mlp.both", "mlp.down"]
+    assert halves_whole(table, paths) == {"*query": "column", "*out": "row", "*attention": "counts"}
+    assert halves_whole({"*query": "column"}, paths) == {"*query": "column"}
+
+
+@pytest.mark.parametrize(
+    ("table", "paths", "name"),
+    [
+        ({"*both": "halves", "*": "column"}, ["mlp.both"], "mlp.both"),  # a later pattern takes its place
+        ({"*both": "halves", "*down": "row"}, ["mlp.both", "mlp.down", "other.down"], "other.down"),
+        ({"both": "halves", "gate": "column", "down": "row"}, ["both", "gate", "down"], "gate"),
+    ],
+)
+def test_whole_halves_that_others_go_with_are_refused(table, paths, name):
+    with pytest.raises(BadInput, match=f"stay whole here, which {name} does not go with; put them"):
+        halves_whole(table, paths)
 
 
 def test_an_unknown_kind_is_refused():
