@@ -264,7 +264,7 @@ class NoCheckpoints:
 
 def split_of(plan: Plan) -> str:
     """Who computes what in which order: equal for plans under which random states belong to the same ranks."""
-    text = json.dumps([encode(plan.stages), plan.micro_batches, plan.schedule, plan.engine])
+    text = json.dumps([encode(plan.stages), plan.micro_batches, plan.schedule, plan.engine, plan.sequence_parallel])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -197,6 +197,7 @@ def _go_on(step: Step, facts: Mapping[str, Any]) -> None:
 
 
 def _seed(step: Step, done: int) -> int:
-    """Random numbers of its own for every replica and stage, others than at the training's begin."""
+    """Random numbers of its own for every tensor group, others than at the training's begin."""
     place = step.place
-    return zlib.crc32(f"{done} {list(place.rows)} {place.stage}".encode())
+    share = place.tensor // step.part.member.degree  # of the sequence
+    return zlib.crc32(f"{done} {list(place.rows)} {place.stage} {share}".encode())

@@ -1,5 +1,6 @@
 """Which elements of a chain a rank runs on its share of the sequence, and how positions are dealt."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import paddle
@@ -12,9 +13,11 @@ from nebula.models.ernie import chain
 from nebula.models.splits import ERNIE_SPLITS
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Stage
 from nebula.runtime.attention import share_attention
+from nebula.runtime.checkpoints import split_of
 from nebula.runtime.parts import part_of
 from nebula.runtime.random_state import draw_apart
 from nebula.runtime.recompute import apply_policy
+from nebula.runtime.resume import _seed
 from nebula.runtime.sequence import Deal
 from nebula.runtime.shares import GATHERING, SHARED, WHOLE, runs
 from nebula.runtime.tensor import Member
@@ -123,6 +126,29 @@ def test_what_runs_on_shares_draws_apart_and_as_before_when_it_is_computed_again
     one, other, again = dropped(1), dropped(2), dropped(1, "full")
     assert one[0] == one[1] == again[0] == again[1] != other[0]
     assert one[2] == other[2] == again[2]
+
+
+def test_a_plan_that_shares_the_sequence_of_tensor_groups_is_another_split():
+    """Its ranks have numbers of their own, which those of the other never drew."""
+    replica = Replica(ranks=(0, 1), tensor_shares=(1, 1), micro_batch_rows=1)
+    plan = Plan(
+        stages=(Stage(layers=(0, 1), replicas=(replica,)),),
+        micro_batches=1,
+        schedule="1f1b",
+        engine="fleet",
+        ranks=(RankPlace("n/0", 0), RankPlace("n/0", 1)),
+        job=Job(global_batch=1),
+        made_from=MadeFrom(model="", model_hash="", cluster="", cluster_hash=""),
+    )
+    assert split_of(plan) != split_of(replace(plan, sequence_parallel=True))
+
+
+def test_ranks_that_share_a_sequence_draw_apart_when_another_split_goes_on():
+    def seed(place):
+        where = SimpleNamespace(rows=(0, 1), stage=0, tensor=place)
+        return _seed(SimpleNamespace(place=where, part=SimpleNamespace(member=Member(degree=2, rank=place % 2))), 4)
+
+    assert seed(0) == seed(1) != seed(2) == seed(3)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
