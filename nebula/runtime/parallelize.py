@@ -128,9 +128,7 @@ def parallelize(
     if runnable.engine(plan, start.device()) == "executor":
         from nebula.runtime.executor.engine import on_executor
 
-        # the executor sums slices that are one run of a dim
-        paths = {name for element in chains.elements(model) for name, _ in element.named_sublayers()}
-        return on_executor(model, optimizer, loss, plan, halves_whole(split, sorted(paths)))
+        return on_executor(model, optimizer, loss, plan, in_runs(split, model, plan))
     mesh, here = degrees(plan), place(plan, paddle.distributed.get_rank() if plan.world_size > 1 else 0)
     drawn = int(paddle.randint(0, 2**30, [1]))
     paddle.set_device(start.device())
@@ -156,6 +154,18 @@ def parallelize(
         )
     with quiet():
         return _on_fleet(part, optimizer, loss, precision, plan, mesh, here, balance)
+
+
+def in_runs(split: Mapping[str, str], model: nn.Layer, plan: Plan) -> Mapping[str, str]:
+    """What the executor's tensor groups cut: it sums slices that are one run of a dim, so halves stay whole.
+
+    Raises:
+        BadInput: there are such groups, and others go with the halves.
+    """
+    if all(len(replica.ranks) == stage.context for stage in plan.stages for replica in stage.replicas):
+        return split
+    paths = {name for element in chains.elements(model) for name, _ in element.named_sublayers()}
+    return halves_whole(split, sorted(paths))
 
 
 def _seed_dropout(drawn: int, mesh: Degrees, here: Place) -> None:

@@ -10,13 +10,14 @@ from paddle import nn
 from nebula.errors import BadInput
 from nebula.graph.found_splits import splits_of
 from nebula.runtime import chain
-from nebula.runtime.parallelize import parallelize
+from nebula.runtime.parallelize import in_runs, parallelize
 from nebula.runtime.serial import serial_plan
 from nebula.runtime.tensor import Cut, Member, cut_element
 from nebula.runtime.vocabulary_table import check_product
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "emulated"))
 import own_models
+import toy_plans
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,18 @@ def test_buffers_behind_a_chain_that_is_given_keep_the_names_of_the_model():
     optimizer = own_models.optimizer_of(model, 1e-2)
     step = parallelize(model, optimizer, own_models.loss, serial_plan(), chain=own_models.classifier_chain)
     assert set(step.part.buffers) == {"classes.seen"}
+
+
+def test_the_executor_leaves_halves_whole_where_it_has_tensor_groups():
+    model = own_models.FusedModel()
+    ring = toy_plans.named("context 2 by ring")
+    assert in_runs(model.tensor_split, model, toy_plans.named("pipeline, zb-h1")) == model.tensor_split
+    assert in_runs(model.tensor_split, model, ring) == model.tensor_split
+    assert set(in_runs(model.tensor_split, model, toy_plans.named("tensor 2, then rows 1 : 3"))) == {
+        "*[qkv]_proj",
+        "*o_proj",
+        "*self_attn",
+    }
 
 
 def test_a_table_of_the_model_wins_and_an_embedding_with_padding_stays_whole():
