@@ -188,6 +188,12 @@ def _gathered_again(block: Block) -> frozenset[str]:
     )
 
 
+def _moved(kernel: Kernel) -> Kernel:
+    """A copy of what a kernel writes."""
+    size = kernel.written_bytes
+    return Kernel(kind="copy", dtype=kernel.dtype, flops=0.0, read_bytes=size, written_bytes=size)
+
+
 def _copy(wire: Collective) -> Kernel:
     return Kernel(kind="copy", dtype="float32", flops=0.0, read_bytes=wire.bytes, written_bytes=wire.bytes)
 
@@ -218,12 +224,14 @@ class _Listed:
         kernels: in order.
         tags: of each, what it is: `product` with a weight, `weight` and `bias` the gradients of what a split backward
             leaves for later, `whole` that of any other weight, `attention` or `other`.
+        more: of each, how many launches it takes beside the first.
         wires: collectives in order.
         beside: as of Pass.
     """
 
     kernels: tuple[Kernel, ...]
     tags: NDArray[np.str_]
+    more: NDArray[np.int64]
     wires: tuple[Collective, ...]
     beside: tuple[Collective, ...]
 
@@ -231,7 +239,7 @@ class _Listed:
         """The direction on a device, where launches take `host` times as long as those of a forward."""
         if not self.kernels:
             return replace(NOTHING, wires=self.wires)
-        seconds = kernels_seconds(self.kernels, device, max(1, execution.attention))
+        seconds = kernels_seconds(self.kernels, device, max(1, execution.attention)) + self.more * device.kernel_s
         host_s = 0.0 if execution.compiled else host * execution.host_kernel_s
         device_s, launches_s = float(seconds.sum()), (self._calls + len(self.wires)) * host_s
         return Pass(
@@ -248,7 +256,7 @@ class _Listed:
     @property
     def _calls(self) -> int:
         """What the host launches one by one: copies of views are made inside the operators that need them."""
-        return sum(kernel.kind != "contiguous" for kernel in self.kernels)
+        return sum(kernel.kind != "contiguous" for kernel in self.kernels) + int(self.more.sum())
 
 
 class _Launches:
@@ -271,6 +279,7 @@ class _Launches:
         """One direction of those operators; the collectives of those named in `beside` run beside products."""
         kernels: list[Kernel] = []
         tags: list[str] = []
+        more: dict[int, int] = {}
         wires: list[Collective] = []
         hidden: list[Collective] = []
         for op in operators:
@@ -286,9 +295,21 @@ class _Launches:
                         tags.append("other")
                     continue
                 for kernel, tag in self._as_run(op, work, weighted, work is of_weight):
+                    if self._by_expert(op) and kernel.product is not None:
+                        more[len(kernels)] = kernel.product.batch - 1
                     kernels.append(kernel)
                     tags.append(tag)
-        return _Listed(kernels=tuple(kernels), tags=np.array(tags), wires=tuple(wires), beside=tuple(hidden))
+        return _Listed(
+            kernels=tuple(kernels),
+            tags=np.array(tags),
+            more=np.array([more.get(i, 0) for i in range(len(kernels))], dtype=np.int64),
+            wires=tuple(wires),
+            beside=tuple(hidden),
+        )
+
+    def _by_expert(self, op: Operator) -> bool:
+        """Whether a kernel is started for each expert, and one more joins what they made."""
+        return self.execution.by_tensor and op.kind == "grouped_matmul"
 
     def _loss_passes(self, op: Operator, kernel: Kernel) -> float:
         """How often the logits are passed, over the once read and once written of a single kernel.
@@ -350,6 +371,8 @@ class _Launches:
         dtype = self.execution.product_dtype
         if not self._narrow or dtype == kernel.dtype or dtype in ("bfloat16", "float16", "float32"):
             yield kernel, tag
+            if self._by_expert(op):
+                yield _moved(kernel), "weight" if tag == "weight" else "other"
             return
         share = DTYPE_BYTES.get(dtype, 0.5) / DTYPE_BYTES[kernel.dtype]
         if not of_weight:
