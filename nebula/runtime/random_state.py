@@ -57,9 +57,11 @@ def reseed(seed: int, tensor_rank: int) -> None:
     paddle.seed(seed)
     random.seed(seed)
     np.random.seed(seed)
+    host = paddle.get_rng_state("cpu")
     for name in _tracker().states_:
         with _tracker().rng_state(name):
             paddle.seed(seed + 1 + tensor_rank)
+    paddle.set_rng_state(host, "cpu")  # as in draw_apart
 
 
 def draw_apart(elements: Iterable[nn.Layer], seed: int) -> None:

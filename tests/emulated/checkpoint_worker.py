@@ -26,8 +26,9 @@ from nebula.models import ernie, objectives
 from nebula.models.config import ErnieConfig, ModuleConfig
 from nebula.models.memory import set_micro_batches
 from nebula.runtime import parallelize as parallelizing
-from nebula.runtime import precision, start, weights
+from nebula.runtime import precision, random_state, start, weights
 from nebula.runtime.checkpoints import Checkpoints
+from nebula.runtime.exchange import from_all
 from nebula.runtime.parallelize import parallelize
 
 HALF = 2
@@ -117,6 +118,9 @@ def run(folder, job):
         refuse(folder, job, source)
         return
     assert source.resume() == job.resumes
+    if job.source and len(plan.stages) == plan.stages[0].data == plan.stages[0].context == 1:
+        states = from_all(random_state._text(paddle.get_rng_state("cpu")[0]), plan.world_size)
+        assert all(state == states[0] for state in states), "a tensor group draws apart on the host"
     options = {"asynchronous": job.asynchronous, "tell": told.append, "keep": 9, "every": 1}
     half = Checkpoints(step, folder / f"{job.name}.half", every=1, tell=str)
     with half, Checkpoints(step, folder / job.name, **options) as checkpoints:
