@@ -69,16 +69,6 @@ def virtual_seconds() -> float:
     return float(_plugin().nebula_emulator_virtual_seconds())
 
 
-def host_seconds() -> float:
-    """This thread's own time: later work starts no earlier."""
-    return float(_plugin().nebula_emulator_host_seconds())
-
-
-def hold_host(until_s: float) -> None:
-    """Lets this thread wait until a virtual time, as for a message that came by another way than the device's."""
-    _plugin().nebula_emulator_hold_host(until_s)
-
-
 def begin_step(number: int) -> None:
     """A training step begins, counted from 0: what the table has for it happens, and the record of work tells it.
 
@@ -162,9 +152,6 @@ def _plugin() -> ctypes.CDLL:
 
     plugin = ctypes.CDLL(str(path))
     plugin.nebula_emulator_virtual_seconds.restype = ctypes.c_double
-    plugin.nebula_emulator_host_seconds.restype = ctypes.c_double
-    plugin.nebula_emulator_hold_host.argtypes = [ctypes.c_double]
-    plugin.nebula_emulator_hold_host.restype = None
     plugin.nebula_emulator_current_bytes.restype = ctypes.c_size_t
     plugin.nebula_emulator_peak_bytes.restype = ctypes.c_size_t
     plugin.nebula_emulator_record.restype = None

@@ -35,7 +35,6 @@ class _Node:
 
     seconds: float = 0.0
     flow: Flow | None = None
-    not_before_s: float = 0.0
     waits: int = 0
     after: list[int] = field(default_factory=list)
 
@@ -66,9 +65,9 @@ class _Graph:
         self._messages: dict[tuple[int, int, int, int], int] = {}
         self._calls: dict[tuple[int, int], tuple[int, int]] = {}
 
-    def node(self, before: Iterable[int | None], seconds: float = 0.0, not_before_s: float = 0.0) -> int:
+    def node(self, before: Iterable[int | None], seconds: float = 0.0) -> int:
         """A new node."""
-        self._nodes.append(_Node(seconds=seconds, not_before_s=not_before_s))
+        self._nodes.append(_Node(seconds=seconds))
         self._wait(len(self._nodes) - 1, before)
         return len(self._nodes) - 1
 
@@ -158,7 +157,7 @@ class _Graph:
 
         def begin(node: int, now: float) -> None:
             one = self._nodes[node]
-            at = max(now, one.not_before_s) + one.seconds
+            at = now + one.seconds
             heapq.heappush(queue, (at, next(order), node, one.flow is not None))
 
         for node, one in enumerate(self._nodes):
@@ -211,7 +210,6 @@ class _Rank:
             Act.JOIN: self._join,
             Act.JOIN_EVENT: self._join_event,
             Act.JOIN_ALL: self._join_all,
-            Act.HOLD_UNTIL: self._hold,
             Act.SEND: self._send,
             Act.RECEIVE: self._receive,
             Act.COLLECTIVE: self._collective,
@@ -251,10 +249,6 @@ class _Rank:
     def _join_all(self, deed: Any) -> None:
         thread = int(deed["thread"])
         self._threads[thread] = self._graph.node([self._threads.get(thread), *self._streams.values()])
-
-    def _hold(self, deed: Any) -> None:
-        thread = int(deed["thread"])
-        self._threads[thread] = self._graph.node([self._threads.get(thread)], not_before_s=float(deed["seconds"]))
 
     def _step(self, deed: Any) -> None:
         before = [self._threads.get(int(deed["thread"])), *self._streams.values()]

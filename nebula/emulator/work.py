@@ -29,12 +29,11 @@ class Act(IntEnum):
     JOIN = 4
     JOIN_EVENT = 5
     JOIN_ALL = 6
-    HOLD_UNTIL = 7
-    SEND = 8
-    RECEIVE = 9
-    COLLECTIVE = 10
-    ROUND = 11
-    STEP = 12
+    SEND = 7
+    RECEIVE = 8
+    COLLECTIVE = 9
+    ROUND = 10
+    STEP = 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ std::vector<Stream*> g_streams;   // never freed: few, and Paddle may still wait
 thread_local double t_host_s = 0;  // a background thread must not move the time of the main one
 thread_local Stream* t_last = &g_null;
 uint64_t g_moments = 0;
-std::atomic<int> g_step{-1};
+std::atomic<int> g_step{0};
 
 using Lock = std::lock_guard<std::mutex>;
 
@@ -130,8 +130,6 @@ double work_on_host(double seconds) {
 
 double slowed(double seconds) { return seconds * Table::get().slowness(g_step); }
 
-double host() { return t_host_s; }
-
 double latest() {
   Lock lock(g_mutex);
   double latest_s = std::max(t_host_s, g_null.busy_until_s);
@@ -164,11 +162,6 @@ void fill_streams(C_DeviceInterface* interface) {
 }  // namespace emulator
 
 EXPORT double nebula_emulator_virtual_seconds() { return emulator::latest(); }
-EXPORT double nebula_emulator_host_seconds() { return emulator::host(); }
-EXPORT void nebula_emulator_hold_host(double until_s) {
-  emulator::note({.act = emulator::Act::HoldUntil, .seconds = until_s});
-  emulator::t_host_s = std::max(emulator::t_host_s, until_s);
-}
 // A training step begins; not 0 where the table has this rank's device fail now.
 EXPORT int nebula_emulator_begin_step(int number) {
   emulator::g_step = number;

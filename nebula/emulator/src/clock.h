@@ -14,7 +14,6 @@ void join(C_Stream stream);                  // this thread waits for what the s
 void join_all();                             // ... and for all streams
 double work_on_host(double seconds);         // this thread is busy; says since when
 double slowed(double seconds);               // by the factor that the table has for this rank and step
-double host();                               // this thread's time
 double latest();                             // of this thread and of all streams
 double computed();                           // of this thread and of the stream of its last kernel
 int number(C_Stream stream);

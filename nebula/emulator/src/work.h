@@ -16,7 +16,6 @@ enum class Act : int32_t {
   Join,         // this thread waits for a stream
   JoinEvent,    // ... for an event
   JoinAll,      // ... for all streams of the process
-  HoldUntil,    // ... until `seconds`
   Send,         // `bytes` to rank `peer` over group `id`, on a stream
   Receive,      // ... from rank `peer`
   Collective,   // `bytes` over each link of its ring, `peer` the operation, `spare` its root
