@@ -12,16 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from nebula.cost_model.held import Held
 from nebula.cost_model.offload import holds_activations
 from nebula.graph.values import DTYPE_BYTES
+from nebula.plan.executor_limits import BUCKET_BYTES, UNDERWAY
 from nebula.plan.values import StageMemory
 
 if TYPE_CHECKING:
     from nebula.cost_model.peak import Chunk, Setting
-
-UNDERWAY = 32
-"""Tensors to one rank that the executor does not wait for, and holds so long."""
-
-BUCKET_BYTES = 128 * 2.0**20
-"""Of gradients that replicas sum at once."""
 
 
 class _Moment(NamedTuple):
@@ -70,7 +65,7 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held, staged_bytes:
     queued = staged_bytes + sum(_queued(chunk, m) for chunk in chunks)
     all_ahead = all(chunk.flight >= m for chunk in chunks)
     sharing = setting.replicas > 1
-    flat = min(own.gradients, BUCKET_BYTES) if sharing else 0.0
+    flat = min(own.gradients, float(BUCKET_BYTES)) if sharing else 0.0
     # gradients that replicas sum are joined to one array, which is parted again
     yield _Moment("optimizer step", own.gradients, 0.0, 0.0, buffers=2.0 * flat)
     behind = 0.0

@@ -76,7 +76,7 @@ def begin_step(number: int) -> None:
         DeviceFailed: the table has this rank's device fail now.
     """
     if _plugin().nebula_emulator_begin_step(number):
-        raise DeviceFailed(f"the emulated device of this rank fails as step {number} begins, as was asked")
+        raise DeviceFailed(f"the emulated device of this rank fails as step {number + 1} begins, as was asked")
 
 
 def current_bytes(device: int) -> int:

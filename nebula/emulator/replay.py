@@ -39,7 +39,9 @@ class _Node:
     after: list[int] = field(default_factory=list)
 
 
-def step_starts(work: Sequence[Work], links: Mapping[tuple[int, int], Link], shared: SharedLinks | None) -> list[Any]:
+def step_starts(
+    work: Sequence[Work], links: Mapping[tuple[int, int], Link], shared: SharedLinks | None
+) -> list[dict[int, float]]:
     """For each rank when each training step began: number of the step -> virtual seconds.
 
     Args:
@@ -105,7 +107,7 @@ class _Graph:
         if key not in self._calls:
             start = self.node(())
             self._nodes[start].waits = len(members)
-            self._calls[key] = start, self._moved(start, members, deed)
+            self._calls[key] = start, self._ended(start, members, deed)
         return self._calls[key]
 
     def join_call(self, start: int, own: int) -> None:
@@ -113,8 +115,9 @@ class _Graph:
         self._nodes[start].waits -= 1
         self._wait(start, [own])
 
-    def _moved(self, start: int, members: Sequence[int], deed: Any) -> int:
-        operation, size = int(deed["peer"]), float(deed["bytes"])  # those that cross each link of the ring
+    def _ended(self, start: int, members: Sequence[int], deed: Any) -> int:
+        """The node at which a collective ends: a message around its ring; of an exchange of all with all its start."""
+        operation, size = int(deed["peer"]), float(deed["bytes"])
         if len(members) == 1 or operation == _ALL_TO_ALL:
             return start
         first = int(deed["spare"]) if operation in (_BROADCAST, _REDUCE) else 0

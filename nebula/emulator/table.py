@@ -15,6 +15,8 @@ from pathlib import Path
 from nebula.errors import BadInput
 
 MOST_DEVICES = 64
+LAST_STEP = 2**31 - 1
+"""Of any training: the plug-in counts steps in 32 bits."""
 _FIRST_LINE = "nebula-emulated-devices 1"
 
 
@@ -74,7 +76,7 @@ class Fault:
 
     rank: int
     first_step: int
-    last_step: int = 2**31 - 1
+    last_step: int = LAST_STEP
     factor: float = 0.0
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from nebula.emulator.table import Fault
+from nebula.emulator.table import LAST_STEP, Fault
 from nebula.errors import BadInput
 
 _SLOW = re.compile(r"slow:(\d{1,6}):(\d{1,9}(?:\.\d{1,9})?)(?:@(\d{1,9})(?:-(\d{1,9}))?)?")
@@ -25,11 +25,9 @@ def fault(text: str) -> Fault:
     slow, fail = _SLOW.fullmatch(text), _FAIL.fullmatch(text)
     if slow:
         rank, factor, first, last = slow.groups()
-        found = Fault(rank=int(rank), factor=float(factor), first_step=int(first or 1) - 1)
-        if last is not None:
-            found = Fault(rank=int(rank), factor=float(factor), first_step=int(first) - 1, last_step=int(last) - 1)
-        if found.factor > 0 and found.last_step >= found.first_step:
-            return found
+        steps = int(first or 1) - 1, int(last) - 1 if last else LAST_STEP
+        if float(factor) > 0 and steps[0] <= steps[1]:
+            return Fault(rank=int(rank), factor=float(factor), first_step=steps[0], last_step=steps[1])
     if fail:
         return Fault(rank=int(fail[1]), first_step=int(fail[2]) - 1)
     raise BadInput(

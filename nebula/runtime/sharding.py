@@ -35,7 +35,9 @@ def check(stage: int, part: Part, recompute: str, clips: Sequence[Any]) -> None:
             gradient over the ranks before all of its layers have given theirs.
     """
     if stage in (1, 3) and clips:
-        other = "name the engine executor in the plan, which does" if stage == 1 else "use stage 1 on the executor or 2"
+        other = (
+            "name the engine executor in the plan, which does" if stage == 1 else "use stage 2, or the executor with 1"
+        )
         raise BadInput(f"fleet's sharding stage {stage} takes no optimizer with groups of parameters; {other}")
     shared = chain.shared_across([[element] for element in part.elements]) if stage == 2 else None
     if shared and recompute != "none":

@@ -80,5 +80,5 @@ def test_a_device_is_slow_in_the_steps_that_are_asked_for(tmp_path):
 
 
 def test_a_device_fails_when_it_is_asked_to(tmp_path):
-    with pytest.raises(AssertionError, match="device of this rank fails as step 2 begins"):
+    with pytest.raises(AssertionError, match="device of this rank fails as step 3 begins"):
         ranks.run_emulated(2, WORKER, [tmp_path, "data 2"], tmp_path, faults=[Fault(rank=1, first_step=2)])

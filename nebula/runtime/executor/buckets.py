@@ -1,4 +1,4 @@
-"""Tensors that travel together: buckets as large as fleet's fused buffers."""
+"""Tensors that travel together, in buckets."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
-T = TypeVar("T")
+from nebula.plan.executor_limits import BUCKET_BYTES
 
-BUCKET_BYTES = 128 * 2**20
+T = TypeVar("T")
 
 
 def buckets(items: Iterable[T], *, key: Callable[[T], Hashable], size: Callable[[T], int]) -> Iterator[list[T]]:

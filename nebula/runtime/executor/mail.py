@@ -16,15 +16,13 @@ import paddle
 import paddle.distributed as dist
 
 from nebula.errors import BadInput
+from nebula.plan.executor_limits import UNDERWAY
 from nebula.plan.values import Plan
 from nebula.runtime.executor.seats import Message, Seat, Share, channels, gives, seat_of, sent, takes
 
 DTYPES = ("float32", "bfloat16", "float16", "int64", "int32", "bool", "float64", "uint8", "int8", "int16")
 TENSORS, DIMS = 16, 8
 """The most tensors of a border, and the most dims of one."""
-
-UNDERWAY = 32
-"""Tensors to one rank that are not waited for; a sender may be as many ahead of the wire, and holds them so long."""
 
 
 class Spec(NamedTuple):
