@@ -1,12 +1,16 @@
 """Ring attention: keys and values of a context group travel around it, and each rank's queries meet them in turn.
 
 Liu et al. 2023 (arXiv 2310.01889), algorithm 1; the softmax over blocks is that of Milakov and Gimelshein 2018 (arXiv
-1805.02867). Kept are the inputs, the output and one number per query and head; the backward scores every block again,
+1805.02867). Kept are the inputs, the output and two numbers per query and head; the backward scores every block again,
 and the gradients of keys and values travel with them. While one block is worked on the next is under way.
+
+Finite scores, however negative, weigh as in a softmax over all keys: a query that a mask hides from all alike gets the
+mean of them. One whose scores are all -inf gets zeros and passes no gradient on, where a softmax would be NaN.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,9 +20,6 @@ import paddle.distributed as dist
 from paddle.autograd import PyLayer
 
 from nebula.runtime.sequence import Deal
-
-UNSEEN = -1e30
-"""Greatest score of a query that has met no key."""
 
 BY_HEAD = [0, 2, 1, 3]
 """From [b, s, heads, d] to [b, heads, s, d], and back."""
@@ -48,7 +49,7 @@ class Ring(PyLayer):
                 if scored is not None:
                     sums[mine].add(scored.astype("float32"), repeated(by_head(values[theirs]), heads))
         out = paddle.concat([each.mixed() for each in sums], axis=2).transpose(BY_HEAD).astype(query.dtype)
-        statistics = paddle.concat([each.log_sum() for each in sums], axis=2)
+        statistics = paddle.concat([each.statistics() for each in sums], axis=2)
         ctx.save_for_backward(query, key, value, out, statistics)
         ctx.blocks = blocks
         return out
@@ -72,7 +73,7 @@ class Ring(PyLayer):
                     scored = blocks.scored(*leaves, source, mine, theirs)
                 if scored is None:
                     continue
-                weights = paddle.exp(scored.detach().astype("float32") - sums[mine])
+                weights = weights_of(scored.detach().astype("float32"), sums[mine])
                 found[1][theirs] += folded(paddle.matmul(weights, given[mine], transpose_x=True), value.shape[2])
                 back = paddle.matmul(given[mine], repeated(by_head(values[theirs]), heads), transpose_y=True)
                 paddle.autograd.backward([scored], [(weights * (back - deltas[mine])).astype(scored.dtype)])
@@ -89,23 +90,44 @@ class Softmax:
 
     def __init__(self, query: paddle.Tensor, width: int) -> None:
         b, s, heads, _ = query.shape
-        self._greatest, self._sum = paddle.full([b, heads, s, 1], UNSEEN), paddle.zeros([b, heads, s, 1])
+        self._greatest, self._sum = paddle.full([b, heads, s, 1], -math.inf), paddle.zeros([b, heads, s, 1])
         self._mixed = paddle.zeros([b, heads, s, width])
 
     def add(self, scored: paddle.Tensor, value: paddle.Tensor) -> None:
         """A block: scores [b, heads, queries, keys] and values [b, heads, keys, width]."""
         greatest = paddle.maximum(self._greatest, scored.max(axis=-1, keepdim=True))
-        weights, earlier = paddle.exp(scored - greatest), paddle.exp(self._greatest - greatest)
+        base = _finite(greatest)
+        weights, earlier = paddle.exp(scored - base), paddle.exp(self._greatest - base)
         self._sum = self._sum * earlier + weights.sum(axis=-1, keepdim=True)
         self._mixed, self._greatest = self._mixed * earlier + paddle.matmul(weights, value), greatest
 
     def mixed(self) -> paddle.Tensor:
         """[b, heads, queries, width]."""
-        return self._mixed / self._sum
+        return self._mixed / self._divisor()
 
-    def log_sum(self) -> paddle.Tensor:
-        """[b, heads, queries, 1]: by which scores become weights."""
-        return self._greatest + self._sum.log()
+    def statistics(self) -> paddle.Tensor:
+        """[b, heads, queries, 2]: from scores to weights; in one number the sum would be lost beside a great score."""
+        return paddle.concat([_finite(self._greatest), self._divisor()], axis=-1)
+
+    def _divisor(self) -> paddle.Tensor:
+        """The sum of weights; infinite where a query has seen nothing."""
+        # not asked of the sum: the CPU's exp of -inf may be 1e-38
+        return paddle.where(self._greatest == -math.inf, paddle.full_like(self._sum, math.inf), self._sum)
+
+
+def weights_of(scored: paddle.Tensor, statistics: paddle.Tensor) -> paddle.Tensor:
+    """The weights of scores [b, heads, queries, keys], of which some are of other blocks of keys.
+
+    Args:
+        statistics: of Softmax once it has met all blocks.
+    """
+    greatest, total = paddle.split(statistics, 2, axis=-1)
+    return paddle.exp(scored - greatest) / total
+
+
+def _finite(greatest: paddle.Tensor) -> paddle.Tensor:
+    """The greatest scores, 0 where there is none: -inf less itself would be NaN."""
+    return paddle.where(greatest == -math.inf, paddle.zeros_like(greatest), greatest)
 
 
 class Blocks:
@@ -143,6 +165,8 @@ class Blocks:
     def turned(self, tensors: Sequence[paddle.Tensor]) -> Callable[[], Sequence[paddle.Tensor]]:
         """Sends tensors to the next rank of the ring; what is returned waits for those of the one before."""
         group = self._deal.group
+        if group.nranks == 1:
+            return lambda: tensors
         after, before = (group.ranks[(group.rank + step) % group.nranks] for step in (1, -1))
         sent, came = [tensor.contiguous() for tensor in tensors], [paddle.empty_like(tensor) for tensor in tensors]
         sends = [dist.P2POp(dist.isend, tensor, after, group) for tensor in sent]
