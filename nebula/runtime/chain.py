@@ -56,22 +56,30 @@ def check_length(count: int, plan_layers: int) -> None:
 
 
 def check_alike(model: nn.Layer) -> None:
-    """Refuses models that the ranks have not built with the same weights.
+    """Refuses models that the ranks have not built with the same weights, or of which they do not train the same.
 
     Raises:
-        BadInput: a rank's weights differ from rank 0's.
+        BadInput: a rank's weights differ from rank 0's, or it has others frozen.
     """
     digest = 0
     for parameter in model.parameters():
         digest = zlib.crc32(parameter.numpy().tobytes(), digest)
-    digests: list[int] = []
-    paddle.distributed.all_gather_object(digests, digest)
-    odd = [rank for rank, other in enumerate(digests) if other != digests[0]]
-    if odd:
-        raise BadInput(
-            f"rank {odd[0]} has built the model with other weights than rank 0: "
-            "seed every rank alike (nebula.init() does) and build the model the same way on all"
-        )
+    frozen = [name for name, parameter in model.named_parameters() if parameter.stop_gradient]
+    told: list[tuple[int, list[str]]] = []
+    paddle.distributed.all_gather_object(told, (digest, frozen))
+    for rank, (other, stopped) in enumerate(told):
+        if other != told[0][0]:
+            raise BadInput(
+                f"rank {rank} has built the model with other weights than rank 0: "
+                "seed every rank alike (nebula.init() does) and build the model the same way on all"
+            )
+        odd = sorted({*stopped} ^ {*told[0][1]})
+        if odd:
+            trains, freezes = (0, rank) if odd[0] in stopped else (rank, 0)
+            raise BadInput(
+                f"rank {trains} trains {odd[0]}, rank {freezes} has it frozen (stop_gradient): "
+                "freeze the same weights on all ranks"
+            )
 
 
 def parameter_names(model: nn.Layer) -> dict[int, str]:

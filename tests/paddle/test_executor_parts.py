@@ -1,5 +1,7 @@
 """The parts of the executor that one process can show: borders, split backwards, groups of an optimizer."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
@@ -10,7 +12,8 @@ from nebula.models.decoders_parts import Experts
 from nebula.models.experts import Mixture
 from nebula.models.routing import UNBALANCED
 from nebula.runtime.executor.driver import _distinct
-from nebula.runtime.executor.gradients import check_clips
+from nebula.runtime.executor.gradients import Gradients, _Part, check_clips
+from nebula.runtime.executor.holdings import Holding, slices
 from nebula.runtime.executor.mail import Mail, _read, _written, specs_of
 from nebula.runtime.executor.weight_gradients import Later, split_backward
 from nebula.runtime.optimizers import groups_by_name, keep_parameters, largest_first
@@ -145,6 +148,23 @@ def test_an_optimizer_tells_the_group_of_each_weight_and_keeps_groups_of_which_a
     parted.step()
     assert np.all(second.weight.numpy() != before)
     assert float(stand_in) == idle
+
+
+def test_frozen_weights_are_summed_with_no_one_and_get_no_gradient():
+    layer = nn.Linear(2, 3)
+    layer.weight.stop_gradient = True
+    held = [Holding(name, -1, 0, 1) for name, _ in layer.named_parameters()]
+    pieces = slices({0: held, 1: held}, {0: (0, 0), 1: (0, 1)})[0]
+    weights = dict(layer.named_parameters())
+    gradients = Gradients.__new__(Gradients)
+    gradients._shards = SimpleNamespace(ranks=lambda _: (0,))
+    gradients._parts = [_Part(weights[piece.name], Holding(piece.name, -1, 0, 1), piece) for piece in pieces]
+    summed = [part.slice.name for bucket in gradients._buckets() for part in bucket]
+    assert summed == ["bias"]
+    assert layer.weight.grad is None
+    layer.weight.stop_gradient = False  # a script may thaw it later, on all ranks
+    summed = [part.slice.name for bucket in gradients._buckets() for part in bucket]
+    assert sorted(summed) == ["bias", "weight"]
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -15,6 +15,10 @@ import nebula
 plan = nebula.init()
 paddle.seed(3)
 model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+if sys.argv[2:] == ["freeze"] and os.environ["PADDLE_TRAINER_ID"] == "1":
+    model[0].weight.stop_gradient = True
+if sys.argv[2:] == ["build"] and os.environ["PADDLE_TRAINER_ID"] == "1":
+    model[0].weight.set_value(0.5 * model[0].weight)
 optimizer = paddle.optimizer.AdamW(1e-2, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(1.0))
 step = nebula.parallelize(model, optimizer, nn.MSELoss(), plan)
 

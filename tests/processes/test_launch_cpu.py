@@ -98,6 +98,18 @@ def test_failing_rank_is_named(tmp_path, fault, words):
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ("freeze", r"rank 0 trains 0\.weight, rank 1 has it frozen \(stop_gradient\): freeze the same weights"),
+        ("build", "rank 1 has built the model with other weights than rank 0"),
+    ],
+)
+def test_ranks_that_train_different_models_are_refused(tmp_path, odd, words):
+    with pytest.raises(RunFailed, match=words):
+        start(make_plan(tmp_path), tmp_path, odd)
+
+
 def test_plan_for_other_number_of_processes_is_refused_once(tmp_path):
     plan = make_plan(tmp_path)
     done = subprocess.run(

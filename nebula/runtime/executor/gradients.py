@@ -87,8 +87,9 @@ class Gradients:
         return self._shards.owners[part.slice.name] if sharing else None
 
     def _buckets(self) -> list[list[_Part]]:
-        """What is summed together, in the same order on all ranks of a group."""
-        parts = sorted((p for p in self._parts if len(p.slice.ranks) > 1), key=lambda part: part.slice[:4])
+        """What is summed together, in the same order on all ranks of a group; frozen weights have no gradient."""
+        shared = (p for p in self._parts if len(p.slice.ranks) > 1 and not p.parameter.stop_gradient)
+        parts = sorted(shared, key=lambda part: part.slice[:4])
         for part in parts:
             part.need_gradient()
         found = buckets(
