@@ -151,6 +151,16 @@ def test_load_is_counted_once_for_each_micro_batch_of_training(again):
     assert layer.router.load.sum() == 2 * 15 * SIZES.top_k
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_one_small_step_of_the_balance_changes_a_choice_in_reduced_precision_too(dtype):
+    router = Router(HIDDEN, SIZES, Routing(score="sigmoid", speed=1e-4))
+    scores = paddle.full([1, SIZES.count], 0.75, dtype=dtype)
+    for first, second in ((5, 2), (1, 4)):
+        moves = {first: 2, second: 1}
+        router.balance.set_value(np.array([1000 + moves.get(expert, 0) for expert in range(SIZES.count)]))
+        assert router.choice(scores).tolist() == [[first, second]]
+
+
 def test_the_balance_moves_the_choice_and_not_the_weights():
     layer = mixture(routing=Routing(speed=0.1, normalised=False))
     x = tokens().reshape([-1, HIDDEN])
