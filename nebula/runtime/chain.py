@@ -15,6 +15,7 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.runtime import decoder_flow
 from nebula.runtime.decoder_chain import base_of, decoder_chain
 
 
@@ -41,6 +42,18 @@ def elements(model: nn.Layer) -> list[nn.Layer]:
         return list(chain)
     base = base_of(model)
     return [model] if base is None else decoder_chain(model, base)
+
+
+def check_found(model: nn.Layer) -> None:
+    """Refuses a model whose chain was found by its names, if its own forward does more than the elements do.
+
+    Raises:
+        BadInput: with what it does.
+    """
+    says = getattr(model, "chain", None) is not None or isinstance(model, (nn.Sequential, nn.LayerList))
+    base = None if says else base_of(model)
+    if base is not None:
+        decoder_flow.check(model, base)
 
 
 def check_length(count: int, plan_layers: int) -> None:

@@ -1,9 +1,9 @@
 """The chain of a causal language model that someone else wrote, as PaddleFormers and Hugging Face lay it out.
 
 Recognised by its names: `lm_head`, and in the base model `embed_tokens`, `layers` and `norm`. What the base model's own
-forward gives its layers beside the hidden states (masks, rotary tables) is asked of that forward itself, once for each
-shape, so that only hidden states cross a border. It knows token ids alone: padding, positions or labels of one's own
-need a chain of one's own.
+forward gives each layer beside the hidden states (masks, rotary tables) is asked of that forward itself, once for each
+shape, so that only hidden states cross a border (nebula.runtime.decoder_flow, which refuses a model that does more). It
+knows token ids alone: padding, positions or labels of one's own need a chain of one's own.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.runtime.decoder_flow import Arguments, layer_calls
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""Of a call: those by position, those by name."""
 _BASE = ("embed_tokens", "layers", "norm")
 
 
@@ -33,7 +32,7 @@ def decoder_chain(model: nn.Layer, base: nn.Layer) -> list[nn.Layer]:
     around = Around(base)
     return [
         Tokens(base.embed_tokens),
-        *(Surrounded(layer, around) for layer in base.layers),
+        *(Surrounded(layer, around, index) for index, layer in enumerate(base.layers)),
         nn.Sequential(("norm", base.norm)),
         nn.Sequential(("lm_head", model.lm_head)),
     ]
@@ -63,13 +62,13 @@ class Tokens(nn.Layer):
 class Surrounded(nn.Layer):
     """One layer of the base model, called as the base model calls it."""
 
-    def __init__(self, layer: nn.Layer, around: Around) -> None:
+    def __init__(self, layer: nn.Layer, around: Around, index: int) -> None:
         super().__init__()
-        self.layer, self.around = layer, around
+        self.layer, self.around, self.index = layer, around, index
 
     def forward(self, hidden: paddle.Tensor) -> paddle.Tensor:
         """[rows, s, width] -> the same shape."""
-        given, named = self.around(hidden)
+        given, named = self.around(hidden, self.index)
         outputs = self.layer(hidden, *given, **named)
         return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
 
@@ -79,51 +78,14 @@ class Around:
 
     def __init__(self, base: nn.Layer) -> None:
         self._base = base
-        self._known: dict[tuple[Any, ...], Arguments] = {}
+        self._known: dict[tuple[Any, ...], tuple[Arguments, ...]] = {}
 
-    def __call__(self, hidden: paddle.Tensor) -> Arguments:
-        """What a layer takes besides."""
+    def __call__(self, hidden: paddle.Tensor, index: int) -> Arguments:
+        """What the layer of that index takes besides."""
         key = (*hidden.shape, hidden.dtype, str(hidden.place))
         if key not in self._known:
-            self._known[key] = self._asked(hidden)
-        return self._known[key]
-
-    def _asked(self, hidden: paddle.Tensor) -> Arguments:
-        """Runs the base model's forward up to its first layer."""
-        base, layers = self._base, self._base.layers
-        for child in base.children():
-            if not child.parameters():
-                child.to(device=paddle.get_device())
-        base.layers = nn.LayerList([_Stop()])
-        try:
-            with paddle.no_grad():
-                base(inputs_embeds=hidden.detach(), use_cache=False)
-        except _Reached as reached:
-            if reached.changed(hidden):
-                raise BadInput(
-                    f"{type(base).__name__} changes hidden states before its first layer (scales them, adds positions, "
-                    "drops some), which a chain of its layers would not: say how it is cut with `chain`"
-                ) from None
-            return reached.arguments
-        finally:
-            base.layers = layers
-        raise BadInput(f"{type(base).__name__} does not run its `layers`; say how it is cut with `chain`")
-
-
-class _Reached(Exception):
-    def __init__(self, hidden: paddle.Tensor, arguments: Arguments) -> None:
-        super().__init__()
-        self.hidden, self.arguments = hidden, arguments
-
-    def changed(self, given: paddle.Tensor) -> bool:
-        """Whether the first layer gets others than the hidden states that were given."""
-        alike = self.hidden.shape == given.shape and self.hidden.dtype == given.dtype
-        return not alike or not bool(paddle.allclose(self.hidden, given, rtol=0.0, atol=0.0, equal_nan=True))
-
-
-class _Stop(nn.Layer):
-    """Stands for the first layer and hands out what it is called with."""
-
-    def forward(self, hidden: paddle.Tensor, *given: Any, **named: Any) -> None:
-        """Never returns."""
-        raise _Reached(hidden, (given, named))
+            for child in self._base.children():
+                if not child.parameters():
+                    child.to(device=paddle.get_device())
+            self._known[key] = layer_calls(self._base, hidden)
+        return self._known[key][index]

@@ -119,10 +119,12 @@ def parallelize(
         chain: makes the list of elements of a model that offers none; they must be its own layers, or hold them.
 
     Raises:
-        BadInput: the plan is for another model, the model cannot be cut that way, or the ranks built it differently.
+        BadInput: the plan is for another model, the model cannot be cut that way or does more than the chain that was
+            found of it, or the ranks built it differently.
     """
     if chain is not None:
         model.chain = [*chain(model)]  # no LayerList: the model keeps its own names
+    chains.check_found(model)
     split = tensor_split if tensor_split is not None else splits_of(model)
     optimizer = optimizer_of(optimizer, model)
     if runnable.engine(plan, start.device()) == "executor":

@@ -61,24 +61,122 @@ def test_inputs_that_the_chain_of_a_causal_model_does_not_read_are_refused():
 
 def test_a_base_model_that_does_not_run_its_list_is_refused():
     model = own_models.CausalModel()
-    model.model.forward = lambda inputs_embeds, use_cache: inputs_embeds
+    model.model.forward = lambda ids=None, inputs_embeds=None, use_cache=True: inputs_embeds
     with pytest.raises(BadInput, match="Decoder does not run its `layers`; say how it is cut with `chain`"):
         through(chain.elements(model), paddle.zeros([1, 4], "int64"))
+    with pytest.raises(BadInput, match="say how it is cut with `chain`"):
+        chain.check_found(model)
 
 
-class Scaling(own_models.Decoder):
-    """Scales the embedded tokens itself, as some families do."""
+class Unlike(own_models.Decoder):
+    """Does what some families do around their layers: `does` says what."""
+
+    def __init__(self, does):
+        super().__init__(own_models.FeedForward)
+        self.does, self.dropout = does, nn.Dropout(0.5)
 
     def forward(self, input_ids=None, inputs_embeds=None, use_cache=True):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        return super().forward(inputs_embeds=own_models.WIDTH**0.5 * x, use_cache=use_cache)
+        if self.does == "scales" or (self.does == "scales tokens" and inputs_embeds is None):
+            x = own_models.WIDTH**0.5 * x
+        x = self.dropout(x) if self.does == "drops out" else x
+        positions, embedded = self.rotary_emb(x.shape[1]), x
+        for index, layer in enumerate(self.layers):
+            if (self.does, index) == ("skips", 2):
+                continue
+            mask = paddle.triu(paddle.full([x.shape[1], x.shape[1]], -1e9), 1)
+            if self.does == "windows" and index != 1:  # four tokens back
+                mask = mask + paddle.tril(paddle.full([x.shape[1], x.shape[1]], -1e9), -4)
+            if self.does == "looks back":
+                positions = positions + embedded.mean()
+            x = layer(x, attention_mask=mask, position_embeddings=positions, use_cache=use_cache)[0]
+            x = x + embedded if self.does == "adds" else x
+        return x if self.does == "ends" else self.norm(x)
 
 
-def test_a_base_model_that_changes_what_its_first_layer_gets_is_refused():
+class Capped(own_models.CausalModel):
+    def forward(self, input_ids):
+        return 30 * paddle.tanh(super().forward(input_ids) / 30)
+
+
+class Tuple(own_models.CausalModel):
+    """Returns what else there is beside the logits, in fp32."""
+
+    def forward(self, input_ids):
+        return super().forward(input_ids).astype("float32"), None
+
+
+def unlike(does):
     model = own_models.CausalModel()
-    model.model = Scaling(own_models.FeedForward)
-    with pytest.raises(BadInput, match=r"Scaling changes hidden states before its first layer .* how it is cut with"):
-        through(chain.elements(model), paddle.zeros([1, 4], "int64"))
+    model.model = Unlike(does)
+    return model
+
+
+def trained(model):
+    optimizer = own_models.optimizer_of(model, 1e-2)
+    return parallelize(model, optimizer, own_models.loss, serial_plan())
+
+
+@pytest.mark.parametrize("length", [3, 8])
+def test_masks_that_differ_from_layer_to_layer_are_carried(length):
+    model = unlike("windows")
+    ids = paddle.randint(0, own_models.VOCABULARY, [2, length])
+    wanted = model(ids)
+    elements = trained(model).part.elements
+    assert bool((through(elements, ids) == wanted).all())
+    plain = own_models.CausalModel()
+    plain.set_state_dict(model.state_dict())
+    assert bool((plain(ids) == wanted).all()) == (length <= 4)
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("scales", "Unlike changes hidden states before its first layer"),
+        ("scales tokens", "Unlike changes hidden states before its first layer"),
+        ("drops out", "Unlike changes hidden states before its first layer"),
+        ("adds", "Unlike changes hidden states between its layers 0 and 1"),
+        ("skips", "Unlike runs 2 of its 3 layers"),
+        ("ends", "Unlike does not call its norm"),
+    ],
+)
+def test_a_base_model_that_does_more_than_its_layers_is_refused(does, words):
+    with pytest.raises(BadInput, match=f"{words}.*; say how it is cut with `chain`"):
+        trained(unlike(does))
+    model = unlike(does)
+    assert trained_by_chain(model) > 0  # nothing is asked of a chain that is given
+
+
+def trained_by_chain(model):
+    layer = nn.Sequential(model.model.embed_tokens, model.lm_head)
+    step = parallelize(
+        model, own_models.optimizer_of(model, 1e-2), own_models.loss, serial_plan(), chain=lambda _: [layer]
+    )
+    return step(own_models.tokens(0)).loss
+
+
+def test_a_layer_that_gets_what_hidden_states_make_is_refused():
+    step = trained(unlike("looks back"))
+    with pytest.raises(BadInput, match="Unlike gives its layer 0 a tensor that is made of hidden states"):
+        step(own_models.tokens(0))
+
+
+def test_logits_that_are_changed_behind_the_head_are_refused():
+    with pytest.raises(BadInput, match=r"Capped changes logits behind its lm_head \(scales, caps or drops some\)"):
+        trained(Capped())
+    assert trained(Tuple())(own_models.tokens(0)).loss > 0
+
+
+@pytest.mark.parametrize("form", [lambda x: (x,), lambda x: (x, None)])
+def test_looking_at_a_model_leaves_it_as_it_was(form):
+    model = own_models.CausalModel()
+    for layer in model.model.layers:
+        layer.forward = lambda *given, own=layer.forward, **named: form(own(*given, **named)[0])
+    ids = paddle.randint(0, own_models.VOCABULARY, [2, 5])
+    wanted, state = model(ids), paddle.get_rng_state()[0].__getstate__()
+    chain.check_found(model)
+    assert bool((model(ids) == wanted).all())
+    assert paddle.get_rng_state()[0].__getstate__() == state
 
 
 def test_a_chain_that_is_given_keeps_the_names_of_the_model():
