@@ -13,7 +13,7 @@ These are at the positions of the two ranges; `scores` may return None where no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -23,6 +23,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional
 
 from nebula.errors import BadInput
+from nebula.runtime.random_state import draws
 from nebula.runtime.ring import Ring
 from nebula.runtime.sequence import Deal, GatherForParts, in_parts
 
@@ -30,6 +31,8 @@ Mixing = Callable[..., paddle.Tensor]
 
 HEADS, POSITIONS = 2, 1
 """Dims of [b, s, heads, d]."""
+FEW = 4
+"""Positions on which a method is tried."""
 
 
 def share_attention(element: nn.Layer, way: str, deal: Deal) -> None:
@@ -51,7 +54,46 @@ def share_attention(element: nn.Layer, way: str, deal: Deal) -> None:
                     f"keys; name it in `mixes_tokens = {{{method!r}: ...}}`, or use ulysses"
                 )
             core = _gathered if way == "gather" else _around
-            setattr(layer, method, core(getattr(layer, methods[method]), told, deal))
+            shared = core(getattr(layer, methods[method]), told, deal)
+            setattr(layer, method, _first_looked_at(shared, layer, method, way, deal))
+
+
+def _first_looked_at(shared: Mixing, layer: nn.Layer, method: str, way: str, deal: Deal) -> Mixing:
+    """The shared method, before whose first use in a training it is seen that the layer's own one drops nothing."""
+    own, seen = getattr(layer, method), False
+
+    def run(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor, *rest: Any) -> paddle.Tensor:
+        nonlocal seen
+        if layer.training and not seen:
+            if _draws(own, layer, (query, key, value), rest, deal.group.nranks):
+                raise BadInput(
+                    f"context parallelism by {way}: {type(layer).__name__}.{method} draws random numbers (dropout of "
+                    f"attention weights), which {way} would leave out: set `exchange` of the plan's stages to ulysses, "
+                    "or its probability to 0"
+                )
+            seen = True
+        return shared(query, key, value, *rest)
+
+    return run
+
+
+@paddle.no_grad()
+def _draws(own: Mixing, layer: nn.Layer, tensors: Sequence[paddle.Tensor], rest: Sequence[Any], ranks: int) -> bool:
+    """Whether a method draws random numbers: run on a few positions, or on all where only these go with the rest."""
+    every = [[t.shape[0], t.shape[POSITIONS] * ranks, *t.shape[HEADS:]] for t in tensors]
+
+    def on_few() -> None:
+        own(*(tensor[:1, :FEW] for tensor in tensors), *rest)
+
+    def on_all() -> None:
+        own(*(paddle.zeros(shape, tensors[0].dtype) for shape in every), *rest)
+
+    for tried in (on_few, on_all):
+        try:
+            return draws(tried)
+        except Exception:  # these shapes do not go with the rest, or are too large
+            continue
+    return any(getattr(part, "p", 0) for part in layer.sublayers() if type(part).__name__.endswith("Dropout"))
 
 
 def _by_heads(attend: Mixing, told: str, group: Any) -> Mixing:

@@ -26,17 +26,22 @@ APART = "nebula_shares_of_a_sequence"
 
 def part(rank: int) -> Part:
     """The random state of this process, as what a checkpoint keeps of rank `rank`."""
-    state = {
-        "host": _text(paddle.get_rng_state("cpu")[0]),
-        "device": [_text(state) for state in paddle.get_rng_state()],
-        "tracked": {
-            name: [_text(state) for state in states] for name, states in _tracker().get_states_tracker().items()
-        },
-        "python": random.getstate(),
-        "numpy": _numpy(),
-    }
+    state = _drawn() | {"python": random.getstate(), "numpy": _numpy()}
     array = np.frombuffer(json.dumps(state).encode(), np.uint8)
     return Part(key=f"{KEY}{rank}", dtype="uint8", shape=array.shape, box=whole(array.shape), array=array)
+
+
+def draws(run: Callable[[], Any]) -> bool:
+    """Whether a function draws random numbers of Paddle's; those that it draws are drawn again by who comes next."""
+    host, device, tracked = paddle.get_rng_state("cpu"), paddle.get_rng_state(), _tracker().get_states_tracker()
+    before = _drawn()
+    try:
+        run()
+        return before != _drawn()
+    finally:
+        paddle.set_rng_state(host, "cpu")
+        paddle.set_rng_state(device)
+        _tracker().set_states_tracker(tracked)
 
 
 def restore(content: npt.NDArray[np.uint8]) -> None:
@@ -86,6 +91,16 @@ def _apart(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(*inputs)
 
     return run
+
+
+def _drawn() -> dict[str, Any]:
+    """The state of Paddle's generators."""
+    tracked = _tracker().get_states_tracker().items()
+    return {
+        "host": _text(paddle.get_rng_state("cpu")[0]),
+        "device": [_text(state) for state in paddle.get_rng_state()],
+        "tracked": {name: [_text(state) for state in states] for name, states in tracked},
+    }
 
 
 def _tracker() -> Any:

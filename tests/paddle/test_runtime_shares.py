@@ -109,6 +109,70 @@ def test_a_ring_needs_scores():
         share_attention(Mixing(), "ring", deal)
 
 
+class Dropping(nn.Layer):
+    """Attention that may drop its weights, or what it returns."""
+
+    mixes_tokens = {"attend": "scores"}
+
+    def __init__(self, p, behind, mask):
+        super().__init__()
+        self.p, self.mask = p, mask
+        self.dropout = nn.Dropout(behind)
+
+    def forward(self, x):
+        return self.dropout(self.attend(x, x, x, self.mask))
+
+    def attend(self, query, key, value, mask):
+        every = range(query.shape[1])
+        weights = nn.functional.softmax(self.scores(query, key, mask, queries=every, keys=every))
+        weights = nn.functional.dropout(weights, self.p, training=self.training)
+        return paddle.matmul(weights, value.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3]).flatten(2)
+
+    def scores(self, query, key, mask, *, queries, keys):
+        query, key = (t.transpose([0, 2, 1, 3]) for t in (query, key))
+        seen = mask[queries.start : queries.stop, keys.start : keys.stop]
+        return paddle.matmul(query, key, transpose_y=True) + seen
+
+
+def dropping(way, p=0.0, behind=0.0, length=8):
+    layer = Dropping(p, behind, paddle.zeros([length, length]))
+    alone = SimpleNamespace(nranks=1, rank=0, ranks=[0])
+    share_attention(layer, way, Deal(group=alone, mirrored=way == "ring"))
+    return layer
+
+
+@pytest.mark.parametrize("way", ["ring", "gather"])
+@pytest.mark.parametrize("length", [2, 8])
+def test_dropout_of_attention_weights_is_refused_where_it_would_be_left_out(way, length):
+    with pytest.raises(
+        BadInput,
+        match=f"by {way}: Dropping.attend draws random numbers .* set `exchange` of the plan's stages to ulysses",
+    ):
+        dropping(way, p=1e-3, length=length)(paddle.randn([2, length, 2, 4]))
+
+
+def test_other_dropout_is_let_through_and_the_random_numbers_stay_the_same():
+    x = paddle.randn([2, 8, 2, 4])
+    layer = dropping("ring", p=1e-3)
+    layer.eval()
+    layer(x)
+    layer = dropping("ring", behind=0.5)
+    paddle.seed(5)
+    wanted = paddle.rand([3]).tolist()
+    paddle.seed(5)
+    layer.attend(x, x, x, layer.mask)
+    assert paddle.rand([3]).tolist() == wanted
+    assert int((layer(x) == 0).sum()) > 0
+
+
+def test_a_method_that_cannot_be_tried_is_judged_by_its_layer():
+    layer = Dropping(0.0, 0.5, None)
+    alone = SimpleNamespace(nranks=1, rank=0, ranks=[0])
+    share_attention(layer, "gather", Deal(group=alone))
+    with pytest.raises(BadInput, match="attend draws random numbers"):
+        layer(paddle.randn([2, 8, 2, 4]))
+
+
 def test_what_runs_on_shares_draws_apart_and_as_before_when_it_is_computed_again():
     def dropped(seed, policy="none"):
         """What an element with dropout keeps, its gradient, and what is drawn of the common numbers afterwards."""
