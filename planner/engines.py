@@ -28,7 +28,7 @@ def runs(split: Split, job: Job, device_kind: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _runs(small: Split, job: Job, device_kind: str) -> bool:
-    return not set(missing(small, job, device_kind)) - set(missing(_ALONE, job, device_kind))
+    return not set(missing(small, job, device_kind)) - set(missing(ALONE, job, device_kind))
 
 
 @lru_cache(maxsize=1024)
@@ -54,7 +54,8 @@ def missing(split: Split, job: Job, device_kind: str) -> tuple[str, ...]:
     return executable(plan, device_kind).missing
 
 
-_ALONE = Split(data=1, tensor=1, pipeline=1, rows=1, sharding=Sharding(), recompute="none")
+ALONE = Split(data=1, tensor=1, pipeline=1, rows=1, sharding=Sharding(), recompute="none")
+"""One rank: what keeps every engine from running it is the job's matter."""
 
 
 def _small(split: Split) -> Split:

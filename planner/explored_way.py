@@ -34,6 +34,7 @@ def explored_way(plan: Plan, cluster: Cluster, excluded: tuple[str, ...] = ()) -
         recompute=policy,
         offload=first.offload,
         layers=ALL if all_alike else FEWEST,
+        sequence=plan.sequence_parallel or first.tensor == first.context,
     )
     outer = Outer(
         data=first.data,

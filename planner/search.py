@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -51,6 +51,15 @@ INTERRUPTION, PATIENCE = "interruption", "patience"
 
 SCHEDULE = "1f1b"
 """Under which plans are priced."""
+
+OF_FLEET: Mapping[str, int | str] = {
+    "schedule": SCHEDULE,
+    "sequence": 0,
+    "context": 1,
+    "expert": 1,
+    "virtual_stages": 1,
+}
+"""Degrees that are the same in all plans that fleet runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +167,8 @@ def _check_objective(objective: Objective) -> None:
         raise BadInput("objective.limits.deadline is for `nebula plan`; leave it out here")
     if objective.budget:
         raise BadInput("objective.limits.budget is for `nebula plan`; leave it out here")
-    if objective.fixed.get("schedule", SCHEDULE) != SCHEDULE:
-        asked = objective.fixed["schedule"]
-        raise BadInput(f"objective.fixed.schedule={asked!r} cannot be planned for yet; use {SCHEDULE}")
+    for name, value in beyond_fleet(objective.fixed).items():
+        raise BadInput(f"objective.fixed.{name}={value!r}: fleet does not run that; the engine executor may")
     if objective.allow:
         raise BadInput(f"objective.allow={list(objective.allow)} is for `nebula plan --explore`; add --explore")
     if objective.fixed.get("offload", OFFLOAD[0]) != OFFLOAD[0]:
@@ -168,6 +176,11 @@ def _check_objective(objective: Objective) -> None:
         raise BadInput(
             f"objective.fixed.offload={asked!r}: no engine runs it yet; look at it with `nebula plan --explore`"
         )
+
+
+def beyond_fleet(fixed: Mapping[str, int | str]) -> dict[str, int | str]:
+    """Those of fixed degrees that no plan has which fleet runs."""
+    return {name: value for name, value in fixed.items() if OF_FLEET.get(name, value) != value}
 
 
 class _Search:

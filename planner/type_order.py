@@ -116,6 +116,8 @@ def fixed_of(plan: Plan) -> dict[str, int | str]:
         "recompute": recomputed_under(plan),
         "offload": first.offload,
         "schedule": plan.schedule,
+        "sequence": int(plan.sequence_parallel),
+        "virtual_stages": len(plan.stages) // len(plan.homes),
     }
 
 

@@ -128,7 +128,7 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     """
     from nebula.planner.aims import wants_more
     from nebula.planner.by_aim import best_by_aim
-    from nebula.planner.explore.ways import experts_of
+    from nebula.planner.explore.space import experts_of
     from nebula.planner.placed_answer import placed_search
 
     run, line = subject.run, SearchBar()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nebula.errors import LARGEST, BadInput, closest, shown
-from nebula.plan.job import FIXABLE, OFFLOAD, RECOMPUTE
+from nebula.plan.job import FIXABLE, FIXABLE_WORDS, FROM_NOUGHT
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Plan
 
-WORDS = {"recompute": RECOMPUTE, "schedule": tuple(SCHEDULES), "offload": OFFLOAD}
+WORDS = {**FIXABLE_WORDS, "schedule": tuple(SCHEDULES)}
 """Degrees that are words, and which words there are."""
 
 EXAMPLE = "tensor=8,pipeline=4"
@@ -43,14 +43,19 @@ def degrees_of(plan: Plan) -> dict[str, int | str]:
     first = plan.stages[0]
     return {
         "data": first.data,
-        "tensor": first.tensor,
-        "pipeline": len(plan.stages),
+        "tensor": first.tensor // first.context,
+        "pipeline": len(plan.homes),
         "sharding": first.sharding.stage,
         "sharding_degree": first.sharding.degree,
         "recompute": first.recompute,
         "micro_batch_rows": first.replicas[0].micro_batch_rows,
         "schedule": plan.schedule,
         "offload": first.offload,
+        "sequence": int(plan.sequence_parallel),
+        "context": first.context,
+        "exchange": first.exchange,
+        "expert": first.expert,
+        "virtual_stages": len(plan.stages) // len(plan.homes),
     }
 
 
@@ -64,14 +69,21 @@ def degree_words(degrees: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in degrees.items())
 
 
+def nought_words(name: str) -> str:
+    """What a degree that begins at 0 may be."""
+    if name == "sharding":
+        return "the stage of ZeRO is 0, 1, 2 or 3; sharding_degree says over how many"
+    return "1 with sequence parallelism, 0 without"
+
+
 def _value(name: str, value: str) -> int | str:
     if name in WORDS:
         if value not in WORDS[name]:
             raise BadInput(f"{name}={shown(value)}: {closest(value, WORDS[name])}")
         return value
-    least = 0 if name == "sharding" else 1
+    least = 0 if name in FROM_NOUGHT else 1
     if not (value.isascii() and value.isdigit()) or not least <= int(value[: len(str(LARGEST))]) < LARGEST:
         raise BadInput(f"{name}={shown(value)}: it must be a whole number from {least} on")
-    if name == "sharding" and int(value) > 3:
-        raise BadInput(f"sharding={value}: the stage of ZeRO is 0, 1, 2 or 3; sharding_degree says over how many")
+    if int(value) > FROM_NOUGHT.get(name, LARGEST):
+        raise BadInput(f"{name}={value}: {nought_words(name)}")
     return int(value)

@@ -28,8 +28,20 @@ FIXABLE = (
     "micro_batch_rows",
     "schedule",
     "offload",
+    "sequence",
+    "context",
+    "exchange",
+    "expert",
+    "virtual_stages",
 )
-"""What `objective.fixed` may name; `sharding` is the stage of ZeRO."""
+"""What `objective.fixed` may name; `sharding` is the stage of ZeRO, `sequence` 1 with sequence parallelism and 0
+without, `virtual_stages` how many a device holds."""
+
+FROM_NOUGHT = {"sharding": 3, "sequence": 1}
+"""Degrees that begin at 0, and the most that each can be."""
+
+FIXABLE_WORDS = {"recompute": RECOMPUTE, "offload": OFFLOAD, "exchange": EXCHANGES}
+"""Degrees that are words, and which words there are; those of `schedule` are nebula.plan.schedule.SCHEDULES."""
 
 ALLOWABLE = ("offload", "recompute_layers")
 """What `objective.allow` may name: features that are explored on request."""

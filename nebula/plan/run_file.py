@@ -23,7 +23,18 @@ from nebula.marked_yaml import MOST_LEVELS, Document, Keys, Mark
 from nebula.plan.checkpoint_section import CheckpointSection, policy_of
 from nebula.plan.conditions import Conditions
 from nebula.plan.conditions_section import EnergySection, ReliabilitySection, conditions
-from nebula.plan.job import AIMS, ALLOWABLE, FIXABLE, OFFLOAD, RECOMPUTE, ROWS, InputSpec, ModelSpec, Objective, Phase
+from nebula.plan.job import (
+    AIMS,
+    ALLOWABLE,
+    FIXABLE,
+    FIXABLE_WORDS,
+    FROM_NOUGHT,
+    ROWS,
+    InputSpec,
+    ModelSpec,
+    Objective,
+    Phase,
+)
 from nebula.plan.phases_section import MOST_ROWS, PhaseSection, phases_of
 from nebula.plan.schedule import SCHEDULES
 from nebula.plan.values import Job
@@ -255,7 +266,7 @@ def _cluster(document: Document, section: RunSection, excluded: Sequence[str]) -
 
 
 def _objective(document: Document, section: ObjectiveSection) -> Objective:
-    words: dict[str, Sequence[str]] = {"recompute": RECOMPUTE, "schedule": tuple(SCHEDULES), "offload": OFFLOAD}
+    words: dict[str, Sequence[str]] = {**FIXABLE_WORDS, "schedule": tuple(SCHEDULES)}
     for key, value in section.fixed.items():
         way = ("objective", "fixed", key)
         if key not in FIXABLE:
@@ -266,7 +277,11 @@ def _objective(document: Document, section: ObjectiveSection) -> Objective:
             raise document.fault(
                 way, f"objective.fixed.sharding is the stage of ZeRO: 0, 1, 2 or 3, not {shown(value)}"
             )
-        if key not in words and key != "sharding" and not (isinstance(value, int) and value >= 1):
+        if key == "sequence" and value not in range(2):
+            raise document.fault(
+                way, f"objective.fixed.sequence is 1 with sequence parallelism, 0 without, not {shown(value)}"
+            )
+        if key not in words and key not in FROM_NOUGHT and not (isinstance(value, int) and value >= 1):
             raise document.fault(way, f"objective.fixed.{key} must be a whole number from 1 on, not {shown(value)}")
     for index, name in enumerate(section.allow):
         if name not in ALLOWABLE:

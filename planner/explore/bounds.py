@@ -17,7 +17,8 @@ from nebula.planner.explore.options import Options, options_of
 from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.shares import Shares
 from nebula.planner.explore.sheet import Ranked, Sheet
-from nebula.planner.explore.ways import Inner, Space
+from nebula.planner.explore.space import Space
+from nebula.planner.explore.ways import Inner
 
 ROUNDING = 1e-9
 """A set is left unopened where its bound exceeds what there is to beat by this share, and not by rounding alone."""

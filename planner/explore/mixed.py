@@ -18,7 +18,8 @@ from nebula.planner.explore.durations import WAITING, passing_back, sums_at, wai
 from nebula.planner.explore.options import flights, least_flights
 from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.shares import NOTHING, Share, Shares
-from nebula.planner.explore.ways import Inner, Outer, Space, Way
+from nebula.planner.explore.space import Space
+from nebula.planner.explore.ways import Inner, Outer, Way
 
 HALVINGS = 8
 """Of the range in which a bound lies."""

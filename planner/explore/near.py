@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import permutations, product
 
 from nebula.plan.values import Sharding
-from nebula.planner.explore.ways import Inner, Outer, Space, Way
+from nebula.planner.explore.space import Space
+from nebula.planner.explore.ways import Inner, Outer, Way
 
 
 def neighbours(way: Way, space: Space) -> Iterator[Way]:
@@ -54,6 +55,7 @@ def _shared(outer: Outer) -> Outer:
 
 def _fitting(inner: Inner, outer: Outer, space: Space) -> Iterator[Way]:
     """The way with its stages and with as many as there is room for, where it is one of the space."""
+    inner = space.settled(inner)
     if not space.holds(inner) or (outer.data, outer.sharding) not in set(space.replicas(inner)):
         return
     m = space.job.global_batch // (outer.data * inner.rows)

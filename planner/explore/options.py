@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nebula.plan.schedule import device_of
 from nebula.planner.explore.deal import Floats, Ints
 from nebula.planner.explore.durations import WAITING, homes_of, sums_at
-from nebula.planner.explore.ways import Space
+from nebula.planner.explore.space import Space
 
 
 @dataclass(frozen=True, kw_only=True)

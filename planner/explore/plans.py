@@ -57,7 +57,7 @@ def plan_of(
         ranks=ranks,
         job=job,
         made_from=made_from,
-        sequence_parallel=inner.tensor > 1,
+        sequence_parallel=inner.cuts_sequence,
     )
 
 

@@ -282,14 +282,15 @@ class WayPrices:
         """What it takes to send that to the next stage."""
         if not axes.pair:
             return 0.0
-        # with sequence parallelism, which goes with tensor groups, each rank has its own part
-        parts = 1 if inner.tensor > 1 else ranks_of(axes.tensor)
+        # with sequence parallelism each rank has its own part
+        execution = self.layers.pricings[RECOMPUTE[0]].execution
+        parts = 1 if inner.cuts_sequence or not execution.border_parts else ranks_of(axes.tensor)
         send_s = wire("send", axes.pair, self.parameters).seconds(size_bytes / parts)
         return send_s + (wire("all_gather", axes.tensor, self.parameters).seconds(size_bytes) if parts > 1 else 0.0)
 
     def first_send(self, inner: Inner, data: int, pool: int) -> tuple[float, float]:
         """What a message from the first to the second stage of a pool costs: fixed, and per byte."""
-        key = (inner.tensor, inner.context, data, pool)
+        key = (inner.tensor, inner.cuts_sequence, inner.context, data, pool)
         if key not in self._first_sends:
             stages = tuple(2 * (i == pool) for i in range(len(self.pools.types)))
             way = Way(inner._replace(expert=1), Outer(data, stages, "1f1b", 1, Sharding()))

@@ -20,7 +20,8 @@ from nebula.planner.explore.mixed import Bounded
 from nebula.planner.explore.plans import plan_of
 from nebula.planner.explore.price import Priced, WayPrices
 from nebula.planner.explore.sheet import Ranked
-from nebula.planner.explore.ways import Inner, Outer, Space, Way
+from nebula.planner.explore.space import Space
+from nebula.planner.explore.ways import Inner, Outer, Way
 from nebula.planner.pool import places
 
 NAMELESS = MadeFrom(model="", model_hash="", cluster="", cluster_hash="")
@@ -242,5 +243,6 @@ class Answers:
         ranks = tuple(map(self._place_of.__getitem__, used.tolist()))
         # a ring is priced where attention is one kernel, and a gather where its scores are written out
         kinds = {operator.kind for block in self.prices.layers.graph.blocks for operator in block.operators}
-        exchange = "ring" if "attention" in kinds else "gather"
+        auto = "ring" if "attention" in kinds else "gather"
+        exchange = way.inner.exchange if "exchange" in self.space.fixed else auto
         return plan_of(way, boundaries, ranks, self.space.job, made_from, again, exchange)

@@ -1,6 +1,7 @@
 """Which way is best: best-first over inner halves, then whole ways, by lower bounds; with its proof, at any time.
 
-What fleet cannot run yet is in this space, so its answers are marked not executable and are never the default.
+The whole space holds what no engine can run yet; answers of that are marked, and are never the default. How far a
+search goes says its extent.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from nebula.plan.job import OFFLOAD, RECOMPUTE, Objective
 from nebula.plan.values import Job, MadeFrom, Plan
 from nebula.planner.aims import wants_more
 from nebula.planner.explain import reason, runner_up
+from nebula.planner.explore.asked import check_asked
+from nebula.planner.explore.extent import EVERYTHING, Extent
 from nebula.planner.explore.layers import Layers
 from nebula.planner.explore.mixed import Bounded
 from nebula.planner.explore.near import neighbours
@@ -61,10 +64,12 @@ from nebula.planner.explore.sets import (
     waiting_of,
 )
 from nebula.planner.explore.sheet import Ranked
+from nebula.planner.explore.space import Space, experts_of
 from nebula.planner.explore.waiting import Frontier
-from nebula.planner.explore.ways import ALL, ALLOWED_RULES, RULES, Inner, Space, Way, experts_of
+from nebula.planner.explore.ways import ALL, ALLOWED_RULES, RULES, Inner, Way
 from nebula.planner.search import INTERRUPTION, PATIENCE, Answer, Progress
 from nebula.planner.workers import Alone, Workers, workers
+from nebula.units import format_seconds
 
 NOTHING_LISTED = Frontier()
 
@@ -102,8 +107,11 @@ def explore(
     known: Sequence[Way] = (),
     frontier: Frontier = NOTHING_LISTED,
     processes: int = 0,
+    extent: Extent = EVERYTHING,
+    to_beat_s: float = math.inf,
+    kept: int = KEPT,
 ) -> Explored:
-    """The best plan of the whole space that the cost model knows, whether or not an engine can run it yet.
+    """The best plan of the space that the cost model knows, by default whether or not an engine can run it yet.
 
     Args:
         graph: the model.
@@ -117,16 +125,33 @@ def explore(
         frontier: where that search ended; by default all is listed anew.
         processes: that work out bounds and prices; 0: one for each core where there is much to do. The answer is the
             same with any number of them.
+        extent: how far the space goes.
+        to_beat_s: ways that are no faster are not looked for; a slower plan may be the answer nevertheless.
+        kept: ways that the answer holds with their full prediction.
 
     Raises:
-        BadInput: the cluster offers no device.
+        BadInput: the cluster offers no device, or fixed degrees contradict the model.
+        NothingFaster: no way is faster than `to_beat_s`, and none that is not was come across.
         Infeasible: no way fits into memory.
     """
-    one = _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock)
+    one = _Explorer(graph, cluster, job, objective or Objective(), on_progress or (lambda _: None), clock, extent)
+    one.cap_s, one.kept = to_beat_s, kept
     try:
         return one.run(enough, known, frontier, processes)
     finally:
         one.workers.close()
+
+
+class NothingFaster(Infeasible):
+    """No way is faster than what there was to beat.
+
+    Attributes:
+        bound_s: no way is faster than that.
+    """
+
+    def __init__(self, text: str, bound_s: float) -> None:
+        super().__init__(text)
+        self.bound_s = bound_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +176,7 @@ class _Explorer:
         objective: Objective,
         on_progress: Callable[[Progress], None],
         clock: Callable[[], float],
+        extent: Extent = EVERYTHING,
     ) -> None:
         if wants_more(objective):
             raise BadInput("the explored space is searched for the shortest step: leave out minimise and limits")
@@ -167,7 +193,9 @@ class _Explorer:
             tokens=max(1, int(graph.tokens_per_row)),
             fixed=objective.fixed,
             allowed=objective.allow,
+            extent=extent,
         )
+        check_asked(self.space, graph)
         self.answers = Answers(self.space, self.prices)
         self.workers: Workers = Alone(self.answers)
         self.found: dict[Way, Priced] = {}
@@ -176,12 +204,19 @@ class _Explorer:
         self.heap: list[Node] = []
         self.cut: Counter[str] = Counter()
         self.best_s, self.opened, self.opening_s, self.listed = math.inf, 0, math.inf, False
+        self.cap_s, self.kept = math.inf, KEPT
+        self.whole: set[tuple[int, int, int]] = set()
         self._order = count()
 
     @property
     def to_beat_s(self) -> float:
         """Ways that are bounded from below by this need not be looked at."""
-        return self.best_s / (1.0 + TOLERANCE) if self.opened >= EXACT else self.best_s
+        return self.ahead_s / (1.0 + TOLERANCE) if self.opened >= EXACT else self.ahead_s
+
+    @property
+    def ahead_s(self) -> float:
+        """The best step time found, or what there is to beat."""
+        return min(self.best_s, self.cap_s)
 
     def run(
         self, enough: Callable[[float], bool], known: Sequence[Way], frontier: Frontier, processes: int = 1
@@ -213,6 +248,8 @@ class _Explorer:
             if node is not None:
                 heapq.heappush(self.heap, node)
         self.cut["bound"] += sum(left_of(node.what) for node in self.heap)
+        if not self.found and math.isfinite(self.cap_s):
+            raise NothingFaster(f"no plan takes less than {format_seconds(self.cap_s)} a step", self._least_s())
         if not self.found:
             raise nothing_fits(self.graph, self.space, self.fullest, self._remedy())
         return replace(self._answer(), ended_by=ended)
@@ -258,7 +295,11 @@ class _Explorer:
     def _bound_s(self) -> float:
         """No way of the space is faster."""
         waiting_s = self.heap[0].bound_s if self.heap else math.inf
-        return min(self.best_s, waiting_s, self.opening_s)
+        return min(self.ahead_s, waiting_s, self.opening_s)
+
+    def _least_s(self) -> float:
+        """The same when the search is over."""
+        return min(self._bound_s(), self.to_beat_s)
 
     def _start(self, known: Sequence[Way], frontier: Frontier) -> None:
         # nothing is bounded before all are listed
@@ -281,6 +322,16 @@ class _Explorer:
                 self._sample(inner)
 
     def _list(self, inner: Inner) -> None:
+        """Bounds all ways with these degrees, with whole sequences where tensor groups cannot cut them."""
+        if self._listed(inner):
+            return
+        other = self.space.with_whole_sequences(inner)
+        if other is None or not self._listed(other):
+            self.cut["shape"] += 1
+        elif other is not None:
+            self.whole.add(inner[:3])
+
+    def _listed(self, inner: Inner) -> bool:
         """Bounds all ways with these degrees by the most rows that they cut, each by a multiple of its own rows."""
         listed: list[int] = []
         for rows in reversed(self.space.rows):
@@ -290,7 +341,7 @@ class _Explorer:
                 most = inner._replace(rows=rows)
                 self._push(self.workers.ask(Least(most)), Base(most))
                 listed.append(rows)
-        self.cut["shape"] += not listed
+        return bool(listed)
 
     def _promising(self) -> list[Inner]:
         """For each number of ranks that share the experts the degrees of least bound."""
@@ -309,10 +360,10 @@ class _Explorer:
             for pool, devices in enumerate(self.space.devices):
                 if one.width <= devices:
                     self._look_ahead()
-                    ranked: Ranked = self.workers.ask(OnPool(one, pool, self.best_s))
+                    ranked: Ranked = self.workers.ask(OnPool(one, pool, self.ahead_s))
                     for index in range(min(TRIES, len(ranked))):
                         self._price(Way(one, ranked.outer(index)))
-            for outer in self.workers.ask(OnAllBest(one, self.best_s))[:TRIES]:
+            for outer in self.workers.ask(OnAllBest(one, self.ahead_s))[:TRIES]:
                 self._price(Way(one, outer))
 
     def _push(self, bound_s: float, what: What) -> None:
@@ -388,7 +439,7 @@ class _Explorer:
 
     def _look(self, bound_s: float, way: Way) -> None:
         """Prices a way at once if it may be the best so far, so that others have more to beat."""
-        if bound_s < self.best_s and way not in self.found:
+        if bound_s < self.ahead_s and way not in self.found:
             self._try(way)
 
     def _place(self, bound_s: float, way: Way) -> None:
@@ -399,7 +450,7 @@ class _Explorer:
 
     def _try(self, way: Way) -> None:
         """Prices a way unless it plainly is no better."""
-        if self.workers.ask(LeastOf(way)) < self.best_s:
+        if self.workers.ask(LeastOf(way)) < self.ahead_s:
             self._price(way)
 
     def _price(self, way: Way) -> None:
@@ -429,11 +480,19 @@ class _Explorer:
     def _compare(self) -> None:
         """Prices what is near the best, so that there is something to set beside it."""
         best = min(self.found, key=lambda way: self.found[way].step_s, default=None)
-        others = [way for way in neighbours(best, self.space) if way not in self.found] if best else []
+        near = neighbours(best, self.space) if best else ()
+        others = [way for way in near if way not in self.found and self._may_be(way.inner)]
         for index, way in enumerate(others):
             self.workers.expect(map(PriceOf, others[index:]))
             with suppress(BadInput):
                 self._price(way)
+
+    def _may_be(self, inner: Inner) -> bool:
+        """Whether its tensor groups have whole sequences only where they must, or were asked to."""
+        alone = inner.tensor > 1 and not inner.sequence
+        return (
+            not alone or not self.space.with_whole_sequences(inner._replace(sequence=True)) or inner[:3] in self.whole
+        )
 
     def _frontier(self) -> Frontier:
         """What was not looked at and may be better than what was found."""
@@ -443,7 +502,7 @@ class _Explorer:
         return Frontier(max(1, self.opened), tuple(waiting_of(node.bound_s, node.what) for node in left))
 
     def _answer(self) -> Explored:
-        ranked = self._distinct()[:KEPT]
+        ranked = self._distinct()[: self.kept]
         made_from = MadeFrom(
             model=self.graph.name,
             model_hash=graph_hash(self.graph),
@@ -453,7 +512,7 @@ class _Explorer:
         self.workers.expect(PredictionOf(way, *self._dealt(way)) for way in ranked)
         plans = [self._plan(way, made_from) for way in ranked]
         assert plans[0].prediction is not None
-        bound_s = min(self._bound_s(), self.to_beat_s, plans[0].prediction.step_time_s)
+        bound_s = min(self._least_s(), plans[0].prediction.step_time_s)
         offered = sum(self.space.devices)
         second = runner_up(plans[0], plans[1]) if len(plans) > 1 else None
         return Explored(

@@ -20,7 +20,8 @@ from nebula.planner.explore.durations import prefix_sums, waiting_factor
 from nebula.planner.explore.options import Options
 from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.shares import Share, Shares
-from nebula.planner.explore.ways import Inner, Outer, Space
+from nebula.planner.explore.space import Space
+from nebula.planner.explore.ways import Inner, Outer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -226,6 +226,14 @@ def explored_case(seed: int, most_devices: int = 6) -> Case:
     return Case(graph=graph, cluster=cluster, job=job, objective=Objective(exclude=left_out(rng, cluster)))
 
 
+def uneven_case(seed: int, most_devices: int = 8) -> Case:
+    """A case of it whose sequence some tensor degrees do not divide."""
+    rng = random.Random(f"uneven {seed}")
+    case = explored_case(seed, most_devices)
+    graph = wide_model(rng.randint(3, 7), rng.choice((255, 258, 1026)), rng.random() < 0.4)
+    return replace(case, graph=graph)
+
+
 def offloaded_case(seed: int, most_devices: int = 6) -> Case:
     """A case of it that allows offload, with links to hosts that are slow or fast, some of them of little memory."""
     rng = random.Random(f"offload {seed}")

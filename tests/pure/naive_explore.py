@@ -19,6 +19,8 @@ from nebula.cost_model.by_stage import ByStage
 from nebula.cost_model.executed import paddle_execution, plan_memory
 from nebula.cost_model.step import StepPricing
 from nebula.errors import BadInput
+from nebula.graph.local_block import local_block
+from nebula.graph.rows import block_with_rows
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.schedule import device_of
 from nebula.plan.values import Job, Plan, RankPlace, Replica, Sharding, Stage, StageMemory
@@ -44,6 +46,12 @@ class Way(NamedTuple):
     sharding: int
     offload: str = "none"
     fewest: bool = False
+    whole: bool = False
+
+    @property
+    def cuts_sequence(self) -> bool:
+        """Whether tensor groups share the sequence."""
+        return self.tensor > 1 and not self.whole
 
     def given(self) -> dict[str, int | str]:
         """By the names that `objective.fixed` takes."""
@@ -57,6 +65,10 @@ class Way(NamedTuple):
             "micro_batch_rows": self.rows,
             "schedule": self.schedule,
             "offload": self.offload,
+            "sequence": int(self.cuts_sequence),
+            "context": self.context,
+            "expert": self.expert,
+            "virtual_stages": self.chunks,
         }
 
 
@@ -123,8 +135,9 @@ def every_way(
                                             offload,
                                             fewest,
                                         )
-                                        if all(way.given()[name] == value for name, value in fixed.items()):
-                                            yield way
+                                        for one in (way, way._replace(whole=True))[: 2 if tensor > 1 else 1]:
+                                            if all(one.given()[name] == value for name, value in fixed.items()):
+                                                yield one
 
 
 def every_variant(allowed: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
@@ -282,8 +295,8 @@ class Prices:
         return next(iter(taken))
 
     def layer_seconds(self, way: Way, pool: int) -> list[float]:
-        """Both passes of every layer on the first devices of a type, all healthy, without any traffic of data."""
-        key = (way[:5], way.offload, pool)
+        """Both passes of every layer on the best devices of a type, all healthy, without any traffic of data."""
+        key = (way[:5], way.offload, way.whole, pool)
         if key not in self._layers:
             width = way.tensor * way.context
             alone = way._replace(data=lcm(width, way.expert) // width, schedule="1f1b", chunks=1, sharding=0)
@@ -294,8 +307,10 @@ class Prices:
                 layer = self.graph.layers.index(index)
                 plan = self.plan(alone, (1,))
                 one = replace(plan, stages=(replace(plan.stages[0], layers=(layer, layer + 1)),), micro_batches=1)
-                times = pricing.layer(one)
-                found[index] = times.forward_s + times.backward_s
+                offered, size = self.offered.places[pool], one.world_size
+                starts = range(0, max(1, len(offered) - size + 1), size)
+                times = [pricing.layer(replace(one, ranks=offered[start : start + size])) for start in starts]
+                found[index] = min(t.forward_s for t in times) + min(t.backward_s for t in times)
             self._layers[key] = [found[index] for index in self.graph.layers]
         return self._layers[key]
 
@@ -338,7 +353,7 @@ class Prices:
             ranks=tuple(places),
             job=self.job,
             made_from=MADE_FROM,
-            sequence_parallel=way.tensor > 1,
+            sequence_parallel=way.cuts_sequence,
         )
 
 
@@ -365,7 +380,37 @@ def binding(case: Case, ways: list[Way], seed: int) -> Case:
 def every_way_of(case: Case) -> list[Way]:
     """What the numbers of a case allow."""
     offered = offer(case.cluster, case.objective.exclude)
-    return list(every_way(case.graph, offered, case.job, case.objective.fixed, case.objective.allow))
+    every = every_way(case.graph, offered, case.job, case.objective.fixed, case.objective.allow)
+    if case.objective.fixed.get("sequence") == 0:
+        return list(every)
+    # sequences stay whole only where no number of rows lets them be cut
+    rows = [r for r in range(1, 9) if case.objective.fixed.get("micro_batch_rows", r) == r]
+    cut: dict[tuple[int, int, int], bool] = {}
+    found = []
+    for way in every:
+        if way.whole and way[:3] not in cut:
+            cut[way[:3]] = any(cuts_sequence(case.graph, way, r) for r in rows if case.job.global_batch % r == 0)
+        if not way.whole or not cut[way[:3]]:
+            found.append(way)
+    return found
+
+
+def cuts_sequence(graph: DistributedGraph, way: Way, rows: int) -> bool:
+    """Whether the sequence of every layer can be cut by the degrees of a way."""
+    try:
+        for block in graph.blocks:
+            local_block(
+                block_with_rows(block, rows),
+                tensor=way.tensor,
+                splits=graph.splits,
+                sequence=True,
+                context=way.context,
+                how="gather",
+                expert=way.expert,
+            )
+    except BadInput:
+        return False
+    return True
 
 
 def every_plan(prices: Prices, ways: list[Way]) -> list[Found]:

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
+from nebula.cluster.values import Cluster
 from nebula.cost_model.evaluate import plan_pricing
 from nebula.cost_model.executed import predict_priced
 from nebula.errors import BadInput, Infeasible
-from nebula.plan.legality import violations
-from nebula.planner.explore.search import explore
+from nebula.graph.values import DistributedGraph
+from nebula.plan.job import Objective
+from nebula.plan.legality import executable, kind_of, violations
+from nebula.plan.values import Job, Plan
+from nebula.planner.explore.extent import Extent, executor_extent
+from nebula.planner.explore.search import NothingFaster, explore
 from nebula.planner.search import Answer
-from tests.pure.brute_cases import Case, explored_case, narrowed, offloaded_case, partly_recomputed_case
+from tests.pure.brute_cases import (
+    Case,
+    explored_case,
+    narrowed,
+    offloaded_case,
+    partly_recomputed_case,
+    uneven_case,
+)
 from tests.pure.naive_explore import Found, Prices, binding, every_plan, every_way_of
 
 EXACT = 1e-9
@@ -67,16 +80,70 @@ def test_the_explorer_equals_trying_everything(seed):
     check_explored(explored_case(seed), seed, most=30)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(120, 320))
-def test_the_explorer_equals_trying_everything_on_larger_cases(seed):
-    check_explored(explored_case(seed, most_devices=8), seed, most=150)
-
-
 @pytest.fixture
 def to_the_end(monkeypatch):
     """Searches do not end at a gap, however many sets they look at."""
     monkeypatch.setattr("nebula.planner.explore.search.EXACT", math.inf)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_where_a_sequence_cannot_be_cut_it_equals_trying_everything(seed, to_the_end):
+    check_explored(uneven_case(seed), seed, most=60)
+
+
+def runs(plan: Plan, kind: str) -> bool:
+    """Whether the table says that the executor runs a plan on devices of a kind, the job's precision apart."""
+    return executable(replace(plan, job=replace(plan.job, precision="fp32")), kind).engine == "executor"
+
+
+def check_executor(case: Case, seed: int, most: int) -> None:
+    """The executor's space has all plans that the table says it runs and no others, and heeds what there is to beat."""
+    kind = kind_of(case.cluster)
+    extent = executor_extent(case.job, kind)
+    if extent is None:
+        assert kind == "cpu"
+        return
+    case, ways = narrowed(case, seed, most, every_way_of)
+    print(f"seed {seed}: {case}")
+    prices = Prices(case)
+    every = [found for found in every_plan(prices, ways) if runs(found.plan, kind)]
+    best = next((found for found in every if prices.fits(found.plan)), None)
+    asked = (case.graph, case.cluster, case.job, case.objective)
+    if best is None:
+        with pytest.raises((Infeasible, BadInput) if not every else Infeasible):
+            explore(*asked, extent=extent)
+        return
+    answer = explore(*asked, extent=extent)
+    check_answer(case, answer, best, every)
+    assert runs(answer.plan, kind)
+    assert explore(*asked, extent=extent, to_beat_s=1.1 * best.step_s).plan.stages == answer.plan.stages
+    check_unbeaten(asked, extent, best.step_s)
+
+
+def check_unbeaten(asked: tuple[DistributedGraph, Cluster, Job, Objective], extent: Extent, least_s: float) -> None:
+    """Where nothing is faster than what there is to beat, the bound is true and near it."""
+    try:
+        bound_s = explore(*asked, extent=extent, to_beat_s=0.9 * least_s).bound_s
+    except NothingFaster as nothing:
+        bound_s = nothing.bound_s
+    assert bound_s == pytest.approx(0.9 * least_s, rel=EXACT)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_what_the_executor_runs_equals_trying_everything_that_the_table_says_it_runs(seed, to_the_end):
+    check_executor(explored_case(seed), seed, most=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 300))
+def test_what_the_executor_runs_equals_trying_everything_on_larger_cases(seed, to_the_end):
+    check_executor(explored_case(seed, most_devices=8), seed, most=150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(120, 320))
+def test_the_explorer_equals_trying_everything_on_larger_cases(seed):
+    check_explored(explored_case(seed, most_devices=8), seed, most=150)
 
 
 @pytest.mark.parametrize("seed", range(60))

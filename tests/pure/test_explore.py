@@ -31,7 +31,8 @@ from nebula.planner.explore.pools import pools_of
 from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.search import _Explorer, explore
 from nebula.planner.explore.sets import Policy
-from nebula.planner.explore.ways import Inner, Outer, Space, Way, experts_of
+from nebula.planner.explore.space import Space, experts_of
+from nebula.planner.explore.ways import Inner, Outer, Way
 from nebula.planner.pool import places
 from tests.pure.cost_samples import cluster as bare_cluster
 from tests.pure.cost_samples import device as bare_device
