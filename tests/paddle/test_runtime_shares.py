@@ -14,6 +14,7 @@ from nebula.models.splits import ERNIE_SPLITS
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Stage
 from nebula.runtime.attention import share_attention
 from nebula.runtime.checkpoints import split_of
+from nebula.runtime.executor.positions import Positions
 from nebula.runtime.parts import part_of
 from nebula.runtime.random_state import draw_apart
 from nebula.runtime.recompute import apply_policy
@@ -226,6 +227,59 @@ def test_every_position_is_dealt_once_and_mirrored_ones_make_equal_work(ranks, m
     assert sorted(i for share in own for i in share) == list(range(ranks * length))
     if mirrored:
         assert len({sum(share) for share in own}) == 1
+
+
+def second_half(*inputs):
+    """What the second of two ranks has of the inputs of a batch of 3 rows of 8 positions."""
+    deal = Deal(group=SimpleNamespace(nranks=2, rank=1))
+    return Positions(plan=None, runs=(), tensor=None, context=deal).of_batch(inputs)
+
+
+IDS = paddle.arange(24).reshape([3, 8])
+
+
+def test_of_a_batch_what_belongs_to_tokens_is_cut_and_masks_and_facts_of_rows_are_whole():
+    weights, mask = paddle.rand([3, 8]), paddle.rand([3, 1, 8, 8])
+    features, lengths = paddle.rand([3, 8, 5]), paddle.to_tensor([8, 7, 6])
+    ids, cut, seen, hidden, rows, facts = second_half(IDS, weights, mask > 0.5, features, lengths, paddle.ones([3, 2]))
+    assert (ids == IDS[:, 4:]).all()
+    assert (cut == weights[:, 4:]).all()
+    assert seen.shape == [3, 1, 8, 8]
+    assert second_half(IDS, mask)[1] is mask
+    assert (hidden == features[:, 4:]).all()
+    assert rows is lengths
+    assert facts.shape == [3, 2]
+
+
+def test_the_first_input_may_be_several_sequences_or_numbers_and_others_go_with_it():
+    pairs = paddle.arange(48).reshape([3, 2, 8])
+    ids, positions = second_half(pairs, pairs + 1)
+    assert (ids == pairs[..., 4:]).all()
+    assert (positions == pairs[..., 4:] + 1).all()
+    features = paddle.rand([3, 8, 8])
+    assert (second_half(features)[0] == features[:, 4:]).all()
+    assert second_half(features, IDS)[1].shape == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "odd", [paddle.zeros([3, 1, 8], "int64"), paddle.ones([3, 1, 1, 8]) > 0, paddle.ones([3, 2, 8])]
+)
+def test_an_input_that_may_be_a_mask_is_refused(odd):
+    with pytest.raises(BadInput, match=r"shape \[3, .*8\]: it cannot be told .* a mask as \[rows, 1, 8, 8\], or make"):
+        second_half(IDS, odd)
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (paddle.zeros([3]), r"\[3\] without positions"),
+        (paddle.zeros([3, 1, 8, 8]), r"\[3, 1, 8, 8\] like a mask"),
+        (paddle.zeros([3, 8]) > 0, r"\[3, 8\] like a mask"),
+    ],
+)
+def test_a_batch_begins_with_what_has_positions(odd, words):
+    with pytest.raises(BadInput, match=f"first input of the batch, {words}, .* begin with the ids"):
+        second_half(odd, IDS)
 
 
 def test_a_sequence_that_does_not_divide_is_refused_with_its_numbers():

@@ -14,8 +14,9 @@ from typing import Any
 
 import paddle
 
+from nebula.errors import BadInput
 from nebula.plan.values import Plan, Stage
-from nebula.runtime.batch import map_leaves
+from nebula.runtime.batch import leaves, map_leaves
 from nebula.runtime.forward_backward import Loss
 from nebula.runtime.parts import parameters_of
 from nebula.runtime.sequence import Deal, Gather, Scatter
@@ -40,11 +41,21 @@ class Positions:
     context: Deal | None
 
     def of_batch(self, inputs: Any) -> Any:
-        """What this rank has of the inputs of the whole sequence: ids [..., s], or numbers [..., s, width]."""
+        """What this rank has of the inputs of the whole sequence, of which the first tells how long it is.
+
+        Raises:
+            BadInput: it cannot be told whether an input has positions.
+        """
         deal = self.context
         if deal is None:
             return inputs
-        return map_leaves(lambda x: deal.own(x, SEQUENCE if x.is_floating_point() else TOKENS), inputs)
+        first = next(leaves(inputs))
+
+        def own(x: paddle.Tensor) -> paddle.Tensor:
+            dim = dim_of_first(x) if x is first else dim_beside(x, first)
+            return x if dim is None else deal.own(x, dim)
+
+        return map_leaves(own, inputs)
 
     def enter(self, stage: int, layer: int, value: Any) -> Any:
         """What an element takes, of what the one before left or a border or the batch brought."""
@@ -73,6 +84,45 @@ class Positions:
 
     def _in_tensor_group(self, value: Any, shared: bool, wanted: bool) -> Any:
         return value if shared == wanted else moved(value, Scatter if wanted else Gather, self.tensor)
+
+
+def dim_of_first(x: paddle.Tensor) -> int:
+    """Along which the first input has positions: ids or numbers [..., s], or numbers [rows, ..., s, width].
+
+    Raises:
+        BadInput: it has rows alone, or is a mask.
+    """
+    masks = x.dtype == paddle.bool or (x.ndim > 3 and x.shape[-1] == x.shape[-2])
+    if x.ndim < 2 or masks:
+        told = "like a mask" if masks else "without positions"
+        raise BadInput(
+            f"the first input of the batch, {list(x.shape)} {told}, does not tell how long the sequence is that "
+            "ranks share; begin with the ids"
+        )
+    return SEQUENCE if x.is_floating_point() and x.ndim > 2 else TOKENS
+
+
+def dim_beside(x: paddle.Tensor, first: paddle.Tensor) -> int | None:
+    """Along which another input has positions; None where every rank needs the whole of it.
+
+    Whole are masks of all queries and keys [..., s, s] and what has no dim of that length. Cut are [rows, s], ids of
+    the first one's shape, and numbers [rows, ..., s, width].
+
+    Raises:
+        BadInput: it may be a mask as well as anything else.
+    """
+    length, shape = first.shape[dim_of_first(first)], list(x.shape)
+    if length not in shape[1:] or (x.ndim > 2 and shape[-2:] == [length, length]):
+        return None
+    if x.ndim == 2 or (shape == list(first.shape) and not x.is_floating_point()):
+        return TOKENS
+    if x.is_floating_point() and shape[SEQUENCE] == length:
+        return SEQUENCE
+    raise BadInput(
+        f"an input of the batch has shape {shape}: it cannot be told which of it belongs to {length} positions that "
+        f"ranks share; give what each token has as [rows, {length}], a mask as [rows, 1, {length}, {length}], or make "
+        "masks from positions in the method that scores"
+    )
 
 
 def _dealt(stage: Stage) -> set[tuple[int, bool, int]]:
