@@ -13,7 +13,7 @@ from paddle import Tensor, nn
 from paddle.nn import functional as F
 
 from nebula.models.attention import hidden_future, weight_attr
-from nebula.models.decoders import DECODER_SPLITS, DecoderConfig, check_layers
+from nebula.models.decoders import LAYER_SPLITS, DecoderConfig, check_layers
 from nebula.models.experts import GatedFeedForward, Mixture
 from nebula.models.routing import UNBALANCED, Routing
 
@@ -54,6 +54,7 @@ class CausalAttention(nn.Layer):
     Attributes:
         selective_recompute: methods whose inner activations (scores, weights) are worth computing twice.
         mixes_tokens: methods in which tokens meet, each with the one that scores them.
+        num_heads, num_key_value_heads: of the rank.
     """
 
     selective_recompute = ("attend",)
@@ -62,6 +63,7 @@ class CausalAttention(nn.Layer):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.width, hidden = config.head_dim, config.hidden
+        self.num_heads, self.num_key_value_heads = config.heads, config.kv_heads
         query, key = config.heads * self.width, config.kv_heads * self.width
         self.query, self.key, self.value = (
             nn.Linear(hidden, outputs, weight_attr=weight_attr(), bias_attr=False) for outputs in (query, key, key)
@@ -164,7 +166,7 @@ class DecoderModel(nn.Layer):
         BadInput: the config asks for what has no layers here.
     """
 
-    tensor_split = dict(DECODER_SPLITS)
+    tensor_split = dict(LAYER_SPLITS)
 
     def __init__(self, config: DecoderConfig, routing: Routing = UNBALANCED) -> None:
         super().__init__()

@@ -149,3 +149,7 @@ DECODER_SPLITS: tuple[tuple[str, str], ...] = (
     ("projection", "vocabulary"),
 )
 """How tensor parallelism cuts a decoder (Shoeybi et al. 2019, arXiv 1909.08053, section 3), and expert parallelism."""
+
+LAYER_SPLITS: dict[str, str] = {**dict(DECODER_SPLITS), "attention": "counts"}
+"""The same for the layers of decoder.py, whose attention counts its heads: a tensor degree that cuts through a head is
+refused before anything is cut, as the graph does by the shapes of the heads."""

@@ -15,7 +15,7 @@ from nebula.models import ernie, objectives
 from nebula.models.config import ErnieConfig
 from nebula.models.data.batches import Batches
 from nebula.models.decoder import DecoderModel
-from nebula.models.decoders import DECODER_SPLITS, DecoderConfig
+from nebula.models.decoders import LAYER_SPLITS, DecoderConfig
 from nebula.models.routing import Routing
 
 Ids = npt.NDArray[np.int64]
@@ -63,7 +63,7 @@ def family_of(config: ErnieConfig | DecoderConfig) -> Family:
     return Family(
         model=functools.partial(DecoderModel, routing=BALANCED),
         loss=objectives.next_token_loss,
-        tensor_split=dict(DECODER_SPLITS),
+        tensor_split=dict(LAYER_SPLITS),
         sequences=1,
         batch=Batches.documents,
         document_nats=_next_token_nats,

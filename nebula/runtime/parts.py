@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -169,18 +169,30 @@ def _tables(
     part: Part, split: Mapping[str, str], stage: Stage, member: tensor.Member, context: tensor.Member
 ) -> tensor.Member:
     """This rank's place among those that share the heads: under Ulysses the context group does too."""
-    if stage.exchange != "ulysses" or "heads" not in split.values():
+    if stage.exchange != "ulysses":
         return member
     degree = member.degree * context.degree
     for prefix, element in zip(part.prefixes, part.elements, strict=True):
-        for name, parameter in element.named_parameters():
-            if kind_of(sublayer_of(name), split.items()) == "heads" and parameter.shape[0] % degree:
-                heads, equation = parameter.shape[0], f"tensor {member.degree} × context {context.degree}"
+        for name, what, heads in _heads(element, split):
+            if heads % degree:
+                equation = f"tensor {member.degree} × context {context.degree}"
                 raise BadInput(
-                    f"{prefix}.{name}: {heads} heads % ({equation}) = {heads % degree}, not 0: ulysses exchanges "
+                    f"{prefix}.{name}: {heads} {what} % ({equation}) = {heads % degree}, not 0: ulysses exchanges "
                     "positions for heads; choose ring, gather or other degrees"
                 )
+    if "heads" not in split.values():
+        return member
     return tensor.Member(degree=degree, rank=member.rank * context.degree + context.rank)
+
+
+def _heads(element: nn.Layer, split: Mapping[str, str]) -> Iterator[tuple[str, str, int]]:
+    """What an element has by heads: parameters that a table cuts so, and numbers that its attention counts."""
+    for name, parameter in element.named_parameters():
+        if kind_of(sublayer_of(name), split.items()) == "heads":
+            yield name, "heads", parameter.shape[0]
+    for name, layer in element.named_sublayers():
+        if kind_of(name, split.items()) == "counts":
+            yield from ((name, what, count) for what, count in tensor.head_counts(layer))
 
 
 def _checked_split(split: Mapping[str, str] | None, elements: list[nn.Layer], degree: int) -> Mapping[str, str]:

@@ -79,7 +79,7 @@ def being_summed(x: paddle.Tensor, group: Any) -> Callable[[], paddle.Tensor]:
     return wait
 
 
-def check_divides(x: paddle.Tensor, parts: int, dim: int) -> None:
+def check_divides(x: paddle.Tensor, parts: int, dim: int, why: str = "") -> None:
     """Refuses to cut a tensor along a dim that it lacks or that does not divide.
 
     Raises:
@@ -89,7 +89,7 @@ def check_divides(x: paddle.Tensor, parts: int, dim: int) -> None:
     if not length or length % parts:
         told = f": {length} positions % {parts} = {length % parts}, not 0" if length else ""
         where = f"a tensor of shape {list(x.shape)} cannot be cut along its sequence (dim {dim})"
-        raise BadInput(f"{where} into {parts} equal parts{told}; choose another sequence length or degree")
+        raise BadInput(f"{where} into {parts} equal parts{told}{why}; choose another sequence length or degree")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,8 @@ class Deal:
 
     def own(self, x: paddle.Tensor, dim: int) -> paddle.Tensor:
         """This rank's share of a tensor along a dim."""
-        check_divides(x, self.group.nranks * (1 + self.mirrored), dim)
+        runs_each = ", two runs for each rank of a ring" if self.mirrored else ""
+        check_divides(x, self.group.nranks * (1 + self.mirrored), dim, runs_each)
         runs = self.positions(x.shape[dim] // self.group.nranks, self.group.rank)
         parts = [paddle.slice(x, [x.ndim + dim], [run.start], [run.stop]) for run in runs]
         return parts[0].contiguous() if len(parts) == 1 else paddle.concat(parts, axis=dim)

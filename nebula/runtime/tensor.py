@@ -120,11 +120,15 @@ def cut_element(
 
 def _deal_heads(layer: nn.Layer, name: str, degree: int) -> None:
     """Makes an attention layer count the heads of one rank."""
-    for attribute in _COUNTS:
-        count = getattr(layer, attribute, None)
-        if isinstance(count, int):
-            check_divides(name, attribute, count, degree)
-            setattr(layer, attribute, count // degree)
+    for attribute, count in head_counts(layer):
+        check_divides(name, attribute, count, degree)
+        setattr(layer, attribute, count // degree)
+
+
+def head_counts(layer: nn.Layer) -> list[tuple[str, int]]:
+    """The numbers of heads that an attention layer keeps, by attribute."""
+    found = ((attribute, getattr(layer, attribute, None)) for attribute in _COUNTS)
+    return [(attribute, count) for attribute, count in found if isinstance(count, int)]
 
 
 def _at(layer: nn.Layer, path: str) -> nn.Layer:

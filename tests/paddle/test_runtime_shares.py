@@ -9,6 +9,8 @@ from paddle import nn
 
 from nebula.errors import BadInput
 from nebula.models.config import ErnieConfig, ModuleConfig
+from nebula.models.decoder import DecoderModel
+from nebula.models.decoders import DecoderConfig
 from nebula.models.ernie import chain
 from nebula.models.splits import ERNIE_SPLITS
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Replica, Stage
@@ -21,7 +23,7 @@ from nebula.runtime.recompute import apply_policy
 from nebula.runtime.resume import _seed
 from nebula.runtime.sequence import Deal
 from nebula.runtime.shares import GATHERING, SHARED, WHOLE, runs
-from nebula.runtime.tensor import Member
+from nebula.runtime.tensor import Cut, Member, cut_element
 
 SPLITS = dict(ERNIE_SPLITS)
 
@@ -65,11 +67,11 @@ def test_an_element_that_says_nothing_runs_whole_and_so_does_what_holds_its_weig
     assert runs([silent, speaking, alone], {}, 2) == (WHOLE, WHOLE, SHARED)
 
 
-def sharing(exchange, elements):
-    """What rank 1 of 2 that share the sequence holds."""
+def sharing_plan(exchange, layers):
+    """Of two ranks that share the sequence."""
     replica = Replica(ranks=(0, 1), tensor_shares=(1, 1), micro_batch_rows=1)
-    plan = Plan(
-        stages=(Stage(layers=(0, len(elements)), replicas=(replica,), context=2, exchange=exchange),),
+    return Plan(
+        stages=(Stage(layers=(0, layers), replicas=(replica,), context=2, exchange=exchange),),
         micro_batches=1,
         schedule="1f1b",
         engine="executor",
@@ -77,6 +79,11 @@ def sharing(exchange, elements):
         job=Job(global_batch=1),
         made_from=MadeFrom(model="", model_hash="", cluster="", cluster_hash=""),
     )
+
+
+def sharing(exchange, elements):
+    """What rank 1 of 2 that share the sequence holds."""
+    plan = sharing_plan(exchange, len(elements))
     pair = Member(degree=2, rank=1, group=SimpleNamespace(nranks=2, rank=1))
     return part_of(nn.Sequential(*elements), nn.functional.mse_loss, SPLITS, plan, [0], Member(degree=1, rank=0), pair)
 
@@ -92,6 +99,30 @@ def test_ulysses_refuses_heads_that_do_not_divide():
     with pytest.raises(BadInput, match=r"3.nlu.attention.bias.weight: 3 heads % \(tensor 1 × context 2\) = 1, not 0"):
         sharing("ulysses", ernie(task_heads=3))
     assert sharing("gather", ernie(task_heads=3))
+
+
+def decoder(**more):
+    sizes = {"layers": 1, "hidden": 32, "heads": 8, "kv_heads": 2, "ffn": 32, "vocabulary": 64, "seq_len": 8} | more
+    return DecoderModel(DecoderConfig(style="llama", **sizes))
+
+
+def test_a_tensor_degree_that_cuts_through_a_key_head_is_refused_before_anything_is_cut():
+    """Its width of 8 divides by 4, its 2 heads do not."""
+    layer, cut = decoder().chain[1], Cut()
+    with pytest.raises(
+        BadInput, match=r"attention: 2 num_key_value_heads % tensor 4 = 2, not 0; choose another tensor"
+    ):
+        cut_element(layer, DecoderModel.tensor_split, Member(degree=4, rank=0), gather=True, cut=cut)
+    assert cut.replaced == {}
+
+
+def test_ulysses_refuses_counted_heads_that_do_not_divide_before_the_first_step():
+    plan = sharing_plan("ulysses", 3)
+    pair = Member(degree=2, rank=1, group=SimpleNamespace(nranks=2, rank=1))
+    args = (nn.functional.mse_loss, DecoderModel.tensor_split, plan, [0], Member(degree=1, rank=0), pair)
+    assert part_of(decoder(), *args)
+    with pytest.raises(BadInput, match=r"chain.1.attention: 1 num_key_value_heads % \(tensor 1 × context 2\) = 1"):
+        part_of(decoder(kv_heads=1), *args)
 
 
 def test_a_layer_that_remembers_earlier_segments_shares_no_sequence():
@@ -284,7 +315,9 @@ def test_a_batch_begins_with_what_has_positions(odd, words):
 
 def test_a_sequence_that_does_not_divide_is_refused_with_its_numbers():
     deal = Deal(group=SimpleNamespace(nranks=2, rank=0), mirrored=True)
-    with pytest.raises(BadInput, match=r"into 4 equal parts: 6 positions % 4 = 2, not 0"):
+    with pytest.raises(
+        BadInput, match=r"into 4 equal parts: 6 positions % 4 = 2, not 0, two runs for each rank of a ring"
+    ):
         deal.own(paddle.zeros([1, 6, 8]), -2)
     with pytest.raises(BadInput, match=r"shape \[8\] cannot be cut along its sequence \(dim -2\)"):
         deal.own(paddle.zeros([8]), -2)
