@@ -111,6 +111,7 @@ def write_table(
     patience_s: float = 300.0,
     shared: SharedLinks | None = None,
     faults: Sequence[Fault] = (),
+    plain: Sequence[int] = (),
 ) -> Path:
     """Writes the table that NEBULA_EMULATED_DEVICES names.
 
@@ -121,6 +122,7 @@ def write_table(
         patience_s: how long, in real time, a rank waits for another before it reports the job as stuck.
         shared: what links have in common, for a replay.
         faults: of devices, on command.
+        plain: ranks on the host's CPU beside the emulated devices; the plug-in leaves them alone.
 
     Returns:
         The path.
@@ -142,6 +144,7 @@ def write_table(
         for (a, b), (alone, ports) in sorted(shared.through.items()):
             lines.append(" ".join(["through", str(a), str(b), repr(alone), *map(str, ports)]))
     lines += [f"fault {fault.rank} {fault.factor!r} {fault.first_step} {fault.last_step}" for fault in faults]
+    lines += [f"plain {rank}" for rank in plain]
     partial = path.with_name(path.name + ".part")
     partial.write_text("\n".join(lines) + "\n", encoding="ascii")
     os.replace(partial, path)

@@ -61,17 +61,17 @@ def device_types(cluster: Cluster, plan: Plan) -> tuple[DeviceType, ...]:
 
 
 def is_emulated(types: Sequence[DeviceType]) -> bool:
-    """Whether a job runs on emulated devices.
+    """Whether a job runs on emulated devices, some of its ranks perhaps on plain CPUs beside them.
 
     Raises:
         BadInput: on some emulated and some real ones.
     """
     emulated = {t.name for t in types if t.emulated}
-    real = {t.name for t in types if not t.emulated}
+    real = {t.name for t in types if not t.emulated and t.kind != "cpu"}
     if emulated and real:
         raise BadInput(
             f"the plan mixes emulated devices ({', '.join(sorted(emulated))}) and real ones "
-            f"({', '.join(sorted(real))}); one launch takes one kind"
+            f"({', '.join(sorted(real))}); beside emulated ones a launch takes plain CPUs alone"
         )
     return bool(emulated)
 

@@ -38,7 +38,9 @@ def device_table(cluster: Cluster, plan: Plan, path: Path, faults: Sequence[Faul
         raise BadInput(f"the plan has {plan.world_size} ranks; one host emulates at most {MOST_DEVICES}")
     devices = _devices(cluster, plan)
     kinds = [emulated_device(cluster, device) for device in devices]
-    return write_table(path, kinds, _links(cluster, devices), shared=_shared(cluster, devices), faults=faults)
+    plain = [rank for rank, device in enumerate(devices) if not cluster.device_type(device).emulated]
+    shared = _shared(cluster, devices)
+    return write_table(path, kinds, _links(cluster, devices), shared=shared, faults=faults, plain=plain)
 
 
 def steps_on_shared_links(cluster: Cluster, plan: Plan, folder: Path) -> list[float]:

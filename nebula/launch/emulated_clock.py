@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import paddle
 
 from nebula.emulator import DEVICE
@@ -45,6 +47,20 @@ class VirtualClock:
         ]
 
 
-def clock_of(device: str) -> Clock:
-    """The clock that fits a device in Paddle's words."""
-    return VirtualClock(device) if device.startswith(DEVICE) else WallClock(device)
+class BesideCpus(WallClock):
+    """Wall time on an emulated device whose virtual time does not know how long it waits for ranks on plain CPUs."""
+
+    def begin_step(self, number: int) -> None:
+        """Tells the emulator, whose devices may be slow or fail in some steps."""
+        emulator.begin_step(number)
+
+
+def clock_of(device: str, kinds: Collection[str] = ()) -> Clock:
+    """The clock that fits a device in Paddle's words.
+
+    Args:
+        kinds: of all ranks' devices, where they differ.
+    """
+    if not device.startswith(DEVICE):
+        return WallClock(device)
+    return BesideCpus(device) if set(kinds) - {"emulated"} else VirtualClock(device)

@@ -31,8 +31,9 @@ from nebula.launch.command import (
 )
 from nebula.launch.emulate import device_table
 from nebula.launch.watch import watch
+from nebula.plan import kinds
 from nebula.plan.files import check_made_for, load_plan
-from nebula.plan.legality import executable_on
+from nebula.plan.legality import executable_on, kinds_of
 from nebula.plan.values import Plan
 
 DRIVER_TOOLS = ("nvidia-smi", "npu-smi", "xpu-smi")
@@ -81,7 +82,7 @@ def launch(
     folder = Path(log_dir).resolve()
     commands = node_commands(plan, str(script), args, types=types, log_dir=str(folder), master=address(master))
     if len(commands) > 1:
-        _print_commands(commands, Path(plan_path), out, known=cluster is not None)
+        _print_commands(commands, Path(plan_path), out, kinds=kinds.told(kinds_of(types)), known=cluster is not None)
         return 0
     if cluster is None and not any(map(shutil.which, DRIVER_TOOLS)):
         raise BadInput(
@@ -99,7 +100,7 @@ def launch(
         str(Path(plan_path).resolve()),
         ranks=_sharers(plan, cluster, types),
         cores=os.cpu_count() or 1,
-    )
+    ) | kinds.told(kinds_of(types))
     if cluster is not None and emulated:
         settings |= _emulated(cluster, plan, folder, faults)
         settings |= {RECORD: str(folder)} if record else {}
@@ -150,13 +151,21 @@ def address(master: str) -> str:
         raise BadInput(f"--master {master}: nobody knows the name {host}; give the first node's IP address") from None
 
 
-def _print_commands(commands: Sequence[NodeCommand], plan_path: Path, out: TextIO, *, known: bool) -> None:
+def _print_commands(
+    commands: Sequence[NodeCommand], plan_path: Path, out: TextIO, *, kinds: Mapping[str, str], known: bool
+) -> None:
     """What a person copies; `known` says whether the cluster was given, without which all devices count as real."""
+    settings = " ".join(
+        f"{name}={shlex.quote(value)}" for name, value in {"NEBULA_PLAN": str(plan_path), **kinds}.items()
+    )
     if not known:
-        print("# Are the devices emulated? Then give the cluster file: nebula launch --cluster FILE ...", file=out)
+        print(
+            "# Emulated devices, or unlike kinds? Then give the cluster file: nebula launch --cluster FILE ...",
+            file=out,
+        )
     print(f"# The plan spans {len(commands)} nodes: run on each its command, with", file=out)
     if any(FIRST_ADDRESS in word for command in commands for word in command.words):
         print("#   FIRST_IP=<address of the first node, as the others reach it>", file=out)
     print("#   OWN_IP=<the node's own address; hostname -I lists them>", file=out)
     for command in commands:
-        print(f"# {command.node}\nNEBULA_PLAN={shlex.quote(str(plan_path))} {command.line}", file=out)
+        print(f"# {command.node}\n{settings} {command.line}", file=out)

@@ -68,9 +68,10 @@ def main() -> None:
     """One rank of a training; the run folder is the only argument."""
     import nebula
     from nebula.launch.emulated_clock import clock_of
+    from nebula.runtime.circles import kinds
     from nebula.runtime.start import device
     from nebula.runtime.trainer import train as run
 
     run_dir = Path(sys.argv[1])
     plan = nebula.init()
-    run(plan, load(run_dir), run_dir, clock_of(device()))
+    run(plan, load(run_dir), run_dir, clock_of(device(), kinds()))

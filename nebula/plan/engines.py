@@ -117,9 +117,7 @@ def fp32(case: Case) -> Iterator[str]:
     """Paddle's CPU wheel has no matrix product in bf16 or fp16, and the emulated device computes with its kernels."""
     asked = case.plan.job.precision
     if asked != "fp32":
-        where = (
-            "emulated devices, which compute with the CPU's kernels" if case.device_kind == "emulated" else "the CPU"
-        )
+        where = "emulated devices, which compute with the CPU's kernels" if "emulated" in case.kinds else "the CPU"
         yield f"precision {asked}: Paddle has no matrix product in {asked} on {where}; set job.precision=fp32"
 
 
@@ -143,10 +141,30 @@ def gloo_sharding(case: Case) -> Iterator[str]:
         yield f"sharding stage 1 over {degree}: on the CPU it is tested on {GLOO_SHARDING_RANKS} ranks alone"
 
 
-def several_groups(case: Case) -> Iterator[str]:
-    """The executor makes many groups, of which gloo runs one well."""
-    del case
-    yield "the engine executor: Paddle's groups fail beside one another on the CPU; use the emulated device"
+def one_kind(case: Case) -> Iterator[str]:
+    """The groups of fleet span all kinds of devices, and no library does."""
+    if len(set(case.kinds)) > 1:
+        yield f"devices of kinds {' and '.join(sorted(set(case.kinds)))}: fleet lets one library carry all messages"
+
+
+def one_kind_a_stage(case: Case) -> Iterator[str]:
+    """The ranks of a stage share a communicator, those of several exchange through their hosts."""
+    for index, stage in enumerate(case.plan.stages if len(case.kinds) > 1 else ()):
+        found = sorted({case.kind(rank) for rank in stage.ranks})
+        if len(found) > 1:
+            yield f"stage {index} spans devices of kinds {' and '.join(found)}, which share no communicator"
+
+
+def pipelines_alone(case: Case) -> Iterator[str]:
+    """Plain CPUs exchange through their hosts, which hand over what crosses borders and sum gradients alone."""
+    if set(case.kinds) == {"cpu"}:
+        yield "the engine executor on plain CPUs alone: nobody has measured it; use the emulated device"
+    for index, stage in enumerate(case.plan.stages):
+        if case.kind(stage.ranks[0]) == "cpu":
+            degrees = {"tensor": stage.tensor, "context": stage.context, "expert": stage.expert}
+            for axis, degree in degrees.items():
+                if degree > 1:
+                    yield f"{axis} {degree} of stage {index}: Paddle lacks its collectives on the CPU"
 
 
 def states_alone(case: Case) -> Iterator[str]:

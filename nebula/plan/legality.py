@@ -6,7 +6,7 @@ A rule of no engine holds for every plan. A rule of an engine says what that eng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,13 +28,17 @@ class Case:
     Attributes:
         layers: of the model.
         cluster: None when the plan is checked without one.
-        device_kind: what it would run on; empty for rules that hold on every kind.
+        kinds: of the devices of its ranks, in their order, or of all of them alike; empty for rules that hold on all.
     """
 
     plan: Plan
     layers: int
     cluster: Cluster | None = None
-    device_kind: str = ""
+    kinds: tuple[str, ...] = ()
+
+    def kind(self, rank: int) -> str:
+        """Of the device of a rank."""
+        return self.kinds[rank] if len(self.kinds) > 1 else self.kinds[0]
 
 
 class Rule(NamedTuple):
@@ -44,7 +48,7 @@ class Rule(NamedTuple):
         name: of the rule.
         broken: the sentences of its violations in a case; none when the plan keeps it.
         engine: which engine asks for it; empty: every plan must keep it.
-        kinds: on which kinds of devices; empty: on all.
+        kinds: on which kinds of devices, one rank's being enough; empty: on all.
         missing: whether breaking it makes a plan not executable rather than illegal.
     """
 
@@ -90,6 +94,7 @@ RULES = (
     Rule("virtual", engines.virtual_in_place),
     Rule("serial", engines.one_rank, engine="serial"),
     Rule("alike", engines.alike, engine="fleet"),
+    Rule("kinds", engines.one_kind, engine="fleet", missing=True),
     Rule("order", engines.fleet_order, engine="fleet"),
     Rule("schedule", engines.fleet_schedule, engine="fleet"),
     Rule("context", engines.no_context, engine="serial", missing=True),
@@ -111,7 +116,8 @@ RULES = (
     Rule("chain", engines.one_chain, engine="executor", missing=True),
     Rule("chunks", engines.chunks_in_place, engine="executor", missing=True),
     Rule("precision", engines.fp32, engine="executor", kinds=("cpu", "emulated"), missing=True),
-    Rule("gloo", engines.several_groups, engine="executor", kinds=("cpu",), missing=True),
+    Rule("kinds", engines.one_kind_a_stage, engine="executor", missing=True),
+    Rule("cpu", engines.pipelines_alone, engine="executor", kinds=("cpu",), missing=True),
 )
 
 
@@ -138,12 +144,20 @@ def _broken(case: Case, engines: tuple[str, ...]) -> tuple[Violation, ...]:
 
 
 def executable(plan: Plan, device_kind: str) -> Executable:
-    """Which engine can execute a legal plan on devices of a kind (one of DEVICE_KINDS), the plan's own asked first.
+    """Which engine can execute a legal plan on devices of a kind (one of DEVICE_KINDS); executable_by tells more."""
+    return executable_by(plan, (device_kind,))
+
+
+def executable_by(plan: Plan, kinds: tuple[str, ...]) -> Executable:
+    """Which engine can execute a legal plan, its own asked first.
 
     Where none can, `missing` says what the plan's own engine lacks.
+
+    Args:
+        kinds: of the devices of its ranks (of DEVICE_KINDS), in their order; one stands for all.
     """
-    assert device_kind in DEVICE_KINDS, device_kind
-    case = Case(plan=plan, layers=plan.stages[-1].layers[1], device_kind=device_kind)
+    assert set(kinds) <= set(DEVICE_KINDS), kinds
+    case = Case(plan=plan, layers=plan.stages[-1].layers[1], kinds=kinds)
     order = sorted(ENGINES, key=lambda engine: engine != plan.engine)
     lacking = {engine: tuple(_lacks(case, engine)) for engine in order}
     able = next((engine for engine in order if not lacking[engine]), None)
@@ -156,12 +170,13 @@ def executable(plan: Plan, device_kind: str) -> Executable:
 def executable_on(plan: Plan, cluster: Cluster) -> Executable:
     """Which engine can execute a legal plan on the devices of a cluster that its ranks are on."""
     kinds = {group.name: _kind(group.device) for group in cluster.groups}
-    used = sorted({kinds[place.node.rpartition("/")[0]] for place in plan.ranks})
-    if len(used) == 1:
-        return executable(plan, used[0])
-    return Executable(
-        None, (f"ranks on devices of kinds {' and '.join(used)}: no engine lets them exchange through their hosts yet",)
-    )
+    used = [kinds[place.node.rpartition("/")[0]] for place in plan.ranks]
+    return executable_by(plan, tuple(used) if len(set(used)) > 1 else (used[0],))
+
+
+def kinds_of(types: Sequence[DeviceType]) -> tuple[str, ...]:
+    """The kinds (of DEVICE_KINDS) whose rules hold on devices."""
+    return tuple(map(_kind, types))
 
 
 def kind_of(cluster: Cluster) -> str:
@@ -175,5 +190,5 @@ def _kind(device: DeviceType) -> str:
 
 def _lacks(case: Case, engine: str) -> Iterator[str]:
     for rule in RULES:
-        if rule.engine == engine and (not rule.kinds or case.device_kind in rule.kinds):
+        if rule.engine == engine and (not rule.kinds or set(case.kinds) & set(rule.kinds)):
             yield from rule.broken(case)

@@ -11,6 +11,7 @@ from paddle import nn
 
 from nebula.models.experts import Router
 from nebula.models.routing import Counts
+from nebula.runtime import circles
 from nebula.runtime.parts import Part
 
 
@@ -42,7 +43,7 @@ class Balance:
                 loads[index] = router.load
         if self._moves and dist.is_initialized() and dist.get_world_size() > 1:
             total = paddle.to_tensor(np.concatenate(loads))
-            dist.all_reduce(total)
+            circles.everyone(dist.get_world_size()).all_reduce(total)
             loads = np.split(total.numpy(), np.cumsum(self._sizes)[:-1])
         for index, router in self._held:
             router.move(loads[index])

@@ -16,6 +16,7 @@ from paddle import nn
 
 from nebula.errors import BadInput
 from nebula.runtime import decoder_flow
+from nebula.runtime.circles import from_all
 from nebula.runtime.decoder_chain import base_of, decoder_chain
 
 
@@ -78,8 +79,7 @@ def check_alike(model: nn.Layer) -> None:
     for parameter in model.parameters():
         digest = zlib.crc32(parameter.numpy().tobytes(), digest)
     frozen = [name for name, parameter in model.named_parameters() if parameter.stop_gradient]
-    told: list[tuple[int, list[str]]] = []
-    paddle.distributed.all_gather_object(told, (digest, frozen))
+    told = from_all((digest, frozen), paddle.distributed.get_world_size())
     for rank, (other, stopped) in enumerate(told):
         if other != told[0][0]:
             raise BadInput(

@@ -32,7 +32,7 @@ from nebula.errors import BadInput
 from nebula.plan.plain import encode
 from nebula.plan.values import Plan
 from nebula.runtime import random_state
-from nebula.runtime.exchange import from_all
+from nebula.runtime.circles import from_all
 from nebula.runtime.held import held, innermost
 from nebula.runtime.parallelize import Step
 from nebula.runtime.resume import resume

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import paddle
@@ -17,6 +18,22 @@ def end_in_peace() -> None:
     server does not. Called by all ranks before they meet.
     """
     paddle.set_flags({"FLAGS_tcp_store_using_libuv": False})
+
+
+@contextmanager
+def of_unlike_kinds() -> Iterator[None]:
+    """Lets fleet set up ranks whose devices share no communicator: its groups of all ranks carry nothing.
+
+    With gloo, which Paddle would take, a second group of the same ranks hangs, and 16-bit sums are wrong.
+    """
+    from paddle.distributed import collective, parallel
+
+    made = collective._new_process_group_impl
+    collective._new_process_group_impl = parallel._new_process_group_impl = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        collective._new_process_group_impl = parallel._new_process_group_impl = made
 
 
 def keep_decay_rule(optimizer: Any) -> None:

@@ -20,7 +20,7 @@ from nebula.graph.found_splits import splits_of
 from nebula.graph.splits import halves_whole
 from nebula.plan.values import Plan
 from nebula.runtime import chain as chains
-from nebula.runtime import paddle_faults, runnable, sharding, start, tensor
+from nebula.runtime import circles, paddle_faults, runnable, sharding, start, tensor
 from nebula.runtime.balance import Balance
 from nebula.runtime.batch import micro_batches, picked, row_count
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
@@ -127,7 +127,7 @@ def parallelize(
     chains.check_found(model)
     split = tensor_split if tensor_split is not None else splits_of(model)
     optimizer = optimizer_of(optimizer, model)
-    if runnable.engine(plan, start.device()) == "executor":
+    if runnable.engine(plan, start.device(), circles.kinds()) == "executor":
         from nebula.runtime.executor.engine import on_executor
 
         return on_executor(model, optimizer, loss, plan, in_runs(split, model, plan))

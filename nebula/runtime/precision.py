@@ -15,6 +15,7 @@ import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.runtime import circles
 
 DTYPES = {"fp32": "", "bf16": "bfloat16", "fp16": "float16"}
 """Precision of a job -> dtype that paddle.amp casts to."""
@@ -98,7 +99,7 @@ def ask_every_rank(scaler: Any) -> None:
     def unscale(optimizer: Any) -> None:
         own(optimizer)
         found = scaler._found_inf.astype("int32")
-        paddle.distributed.all_reduce(found, op=paddle.distributed.ReduceOp.MAX)
+        circles.everyone(paddle.distributed.get_world_size()).all_reduce(found, most=True)
         scaler._found_inf = found.astype("bool")
 
     scaler._unscale = unscale

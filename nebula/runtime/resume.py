@@ -17,7 +17,7 @@ from nebula.checkpoint.manifest import Manifest
 from nebula.checkpoint.reader import Reader
 from nebula.errors import BadInput, NebulaError, shown
 from nebula.runtime import random_state
-from nebula.runtime.exchange import from_all
+from nebula.runtime.circles import from_all
 from nebula.runtime.held import (
     BUFFER,
     MODEL,

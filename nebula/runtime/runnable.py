@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 
 from nebula.errors import BadInput
-from nebula.plan.legality import DEVICE_KINDS, executable, violations
+from nebula.plan.legality import DEVICE_KINDS, executable_by, violations
 from nebula.plan.values import Plan
 from nebula.runtime.serial import ALL_LAYERS
 
 
-def check(plan: Plan, device: str) -> None:
+def check(plan: Plan, device: str, kinds: tuple[str, ...] = ()) -> None:
     """Refuses a plan that breaks a rule, or that its engine cannot execute on such a device.
 
     Args:
         device: in Paddle's words.
+        kinds: of all ranks' devices, where they differ.
 
     Raises:
         BadInput: with the rule's sentence, numbers included.
@@ -25,16 +26,16 @@ def check(plan: Plan, device: str) -> None:
     broken = violations(plan, layers=layers, cluster=None)
     if broken:
         raise BadInput(f"the plan is not legal: {broken[0].sentence}")
-    answer = executable(plan, kind_of(device))
+    answer = executable_by(plan, kinds or (kind_of(device),))
     if answer.engine is None:
         raise BadInput(f"the plan cannot run here: {'; '.join(answer.missing)}")
 
 
-def engine(plan: Plan, device: str) -> str:
+def engine(plan: Plan, device: str, kinds: tuple[str, ...] = ()) -> str:
     """The engine that runs a plan which `check` lets through."""
     if plan.stages[-1].layers[1] == ALL_LAYERS:
         return "serial"
-    answer = executable(plan, kind_of(device))
+    answer = executable_by(plan, kinds or (kind_of(device),))
     assert answer.engine is not None
     return answer.engine
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import paddle
 
 from nebula.errors import BadInput, NebulaError
+from nebula.plan import kinds as kinds_told
 from nebula.plan.values import Plan
-from nebula.runtime import paddle_faults, runnable
+from nebula.runtime import circles, paddle_faults, runnable
 from nebula.runtime.place import Degrees, degrees, replica_rows
 from nebula.runtime.quiet import quiet
 from nebula.runtime.serial import serial_plan
@@ -101,11 +103,15 @@ def set_up(plan: Plan) -> None:
     Raises:
         BadInput: the plan is not legal, or cannot run on this rank's device.
     """
-    runnable.check(plan, device() if paddle.distributed.is_initialized() else paddle.get_device())
+    kinds = kinds_told.read(os.environ, plan.world_size)
+    if kinds:
+        device()  # Paddle would take the CPU's for all
+    runnable.check(plan, device() if paddle.distributed.is_initialized() else paddle.get_device(), kinds)
     if plan.world_size > 1:
         if paddle.distributed.is_initialized():
             paddle.set_device(device())
-        _init_fleet(plan)
+        _init_fleet(plan, kinds)
+        circles.meet(kinds, paddle.distributed.get_rank())
     device()
     paddle.set_device("cpu")
     paddle.seed(SEED)
@@ -120,12 +126,12 @@ def device() -> str:
     return str(paddle.get_device())
 
 
-def _init_fleet(plan: Plan) -> None:
+def _init_fleet(plan: Plan, kinds: tuple[str, ...]) -> None:
     from paddle.distributed import fleet
     from paddle.distributed.fleet.base import topology
     from paddle.distributed.fleet.layers.mpu.random import get_rng_state_tracker
 
-    alike = runnable.engine(plan, device()) != "executor"
+    alike = runnable.engine(plan, device(), kinds) != "executor"
     # the executor makes its own groups: to fleet all its ranks are one data-parallel group
     mesh = degrees(plan) if alike else Degrees(data=plan.world_size, pipeline=1, sharding=1, tensor=1)
     with quiet():
@@ -142,9 +148,23 @@ def _init_fleet(plan: Plan) -> None:
         strategy.pipeline_configs = {"accumulate_steps": plan.micro_batches, "micro_batch_size": rows}
     paddle_faults.end_in_peace()
     topology._HYBRID_PARALLEL_GROUP = None  # else fleet keeps the groups of the plan before
-    with quiet():
+    with quiet(), _unlike(kinds):
         fleet.init(is_collective=True, strategy=strategy, log_level="ERROR")
     tracker = get_rng_state_tracker()
     tracker.reset()
     tensor_rank = fleet.get_hybrid_communicate_group().get_model_parallel_rank() if mesh.tensor > 1 else 0
     tracker.add("model_parallel_rng", SEED + 1 + tensor_rank)
+
+
+@contextmanager
+def _unlike(kinds: tuple[str, ...]) -> Iterator[None]:
+    """Where kinds differ: Paddle's groups of all ranks carry nothing, those within a kind use its own device."""
+    if not kinds:
+        yield
+        return
+    os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
+    with paddle_faults.of_unlike_kinds():
+        yield
+    paddle.set_device(device())
+    if device() != "cpu":
+        paddle.base.core.CommContextManager.set_device_id(int(device().partition(":")[2] or 0))

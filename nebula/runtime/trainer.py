@@ -27,6 +27,7 @@ from nebula.models.memory import set_micro_batches
 from nebula.plan.values import Plan
 from nebula.runtime import timeline, weights
 from nebula.runtime.checkpoints import Checkpoints, NoCheckpoints
+from nebula.runtime.circles import from_all
 from nebula.runtime.clock import Clock
 from nebula.runtime.parallelize import Step, parallelize
 from nebula.runtime.place import Place
@@ -173,18 +174,9 @@ def _end_record(step: Step, index: int, begin_s: float, end_s: float, run_dir: P
         "step_s": end_s - begin_s,
         "memory_bytes": clock.peak_bytes(),
     }
-    origin_s = min(_from_all(begin_s, step.plan))
+    origin_s = min(from_all(begin_s, step.plan.world_size))
     path = run_dir / f"timeline.{step.place.rank}.json"
     timeline.write(path, origin_s=origin_s, events=clock.drain(), facts=facts)
-
-
-def _from_all(value: float, plan: Plan) -> list[float]:
-    """A number of every rank, on every rank."""
-    if plan.world_size == 1:
-        return [value]
-    values: list[float] = []
-    paddle.distributed.all_gather_object(values, value)
-    return values
 
 
 def finish(

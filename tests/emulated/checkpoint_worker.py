@@ -28,7 +28,7 @@ from nebula.models.memory import set_micro_batches
 from nebula.runtime import parallelize as parallelizing
 from nebula.runtime import precision, random_state, start, weights
 from nebula.runtime.checkpoints import Checkpoints
-from nebula.runtime.exchange import from_all
+from nebula.runtime.circles import from_all
 from nebula.runtime.parallelize import parallelize
 
 HALF = 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from nebula.emulator import environment
 from nebula.emulator.table import EmulatedDevice, Link, uniform_links, write_table
 from nebula.launch.command import environment as quiet_environment
+from nebula.plan.kinds import told
 
 DEVICE = EmulatedDevice(
     memory_bytes=2**30,
@@ -38,16 +39,17 @@ def run_serial(script, args, *, timeout_s=120):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run_emulated(ranks, script, args, folder, *, device=DEVICE, links=None, faults=(), timeout_s=240):
-    """Runs to the end; a failure shows the last lines of every rank."""
+def run_emulated(ranks, script, args, folder, *, device=DEVICE, links=None, faults=(), kinds=(), timeout_s=240):
+    """Runs to the end, on plain CPUs where `kinds` says so; a failure shows the last lines of every rank."""
     links = links or uniform_links(ranks, LINK)
-    table = write_table(folder / f"devices.{ranks}", [device] * ranks, links, patience_s=60, faults=faults)
+    plain = [rank for rank, kind in enumerate(kinds) if kind == "cpu"]
+    table = write_table(folder / f"devices.{ranks}", [device] * ranks, links, patience_s=60, faults=faults, plain=plain)
     logs = folder / f"log.{ranks}"
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"]
     launcher += ["--devices", ",".join(map(str, range(ranks))), "--log_dir", str(logs)]
     done = subprocess.run(
         [*launcher, str(script), *map(str, args)],
-        env=base_environment(ranks) | environment(table),
+        env=base_environment(ranks) | environment(table) | told(kinds),
         capture_output=True,
         text=True,
         timeout=timeout_s,

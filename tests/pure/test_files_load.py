@@ -60,6 +60,7 @@ def test_the_sizes_that_examples_promise():
         "ascend910-1920": 1920,
         "emulated-2": 2,
         "emulated-4": 4,
+        "emulated-and-cpu": 4,
         "mixed": 192,
     }
     assert all(g.device.emulated for g in clusters["emulated-4"].groups)

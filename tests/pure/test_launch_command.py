@@ -100,6 +100,11 @@ def test_emulated_and_real_devices_do_not_mix():
         is_emulated([NPU, dataclasses.replace(NPU, emulated=False, name="real")])
 
 
+def test_plain_cpus_may_stand_beside_emulated_devices():
+    assert is_emulated([NPU, dataclasses.replace(NPU, emulated=False, kind="cpu", name="cpu")])
+    assert not is_emulated([dataclasses.replace(NPU, emulated=False, kind="cpu", name="cpu")])
+
+
 def test_callers_settings_win_and_threads_are_shared_out():
     env = environment({"OMP_NUM_THREADS": "7"}, "/p.json", ranks=4, cores=2)
     assert env["OMP_NUM_THREADS"] == "7"

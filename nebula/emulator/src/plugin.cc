@@ -72,6 +72,7 @@ void fill_devices(C_DeviceInterface* interface) {
 }  // namespace emulator
 
 EXPORT void InitPlugin(CustomRuntimeParams* params) {
+  if (emulator::Table::get().plain()) return;
   PADDLE_CUSTOM_RUNTIME_CHECK_VERSION(params);
   params->device_type = const_cast<char*>("sim_npu");
   params->sub_device_type = const_cast<char*>("nebula");

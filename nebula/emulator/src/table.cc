@@ -88,9 +88,17 @@ std::string Table::read_line(const std::string& line) {
     faults_.push_back(f);
     return "";
   }
+  if (kind == "plain") {
+    int rank = 0;
+    if (!(words >> rank)) return "plain needs a rank";
+    plain_.insert(rank);
+    return "";
+  }
   if (kind == "port" || kind == "through") return "";  // of nebula.emulator.replay
   return "unknown word `" + kind + "`";
 }
+
+bool Table::plain() const { return getenv("PADDLE_TRAINER_ID") && plain_.count(rank()) > 0; }
 
 double Table::slowness(int step) const {
   double factor = 1;

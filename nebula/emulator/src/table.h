@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,8 @@ class Table {
   const Device& device(int id) const { return devices_[static_cast<size_t>(id)]; }
   // The link that carries what rank `from` sends to rank `to`; a line on stderr and null when there is none.
   const Link* link(int from, int to) const;
+  // Whether this rank runs on the host's CPU beside ranks on emulated devices; Paddle's launcher is no rank.
+  bool plain() const;
   // By what this rank's kernels take longer in a step, and whether its device fails when the step begins.
   double slowness(int step) const;
   bool fails(int step) const;
@@ -51,6 +54,7 @@ class Table {
   std::vector<Device> devices_;
   std::map<std::pair<int, int>, Link> links_;
   std::vector<Fault> faults_;
+  std::set<int> plain_;
   double patience_s_ = 300;
 };
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import paddle
-import paddle.distributed as dist
 from paddle import nn
 
 from nebula.errors import BadInput
 from nebula.plan.values import Plan
+from nebula.runtime import circles
 from nebula.runtime.batch import on_device
 from nebula.runtime.executor.gradients import Gradients
 from nebula.runtime.executor.mail import Mail, check_cut, specs_of
@@ -137,7 +137,7 @@ class ByActions:
     def mean(self, share: float) -> float:
         """Of the global batch, on every rank: one rank of each replica of the last stage tells its share."""
         total = paddle.to_tensor([share if self.seat.place == 0 else 0.0], dtype="float32")
-        dist.all_reduce(total)
+        circles.everyone(self.plan.world_size).all_reduce(total)
         return float(total)
 
     def _tell(self, kind: str, index: int, moment: str) -> None:

@@ -12,7 +12,7 @@ from paddle import nn
 
 from nebula.plan.laws import expert_groups
 from nebula.plan.values import Plan
-from nebula.runtime import chain, start, tensor
+from nebula.runtime import chain, circles, start, tensor
 from nebula.runtime.balance import Balance
 from nebula.runtime.executor.driver import ByActions
 from nebula.runtime.executor.gradients import Gradients, check_clips, clip_over_slices
@@ -118,7 +118,7 @@ def _members(plan: Plan, seat: Seat) -> tuple[tensor.Member, tensor.Member]:
             rows = [replica.ranks[first : first + width] for first in range(0, len(replica.ranks), width)]
             for ranks in (*rows, *zip(*rows, strict=True)):
                 if len(ranks) > 1 and ranks not in found:
-                    found[ranks] = dist.new_group(list(ranks))
+                    found[ranks] = circles.group(ranks)
             if seat.rank in replica.ranks:
                 own = [rows[seat.place // width], replica.ranks[seat.place % width :: width]]
     first, second = (
@@ -141,7 +141,7 @@ def _deal(member: tensor.Member, *, mirrored: bool = False) -> Deal | None:
 def _dealt(plan: Plan, seat: Seat) -> dict[int, tensor.Member]:
     """This rank's place in the expert group of each of its stages that has one; all ranks make all groups."""
     ranks = {group for stage in plan.stages if stage.expert > 1 for group in expert_groups(stage)}
-    groups = {group: dist.new_group(list(group)) for group in sorted(ranks)}
+    groups = {group: circles.group(group) for group in sorted(ranks)}
     found = {}
     for index in seat.stages:
         for own in expert_groups(plan.stages[index]):
@@ -189,8 +189,7 @@ def gather(step: Step) -> dict[str, np.ndarray]:
     mine = [(holding, _array(parameter)) for parameter, holding in _told_by(step, driver)]
     if driver.seat.replica == 0:
         mine += [(Holding(name, -1, 0, 1), _array(buffer)) for name, buffer in step.part.buffers.items()]
-    told: list[tuple[int, list[tuple[Holding, np.ndarray]]]] = []
-    dist.all_gather_object(told, (driver.seat.home, mine))
+    told = circles.from_all((driver.seat.home, mine), driver.plan.world_size)
     owner: dict[str, int] = {}
     pieces: dict[str, list[tuple[Holding, np.ndarray]]] = {}
     for home, holdings in told:

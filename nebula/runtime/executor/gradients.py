@@ -10,6 +10,7 @@ import paddle.distributed as dist
 from paddle import nn
 
 from nebula.errors import BadInput
+from nebula.runtime import circles
 from nebula.runtime.executor.buckets import buckets
 from nebula.runtime.executor.holdings import Holding, Owner, Slice, slices
 from nebula.runtime.executor.sharding import Shards
@@ -27,13 +28,13 @@ class Gradients:
     def __init__(self, parameters: dict[str, tuple[paddle.Tensor, Holding]], owner: Owner, shards: Shards) -> None:
         self.parameters, self._shards = parameters, shards
         mine = [holding for _, holding in parameters.values()]
-        told: list[tuple[Owner, list[Holding]]] = []
-        dist.all_gather_object(told, (owner, mine))
+        told: list[tuple[Owner, list[Holding]]] = circles.from_all((owner, mine), dist.get_world_size())
         owners: dict[int, Owner] = {rank: (home, replica) for rank, ((home, replica), _) in enumerate(told)}
         held = {rank: [Holding(*holding) for holding in holdings] for rank, (_, holdings) in enumerate(told)}
         everywhere, self._rank = slices(held, owners), dist.get_rank()
-        made = {ranks: dist.new_group(list(ranks)) for ranks in _shared(everywhere)}
-        self._groups = {ranks: group for ranks, group in made.items() if self._rank in ranks}
+        made = {ranks: circles.circle(ranks) for ranks in _shared(everywhere)}
+        self._circles = {ranks: circle for ranks, circle in made.items() if self._rank in ranks}
+        self._everyone = circles.everyone(len(told))
         self._parts = [(_Part(*parameters[piece.name], piece)) for piece in everywhere[self._rank]]
         self._norms: paddle.Tensor | None = None
 
@@ -45,9 +46,9 @@ class Gradients:
             ranks, to = bucket[0].slice.ranks, self._to(bucket[0])
             flat = paddle.concat([part.weighted() for part in bucket])
             if to is None:
-                dist.all_reduce(flat, group=self._groups[ranks])
+                self._circles[ranks].all_reduce(flat)
             else:
-                dist.reduce(flat, to, group=self._groups[ranks])
+                self._circles[ranks].reduce(flat, to)
             if to in (None, self._rank):
                 for part, summed in zip(bucket, paddle.split(flat, [part.size for part in bucket]), strict=True):
                     part.write(summed)
@@ -67,7 +68,7 @@ class Gradients:
             count = 1 + max(groups.values(), default=0)
             squares = [self._square(p for p in trained if groups[p.slice.name] == index) for index in range(count)]
             self._norms = squares[0] if count == 1 else paddle.concat(squares)
-            dist.all_reduce(self._norms)
+            self._everyone.all_reduce(self._norms)
             self._norms = self._norms.sqrt()
         return self._norms
 

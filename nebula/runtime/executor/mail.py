@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
-import paddle.distributed as dist
 
 from nebula.errors import BadInput
 from nebula.plan.executor_limits import UNDERWAY
 from nebula.plan.values import Plan
+from nebula.runtime import circles
 from nebula.runtime.executor.seats import Message, Seat, Share, channels, gives, seat_of, sent, takes
 
 DTYPES = ("float32", "bfloat16", "float16", "int64", "int32", "bool", "float64", "uint8", "int8", "int16")
@@ -46,8 +46,8 @@ class Mail:
 
     def __init__(self, plan: Plan, seat: Seat) -> None:
         self._plan, self._seat = plan, seat
-        groups = {pair: dist.new_group(list(pair)) for pair in channels(plan)}
-        self._groups = {pair: group for pair, group in groups.items() if seat.rank in pair}
+        wires = {pair: circles.wire(*pair) for pair in channels(plan)}
+        self._wires = {pair: wire for pair, wire in wires.items() if seat.rank in pair}
         self._meet()
         self._specs: dict[tuple[int, int], list[Spec]] = {}
         self._returning: dict[int, list[Spec]] = {}
@@ -57,17 +57,14 @@ class Mail:
 
     def _meet(self) -> None:
         """Opens every channel, all in one order: the first message over each blocks until both sides are there."""
-        for (giver, taker), group in self._groups.items():
+        for (giver, _), wire in self._wires.items():
             word = paddle.zeros([1])
-            if giver == self._seat.rank:
-                dist.isend(word, taker, group=group).wait()
-            else:
-                dist.irecv(word, giver, group=group).wait()
+            (wire.send if giver == self._seat.rank else wire.receive)(word).wait()
 
     def begin(self) -> None:
         """A new step: nothing is on its way."""
         here = self._seat.rank
-        givers = sorted({giver for giver, taker in self._groups if taker == here})
+        givers = sorted({giver for giver, taker in self._wires if taker == here})
         self._coming = {giver: deque(sent(self._plan, seat_of(self._plan, giver), here)) for giver in givers}
         self._arrived: dict[tuple[Message, int], list[paddle.Tensor]] = {}
 
@@ -131,7 +128,7 @@ class Mail:
 
     def _post(self, peer: int, tensor: paddle.Tensor) -> None:
         queue = self._underway[peer]
-        task = dist.isend(tensor, peer, group=self._groups[self._seat.rank, peer])
+        task = self._wires[self._seat.rank, peer].send(tensor)
         queue.append((task, tensor))
         while len(queue) > UNDERWAY:
             queue.popleft()[0].wait()
@@ -144,14 +141,14 @@ class Mail:
             self._arrived[following, share.peer] = self._received(following, share)
 
     def _received(self, message: Message, share: Share) -> list[paddle.Tensor]:
-        group = self._groups[share.peer, self._seat.rank]
+        wire = self._wires[share.peer, self._seat.rank]
         if message.kind == "F" and (share.peer, message.stage) not in self._specs:
             header = paddle.empty([_HEADER], dtype="int64")
-            dist.irecv(header, share.peer, group=group).wait()
+            wire.receive(header).wait()
             self._specs[share.peer, message.stage] = _read(header.numpy())
         specs = self._specs_of(message, share.peer)
         tensors = [paddle.empty(_shape(spec, share), dtype=spec.dtype) for spec in specs]
-        for task in [dist.irecv(tensor, share.peer, group=group) for tensor in tensors]:
+        for task in [wire.receive(tensor) for tensor in tensors]:
             task.wait()
         return tensors
 

@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 import paddle
-import paddle.distributed as dist
 
 from nebula.plan.laws import dealing_groups
 from nebula.plan.values import Plan
+from nebula.runtime import circles
 from nebula.runtime.executor.buckets import buckets
 from nebula.runtime.executor.seats import Seat
 
@@ -74,7 +74,7 @@ class Shards:
         dealt_over: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._parameters, self._rank = parameters, seat.rank
-        self._groups = {ranks: dist.new_group(list(ranks)) for ranks in _groups(plan) if len(ranks) > 1}
+        self._circles = {ranks: circles.circle(ranks) for ranks in _groups(plan) if len(ranks) > 1}
         ranks = sharding_ranks(plan, seat)
         self._ranks = dict.fromkeys(parameters, ranks)
         for degree in set(dealt_over.values()):
@@ -103,14 +103,14 @@ class Shards:
         for ranks in sorted(set(self._ranks.values())):
             for owner in ranks if len(ranks) > 1 else ():
                 named = [name for name in self._parameters if (self._ranks[name], self.owners[name]) == (ranks, owner)]
-                self._broadcast([self._parameters[name] for name in named], owner, self._groups[ranks])
+                self._broadcast([self._parameters[name] for name in named], owner, self._circles[ranks])
 
-    def _broadcast(self, parameters: Sequence[paddle.Tensor], owner: int, group: Any) -> None:
-        """The owner sends weights to a group, those that are trained."""
+    def _broadcast(self, parameters: Sequence[paddle.Tensor], owner: int, circle: circles.Circle) -> None:
+        """The owner sends weights to a circle, those that are trained."""
         trained = [p for p in parameters if not p.stop_gradient]
         for bucket in buckets(trained, key=lambda p: str(p.dtype), size=lambda p: p.size * p.element_size()):
             flat = paddle.concat([parameter.flatten() for parameter in bucket])
-            dist.broadcast(flat, owner, group=group)
+            circle.broadcast(flat, owner)
             if owner != self._rank:
                 parts = paddle.split(flat, [parameter.size for parameter in bucket])
                 for parameter, part in zip(bucket, parts, strict=True):
