@@ -13,33 +13,26 @@ These are at the positions of the two ranges; `scores` may return None where no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import paddle
 import paddle.distributed as dist
 from paddle import nn
 from paddle.autograd import PyLayer
-from paddle.nn import functional
 
 from nebula.errors import BadInput
-from nebula.runtime.random_state import draws
+from nebula.runtime.attention_check import HEADS, POSITIONS, Mixing, checked_first, weighed
 from nebula.runtime.ring import Ring
 from nebula.runtime.sequence import Deal, GatherForParts, in_parts
-
-Mixing = Callable[..., paddle.Tensor]
-
-HEADS, POSITIONS = 2, 1
-"""Dims of [b, s, heads, d]."""
-FEW = 4
-"""Positions on which a method is tried."""
 
 
 def share_attention(element: nn.Layer, way: str, deal: Deal) -> None:
     """Makes the methods of an element in which tokens meet work on a rank's share of the positions, in place.
 
     Raises:
-        BadInput: a layer does not say how it scores what its methods mix.
+        BadInput: a layer does not say how it scores what its methods mix; in the first step, where a method does more
+            than weigh by these scores.
     """
     for layer in element.sublayers(include_self=True):
         methods = getattr(layer, "mixes_tokens", {})
@@ -53,47 +46,10 @@ def share_attention(element: nn.Layer, way: str, deal: Deal) -> None:
                     f"context parallelism by {way}: {told} names no method that scores a run of queries and a run of "
                     f"keys; name it in `mixes_tokens = {{{method!r}: ...}}`, or use ulysses"
                 )
-            core = _gathered if way == "gather" else _around
-            shared = core(getattr(layer, methods[method]), told, deal)
-            setattr(layer, method, _first_looked_at(shared, layer, method, way, deal))
-
-
-def _first_looked_at(shared: Mixing, layer: nn.Layer, method: str, way: str, deal: Deal) -> Mixing:
-    """The shared method, before whose first use in a training it is seen that the layer's own one drops nothing."""
-    own, seen = getattr(layer, method), False
-
-    def run(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor, *rest: Any) -> paddle.Tensor:
-        nonlocal seen
-        if layer.training and not seen:
-            if _draws(own, layer, (query, key, value), rest, deal.group.nranks):
-                raise BadInput(
-                    f"context parallelism by {way}: {type(layer).__name__}.{method} draws random numbers (dropout of "
-                    f"attention weights), which {way} would leave out: set `exchange` of the plan's stages to ulysses, "
-                    "or its probability to 0"
-                )
-            seen = True
-        return shared(query, key, value, *rest)
-
-    return run
-
-
-@paddle.no_grad()
-def _draws(own: Mixing, layer: nn.Layer, tensors: Sequence[paddle.Tensor], rest: Sequence[Any], ranks: int) -> bool:
-    """Whether a method draws random numbers: run on a few positions, or on all where only these go with the rest."""
-    every = [[t.shape[0], t.shape[POSITIONS] * ranks, *t.shape[HEADS:]] for t in tensors]
-
-    def on_few() -> None:
-        own(*(tensor[:1, :FEW] for tensor in tensors), *rest)
-
-    def on_all() -> None:
-        own(*(paddle.zeros(shape, tensors[0].dtype) for shape in every), *rest)
-
-    for tried in (on_few, on_all):
-        try:
-            return draws(tried)
-        except Exception:  # these shapes do not go with the rest, or are too large
-            continue
-    return any(getattr(part, "p", 0) for part in layer.sublayers() if type(part).__name__.endswith("Dropout"))
+            core, scores = _gathered if way == "gather" else _around, getattr(layer, methods[method])
+            shared = core(scores, told, deal)
+            own, ranks = getattr(layer, method), deal.group.nranks
+            setattr(layer, method, checked_first(shared, own, scores, layer, f"{way}: {told}", ranks))
 
 
 def _by_heads(attend: Mixing, told: str, group: Any) -> Mixing:
@@ -147,16 +103,13 @@ def _exchanged(x: paddle.Tensor, group: Any, cut: int, join: int) -> paddle.Tens
 
 def _gathered(scores: Callable[..., paddle.Tensor], told: str, deal: Deal) -> Mixing:
     def run(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor, *rest: Any) -> paddle.Tensor:
-        b, s, heads, _ = query.shape
+        s = query.shape[POSITIONS]
         (queries,) = deal.positions(s, deal.group.rank)
         key, value = (GatherForParts.apply(tensor, deal.group, POSITIONS - 4) for tensor in (key, value))
         scored = scores(query, key, *rest, queries=queries, keys=range(key.shape[POSITIONS]))
         if scored is None:
             raise BadInput(f"{told}: queries {queries} see no key at all")
-        each, width = heads // value.shape[HEADS], value.shape[-1]
-        value = value if each == 1 else paddle.repeat_interleave(value, each, axis=HEADS)
-        mixed = paddle.matmul(functional.softmax(scored, axis=-1), value.transpose([0, 2, 1, 3]))
-        return mixed.transpose([0, 2, 1, 3]).reshape([b, s, heads * width])
+        return weighed(scored, value)
 
     return run
 

@@ -166,8 +166,8 @@ class Dropping(nn.Layer):
         return paddle.matmul(query, key, transpose_y=True) + seen
 
 
-def dropping(way, p=0.0, behind=0.0, length=8):
-    layer = Dropping(p, behind, paddle.zeros([length, length]))
+def dropping(way, p=0.0, behind=0.0, length=8, kind=Dropping):
+    layer = kind(p, behind, paddle.zeros([length, length]))
     alone = SimpleNamespace(nranks=1, rank=0, ranks=[0])
     share_attention(layer, way, Deal(group=alone, mirrored=way == "ring"))
     return layer
@@ -201,8 +201,37 @@ def test_a_method_that_cannot_be_tried_is_judged_by_its_layer():
     layer = Dropping(0.0, 0.5, None)
     alone = SimpleNamespace(nranks=1, rank=0, ranks=[0])
     share_attention(layer, "gather", Deal(group=alone))
-    with pytest.raises(BadInput, match="attend draws random numbers"):
+    with pytest.raises(BadInput, match="attend cannot be tried by itself, and its layer has a dropout"):
         layer(paddle.randn([2, 8, 2, 4]))
+
+
+class Gated(Dropping):
+    def attend(self, query, key, value, mask):
+        return 0.9 * super().attend(query, key, value, mask)
+
+
+class Hiding(Dropping):
+    """Hides the past in the method alone."""
+
+    def attend(self, query, key, value, mask):
+        return super().attend(query, key, value, mask + paddle.tril(paddle.full(mask.shape, -1e9), -1))
+
+
+@pytest.mark.parametrize("way", ["ring", "gather"])
+@pytest.mark.parametrize("kind", [Gated, Hiding])
+def test_attention_that_is_no_softmax_of_its_scores_is_refused(way, kind):
+    with pytest.raises(BadInput, match=f"by {way}: {kind.__name__}.attend does more than weigh values by the softmax"):
+        dropping(way, kind=kind)(paddle.randn([2, 8, 2, 4]))
+
+
+@pytest.mark.parametrize("attention", [lambda: decoder().chain[1].attention, lambda: ernie()[1].attention])
+def test_our_own_attention_is_a_softmax_of_its_scores(attention):
+    layer = attention()
+    alone = SimpleNamespace(nranks=1, rank=0, ranks=[0])
+    x = paddle.randn([2, 8, 32])
+    wanted = layer(x)
+    share_attention(layer, "ring", Deal(group=alone, mirrored=True))
+    assert paddle.allclose(layer(x), wanted, atol=1e-6)
 
 
 def test_what_runs_on_shares_draws_apart_and_as_before_when_it_is_computed_again():
