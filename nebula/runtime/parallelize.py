@@ -24,7 +24,7 @@ from nebula.runtime import circles, paddle_faults, runnable, sharding, start, te
 from nebula.runtime.balance import Balance
 from nebula.runtime.batch import micro_batches, picked, row_count
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
-from nebula.runtime.optimizers import clear_gradients, group_clips, keep_parameters, optimizer_of
+from nebula.runtime.optimizers import clear_gradients, group_clips, keep_parameters, optimizer_of, trained_by
 from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Degrees, Place, degrees, place
 from nebula.runtime.precision import Precision, decorate, precision_of, tell_ranks
@@ -127,6 +127,7 @@ def parallelize(
     chains.check_found(model)
     split = tensor_split if tensor_split is not None else splits_of(model)
     optimizer = optimizer_of(optimizer, model)
+    chains.check_trained(model, chains.elements(model), trained_by(optimizer))
     if runnable.engine(plan, start.device(), circles.kinds()) == "executor":
         from nebula.runtime.executor.engine import on_executor
 

@@ -143,16 +143,10 @@ def test_masks_that_differ_from_layer_to_layer_are_carried(length):
 def test_a_base_model_that_does_more_than_its_layers_is_refused(does, words):
     with pytest.raises(BadInput, match=f"{words}.*; say how it is cut with `chain`"):
         trained(unlike(does))
-    model = unlike(does)
-    assert trained_by_chain(model) > 0  # nothing is asked of a chain that is given
-
-
-def trained_by_chain(model):
-    layer = nn.Sequential(model.model.embed_tokens, model.lm_head)
-    step = parallelize(
-        model, own_models.optimizer_of(model, 1e-2), own_models.loss, serial_plan(), chain=lambda _: [layer]
+    model = unlike(does)  # nothing is asked of a chain that is given
+    assert parallelize(
+        model, own_models.optimizer_of(model, 1e-2), own_models.loss, serial_plan(), chain=lambda model: [model]
     )
-    return step(own_models.tokens(0)).loss
 
 
 def test_a_layer_that_gets_what_hidden_states_make_is_refused():
@@ -196,6 +190,60 @@ def test_buffers_behind_a_chain_that_is_given_keep_the_names_of_the_model():
     optimizer = own_models.optimizer_of(model, 1e-2)
     step = parallelize(model, optimizer, own_models.loss, serial_plan(), chain=own_models.classifier_chain)
     assert set(step.part.buffers) == {"classes.seen"}
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def test_a_sequential_with_a_forward_of_its_own_is_no_list_of_layers():
+    model = Residual(nn.Linear(4, 4), nn.Tanh())
+    assert chain.elements(model) == [model]
+    assert len(chain.elements(nn.Sequential(model, nn.Linear(4, 4)))) == 2
+    assert len(chain.elements(nn.LayerList([model, model]))) == 2
+    optimizer = paddle.optimizer.SGD(0.0, parameters=model.parameters())
+    step, x = parallelize(model, optimizer, nn.MSELoss(), serial_plan()), paddle.randn([2, 4])
+    wanted = float(nn.MSELoss()(model(x), x))
+    assert step((x, x)).loss == wanted
+
+
+class Temperature(nn.Layer):
+    """A loss with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = self.create_parameter([1])
+
+    def forward(self, outputs, labels):
+        return (self.factor * outputs - labels).square().mean()
+
+
+def test_a_weight_of_the_loss_that_nothing_would_train_is_refused():
+    model, loss = nn.Sequential(nn.Linear(4, 4)), Temperature()
+    both = paddle.optimizer.SGD(0.1, parameters=[*model.parameters(), *loss.parameters()])
+    with pytest.raises(BadInput, match=r"the optimizer has .*, which no element of the model's chain holds"):
+        parallelize(model, both, loss, serial_plan())
+
+
+def test_weights_that_a_chain_leaves_out_or_makes_itself_are_refused():
+    def without_norm(model):
+        return own_models.classifier_chain(model)[:2]
+
+    def with_more(model):
+        return [*own_models.classifier_chain(model), nn.Linear(own_models.VOCABULARY, own_models.VOCABULARY)]
+
+    for cut, words in (
+        (without_norm, r"the optimizer has encoder\.layers\.1\..*, which no element of the model's chain holds"),
+        (with_more, "is a weight of the chain and not of the model"),
+    ):
+        model = own_models.Classifier()
+        optimizer = own_models.optimizer_of(model, 1e-2)
+        with pytest.raises(BadInput, match=words):
+            parallelize(model, optimizer, own_models.loss, serial_plan(), chain=cut)
+    model = own_models.Classifier()
+    optimizer = own_models.optimizer_of(model.tokens, 1e-2)
+    assert parallelize(model, optimizer, own_models.loss, serial_plan(), chain=without_norm)
 
 
 def test_the_executor_leaves_halves_whole_where_it_has_tensor_groups():

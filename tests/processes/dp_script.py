@@ -19,6 +19,8 @@ if sys.argv[2:] == ["freeze"] and os.environ["PADDLE_TRAINER_ID"] == "1":
     model[0].weight.stop_gradient = True
 if sys.argv[2:] == ["build"] and os.environ["PADDLE_TRAINER_ID"] == "1":
     model[0].weight.set_value(0.5 * model[0].weight)
+if sys.argv[2:] == ["buffer"]:
+    model[1].register_buffer("table", paddle.full([2], float(os.environ["PADDLE_TRAINER_ID"])))
 optimizer = paddle.optimizer.AdamW(1e-2, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(1.0))
 step = nebula.parallelize(model, optimizer, nn.MSELoss(), plan)
 

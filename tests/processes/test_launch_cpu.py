@@ -102,7 +102,8 @@ def test_failing_rank_is_named(tmp_path, fault, words):
     ("odd", "words"),
     [
         ("freeze", r"rank 0 trains 0\.weight, rank 1 has it frozen \(stop_gradient\): freeze the same weights"),
-        ("build", "rank 1 has built the model with other weights than rank 0"),
+        ("build", "rank 1 has built the model with other weights or buffers than rank 0"),
+        ("buffer", "rank 1 has built the model with other weights or buffers than rank 0"),
     ],
 )
 def test_ranks_that_train_different_models_are_refused(tmp_path, odd, words):
