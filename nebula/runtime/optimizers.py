@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
+
+BY_TENSOR = ("Lamb", "DistributedFusedLamb", "LarsMomentumOptimizer", "ClipGradByNorm")
+"""Optimizers and clips that ask for the norm of each tensor."""
 
 
 def optimizer_of(optimizer: Any, model: nn.Layer) -> Any:
@@ -51,6 +54,25 @@ def keep_parameters(optimizer: Any, replaced: Mapping[int, paddle.Tensor], local
 def group_clips(optimizer: Any) -> list[Any]:
     """The clips of an optimizer's groups; none where it has no groups."""
     return [group["grad_clip"] for group in optimizer._param_groups] if is_grouped(optimizer) else []
+
+
+def check_slices(optimizer: Any, sliced: Iterable[str]) -> None:
+    """Refuses what asks for the norm of each tensor where ranks hold slices: each would take the norm of its own.
+
+    Args:
+        sliced: names of the weights of which a rank holds a slice.
+
+    Raises:
+        BadInput: with the first of these.
+    """
+    name = next(iter(sliced), "")
+    clips = group_clips(optimizer) or [optimizer._grad_clip]
+    odd = [type(each).__name__ for each in (optimizer, *clips) if type(each).__name__ in BY_TENSOR]
+    if name and odd:
+        raise BadInput(
+            f"{odd[0]} takes the norm of each tensor, and ranks hold slices of {name}: choose AdamW or clip by global "
+            "norm, or a plan that cuts no weight (tensor 1, expert 1, no sharding stage 3)"
+        )
 
 
 def largest_first(optimizer: Any) -> None:

@@ -24,7 +24,14 @@ from nebula.runtime import circles, paddle_faults, runnable, sharding, start, te
 from nebula.runtime.balance import Balance
 from nebula.runtime.batch import micro_batches, picked, row_count
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
-from nebula.runtime.optimizers import clear_gradients, group_clips, keep_parameters, optimizer_of, trained_by
+from nebula.runtime.optimizers import (
+    check_slices,
+    clear_gradients,
+    group_clips,
+    keep_parameters,
+    optimizer_of,
+    trained_by,
+)
 from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Degrees, Place, degrees, place
 from nebula.runtime.precision import Precision, decorate, precision_of, tell_ranks
@@ -143,6 +150,8 @@ def parallelize(
     balance = Balance(chains.elements(model))
     member = tensor.Member(degree=mesh.tensor, rank=here.tensor)
     part, loss = part_of(model, loss, split, plan, [here.stage], member)
+    in_ranges = mesh.sharding > 1 and plan.stages[here.stage].sharding.stage == 3
+    check_slices(optimizer, part.names.values() if in_ranges else part.sliced)
     settle(part, plan, start.device())
     balance.keep(part)
     keep_parameters(optimizer, part.cut.replaced, list(part.names))

@@ -61,6 +61,11 @@ class Part:
         return {name: by_id[key] for key, name in self.names.items()}
 
     @property
+    def sliced(self) -> list[str]:
+        """Names of the weights of which it holds a slice."""
+        return [name for key, name in self.names.items() if key in self.cut.dims]
+
+    @property
     def buffers(self) -> dict[str, paddle.Tensor]:
         """What its elements keep beside parameters (running statistics, the balance of experts), named likewise."""
         found: dict[str, paddle.Tensor] = {}

@@ -17,7 +17,7 @@ from nebula.plan.layout import ORDERS, uniform_stages
 from nebula.plan.values import Sharding
 from nebula.runtime import batch, chain, precision, start, tensor, weights
 from nebula.runtime import parallelize as parallelizing
-from nebula.runtime.optimizers import keep_parameters
+from nebula.runtime.optimizers import check_slices, keep_parameters
 from nebula.runtime.parallelize import parallelize
 from nebula.runtime.parts import _check_untied, _checked_split
 from nebula.runtime.place import degrees, place
@@ -198,6 +198,36 @@ def test_optimizer_follows_the_cut_parameters_in_list_and_groups():
     (stand_in,), kept = (group["params"] for group in grouped._param_groups)
     assert [id(p) for p in kept] == [id(second)]
     assert id(stand_in) not in (id(first), id(second))  # a group that trains nothing here keeps its place
+
+
+PER_TENSOR = {
+    "Lamb": lambda p: paddle.optimizer.Lamb(0.1, parameters=p),
+    "ClipGradByNorm": lambda p: paddle.optimizer.SGD(0.1, parameters=p, grad_clip=nn.ClipGradByNorm(0.1)),
+}
+
+
+def stepped(make, whole, gradient):
+    """What an optimizer makes of one weight."""
+    weight = paddle.create_parameter(whole.shape, "float32", default_initializer=nn.initializer.Assign(whole))
+    optimizer = make([weight])
+    (weight * paddle.to_tensor(gradient)).sum().backward()
+    optimizer.step()
+    return weight.numpy(), optimizer
+
+
+@pytest.mark.parametrize("name", PER_TENSOR)
+def test_what_takes_the_norm_of_each_tensor_is_refused_where_ranks_hold_slices(name):
+    rng = np.random.RandomState(0)
+    whole, gradient = (rng.randn(2, 4).astype("float32") * [[1], [5]] for _ in "wg")
+    expected, optimizer = stepped(PER_TENSOR[name], whole.astype("float32"), gradient.astype("float32"))
+    rows = [stepped(PER_TENSOR[name], *(a[r : r + 1].astype("float32") for a in (whole, gradient)))[0] for r in (0, 1)]
+    assert not np.allclose(np.concatenate(rows), expected)  # it would learn something else
+    check_slices(optimizer, [])
+    with pytest.raises(
+        BadInput, match=rf"{name} takes the norm of each tensor, and ranks hold slices of 1\.qkv\.weight"
+    ):
+        check_slices(optimizer, ["1.qkv.weight"])
+    check_slices(paddle.optimizer.AdamW(parameters=nn.Linear(2, 2).parameters()), ["1.qkv.weight"])
 
 
 def test_optimizer_that_has_stepped_is_refused():

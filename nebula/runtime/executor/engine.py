@@ -23,7 +23,7 @@ from nebula.runtime.executor.seats import Seat, orders, seat_of
 from nebula.runtime.executor.sharding import ShardedOptimizer, Shards
 from nebula.runtime.executor.weight_gradients import Later, split_backward
 from nebula.runtime.forward_backward import Loss
-from nebula.runtime.optimizers import groups_by_name, keep_parameters
+from nebula.runtime.optimizers import check_slices, groups_by_name, keep_parameters
 from nebula.runtime.parallelize import Step
 from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Place
@@ -53,6 +53,7 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     with quiet():
         member, context = _members(plan, seat)
         part, loss = part_of(model, loss, split, plan, seat.stages, member, context, _dealt(plan, seat))
+    check_slices(optimizer, part.sliced)
     precision, later = precision_of(plan.job.precision), Later()
     if any(kind == "W" for kind, _, _ in orders(plan)[seat.home]):
         split_backward(part.elements, later, precision.dtype)
