@@ -15,7 +15,7 @@ from paddle import nn
 from nebula.errors import BadInput
 from nebula.graph.splits import kind_of, sublayer_of
 from nebula.plan.values import Plan, Stage
-from nebula.runtime import chain, experts, tensor
+from nebula.runtime import chain, experts, nats, tensor
 from nebula.runtime.attention import share_attention
 from nebula.runtime.forward_backward import Loss
 from nebula.runtime.recompute import apply_policy
@@ -127,7 +127,8 @@ def part_of(
             tensor.cut_element(element, split, member, gather=gather, cut=cut, on_shares=by_share, tables=tables)
         _check_untied(part.elements, names, cut)
         if shared_logits and member.degree > 1:
-            loss = functools.partial(loss, cross_entropy=functools.partial(tensor.cross_entropy, group=member.group))
+            nats.check(parameters_of(loss)["cross_entropy"].default)
+            loss = functools.partial(loss, cross_entropy=functools.partial(nats.cross_entropy, group=member.group))
     experts.check(elements, split, plan)
     for stage, group in dealt.items():
         for element in held[stage]:

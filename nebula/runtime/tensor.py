@@ -261,21 +261,3 @@ def cut_first_dim(layer: nn.Layer, name: str, what: str, member: Member, cut: Cu
         local.is_distributed, local.split_axis = True, 0
         layer.add_parameter(attribute, local)
         _adopt(serial, local, 0, member, cut)
-
-
-def cross_entropy(
-    logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int = -100, group: Any = None
-) -> paddle.Tensor:
-    """Nats per position from logits of which each tensor rank holds its share of the vocabulary.
-
-    Args:
-        logits: [..., vocabulary / tensor degree].
-        labels: [...] int64, over the whole vocabulary.
-        group: the tensor group; None: that of fleet's hybrid topology.
-
-    Returns:
-        [...], 0 where the label is `ignore_index`.
-    """
-    from paddle.distributed.fleet.meta_parallel import ParallelCrossEntropy
-
-    return ParallelCrossEntropy(mp_group=group, ignore_index=ignore_index)(logits, labels.unsqueeze(-1)).squeeze(-1)
