@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nebula.checkpoint import manifest as manifests
 from nebula.checkpoint.boxes import Box, overlap, whole
 from nebula.checkpoint.dtypes import carrier
-from nebula.checkpoint.manifest import Piece, Saved, damaged
+from nebula.checkpoint.manifest import Manifest, Piece, Saved, damaged
 from nebula.errors import BadInput
 
 KEPT_PIECES = 4
@@ -32,13 +32,13 @@ class Reader:
         manifest: what it holds.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Reads the manifest.
+    def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
+        """Reads the manifest, unless it is given.
 
         Raises:
             BadInput: it is missing or damaged.
         """
-        self.folder, self.manifest = folder, manifests.load(folder)
+        self.folder, self.manifest = folder, manifest or manifests.load(folder)
         self._checked_files: set[str] = set()
         self._piece = functools.lru_cache(KEPT_PIECES)(self._read_piece)
 

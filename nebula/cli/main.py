@@ -22,6 +22,7 @@ from nebula.cli import (
     demo,
     deploying,
     doctor,
+    elastic,
     emitting,
     explaining,
     planning,
@@ -118,6 +119,8 @@ app.command()(profiling.profile)
 app.command()(calibrating.calibrate)
 app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})(running.launch)
 app.command()(running.train)
+app.command()(elastic.controller)
+app.command()(elastic.agent)
 app.add_typer(checkpointing.app, name="checkpoint")
 app.add_typer(deploying.app, name="deploy")
 app.command()(doctor.doctor)

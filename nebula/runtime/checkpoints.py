@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import sys
 import time
 import uuid
 import zlib
@@ -25,6 +27,7 @@ import paddle
 from nebula.checkpoint import folder as folders
 from nebula.checkpoint.boxes import Box
 from nebula.checkpoint.commit import saving_folder
+from nebula.checkpoint.copies import CopyReader
 from nebula.checkpoint.policy import FOLDER, KEEP, Policy
 from nebula.checkpoint.shard_file import Part
 from nebula.checkpoint.share import Copy, writers
@@ -34,7 +37,9 @@ from nebula.plan.values import Plan
 from nebula.runtime import random_state
 from nebula.runtime.circles import from_all
 from nebula.runtime.held import held, innermost
+from nebula.runtime.memory_copy import memory_copies, offered
 from nebula.runtime.parallelize import Step
+from nebula.runtime.progress import STOPPED, Section
 from nebula.runtime.resume import resume
 from nebula.runtime.save import Save, SaveRecord
 
@@ -64,6 +69,9 @@ class Checkpoints:
     ) -> None:
         """Looks at the folder, which every rank must see; call it on all ranks.
 
+        Where an agent watches the rank, `after` copies the training to its memory as well, and `resume` prefers what
+        the agent kept there to a checkpoint that is older.
+
         Args:
             step: from nebula.parallelize.
             every: optimizer steps between two saves.
@@ -89,6 +97,7 @@ class Checkpoints:
         self._mine: set[tuple[str, Box]] = set()
         self._save: Save | None = None
         self._saved = -1
+        self._copies = memory_copies(step)
 
     def _begin(self) -> str:
         """A word for this run, once nothing is left of a run that crashed."""
@@ -114,16 +123,30 @@ class Checkpoints:
         Raises:
             BadInput: the checkpoint is damaged, or of another model, optimizer or data.
         """
-        found = folders.newest(self.folder)
-        name = from_all(found.path.name if found else "", self.step.plan.world_size)[0]
+        self.step.progress.enter(Section.LOAD)
+        done = self._resume()
+        self.step.progress.begin_at(done)
+        return done
+
+    def _resume(self) -> int:
+        found, copies = folders.newest(self.folder), offered()
+        saved, name = from_all((found.step, found.path.name) if found else (0, ""), self.step.plan.world_size)[0]
+        if copies is not None and copies.manifest.step >= saved:
+            return self._take_up(copies.folder, copies)
         if not name:
             self._tell(f"no complete checkpoint in {self.folder}: training begins at step 1")
             return 0
-        manifest = resume(self.step, self.folder / name, split_of(self.step.plan), self.about)
+        return self._take_up(self.folder / name)
+
+    def _take_up(self, folder: Path, copies: CopyReader | None = None) -> int:
+        """Fills the training with a checkpoint, or with copies in memory."""
+        manifest = resume(self.step, folder, split_of(self.step.plan), self.about, copies)
         self.position, self._saved = manifest.facts["position"], manifest.step
         same = manifest.facts["split"] == split_of(self.step.plan)
         saved = "" if same else f", saved under another plan ({manifest.facts['words']})"
-        self._tell(f"resumed from {self.folder / name}{saved}: training goes on at step {manifest.step + 1}")
+        self._tell(
+            f"resumed from {'memory' if copies else folder}{saved}: training goes on at step {manifest.step + 1}"
+        )
         return manifest.step
 
     def after(self, done: int, *, position: Any = None) -> bool:
@@ -139,11 +162,25 @@ class Checkpoints:
         Raises:
             RunFailed: this save or the one before could not be written.
         """
+        progress = self.step.progress
+        progress.enter(Section.CHECKPOINT)
         self._collect(wait=False)
+        self._copies.after(done, lambda: self._facts(plain(position, "the position")))
         due = done % self.policy.every == 0
         if due:
             self.save(done, position=position)
+        if 0 < progress.stop_at <= done:
+            self._stop(done, position)
+        progress.enter(Section.DATA)
         return due
+
+    def _stop(self, done: int, position: Any) -> None:
+        """Ends this process at a step, as its agent asked: nothing is lost, and all ranks end at the same one."""
+        self._copies.copy(done, self._facts(plain(position, "the position")))
+        self._collect(wait=True)
+        self._tell(f"stopped on request after step {done}")
+        sys.stdout.flush()
+        os._exit(STOPPED)
 
     def save(self, done: int, *, position: Any = None) -> None:
         """Saves now; nothing when this step is saved already.

@@ -8,6 +8,7 @@ plan of one rank needs no fleet.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ from nebula.runtime.optimizers import (
 from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Degrees, Place, degrees, place
 from nebula.runtime.precision import Precision, decorate, precision_of, tell_ranks
+from nebula.runtime.progress import progress_of
 from nebula.runtime.quiet import quiet
 
 
@@ -54,6 +56,7 @@ class Step:
         driver: runs the micro-batches; its observers see each begin and end.
         balance: of the experts, moved once a step.
         mean: of what drivers return, over the replicas.
+        progress: tells an agent how far this rank is.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Step:
     ) -> None:
         self.plan, self.place, self.part, self.mean, self._balance = plan, place, part, mean, balance
         self.driver, self.precision, self.optimizer, self.wrapped = driver, driver.precision, optimizer, wrapped
+        self.progress = progress_of(os.environ)
+        driver.observers.append(self.progress.observe)
 
     def __call__(self, batch: Any) -> StepResult:
         """Trains on a global batch, the same on every rank, of which each replica takes its rows.
@@ -96,7 +101,9 @@ class Step:
         self.precision.update(self.optimizer)
         clear_gradients(self.optimizer)
         self._tell("end")
-        return StepResult(loss=self.mean(loss), rows=global_rows)
+        result = StepResult(loss=self.mean(loss), rows=global_rows)
+        self.progress.step_done()
+        return result
 
     def _tell(self, moment: str) -> None:
         for observer in self.driver.observers:

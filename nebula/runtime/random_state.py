@@ -17,9 +17,10 @@ from paddle import nn
 from paddle.base import core
 
 from nebula.checkpoint.boxes import whole
+from nebula.checkpoint.copies import RANDOM
 from nebula.checkpoint.shard_file import Part
 
-KEY = "random/"
+KEY = RANDOM
 APART = "nebula_shares_of_a_sequence"
 """Name of a generator that the ranks of a tensor group do not have in common."""
 

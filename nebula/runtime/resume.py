@@ -40,25 +40,29 @@ SHOWN = 3
 """Differences that a refusal names."""
 
 
-def resume(step: Step, folder: Path, split: str, about: Mapping[str, Any]) -> Manifest:
+def resume(step: Step, folder: Path, split: str, about: Mapping[str, Any], reader: Reader | None = None) -> Manifest:
     """Fills weights, optimizer, schedule of the learning rate, loss scaler, memories and random state.
 
     Args:
         split: identity of this plan's split; under the same one the random state goes on, under another it starts anew.
         about: what the data of this training are.
+        reader: of copies in memory instead of the checkpoint in the folder; a rank sees those of its node alone, so
+            nobody reads what it does not need.
 
     Raises:
         BadInput: on all ranks alike: the checkpoint is damaged, or of another model, optimizer or data.
     """
     ranks = step.plan.world_size
-    reader: Reader = _together(ranks, lambda: Reader(folder))
+    on_disk = reader is None
+    reader = reader or _together(ranks, lambda: Reader(folder))
+    assert reader is not None
     check_about(folder, reader.manifest.facts["about"], about)
     make_states(step)
     mine = held(step)
     kinds = {key: kind for rank in from_all(_kinds(mine), ranks) for key, kind in rank.items()}
     check_same(reader, kinds, type(innermost(step.optimizer)).__name__)
     _together(ranks, lambda: _fill(step, mine, reader))
-    others = sorted(reader.manifest.tensors.keys() - kinds.keys())
+    others = sorted(reader.manifest.tensors.keys() - kinds.keys()) if on_disk else []
     _together(ranks, lambda: [reader.read(key) for key in others[step.place.rank :: ranks]])
     facts = reader.manifest.facts
     _go_on(step, facts)

@@ -1,0 +1,213 @@
+"""The verbs of training that goes on: a controller for a job, an agent on every node."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from nebula.cli.options import Force, PlanOption, RunFile
+
+if TYPE_CHECKING:
+    from nebula.cli.subject import Subject
+    from nebula.cluster.values import Cluster
+    from nebula.elastic.controller.brain import Settings
+    from nebula.elastic.controller.plans import Plans
+    from nebula.plan.values import Plan
+
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Without TLS; for addresses of this machine (127.0.0.0/8) alone.")
+]
+Controllers = Annotated[
+    str, typer.Option("--controller", metavar="HOST:PORT[,HOST:PORT]", help="Where the job's controllers listen.")
+]
+
+
+def controller(
+    run: RunFile,
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045  (typer reads this at run time on Python 3.10 too)
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace those of the run file."),
+    ] = None,
+    nodes: Annotated[str, typer.Option("--nodes", metavar="MIN:MAX", help="How many nodes the job may have.")] = "",
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Where agents connect.")
+    ] = "0.0.0.0:7077",
+    store: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--store", metavar="PATH", help="What outlives the controller; default: job.db in the folder."),
+    ] = None,
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", metavar="FOLDER", help="The run's folder; default: runs/MODEL."),
+    ] = None,
+    unit: Annotated[int, typer.Option("--unit", help="Nodes that come and go together.")] = 1,
+    memory_every: Annotated[
+        int, typer.Option("--memory-every", help="Steps between two copies in the nodes' memory; 0: none.")
+    ] = 1,
+    script: Annotated[
+        str, typer.Option("--script", metavar="'SCRIPT ARGUMENT...'", help="Run this instead of the built-in training.")
+    ] = "",
+    insecure: Insecure = False,
+    plan_file: PlanOption = None,
+    force: Force = False,
+) -> None:
+    """Lead an elastic job: agents connect, workers train, and the job goes on when some of them fail."""
+    import asyncio
+
+    from nebula.cli.console import log
+    from nebula.cli.details import chosen_in_depth
+    from nebula.cli.subject import load_subject
+    from nebula.elastic.controller.lead import serve
+    from nebula.elastic.sqlite_store import SqliteStore
+
+    subject = load_subject(run, overrides)
+    folder = (folder or Path("runs") / subject.graph.name).resolve()
+    plan, search = chosen_in_depth(subject, plan_file)
+    bounds = _bounds(nodes, subject.run.cluster, unit)
+    _check_address(listen, "--listen", insecure=insecure)
+    at = store or folder / "job.db"
+    _make_folder(folder, subject, plan, search, force=force, goes_on=at.exists())
+    settings = _settings(subject, folder, bounds, script, memory_every)
+    log(f"{plan.split} · {folder} · store {at}")
+    last = asyncio.run(
+        serve(settings, SqliteStore(at), _plans(subject, plan), listen=listen, credentials=None, say=log)
+    )
+    log(last)
+
+
+def agent(
+    controllers: Controllers,
+    devices: Annotated[int, typer.Option("--devices", help="Workers that this node runs.")] = 1,
+    name: Annotated[str, typer.Option("--name", help="Of this node, the same whenever it comes back.")] = "",
+    logs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--logs", metavar="FOLDER", help="For the workers' logs; default: in the run's folder."),
+    ] = None,
+    address: Annotated[str, typer.Option("--address", help="Where other nodes reach this one.")] = "",
+    spares: Annotated[bool, typer.Option("--spares/--no-spares", help="Keep processes ready that have Paddle.")] = True,
+    insecure: Insecure = False,
+) -> None:
+    """Run the workers of this node for a job's controller."""
+    import socket
+
+    import grpc
+
+    from nebula.cli.console import log
+    from nebula.elastic.agent.run import OPTIONS, run
+
+    at = controllers.split(",")
+    for one in at:
+        _check_address(one, "--controller", insecure=insecure)
+    run(
+        at,
+        name=name or socket.gethostname(),
+        slots=devices,
+        dial=lambda target: grpc.insecure_channel(target, options=OPTIONS),
+        credentials=None,
+        logs=logs.resolve() if logs else None,
+        spares=spares,
+        address=address,
+        say=log,
+    )
+
+
+def _bounds(nodes: str, cluster: Cluster, unit: int):  # type: ignore[no-untyped-def]
+    from nebula.cluster.places import usable_nodes
+    from nebula.elastic.policy.values import Bounds
+    from nebula.errors import BadInput
+
+    there = len(list(usable_nodes(cluster)))
+    least, _, most = (nodes or f"{there}:{there}").partition(":")
+    if not least.isdigit() or not (most or least).isdigit():
+        raise BadInput(f"--nodes {nodes}: write MIN:MAX, such as 1:{there}")
+    bounds = Bounds(least=int(least), most=int(most or least), unit=unit)
+    if bounds.most > there:
+        raise BadInput(f"--nodes {nodes}: the cluster {cluster.name} has {there} nodes")
+    return bounds
+
+
+def _check_address(text: str, option: str, *, insecure: bool) -> None:
+    """Refuses what is no address, and one of another machine without TLS."""
+    import ipaddress
+
+    from nebula.errors import BadInput
+
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise BadInput(f"{option} {text}: write it as HOST:PORT, such as 10.0.0.1:7077")
+    if not insecure:
+        raise BadInput("TLS is not there yet: give --insecure, on an address of this machine")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise BadInput(f"{option} {text}: --insecure is for addresses of this machine, such as 127.0.0.1:{port}")
+
+
+def _make_folder(folder: Path, subject: Subject, plan: Plan, search: object, *, force: bool, goes_on: bool) -> None:
+    from nebula.cli.run_folder import make_folder
+    from nebula.errors import BadInput
+
+    run = subject.run
+    if not run.checkpoint.every:
+        raise BadInput(
+            f"{run.source} says nothing of checkpoints, the last resort of a job that goes on: "
+            "add `checkpoint: {every: 100}`"
+        )
+    if not goes_on:
+        make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=run.checkpoint)  # type: ignore[arg-type]
+
+
+def _settings(subject: Subject, folder: Path, bounds, script: str, memory_every: int) -> Settings:  # type: ignore[no-untyped-def]
+    import shlex
+
+    from nebula.cli.running import STEPS
+    from nebula.elastic.controller.brain import Settings
+    from nebula.errors import BadInput
+    from nebula.launch.training import LOGS, SCRIPT
+    from nebula.models.data.encoded import encoded_corpus
+    from nebula.runtime.training import Training, save
+
+    model, job = subject.run.model, subject.run.job
+    words = shlex.split(script)
+    if not words:
+        if not model.preset:
+            raise BadInput("built-in models alone train without a script (model.preset): name yours with --script")
+        training = Training(
+            preset=model.preset,
+            seq_len=model.seq_len or 0,
+            steps=job.steps or STEPS,
+            checkpoint=subject.run.checkpoint,
+            resume=True,
+        )
+        encoded_corpus(training.config.vocabulary)
+        save(training, folder)
+        words = [str(SCRIPT), str(folder)]
+    elif not Path(words[0]).is_file():
+        raise BadInput(f"there is no script {words[0]}")
+    else:
+        words[0] = str(Path(words[0]).resolve())
+    return Settings(
+        name=str(folder.name),
+        bounds=bounds,
+        words=words,
+        log_folder=str(folder / LOGS),
+        environment={"PADDLE_DISTRI_BACKEND": "gloo"},
+        memory_every=memory_every,
+    )
+
+
+def _plans(subject: Subject, plan: Plan) -> Plans:
+    from nebula.elastic.controller.plans import Plans
+    from nebula.planner.replan import Replanner
+
+    run = subject.run
+    kept = Replanner(subject.graph, run.cluster, plan, objective=run.objective, reliability=run.conditions.reliability)
+    return Plans(run.cluster, plan, lambda changed: kept.replan(changed).plan)
+
+
+__all__ = ["agent", "controller", "sys"]

@@ -1,0 +1,191 @@
+"""The copies of the training's state that a node keeps in memory: its own, and those of a neighbour.
+
+Workers write their own (nebula.runtime.memory_copy); what no other node holds is passed on to the neighbour. For a new
+generation the copies that it needs are put into one folder: local ones as links, others fetched from the nodes that
+have them. Every file that travels is checked against its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from nebula.checkpoint.copies import assemble
+from nebula.checkpoint.copy_file import Stamp, stamp
+from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.protocol.control_pb2_grpc import PeerStub
+from nebula.errors import BadInput, NebulaError
+
+OWN, KEPT, RESUME = "own", "kept", "resume"
+"""Folders of the scratch space; a copy is named by one of the first two and its file."""
+CHUNK_BYTES = 1 << 20
+SHARE = 0.1
+"""Of the time, that passing copies on to the neighbour may take."""
+_NAME = re.compile(r"rank-(\d{5,})\.(common|alone)\.[01]")
+
+Dial = Callable[[str], grpc.Channel]
+
+
+class Copies:
+    """The copies of a node, below its scratch folder."""
+
+    def __init__(self, scratch: Path, node: str, dial: Dial) -> None:
+        self.scratch, self.node, self._dial = scratch, node, dial
+        for name in (OWN, KEPT, RESUME):
+            (scratch / name).mkdir()
+        self._passed: dict[str, Stamp] = {}
+        self._pool = ThreadPoolExecutor(1, "neighbour")
+        self._passing: Future[None] | None = None
+        self._not_before_s = 0.0
+
+    def held(self) -> list[wire.Copy]:
+        """All whole copies, the own and the kept ones."""
+        found = []
+        for folder in (OWN, KEPT):
+            for path in sorted((self.scratch / folder).iterdir()):
+                match, of = _NAME.fullmatch(path.name), stamp(path)
+                if match and of:
+                    found.append(
+                        wire.Copy(
+                            name=f"{folder}/{path.name}",
+                            generation=of.generation,
+                            step=of.step,
+                            rank=int(match[1]),
+                            alone=match[2] == "alone",
+                            ranks=of.ranks,
+                        )
+                    )
+        return found
+
+    def path(self, name: str) -> Path:
+        """The file of a copy.
+
+        Raises:
+            BadInput: it is no name of a copy.
+        """
+        folder, _, file = name.partition("/")
+        if folder not in (OWN, KEPT) or not _NAME.fullmatch(file):
+            raise BadInput(f"{name!r} is no name of a copy")
+        return self.scratch / folder / file
+
+    def chunks(self, name: str) -> Iterator[wire.Chunk]:
+        """A copy in pieces.
+
+        Raises:
+            BadInput: there is none, or it was written anew meanwhile.
+        """
+        path = self.path(name)
+        of = stamp(path)
+        if of is None:
+            raise BadInput(f"{self.node} holds no whole copy {name}")
+        digest, left = hashlib.sha256(), of.bytes
+        with path.open("rb") as file:
+            while left:
+                data = file.read(min(CHUNK_BYTES, left))
+                if not data:
+                    raise BadInput(f"{path} is shorter than it says")
+                left -= len(data)
+                digest.update(data)
+                if not left and stamp(path) != of:
+                    raise BadInput(f"{name} of {self.node} was written anew while it was read")
+                yield wire.Chunk(
+                    name=path.name,
+                    generation=of.generation,
+                    step=of.step,
+                    node=self.node,
+                    data=data,
+                    sha256=b"" if left else digest.digest(),
+                )
+
+    def keep(self, chunks: Iterator[wire.Chunk]) -> None:
+        """Keeps a neighbour's copy; the file is there once all of it is, and as it was sent.
+
+        Raises:
+            BadInput: it did not arrive as it was sent.
+        """
+        receive(chunks, self.scratch / KEPT)
+
+    def pass_on(self, neighbour: str) -> None:
+        """Passes on what is new and no other node holds, a file at a time, in a thread and not too often."""
+        if not neighbour or (self._passing and not self._passing.done()) or time.monotonic() < self._not_before_s:
+            return
+        for path in sorted((self.scratch / OWN).glob("*.alone.*")):
+            of = stamp(path)
+            if of and self._passed.get(path.name) != of:
+                self._passed[path.name] = of
+                self._passing = self._pool.submit(self._pass, neighbour, f"{OWN}/{path.name}")
+                return
+
+    def _pass(self, neighbour: str, name: str) -> None:
+        began_s = time.monotonic()
+        try:
+            with self._dial(neighbour) as channel:
+                PeerStub(channel).Keep(self.chunks(name), timeout=30)
+        except (grpc.RpcError, NebulaError):
+            self._passed.pop(name.partition("/")[2], None)  # a later one is tried
+        took_s = time.monotonic() - began_s
+        self._not_before_s = time.monotonic() + took_s * (1 / SHARE - 1)
+
+    def prepare(self, generation: int, sources: Sequence[wire.Source], *, everything: bool) -> Path:
+        """Puts the copies that a generation takes up into one folder.
+
+        Args:
+            everything: whether those of all ranks are needed.
+
+        Raises:
+            BadInput: they cannot be fetched, or do not make up the training.
+        """
+        shutil.rmtree(self.scratch / RESUME)
+        folder = self.scratch / RESUME / str(generation)
+        folder.mkdir(parents=True)
+        for source in sources:
+            if source.node == self.node:
+                target = self.path(source.name)
+                os.symlink(target, folder / target.name)
+        for source in sources if everything else ():
+            if source.node != self.node and not (folder / source.name.partition("/")[2]).exists():
+                self._fetch(source, folder)
+        assemble(folder, everything=everything)
+        return folder
+
+    def _fetch(self, source: wire.Source, folder: Path) -> None:
+        try:
+            with self._dial(source.address) as channel:
+                receive(PeerStub(channel).Fetch(wire.FetchRequest(name=source.name), timeout=120), folder)
+        except grpc.RpcError as error:
+            why = error.details() if isinstance(error, grpc.Call) else error
+            raise BadInput(f"{source.name} cannot be fetched from {source.node}: {why}") from None
+
+    def close(self) -> None:
+        """Forgets all of them."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def receive(chunks: Iterator[wire.Chunk], folder: Path) -> Path:
+    """Writes a file that arrives in pieces; it has its name once it is whole.
+
+    Raises:
+        BadInput: its name is none of a copy, or it did not arrive as it was sent.
+    """
+    digest, last, part = hashlib.sha256(), wire.Chunk(), folder / f".{os.getpid()}.{time.monotonic_ns()}"
+    try:
+        with part.open("xb") as file:
+            for last in chunks:
+                digest.update(last.data)
+                file.write(last.data)
+        if not _NAME.fullmatch(last.name):
+            raise BadInput(f"{last.name!r} is no name of a copy")
+        if last.sha256 != digest.digest():
+            raise BadInput(f"{last.name} of {last.node} did not arrive as it was sent")
+        return part.rename(folder / last.name)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""The workers of a node: the ranks of a generation and the spares that stand by for the next.
+
+Every slot has at most one rank and one spare. Methods return at once; that a worker has ended is heard by whoever polls
+its pidfd.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nebula.elastic.agent.hang import Patience, Silence
+from nebula.elastic.agent.worker import Order, Worker
+from nebula.runtime.progress import Section
+
+
+class Crew:
+    """The processes of a node.
+
+    Attributes:
+        ranks: slot -> its worker of the current generation, as long as it runs.
+        spares: slot -> a worker that waits.
+        environment: with which processes are started.
+    """
+
+    def __init__(self, slots: int, scratch: Path, *, spares: bool) -> None:
+        self.slots, self.scratch, self.keeps_spares = slots, scratch, spares
+        self.environment: Mapping[str, str] = dict(os.environ)
+        self.ranks: dict[int, Worker] = {}
+        self.spares: dict[int, Worker] = {}
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All of them."""
+        return [*self.ranks.values(), *self.spares.values()]
+
+    @property
+    def warm(self) -> float:
+        """The share of the slots that have a spare which is ready."""
+        return sum(spare.warm for spare in self.spares.values()) / self.slots
+
+    def fill(self, *, idle: bool) -> None:
+        """Starts a spare in every slot that has none."""
+        for slot in range(self.slots if self.keeps_spares else 0):
+            if slot not in self.spares:
+                self.spares[slot] = Worker(slot, self.environment, self.scratch, idle=idle)
+
+    def start(self, orders: Mapping[int, Order]) -> None:
+        """Gives orders to spares, or to new processes where there are none."""
+        assert not self.ranks, "the generation before has not ended"
+        for slot, order in orders.items():
+            worker = self.spares.pop(slot, None) or Worker(slot, self.environment, self.scratch, idle=False)
+            self.ranks[slot] = worker
+            worker.run(order)
+
+    def ended(self, worker: Worker) -> int:
+        """Forgets a worker whose pidfd says that it has ended, and tells its exit code."""
+        for kind in (self.ranks, self.spares):
+            if kind.get(worker.slot) is worker:
+                del kind[worker.slot]
+        return worker.reap()
+
+    def kill_ranks(self) -> None:
+        """Ends the workers of the generation; each is heard of through its pidfd."""
+        for worker in self.ranks.values():
+            worker.kill()
+
+    def dump_stacks(self) -> None:
+        """Has the workers write the stacks of all their threads to their logs."""
+        for worker in self.ranks.values():
+            worker.signal(signal.SIGUSR1)
+
+    def ask_to_stop(self, step: int) -> None:
+        """Has the workers end after a step."""
+        for worker in self.ranks.values():
+            worker.watched.ask_to_stop(step)
+
+    def steps(self) -> tuple[int, int]:
+        """The steps that all workers have done, and those that one of them has done."""
+        done = [worker.watched.step for worker in self.ranks.values()] or [0]
+        return min(done), max(done)
+
+    def step_times(self) -> list[float]:
+        """Seconds of the latest steps of all workers."""
+        return [took_s for worker in self.ranks.values() for took_s in worker.watched.step_times()]
+
+    def silent(self, now_s: float, patience: Patience, known_s: Sequence[float] = ()) -> list[Silence]:
+        """The workers that hang, or wait for one that does.
+
+        Args:
+            now_s: of the machine's monotonic clock.
+            known_s: seconds of steps from before, to judge by.
+        """
+        times, found = [*known_s, *self.step_times()], []
+        for worker in self.ranks.values():
+            watched = worker.watched
+            section, since_s = watched.section, watched.changed_s
+            began = [] if section < Section.DATA or not watched.step_times() else times
+            silent_s = now_s - since_s
+            if since_s and silent_s > patience.seconds(section, began):
+                assert worker.order is not None
+                found.append(
+                    Silence(
+                        rank=worker.order.rank,
+                        step=watched.step,
+                        section=section,
+                        silent_s=silent_s,
+                        frozen=worker.frozen,
+                    )
+                )
+        return found
+
+    def close(self) -> None:
+        """Ends all of them and waits for it."""
+        for worker in self.workers:
+            worker.kill()
+        for worker in self.workers:
+            self.ended(worker)

@@ -1,0 +1,35 @@
+"""What an agent answers to other agents: copies of the training's state, to fetch and to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from nebula.elastic.agent.copies import Copies
+from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.protocol.control_pb2_grpc import PeerServicer
+from nebula.errors import NebulaError
+
+
+class Peer(PeerServicer):
+    """Serves the copies of a node."""
+
+    def __init__(self, copies: Copies) -> None:
+        self._copies = copies
+
+    def Fetch(self, request: wire.FetchRequest, context: Any) -> Iterator[wire.Chunk]:  # noqa: N802
+        """A file in pieces."""
+        try:
+            yield from self._copies.chunks(request.name)
+        except NebulaError as error:
+            context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+
+    def Keep(self, request_iterator: Iterator[wire.Chunk], context: Any) -> wire.Answer:  # noqa: N802
+        """Keeps a file."""
+        try:
+            self._copies.keep(request_iterator)
+        except NebulaError as error:
+            context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+        return wire.Answer(done=True)

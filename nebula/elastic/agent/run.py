@@ -1,0 +1,92 @@
+"""An agent's life: it makes its scratch space, serves its peers, and works until it is released."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from nebula.elastic.agent.addresses import own_address
+from nebula.elastic.agent.agent import Agent, Node, of_signal
+from nebula.elastic.agent.copies import Copies
+from nebula.elastic.agent.peer import Peer
+from nebula.elastic.agent.session import Session
+from nebula.elastic.protocol.control_pb2_grpc import add_PeerServicer_to_server
+
+SHARED_MEMORY = Path("/dev/shm")
+BEGIN = "nebula-agent-"
+"""How the names of scratch folders begin; the process follows."""
+OPTIONS = (
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+
+
+def run(
+    controllers: Sequence[str],
+    *,
+    name: str,
+    slots: int,
+    dial: Callable[[str], grpc.Channel],
+    credentials: grpc.ServerCredentials | None,
+    logs: Path | None = None,
+    spares: bool = True,
+    address: str = "",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Works for a job until the controller says that it is over.
+
+    Args:
+        controllers: HOST:PORT of each.
+        dial: makes a channel to an address.
+        credentials: of the server for other agents; None: without TLS.
+        address: where other nodes reach this one; empty: as the way to the controller tells.
+
+    Raises:
+        BadInput: the controller refuses this agent.
+        RunFailed: the job failed.
+    """
+    sweep(SHARED_MEMORY)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{BEGIN}{os.getpid()}-", dir=SHARED_MEMORY))
+    node = Node(
+        name=name,
+        slots=slots,
+        address=address or own_address(controllers[0]),
+        scratch=scratch,
+        logs=logs,
+        spares=spares,
+    )
+    copies = Copies(scratch, name, dial)
+    server = grpc.server(ThreadPoolExecutor(4, "peer"), options=(("grpc.so_reuseport", 0),))
+    add_PeerServicer_to_server(Peer(copies), server)
+    answers = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(answers, server)
+    answers.set("", health_pb2.HealthCheckResponse.SERVING)
+    at = f"{node.address}:0"
+    port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
+    server.start()
+    try:
+        agent = Agent(node, copies, lambda hello, heard: Session(controllers, dial, hello, heard), port, say)
+        of_signal(agent)
+        agent.run()
+    finally:
+        server.stop(0)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes the scratch space of agents that were killed."""
+    for path in folder.glob(f"{BEGIN}*-*"):
+        process = path.name.removeprefix(BEGIN).partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            shutil.rmtree(path, ignore_errors=True)

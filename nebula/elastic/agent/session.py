@@ -1,0 +1,91 @@
+"""The agent's line to the controller: one stream, taken up again whenever it breaks.
+
+A thread of its own talks; what is heard goes to a function that must be quick and may be called from that thread. What
+was on its way when the stream broke is lost: after the next Welcome the agent says again how it stands.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.protocol.control_pb2_grpc import ControllerStub
+
+RETRY_S = (0.05, 1.0)
+"""The first pause between two attempts, and the longest."""
+
+Dial = Callable[[str], grpc.Channel]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The line broke, or was never there; `why` in gRPC's words."""
+
+    why: str
+
+
+class Session:
+    """Talks to whichever of the controllers answers."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        dial: Dial,
+        hello: Callable[[], wire.Hello],
+        heard: Callable[[Any], None],
+    ) -> None:
+        self._addresses, self._dial, self._hello, self._heard = addresses, dial, hello, heard
+        self._outbox: queue.SimpleQueue[wire.FromAgent | None] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="session", daemon=True)
+
+    def start(self) -> None:
+        """Begins to talk."""
+        self._thread.start()
+
+    def send(self, **kind: Any) -> None:
+        """Sends a message of that kind, if the line is up: `send(failed=wire.Failed(...))`."""
+        self._outbox.put(wire.FromAgent(**kind))
+
+    def close(self, patience_s: float = 1.0) -> None:
+        """Says what is still to be said and hangs up."""
+        self._over.set()
+        self._outbox.put(None)
+        self._thread.join(patience_s)
+
+    def _run(self) -> None:
+        pause_s, turn = RETRY_S[0], 0
+        while not self._over.is_set():
+            welcomed, why = self._talk(self._addresses[turn % len(self._addresses)])
+            self._heard(Lost(why))
+            pause_s = RETRY_S[0] if welcomed else min(RETRY_S[1], 2 * pause_s)
+            turn += not welcomed
+            self._over.wait(pause_s)
+
+    def _talk(self, address: str) -> tuple[bool, str]:
+        """One stream from Hello to its end: whether there was a Welcome, and why it ended."""
+        outbox: queue.SimpleQueue[wire.FromAgent | None] = queue.SimpleQueue()
+        outbox.put(wire.FromAgent(hello=self._hello()))
+        self._outbox, welcomed = outbox, False
+        channel = self._dial(address)
+        try:
+            for message in ControllerStub(channel).Join(_until_none(outbox)):
+                welcomed = welcomed or message.HasField("welcome")
+                self._heard(message)
+        except grpc.RpcError as error:
+            return welcomed, str(error.details() if isinstance(error, grpc.Call) else error)
+        finally:
+            outbox.put(None)
+            channel.close()
+        return welcomed, "the controller hung up"
+
+
+def _until_none(outbox: queue.SimpleQueue[wire.FromAgent | None]) -> Iterator[wire.FromAgent]:
+    while (message := outbox.get()) is not None:
+        yield message

@@ -1,0 +1,386 @@
+"""The controller's one thread of thought: events go to the policy, its answer to the store, then to the agents.
+
+Runs on one event loop; nothing here is called from another thread. The state is in the store before anybody acts on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nebula.elastic.controller.crowd import Crowd, Line
+from nebula.elastic.controller.journal import Happened, Journal
+from nebula.elastic.controller.plans import Plans, ranks
+from nebula.elastic.controller.recovery import Recovery
+from nebula.elastic.controller.restore import Restorable, newest
+from nebula.elastic.policy import JobState, Limits, decide, events
+from nebula.elastic.policy.record import dumps, loads
+from nebula.elastic.policy.values import Action, Bounds, End, Fault, Phase, Release, Start, Stop
+from nebula.elastic.protocol import VERSION
+from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.store import Lease, Store
+from nebula.errors import BadInput, NebulaError
+from nebula.plan.files import dumps as plan_text
+from nebula.plan.values import Plan
+
+STATE, SEATS = "state", "seats"
+"""Keys of the store."""
+SKEW_S = 60.0
+"""A node's clock may differ from the controller's by so much before a warning is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a job is, and how patient its controller.
+
+    Attributes:
+        words: script and arguments of every worker.
+        environment: of every worker.
+        select: the environment that gives a rank its device.
+        silence_s: an agent that says nothing for so long is cut off.
+        memory_every: steps between two copies in memory; 0: none.
+    """
+
+    name: str
+    bounds: Bounds
+    words: Sequence[str]
+    log_folder: str
+    limits: Limits = field(default_factory=Limits)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    select: Callable[[int, int], Mapping[str, str]] = lambda rank, device: {}  # noqa: ARG005
+    heartbeat_s: float = 0.5
+    silence_s: float = 3.0
+    memory_every: int = 1
+
+
+class Brain:
+    """Drives one job while its lease lasts."""
+
+    def __init__(
+        self, settings: Settings, store: Store, lease: Lease, plans: Plans, say: Callable[[str], None] = print
+    ) -> None:
+        """Reads the job's state from the store, or begins one.
+
+        Raises:
+            BadInput: the store holds another version's state.
+        """
+        self.settings, self.store, self.lease, self.plans, self._say = settings, store, lease, plans, say
+        self.crowd, self.plan, self.over = Crowd(), plans.base, asyncio.Event()
+        self.journal = Journal(self._write, [entry.value for entry in store.list("event/").values()])
+        kept, seats = store.get(STATE), store.get(SEATS)
+        self.versions = {STATE: kept.version if kept else 0, SEATS: seats.version if seats else 0}
+        self.seats: dict[str, str] = json.loads(seats.value) if seats else {}
+        self.state, written_s = loads(kept.value) if kept else (JobState(bounds=settings.bounds), 0.0)
+        self._ahead_s = max(0.0, written_s - time.time())
+        self._began_s = time.time() - time.monotonic()
+        self._awaited: set[str] = set()
+        self._untrusted = 0
+        self._recovery: Recovery | None = None
+        self._resumed: Restorable | None = None
+        self._returned = kept is not None
+        self.broken: BaseException | None = None
+        self._done: set[str] = set()
+        self._working: frozenset[str] = frozenset()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def now_s(self) -> float:
+        """Seconds that never run back, also over a restart of the controller."""
+        return self._began_s + time.monotonic() + self._ahead_s
+
+    def begin(self) -> None:
+        """Takes up the job."""
+        if self._returned:
+            self.tell(events.ControllerBack(), "controller")
+            if self.state.phase is Phase.STOPPING:
+                self._stop(Stop(generation=self.state.generation))
+        self._watch()
+
+    # Events in, decisions out
+
+    def tell(
+        self,
+        event: events.Event,
+        kind: str,
+        *,
+        last_lines: Sequence[str] = (),
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        """Asks the policy about an event, keeps its answer and carries it out."""
+        decision = decide(self.now_s(), self.state, event, self.settings.limits)
+        before, self.state = self.state, decision.state
+        if decision.because:
+            self.note(kind, decision.because, last_lines=last_lines, seconds=seconds)
+        if decision.actions or decision.because or self.state.phase is not before.phase:
+            self._write(STATE, dumps(self.state, now_s=self.now_s()))
+        for action in decision.actions:
+            self._carry_out(action)
+        self._wake_later()
+
+    def note(
+        self, kind: str, because: str, *, last_lines: Sequence[str] = (), seconds: Mapping[str, float] | None = None
+    ) -> None:
+        """Puts an event into the journal."""
+        event = Happened(
+            number=self.journal.last + 1,
+            wall_s=time.time(),
+            epoch=self.lease.token,
+            generation=self.state.generation,
+            step=self.state.step,
+            kind=kind,
+            because=because,
+            last_lines=tuple(last_lines),
+            seconds=dict(seconds or {}),
+        )
+        self.journal.add(event)
+        self._say(because)
+        self._spawn(self.journal.tell())
+
+    def _write(self, key: str, text: str) -> None:
+        version = self.versions.get(key, 0)
+        self.versions[key] = self.store.put(key, text, expected=version, lease=self.lease)
+
+    def _wake_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        wait_s = self.state.wake_s() - self.now_s()
+        if wait_s != float("inf"):
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, wait_s) + 0.001, self._tick)
+
+    def _tick(self) -> None:
+        self.tell(events.Tick(), "lost")
+
+    def _watch(self) -> None:
+        """Cuts off agents that say nothing, again and again."""
+        for node in self.crowd.silent(time.monotonic() - self.settings.silence_s):
+            self.gone(node, self.crowd.lines[node])
+        asyncio.get_running_loop().call_later(self.settings.silence_s / 4, self._watch)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A mistake of ours ends the controller; the next one goes on from the store."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.broken = task.exception()
+            self.over.set()
+
+    # Agents
+
+    def joined(self, hello: wire.Hello) -> Line:
+        """Takes an agent in.
+
+        Raises:
+            BadInput: it cannot be used; the sentence goes to it.
+        """
+        there = self.crowd.lines.get(hello.node)
+        if there is not None and there.hello.instance != hello.instance:
+            raise BadInput(f"another agent is connected as {hello.node}: give each node a name of its own with --name")
+        if hello.epoch > self.lease.token:
+            raise BadInput(
+                f"it has seen epoch {hello.epoch}, this controller has {self.lease.token}: it is a stale one"
+            )
+        taken = {node: seat for node, seat in self.seats.items() if node == hello.node or node in self.state.nodes}
+        self.seats = {**taken, hello.node: self.plans.seat(hello.node, hello.slots, taken)}
+        self._write(SEATS, json.dumps(self.seats))
+        if there is not None:
+            there.outbox.put_nowait(None)
+        line = Line(hello=hello, heard_s=time.monotonic())
+        self.crowd.lines[hello.node] = line
+        welcome = wire.Welcome(
+            protocol=VERSION,
+            epoch=self.lease.token,
+            job=self.settings.name,
+            heartbeat_s=self.settings.heartbeat_s,
+            environment=self.settings.environment,
+            memory_every=self.settings.memory_every,
+        )
+        line.tell(wire.ToAgent(welcome=welcome))
+        skew_s = hello.wall_s - time.time()
+        if abs(skew_s) > SKEW_S:
+            self.note("clock", f"the clock of {hello.node} is {skew_s:+.0f} s off: set it, or certificates will fail")
+        joined = events.Joined(node=hello.node, slots=hello.slots, generation=hello.generation)
+        self.tell(joined, "joined")
+        if self.state.phase is Phase.STOPPING and hello.node not in self._awaited:
+            self._awaited.add(hello.node)
+            line.tell(wire.ToAgent(stop=wire.Stop(epoch=self.lease.token, generation=self.state.generation)))
+        return line
+
+    def gone(self, node: str, line: Line) -> None:
+        """Notices that an agent's line has ended."""
+        if self.crowd.lines.get(node) is not line:
+            return
+        del self.crowd.lines[node]
+        line.outbox.put_nowait(None)
+        self.tell(events.Gone(node=node), "gone")
+        self._one_stopped(node)
+
+    def heard(self, node: str, line: Line, message: wire.FromAgent) -> None:
+        """Takes a message of an agent."""
+        line.heard_s = time.monotonic()
+        kind = message.WhichOneof("kind")
+        if kind == "progress":
+            self._progress(line, message.progress)
+        elif kind == "failed":
+            self._failed(node, message.failed)
+        elif kind == "stopped":
+            line.stopped(message.stopped)
+            self._one_stopped(node)
+        elif kind == "finished":
+            self._finished(node, message.finished.generation)
+        elif kind == "refused":
+            self._untrusted = message.refused.generation
+            cause = f"{node}: {message.refused.cause}"
+            self.tell(events.Refused(generation=message.refused.generation, cause=cause), "refused")
+        elif kind == "leaving":
+            self.tell(events.DrainAsked(node=node, cause=message.leaving.because), "drained")
+
+    def _failed(self, node: str, failed: wire.Failed) -> None:
+        if failed.generation == self.state.generation and self.state.phase is Phase.RUNNING:
+            self._recovery = Recovery(seen_s=failed.seen_s, before=self.state.step)
+            self._recovery.mark("told", time.time())
+        event = events.Failed(
+            node=node,
+            rank=failed.rank,
+            generation=failed.generation,
+            fault=Fault(failed.fault),
+            cause=failed.cause,
+        )
+        self.tell(event, "hang" if failed.fault == Fault.HANG else "failed", last_lines=failed.last_lines)
+
+    def _progress(self, line: Line, progress: wire.Progress) -> None:
+        line.progress = progress
+        least, _ = self.crowd.steps(self.state.members, self.state.generation)
+        if least and progress.generation == self.state.generation:
+            self.tell(events.Stepped(generation=self.state.generation, step=least), "stepped")
+            if self._recovery and least > max(self._recovery.before, self._recovery.resumed):
+                self._recovered(self._recovery)
+
+    def _recovered(self, recovery: Recovery) -> None:
+        recovery.mark("stepped", time.time())
+        took, lost = recovery.seconds(), max(0, recovery.before - recovery.resumed)
+        self._recovery = None
+        because = (
+            f"training goes on after {took['all']:.2f} s; {lost} step{'s were' if lost != 1 else ' was'} done again"
+        )
+        self.note("stepping", because, seconds={**took, "lost_steps": lost})
+
+    def _finished(self, node: str, generation: int) -> None:
+        if generation != self.state.generation:
+            return
+        self._done = {*self._done, node} & set(self.state.members)
+        if self._done == {place for place in self.state.members if place in self._working}:
+            self.tell(events.Finished(generation=generation), "finished")
+
+    def _one_stopped(self, node: str) -> None:
+        if node in self._awaited:
+            self._awaited.discard(node)
+            self._all_stopped()
+
+    def _all_stopped(self) -> None:
+        if not self._awaited and self.state.phase is Phase.STOPPING:
+            if self._recovery:
+                self._recovery.mark("stopped", time.time())
+            self.tell(events.Stopped(generation=self.state.generation), "stopped")
+
+    # Actions
+
+    def _carry_out(self, action: Action) -> None:
+        if isinstance(action, Stop):
+            self._stop(action)
+        elif isinstance(action, Start):
+            self._spawn(self._start(action))
+        elif isinstance(action, Release):
+            self._release(action.node, f"{action.node} may go", failed=False)
+        elif isinstance(action, End):
+            for node in list(self.crowd.lines):
+                self._release(node, self.state.why, failed=action.failed)
+            self.over.set()
+
+    def _stop(self, action: Stop) -> None:
+        """Stops every node that is connected: one that is no member may hold copies, too."""
+        if self._recovery is None:
+            self._recovery = Recovery(seen_s=time.time(), before=self.state.step)
+        _, most = self.crowd.steps(self.state.members, action.generation)
+        at_step = most + 2 if action.at_boundary and most else 0
+        self._awaited = set(self.crowd.lines)
+        stop = wire.Stop(epoch=self.lease.token, generation=action.generation, at_step=at_step, dump=action.dump)
+        for line in self.crowd.lines.values():
+            line.tell(wire.ToAgent(stop=stop))
+        if not self._awaited:
+            asyncio.get_running_loop().call_soon(self._all_stopped)
+
+    def _release(self, node: str, because: str, *, failed: bool) -> None:
+        line = self.crowd.lines.get(node)
+        if line is not None:
+            leave = wire.Leave(epoch=self.lease.token, because=because, failed=failed)
+            line.tell(wire.ToAgent(leave=leave))
+            line.outbox.put_nowait(None)
+
+    async def _start(self, action: Start) -> None:
+        """Finds a plan for the members and has them begin; planning does not hold up anything else."""
+        try:
+            plan = await asyncio.to_thread(self.plans.of, [self.seats[node] for node in action.members])
+            if self.state.generation == action.generation and self.state.phase is Phase.RUNNING:
+                self._begin(action, plan)
+        except NebulaError as error:
+            self.tell(events.Refused(generation=action.generation, cause=str(error)), "refused")
+
+    def _begin(self, action: Start, plan: Plan) -> None:
+        found = newest(self.crowd.copies(), before=self._untrusted) if self.settings.memory_every else None
+        names = {self.seats[node]: node for node in action.members}
+        if missing := [node for node in action.members if node not in self.crowd.lines]:
+            raise BadInput(f"{', '.join(missing)} left while the plan was made")
+        placed = ranks(plan, names, self.crowd.hellos(), self.settings.select)
+        same = plan == self.plan
+        self.plan, self._done, self._working = plan, set(), frozenset(rank.node for rank in placed)
+        if self._recovery:
+            self._recovery.mark("planned", time.time())
+            self._recovery.resumed = found.step if found else 0
+        told = (
+            f"from memory at step {found.step}" if found else "from the newest checkpoint on the disk, if there is one"
+        )
+        self.note("started", f"{len(placed)} ranks begin under {plan.split}, {told}")
+        for node in action.members:
+            start = self._message(action, plan, placed, found, node, same=same)
+            self.crowd.lines[node].tell(wire.ToAgent(start=start))
+
+    def _message(
+        self, action: Start, plan: Plan, placed: Sequence[wire.Rank], found: Restorable | None, node: str, *, same: bool
+    ) -> wire.Start:
+        first = self.crowd.lines[placed[0].node].hello
+        own = {rank.rank for rank in placed if rank.node == node}
+        others = [name for name in action.members if name in self._working]
+        after = others[(others.index(node) + 1) % len(others)] if node in others else node
+        neighbour = "" if after == node else after
+        lines = self.crowd.lines
+        return wire.Start(
+            epoch=self.lease.token,
+            generation=action.generation,
+            plan_json=plan_text(plan),
+            ranks=placed,
+            master=f"{first.address}:{first.ports[0]}",
+            words=self.settings.words,
+            resume_step=found.step if found else 0,
+            sources=[
+                wire.Source(
+                    name=copy.name,
+                    node=copy.node,
+                    address=lines[copy.node].peer,
+                    rank=copy.rank,
+                    alone=copy.alone,
+                )
+                for copy in (found.copies if found else ())
+                if copy.node in lines
+            ],
+            neighbour=lines[neighbour].peer if neighbour else "",
+            everything=bool(found) and not (same and found is not None and own <= found.ranks_on(node)),
+            log_folder=self.settings.log_folder,
+        )

@@ -1,0 +1,81 @@
+"""The agents that are connected, and what each has told last: addresses, free ports, copies, progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from nebula.elastic.controller.restore import Copy
+from nebula.elastic.protocol import control_pb2 as wire
+
+
+@dataclass(slots=True)
+class Line:
+    """A connected agent.
+
+    Attributes:
+        outbox: what it is to be told; None hangs up.
+        heard_s: when it last said anything, on the controller's monotonic clock.
+    """
+
+    hello: wire.Hello
+    heard_s: float
+    outbox: asyncio.Queue[wire.ToAgent | None] = field(default_factory=asyncio.Queue)
+    progress: wire.Progress = field(default_factory=wire.Progress)
+    copies: tuple[Copy, ...] = ()
+
+    def tell(self, message: wire.ToAgent) -> None:
+        """Has the agent told."""
+        self.outbox.put_nowait(message)
+
+    def stopped(self, told: wire.Stopped) -> None:
+        """Takes what an agent says once its workers have ended."""
+        self.hello.ports[:] = told.ports
+        self.copies = tuple(
+            Copy(
+                node=self.hello.node,
+                name=copy.name,
+                generation=copy.generation,
+                ranks=copy.ranks,
+                step=copy.step,
+                rank=copy.rank,
+                alone=copy.alone,
+            )
+            for copy in told.copies
+        )
+
+    @property
+    def peer(self) -> str:
+        """Where other agents reach it."""
+        return f"{self.hello.address}:{self.hello.peer_port}"
+
+
+class Crowd:
+    """All connected agents, by node."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, Line] = {}
+
+    def silent(self, before_s: float) -> list[str]:
+        """Nodes that have said nothing since then."""
+        return [node for node, line in self.lines.items() if line.heard_s < before_s]
+
+    def copies(self) -> Iterable[Copy]:
+        """All that the nodes hold."""
+        return (copy for line in self.lines.values() for copy in line.copies)
+
+    def steps(self, members: Iterable[str], generation: int) -> tuple[int, int]:
+        """The steps that all ranks of a generation have done, and those that one has; 0 while a node has not told."""
+        told = [self.lines[node].progress for node in members if node in self.lines]
+        own = [progress for progress in told if progress.generation == generation]
+        least = min((progress.least_step for progress in own), default=0) if len(own) == len(list(members)) else 0
+        return least, max((progress.most_step for progress in own), default=0)
+
+    def step_s(self, members: Iterable[str]) -> float:
+        """Seconds of a step of late, of the slowest node."""
+        return max((self.lines[node].progress.step_s for node in members if node in self.lines), default=0.0)
+
+    def hellos(self) -> Mapping[str, wire.Hello]:
+        """What each said when it came."""
+        return {node: line.hello for node, line in self.lines.items()}

@@ -1,0 +1,96 @@
+"""What has happened to a job, in order: every decision with its reason, kept in the store and told to who follows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+KEPT = 10_000
+"""Events that stay in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """An event.
+
+    Attributes:
+        number: from 1, without gaps.
+        wall_s: seconds since 1970 by the controller's clock.
+        kind: joined, failed, started, ...
+        because: the sentence.
+        last_lines: of the failing rank's log.
+        seconds: what took how long, where something ended.
+    """
+
+    number: int
+    wall_s: float
+    epoch: int
+    generation: int
+    step: int
+    kind: str
+    because: str
+    last_lines: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Journal:
+    """The events of a job."""
+
+    def __init__(self, write: Callable[[str, str], None], kept: Sequence[str] = ()) -> None:
+        """Goes on after what the store has.
+
+        Args:
+            write: puts a text under a key.
+            kept: texts of earlier events, in order.
+        """
+        self._write = write
+        self._events = deque((loads(text) for text in kept), maxlen=KEPT)
+        self._changed = asyncio.Condition()
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event; 0 without one."""
+        return self._events[-1].number if self._events else 0
+
+    def add(self, event: Happened) -> None:
+        """Keeps an event."""
+        assert event.number == self.last + 1
+        self._events.append(event)
+        self._write(key(event.number), json.dumps(asdict(event)))
+
+    async def tell(self) -> None:
+        """Wakes those who follow."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    def after(self, number: int) -> list[Happened]:
+        """The events after a number, as far as they are kept."""
+        return [event for event in self._events if event.number > number]
+
+    async def follow(self, number: int) -> AsyncIterator[Happened]:
+        """The events after a number, then those that come."""
+        while True:
+            for event in self.after(number):
+                yield event
+                number = event.number
+            async with self._changed:
+                while self.last <= number:
+                    await self._changed.wait()
+
+
+def key(number: int) -> str:
+    """Where an event stands in the store; keys sort as their numbers do.
+
+    >>> key(7)
+    'event/0000000007'
+    """
+    return f"event/{number:010}"
+
+
+def loads(text: str) -> Happened:
+    """An event from its text."""
+    plain = json.loads(text)
+    return Happened(**{**plain, "last_lines": tuple(plain["last_lines"])})

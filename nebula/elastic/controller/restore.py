@@ -1,0 +1,63 @@
+"""From which copies in memory can a job go on? Pure.
+
+A step can be taken up when, of one generation, every rank's `alone` copy of it is there, on its own node or on the
+neighbour that kept it, and at least one copy of what nodes hold in common. Whether the common ones make up the whole is
+seen by the node that puts them together; where they do not, training goes on from the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A file that a node holds; `ranks` has the generation that wrote it."""
+
+    node: str
+    name: str
+    generation: int
+    ranks: int
+    step: int
+    rank: int
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restorable:
+    """A step that can be taken up, and one copy of everything that is there of it."""
+
+    generation: int
+    step: int
+    copies: tuple[Copy, ...]
+
+    def ranks_on(self, node: str) -> frozenset[int]:
+        """The ranks whose own files are on a node."""
+        return frozenset(copy.rank for copy in self.copies if copy.node == node and copy.alone)
+
+
+def newest(copies: Iterable[Copy], *, before: int = 0) -> Restorable | None:
+    """The newest step of the newest generation that can be taken up.
+
+    Args:
+        before: a generation from which on copies are not trusted; 0: none.
+    """
+    groups: dict[tuple[int, int], list[Copy]] = {}
+    for copy in copies:
+        if not before or copy.generation < before:
+            groups.setdefault((copy.generation, copy.step), []).append(copy)
+    for generation, step in sorted(groups, reverse=True):
+        found = groups[generation, step]
+        ranks = {copy.rank for copy in found if copy.alone}
+        if len(ranks) == found[0].ranks:
+            return Restorable(generation=generation, step=step, copies=tuple(_once(found)))
+    return None
+
+
+def _once(copies: Iterable[Copy]) -> Iterable[Copy]:
+    """Each file once; one on the node that wrote it before one that a neighbour kept."""
+    kept: Mapping[tuple[int, bool], Copy] = {}
+    ordered = sorted(copies, key=lambda copy: (copy.rank, copy.alone, not copy.name.startswith("own/"), copy.node))
+    kept = {(copy.rank, copy.alone): copy for copy in reversed(ordered)}
+    return sorted(kept.values(), key=lambda copy: (copy.rank, copy.alone))

@@ -1,0 +1,208 @@
+"""The answer to every event: the state after it, what to do, and why.
+
+Recovery is graded. A worker that fails restarts with its generation on the same nodes; a node that fails again and
+again, or is lost, is left out as long as enough others are there; a job that fails without doing a step in between
+pauses longer and longer, and then fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from nebula.elastic.policy import events
+from nebula.elastic.policy.membership import chosen, form, listed, stop, with_node, without
+from nebula.elastic.policy.values import (
+    Bounds,
+    Decision,
+    End,
+    Fault,
+    JobState,
+    Limits,
+    NodeState,
+    Phase,
+    Release,
+)
+from nebula.errors import BadInput
+
+
+def decide(now_s: float, state: JobState, event: events.Event, limits: Limits) -> Decision:
+    """What an event leads to.
+
+    Args:
+        now_s: never less than before.
+    """
+    if state.phase.over:
+        return Decision(state=state)
+    answer: Callable[..., Decision] = _ANSWERS[type(event)]
+    return answer(now_s, state, event, limits)
+
+
+def _joined(now_s: float, state: JobState, event: events.Joined, limits: Limits) -> Decision:
+    known = state.nodes.get(event.node)
+    number = state.numbers.get(event.node, len(state.numbers))
+    state = replace(state, numbers={**state.numbers, event.node: number})
+    node = (
+        replace(known, back_by_s=math.inf, slots=event.slots) if known else NodeState(number=number, slots=event.slots)
+    )
+    state = with_node(state, event.node, node)
+    if state.phase is Phase.RUNNING and event.node in state.members:
+        if event.generation == state.generation:
+            return Decision(state=state, because=f"{event.node} is connected again; its workers went on")
+        return stop(_fell(state, now_s, limits), f"{event.node} came back without its workers")
+    if state.phase is Phase.RUNNING:
+        grown = chosen(state)
+        if len(grown) > len(state.members):
+            because = f"{event.node} joined: {len(grown)} nodes can go on instead of {len(state.members)}"
+            return stop(state, because, at_boundary=True)
+        return Decision(state=state, because=f"{event.node} joined and stands by")
+    if state.phase is Phase.WAITING:
+        return _then(f"{event.node} joined", form(now_s, state, limits))
+    return Decision(state=state, because=f"{event.node} joined")
+
+
+def _gone(now_s: float, state: JobState, event: events.Gone, limits: Limits) -> Decision:
+    node = state.nodes.get(event.node)
+    if node is None or not node.heard:
+        return Decision(state=state)
+    if node.draining and event.node not in state.members:
+        return Decision(state=without(state, {event.node}), because=f"{event.node} has left")
+    state = with_node(state, event.node, replace(node, back_by_s=now_s + limits.grace_s))
+    return Decision(state=state, because=f"{event.node} is not heard of; it has {limits.grace_s:g} s to come back")
+
+
+def _tick(now_s: float, state: JobState, event: events.Tick, limits: Limits) -> Decision:
+    del event
+    lost = sorted(name for name, node in state.nodes.items() if node.lost(now_s))
+    told = f"{listed(lost)} {'are' if len(lost) > 1 else 'is'} lost" if lost else ""
+    state = without(state, set(lost))
+    if state.phase is Phase.RUNNING and not set(lost).isdisjoint(state.members):
+        return stop(_fell(state, now_s, limits), told)
+    if state.phase is Phase.WAITING:
+        return _then(told, form(now_s, state, limits))
+    return Decision(state=state, because=told)
+
+
+def _failed(now_s: float, state: JobState, event: events.Failed, limits: Limits) -> Decision:
+    if event.generation != state.generation or state.phase is not Phase.RUNNING:
+        return Decision(state=state)  # it lost a peer whose end is dealt with already
+    because = f"rank {event.rank} on {event.node} {event.cause}"
+    if event.fault is Fault.MISTAKE:
+        return _give_up(state, f"{because}, which a restart does not help")
+    state = _fell(state, now_s, limits)
+    if state.fruitless >= limits.fruitless:
+        return _give_up(state, f"{because}; it is failure {state.fruitless} in a row without a step in between")
+    node = state.nodes.get(event.node)
+    if node is not None:
+        recent = tuple(at_s for at_s in node.failures_s if at_s > now_s - limits.window_s)
+        node = replace(node, failures_s=(*recent, now_s))
+        others = sum(other.able for name, other in state.nodes.items() if name != event.node)
+        if len(node.failures_s) >= limits.node_failures and state.bounds.usable(others):
+            aside = f"{len(node.failures_s)} failures in {limits.window_s:g} s"
+            node, because = replace(node, put_aside=aside), f"{because}; {event.node} is put aside after {aside}"
+        state = with_node(state, event.node, node)
+    return stop(state, because, dump=event.fault is Fault.HANG)
+
+
+def _stopped(now_s: float, state: JobState, event: events.Stopped, limits: Limits) -> Decision:
+    if state.phase is not Phase.STOPPING or event.generation != state.generation:
+        return Decision(state=state)
+    leaving = sorted(name for name, node in state.nodes.items() if node.draining)
+    decision = form(now_s, without(state, set(leaving)), limits)
+    released = tuple(Release(node=name) for name in leaving)
+    return replace(decision, actions=(*released, *decision.actions))
+
+
+def _stepped(now_s: float, state: JobState, event: events.Stepped, limits: Limits) -> Decision:
+    del now_s, limits
+    if event.generation != state.generation or state.phase is not Phase.RUNNING:
+        return Decision(state=state)
+    fruitless = 0 if event.step > state.begun_at_step else state.fruitless
+    return Decision(state=replace(state, step=max(state.step, event.step), fruitless=fruitless))
+
+
+def _finished(now_s: float, state: JobState, event: events.Finished, limits: Limits) -> Decision:
+    del now_s, limits
+    if event.generation != state.generation or state.phase is not Phase.RUNNING:
+        return Decision(state=state)
+    because = f"the training is done after {state.restarts} restart{'s' * (state.restarts != 1)}"
+    return Decision(state=replace(state, phase=Phase.DONE, why=because), actions=(End(failed=False),), because=because)
+
+
+def _refused(now_s: float, state: JobState, event: events.Refused, limits: Limits) -> Decision:
+    if event.generation != state.generation or state.phase is not Phase.RUNNING:
+        return Decision(state=state)
+    state = _fell(state, now_s, limits)
+    because = f"generation {event.generation} cannot begin: {event.cause}"
+    if state.fruitless >= limits.fruitless:
+        return _give_up(state, f"{because}; it is failure {state.fruitless} in a row")
+    return stop(state, because)
+
+
+def _scale(now_s: float, state: JobState, event: events.ScaleAsked, limits: Limits) -> Decision:
+    try:
+        bounds = Bounds(least=event.least, most=event.most, unit=state.bounds.unit)
+    except BadInput as error:
+        return Decision(state=state, because=f"not scaled: {error}")
+    state, because = replace(state, bounds=bounds), f"scaled to {event.least}:{event.most} nodes"
+    if state.phase is Phase.WAITING:
+        return _then(because, form(now_s, state, limits))
+    if state.phase is Phase.RUNNING and chosen(state) != state.members:
+        return stop(state, because, at_boundary=True)
+    return Decision(state=state, because=because)
+
+
+def _drain(now_s: float, state: JobState, event: events.DrainAsked, limits: Limits) -> Decision:
+    del now_s, limits
+    node = state.nodes.get(event.node)
+    if node is None:
+        return Decision(state=state, because=f"nothing to drain: there is no node {event.node}")
+    state = with_node(state, event.node, replace(node, draining=True))
+    because = f"{event.node} is drained: {event.cause}"
+    if state.phase is Phase.RUNNING and event.node in state.members:
+        return stop(state, because, at_boundary=True)
+    if state.phase is Phase.STOPPING:
+        return Decision(state=state, because=because)
+    return Decision(state=without(state, {event.node}), actions=(Release(node=event.node),), because=because)
+
+
+def _back(now_s: float, state: JobState, event: events.ControllerBack, limits: Limits) -> Decision:
+    del event
+    until_s = now_s + limits.controller_grace_s
+    nodes = {name: replace(node, back_by_s=until_s) for name, node in state.nodes.items()}
+    because = f"the controller is back; nodes have {limits.controller_grace_s:g} s to connect again"
+    return Decision(state=replace(state, nodes=nodes, gather_until_s=math.inf, not_before_s=0.0), because=because)
+
+
+def _fell(state: JobState, now_s: float, limits: Limits) -> JobState:
+    """A generation ended with a failure."""
+    fruitless = state.fruitless + 1
+    return replace(
+        state, restarts=state.restarts + 1, fruitless=fruitless, not_before_s=now_s + limits.pause_s(fruitless)
+    )
+
+
+def _give_up(state: JobState, because: str) -> Decision:
+    return Decision(state=replace(state, phase=Phase.FAILED, why=because), actions=(End(failed=True),), because=because)
+
+
+def _then(first: str, decision: Decision) -> Decision:
+    """Two sentences in one."""
+    return replace(decision, because="; ".join(filter(None, (first, decision.because))))
+
+
+_ANSWERS: dict[type, Any] = {
+    events.Joined: _joined,
+    events.Gone: _gone,
+    events.Tick: _tick,
+    events.Failed: _failed,
+    events.Stopped: _stopped,
+    events.Stepped: _stepped,
+    events.Finished: _finished,
+    events.Refused: _refused,
+    events.ScaleAsked: _scale,
+    events.DrainAsked: _drain,
+    events.ControllerBack: _back,
+}

@@ -1,0 +1,85 @@
+"""Which nodes train together: stable ranks, bounds, units, and for whom to wait."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from nebula.elastic.policy.values import Decision, JobState, Limits, NodeState, Phase, Start, Stop
+
+
+def with_node(state: JobState, name: str, node: NodeState) -> JobState:
+    """The state with a node as it now is."""
+    return replace(state, nodes={**state.nodes, name: node})
+
+
+def without(state: JobState, names: set[str]) -> JobState:
+    """The state without nodes; their numbers stay theirs."""
+    return replace(state, nodes={name: node for name, node in state.nodes.items() if name not in names})
+
+
+def chosen(state: JobState) -> tuple[str, ...]:
+    """The nodes for the next generation, in the order of their numbers; none where there are too few.
+
+    Members stay in preference to others, so that their memory is of use.
+    """
+    able = [name for name, node in state.nodes.items() if node.able]
+    count = state.bounds.usable(len(able))
+    able.sort(key=lambda name: (name not in state.members, state.nodes[name].number))
+    return tuple(sorted(able[:count], key=lambda name: state.nodes[name].number))
+
+
+def form(now_s: float, state: JobState, limits: Limits) -> Decision:
+    """Begins the next generation, or says what it waits for."""
+    state = replace(state, phase=Phase.WAITING)
+    away = [name for name in state.members if name in state.nodes and not state.nodes[name].heard]
+    if away:
+        return _waits(state, f"waiting for {listed(away)} to be heard of again")
+    members, able = chosen(state), sum(node.able for node in state.nodes.values())
+    if not members:
+        need = f"{state.bounds.least}" + (f" in units of {state.bounds.unit}" if state.bounds.unit > 1 else "")
+        return _waits(
+            replace(state, gather_until_s=math.inf), f"waiting for nodes: {able} of at least {need} are there"
+        )
+    if now_s < state.not_before_s:
+        return _waits(state, f"pausing {state.not_before_s - now_s:.1f} s after {state.fruitless} failures in a row")
+    if state.generation == 0 and len(members) < state.bounds.most:
+        if state.gather_until_s == math.inf:
+            state = replace(state, gather_until_s=now_s + limits.gather_s)
+        if now_s < state.gather_until_s:
+            return _waits(state, f"{len(members)} nodes are there, waiting {limits.gather_s:g} s for more")
+    state = replace(
+        state,
+        phase=Phase.RUNNING,
+        generation=state.generation + 1,
+        members=members,
+        begun_at_step=state.step,
+        gather_until_s=math.inf,
+        not_before_s=0.0,
+    )
+    start = Start(generation=state.generation, members=members)
+    because = f"generation {state.generation} begins on {listed(members)}"
+    return Decision(state=replace(state, why=because), actions=(start,), because=because)
+
+
+def stop(state: JobState, because: str, *, at_boundary: bool = False, dump: bool = False) -> Decision:
+    """Ends the generation that runs, so that another can begin."""
+    state = replace(state, phase=Phase.STOPPING, why=because)
+    action = Stop(generation=state.generation, at_boundary=at_boundary, dump=dump)
+    return Decision(state=state, actions=(action,), because=because)
+
+
+def listed(names: tuple[str, ...] | list[str], shown: int = 4) -> str:
+    """Names of nodes for people.
+
+    >>> listed(["a", "b", "c"]), listed(["a"] * 9)
+    ('a, b, c', 'a, a, a, a and 5 more')
+    """
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _waits(state: JobState, because: str) -> Decision:
+    """Waits; the sentence is told once."""
+    told = "" if because.split(" s ")[0] == state.why.split(" s ")[0] else because
+    return Decision(state=replace(state, why=because), because=told)

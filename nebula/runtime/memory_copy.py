@@ -1,0 +1,162 @@
+"""Copies of a rank's part of the training in its node's memory, which outlive the rank.
+
+After every step, or every few, a rank copies what it holds into one of two files in shared memory, in turn. Of what the
+ranks of a node hold alike one copies it. What no other node holds goes into files of its own (`alone`), which the
+node's agent passes on to a neighbour; the rest (`common`) survives a lost node anyway. An agent names the folder in the
+environment; without one there are no copies.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from nebula.checkpoint.boxes import Box
+from nebula.checkpoint.copies import TENSORS, CopyReader
+from nebula.checkpoint.copy_file import CopyFile
+from nebula.checkpoint.dtypes import carrier
+from nebula.checkpoint.shard_file import Part
+from nebula.checkpoint.share import Copy, writers
+from nebula.runtime import random_state
+from nebula.runtime.exchange import from_all
+from nebula.runtime.held import Held, held
+from nebula.runtime.parallelize import Step
+
+FOLDER, EVERY, RESUME = "NEBULA_MEMORY", "NEBULA_MEMORY_EVERY", "NEBULA_RESUME"
+"""Variables: where a rank's copies go, after how many steps, and the folder of copies that a rank takes up."""
+NODE, GENERATION = "NEBULA_NODE", "NEBULA_GENERATION"
+COMMON, ALONE = "common", "alone"
+
+_Pieces = set[tuple[str, Box]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which pieces a rank copies, and into which file.
+
+    Attributes:
+        others: pieces that it leaves to another rank of its node.
+        common: pieces that other nodes hold as well; whatever is neither goes into the file `alone`.
+        tensors: that all ranks hold together, so that a copy that lacks some is known.
+    """
+
+    others: _Pieces
+    common: _Pieces
+    tensors: int
+
+
+class MemoryCopies:
+    """What a rank copies after its steps."""
+
+    def __init__(self, step: Step, env: Mapping[str, str]) -> None:
+        self.step, self.every = step, int(env.get(EVERY, "1"))
+        self.node, self.generation = env.get(NODE, ""), int(env.get(GENERATION, "0"))
+        self._folder, rank = Path(env[FOLDER]), step.place.rank
+        self._files = {
+            kind: [CopyFile(self._folder / file_name(rank, kind, turn)) for turn in (0, 1)] for kind in (COMMON, ALONE)
+        }
+        self._share: Share | None = None
+
+    def after(self, done: int, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Copies, if it is time to."""
+        if done % self.every == 0:
+            self.copy(done, facts())
+
+    def copy(self, done: int, facts: Mapping[str, Any]) -> None:
+        """Copies what this rank holds after step `done`; the first time all ranks agree on who copies what."""
+        mine = held(self.step)
+        if self._share is None:
+            self._share = _agree(mine, self.node, self.step.plan.world_size, self.step.place.rank)
+        parts: dict[str, list[Part]] = {COMMON: [], ALONE: [random_state.part(self.step.place.rank)]}
+        for one in mine:
+            wanted = [box for box in one.boxes if (one.key, box) not in self._share.others]
+            for part in parts_in_place(one) if wanted else ():
+                if (part.key, part.box) not in self._share.others:
+                    parts[COMMON if (part.key, part.box) in self._share.common else ALONE].append(part)
+        facts = {**facts, TENSORS: self._share.tensors}
+        turn = done // self.every % 2  # the same on all ranks, so that what one has not written another still has
+        for kind, files in self._files.items():
+            files[turn].write(
+                parts[kind], facts, generation=self.generation, ranks=self.step.plan.world_size, step=done
+            )
+
+
+class NoMemoryCopies:
+    """Stands for the copies of a rank that no agent watches."""
+
+    def after(self, done: int, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Copies nothing."""
+
+    def copy(self, done: int, facts: Mapping[str, Any]) -> None:
+        """Copies nothing."""
+
+
+def memory_copies(step: Step, env: Mapping[str, str] = os.environ) -> MemoryCopies | NoMemoryCopies:
+    """Where a rank copies, as its environment says."""
+    return MemoryCopies(step, env) if env.get(FOLDER) else NoMemoryCopies()
+
+
+def offered(env: Mapping[str, str] = os.environ) -> CopyReader | None:
+    """The copies that a rank is to take up.
+
+    Raises:
+        BadInput: they do not make up a training.
+    """
+    folder = env.get(RESUME, "")
+    return CopyReader(Path(folder)) if folder else None
+
+
+def file_name(rank: int, kind: str, turn: int) -> str:
+    """The name of a rank's file: `rank-00003.alone.1`."""
+    return f"rank-{rank:05}.{kind}.{turn}"
+
+
+def parts_in_place(one: Held) -> Sequence[Part]:
+    """What a tensor holds, without a copy where it lies in host memory in one run."""
+    tensor = one.tensor
+    if one.flat is not None or one.seam is not None or not (tensor.place.is_cpu_place() and tensor.is_contiguous()):
+        return list(one.parts())
+    return [Part(key=one.key, dtype=one.dtype, shape=one.shape, box=one.boxes[0], array=_seen(tensor, one.dtype))]
+
+
+def _seen(tensor: paddle.Tensor, dtype: str) -> npt.NDArray[Any]:
+    """The memory of a tensor of the host as an array; valid for as long as the tensor is."""
+    from ctypes import POINTER, c_uint8, cast
+
+    size = math.prod(tensor.shape) * tensor.element_size()
+    if not size:
+        return np.empty(tensor.shape, carrier(dtype))
+    memory = np.ctypeslib.as_array(cast(tensor.data_ptr(), POINTER(c_uint8)), (size,))
+    return memory.view(carrier(dtype)).reshape(tensor.shape)
+
+
+def _agree(mine: Sequence[Held], node: str, ranks: int, rank: int) -> Share:
+    """Who copies what, from what all ranks hold."""
+    layout = [Copy(one.key, box, math.prod(one.shape), one.tensor.element_size()) for one in mine for box in one.boxes]
+    told: list[tuple[str, list[Copy]]] = from_all((node, layout), ranks)
+    here = [copies if place == node else [] for place, copies in told]
+    chosen = writers_of_each(here)
+    elsewhere = {(copy.key, copy.box) for place, copies in told if place != node for copy in copies}
+    pieces = {(copy.key, copy.box) for copy in layout}
+    return Share(
+        others={piece for piece in pieces if chosen[piece] != rank},
+        common=pieces & elsewhere,
+        tensors=len({copy.key for _, copies in told for copy in copies}),
+    )
+
+
+def writers_of_each(held_by: Sequence[Sequence[Copy]]) -> dict[tuple[str, Box], int]:
+    """The rank of a node that copies each piece; unlike in a checkpoint no piece is left out."""
+    chosen = writers(held_by)
+    for rank, copies in enumerate(held_by):
+        for copy in copies:
+            chosen.setdefault((copy.key, copy.box), rank)
+    return chosen

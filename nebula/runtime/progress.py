@@ -1,0 +1,153 @@
+"""How far a rank is, in shared memory that its agent reads: steps done, what it does now, and since when.
+
+A rank writes a few numbers per step and talks to nobody; who reads needs no answer from it, so that a process that
+hangs, or holds the interpreter's lock, is seen as well. Times are of the machine's monotonic clock. Knows no paddle.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from itertools import pairwise
+from pathlib import Path
+
+VARIABLE = "NEBULA_PROGRESS"
+"""Names the file in a rank's environment."""
+STOPPED = 75
+"""Exit code of a rank that ended at a step because it was asked to."""
+
+_MAGIC = 0x4E45_4250
+_STEP, _SECTION, _CHANGED, _STOP_AT, _ENDED = 8, 16, 24, 32, 40
+_RING, _KEPT = 64, 256
+SIZE = _RING + 8 * _KEPT
+
+
+class Section(IntEnum):
+    """What a rank does. In those from FORWARD on it may have to wait for other ranks."""
+
+    BEGIN = 0
+    LOAD = 1
+    DATA = 2
+    FORWARD = 3
+    BACKWARD = 4
+    UPDATE = 5
+    COLLECTIVE = 6
+    CHECKPOINT = 7
+    END = 8
+
+
+class Progress:
+    """What a rank writes."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens a file that `make` has made."""
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), SIZE)
+        self.step = 0
+
+    def enter(self, section: Section) -> None:
+        """Says what comes now."""
+        struct.pack_into("<QQ", self._memory, _SECTION, section, time.monotonic_ns())
+
+    def begin_at(self, step: int) -> None:
+        """Says how many steps are done when training begins."""
+        self.step = step
+        struct.pack_into("<Q", self._memory, _STEP, step)
+
+    def step_done(self) -> None:
+        """Counts a step; what follows is the next one's data."""
+        self.step += 1
+        now_ns = time.monotonic_ns()
+        (ended,) = struct.unpack_from("<Q", self._memory, _ENDED)
+        struct.pack_into("<Q", self._memory, _RING + 8 * (ended % _KEPT), now_ns)
+        struct.pack_into("<Q", self._memory, _ENDED, ended + 1)
+        struct.pack_into("<QQQ", self._memory, _STEP, self.step, Section.DATA, now_ns)
+
+    def observe(self, kind: str, _index: int, moment: str) -> None:
+        """An observer of a driver: forward and backward passes, and the update."""
+        if moment == "begin":
+            self.enter(_OF_KIND[kind])
+        elif kind == "update":
+            self.enter(Section.COLLECTIVE)
+
+    @property
+    def stop_at(self) -> int:
+        """The step after which the rank is to end; 0: none."""
+        return int(struct.unpack_from("<Q", self._memory, _STOP_AT)[0])
+
+
+class NoProgress:
+    """Stands for the progress of a rank that no agent watches."""
+
+    step = stop_at = 0
+
+    def enter(self, section: Section) -> None:
+        """Nobody reads it."""
+
+    def begin_at(self, step: int) -> None:
+        """Nobody reads it."""
+
+    def step_done(self) -> None:
+        """Nobody reads it."""
+
+    def observe(self, kind: str, _index: int, moment: str) -> None:
+        """Nobody reads it."""
+
+
+_OF_KIND = {"F": Section.FORWARD, "B": Section.BACKWARD, "update": Section.UPDATE}
+
+
+def progress_of(env: Mapping[str, str]) -> Progress | NoProgress:
+    """Where a rank writes, as its environment says."""
+    path = env.get(VARIABLE, "")
+    return Progress(Path(path)) if path else NoProgress()
+
+
+class Watched:
+    """What an agent reads of a rank."""
+
+    def __init__(self, path: Path) -> None:
+        self._memory = make(path)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        return int(struct.unpack_from("<Q", self._memory, _STEP)[0])
+
+    @property
+    def section(self) -> Section:
+        """What the rank does."""
+        return Section(struct.unpack_from("<Q", self._memory, _SECTION)[0])
+
+    @property
+    def changed_s(self) -> float:
+        """When it last said anything; 0 before it did."""
+        return float(struct.unpack_from("<Q", self._memory, _CHANGED)[0]) / 1e9
+
+    def step_times(self) -> Sequence[float]:
+        """Seconds of the latest steps, the newest last; the first step of a process is not among them."""
+        (ended,) = struct.unpack_from("<Q", self._memory, _ENDED)
+        at_ns = struct.unpack_from(f"<{_KEPT}Q", self._memory, _RING)
+        ends = [at_ns[i % _KEPT] for i in range(max(0, ended - _KEPT), ended)]
+        return [(after - before) / 1e9 for before, after in pairwise(ends)]
+
+    def ask_to_stop(self, step: int) -> None:
+        """Has the rank end after a step."""
+        struct.pack_into("<Q", self._memory, _STOP_AT, step)
+
+
+def make(path: Path) -> mmap.mmap:
+    """Makes the file anew, all zeros but for its mark."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.ftruncate(descriptor, SIZE)
+        memory = mmap.mmap(descriptor, SIZE)
+    finally:
+        os.close(descriptor)
+    struct.pack_into("<Q", memory, 0, _MAGIC)
+    return memory
