@@ -26,7 +26,7 @@ from nebula.checkpoint.dtypes import carrier
 from nebula.checkpoint.shard_file import Part
 from nebula.checkpoint.share import Copy, writers
 from nebula.runtime import random_state
-from nebula.runtime.exchange import from_all
+from nebula.runtime.circles import from_all
 from nebula.runtime.held import Held, held
 from nebula.runtime.parallelize import Step
 
