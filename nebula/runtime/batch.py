@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,32 @@ def picked(tree: Any, numbers: Sequence[int]) -> Any:
     if isinstance(numbers, range):
         return rows(tree, numbers.start, numbers.stop)
     return map_leaves(lambda leaf: leaf[list(numbers)], tree)
+
+
+def row_digests(tree: Any, numbers: Sequence[int]) -> dict[int, int]:
+    """What tells the rows of those numbers from others: number -> digest over all arrays."""
+    arrays = [np.asarray(leaf) for leaf in leaves(tree)]
+    return {n: zlib.crc32(b"".join(np.ascontiguousarray(array[n]).tobytes() for array in arrays)) for n in numbers}
+
+
+def check_alike(told: Sequence[Mapping[int, int]]) -> None:
+    """Refuses a global batch that is not the same on all ranks.
+
+    Args:
+        told: the digests of every rank, of the rows that it works on.
+
+    Raises:
+        BadInput: with a row that two ranks have unlike each other.
+    """
+    seen: dict[int, tuple[int, int]] = {}
+    for rank, digests in enumerate(told):
+        for number, digest in digests.items():
+            first, known = seen.setdefault(number, (rank, digest))
+            if digest != known:
+                raise BadInput(
+                    f"row {number} of the batch is another on rank {rank} than on rank {first}, which work on it "
+                    "together: give all ranks the same global batch (seed what loads and shuffles alike)"
+                )
 
 
 def on_device(tree: Any) -> Any:

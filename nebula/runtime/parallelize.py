@@ -23,7 +23,8 @@ from nebula.plan.values import Plan
 from nebula.runtime import chain as chains
 from nebula.runtime import circles, paddle_faults, runnable, sharding, start, tensor
 from nebula.runtime.balance import Balance
-from nebula.runtime.batch import micro_batches, picked, row_count
+from nebula.runtime.batch import check_alike, micro_batches, picked, row_count, row_digests
+from nebula.runtime.circles import from_all
 from nebula.runtime.forward_backward import Driver, InARow, Loss, Through1F1B
 from nebula.runtime.optimizers import (
     check_slices,
@@ -75,6 +76,7 @@ class Step:
         self.driver, self.precision, self.optimizer, self.wrapped = driver, driver.precision, optimizer, wrapped
         self.progress = progress_of(os.environ)
         driver.observers.append(self.progress.observe)
+        self._compared = False
 
     def __call__(self, batch: Any) -> StepResult:
         """Trains on a global batch, the same on every rank, of which each replica takes its rows.
@@ -83,13 +85,17 @@ class Step:
             batch: (inputs, labels), each an array or a tuple or dict of arrays with the rows leading.
 
         Raises:
-            BadInput: the batch has other rows than the plan's global batch.
+            BadInput: the batch has other rows than the plan's global batch; or of the first one, ranks that work on
+                the same rows have others.
         """
         total = row_count(batch)
         if self.plan.world_size > 1:
             expected = self.plan.job.global_batch
             if total != expected:
                 raise BadInput(f"the batch has {total} rows, the plan's global batch is {expected}")
+            if not self._compared:
+                check_alike(from_all(row_digests(batch, self.place.rows), self.plan.world_size))
+                self._compared = True
             batch = picked(batch, self.place.rows)
         return self.local(batch, total)
 

@@ -82,6 +82,19 @@ def test_arrays_of_a_batch_have_equal_rows():
         batch.row_count((np.zeros(2), np.zeros(3)))
 
 
+def test_ranks_that_work_on_the_same_rows_must_have_the_same_batch():
+    ids, labels = np.arange(12).reshape(4, 3), np.arange(4)
+    shuffled = ids.copy()
+    shuffled[[1, 2]] = shuffled[[2, 1]]
+    mine = batch.row_digests((ids, {"y": labels}), range(4))
+    batch.check_alike([mine, batch.row_digests((paddle.to_tensor(ids), {"y": labels}), [3, 1])])
+    batch.check_alike([batch.row_digests((ids, labels), [0, 1]), batch.row_digests((shuffled, labels), [2, 3])])
+    with pytest.raises(BadInput, match="row 1 of the batch is another on rank 2 than on rank 0, which work on it"):
+        batch.check_alike([mine, mine, batch.row_digests((shuffled, {"y": labels}), [1, 3])])
+    with pytest.raises(BadInput, match="row 3 of the batch is another on rank 1 than on rank 0"):
+        batch.check_alike([mine, batch.row_digests((ids, {"y": labels + (labels == 3)}), range(4))])
+
+
 def test_slices_of_a_weight_make_it_whole():
     array = np.arange(24.0).reshape(4, 6)
     for dim in (0, 1):
