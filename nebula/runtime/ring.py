@@ -51,12 +51,12 @@ class Ring(PyLayer):
         out = paddle.concat([each.mixed() for each in sums], axis=2).transpose(BY_HEAD).astype(query.dtype)
         statistics = paddle.concat([each.statistics() for each in sums], axis=2)
         ctx.save_for_backward(query, key, value, out, statistics)
-        ctx.blocks = blocks
+        ctx.blocks, ctx.frozen = blocks, [tensor.stop_gradient for tensor in (query, key, value)]
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
-        """Gradients of queries, keys and values; those of what the scores are made of go to it."""
+    def backward(ctx: Any, gradient: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
+        """Gradients of queries, keys and values, None of frozen ones; those of what makes the scores go to it."""
         query, key, value, out, statistics = ctx.saved_tensor()
         blocks, heads = ctx.blocks, query.shape[2]
         gradients, sums = by_head(gradient), blocks.chunks(statistics, 2)
@@ -81,8 +81,8 @@ class Ring(PyLayer):
                 found[0][theirs] += grad_of(leaves[1])
             of_pairs = [total + paddle.concat(parts, axis=1) for total, parts in zip(of_pairs, found, strict=True)]
             of_pairs = blocks.turned(of_pairs)()
-        returned = (paddle.concat(of_queries, axis=1), *of_pairs)
-        return tuple(g.astype(t.dtype) for g, t in zip(returned, (query, key, value), strict=True))
+        returned = zip((paddle.concat(of_queries, axis=1), *of_pairs), (query, key, value), ctx.frozen, strict=True)
+        return tuple(None if frozen else gradient.astype(tensor.dtype) for gradient, tensor, frozen in returned)
 
 
 class Softmax:

@@ -51,6 +51,21 @@ def output_and_gradients(attend, scores):
     return [out.numpy(), *(tensor.grad.numpy() for tensor in tensors)]
 
 
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_what_is_frozen_gets_no_gradient_and_the_others_theirs(frozen):
+    found = {}
+    for attend in (around, serial):
+        tensors = [paddle.cos(paddle.arange(B * S * HEADS * WIDTH) * (1.0 + i)) for i in range(3)]
+        tensors = [tensor.reshape([B, S, HEADS, WIDTH]) for tensor in tensors]
+        for index, tensor in enumerate(tensors):
+            tensor.stop_gradient = index == frozen
+        attend(*tensors, scores_with(mask_of(-1e9, []))).square().sum().backward()
+        assert tensors[frozen].grad is None
+        found[attend] = [tensor.grad.numpy() for index, tensor in enumerate(tensors) if index != frozen]
+    for ring, wanted in zip(found[around], found[serial], strict=True):
+        np.testing.assert_allclose(ring, wanted, atol=2e-6)
+
+
 def mask_of(hidden, rows):
     """A causal mask that also hides whole rows."""
     mask = np.triu(np.full([S, S], hidden, dtype=np.float32), 1)
