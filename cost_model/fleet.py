@@ -45,7 +45,6 @@ class Pricing:
     def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job, chains: Chains | None = None) -> None:
         self.graph, self.cluster, self.job = graph, cluster, job
         self.chains, self.fabric = chains or Chains(graph), Fabric(attained(cluster, DEFAULT))
-        self.meets = any(meets(group.device) for group in cluster.groups)
         self._device: dict[RankPlace, int] = {}
         self._placed: dict[tuple[object, ...], list[_Place]] = {}
         self._types: dict[str, DeviceType] = {}
@@ -60,7 +59,8 @@ class Pricing:
         devices = self.devices(plan)
         costs = self._stage_costs(plan, devices)
         m = plan.micro_batches
-        step_s, borderless_s = _steps(costs, m, plan.schedule, meet=self.meets)
+        types = self.fabric.device_types(devices)
+        step_s, borderless_s = _steps(costs, m, plan.schedule, meet=any(map(meets, types)))
         busy = max(costs, key=lambda c: m * c.pass_s + c.sync_s + c.update_s)
         parts = StepParts(
             compute_s=m * busy.compute_s,
@@ -71,7 +71,6 @@ class Pricing:
             bubble_s=borderless_s - m * busy.pass_s - busy.sync_s - busy.update_s,
             optimizer_s=busy.update_s,
         )
-        types = self.fabric.device_types(devices)
         computing_s = [m * (c.compute_s + c.recompute_s) + c.update_s for c in costs]
         rows = m * sum(r.micro_batch_rows for r in plan.stages[0].replicas)
         return Prediction(
@@ -94,13 +93,14 @@ class Pricing:
         from nebula.cost_model.simulate import Durations, Sends, Timeline, tail_events, timeline
 
         costs = self.stage_costs(plan)
+        meet = any(map(meets, self.fabric.device_types(self.devices(plan))))
         passes = timeline(
             Durations(
                 forward_s=tuple(c.forward_s for c in costs),
                 backward_s=tuple(c.backward_s for c in costs),
                 send_forward_s=tuple(c.send_forward_s for c in costs),
                 send_backward_s=tuple(c.send_backward_s for c in costs),
-                sends=Sends.MEET if self.meets else Sends.OCCUPY,
+                sends=Sends.MEET if meet else Sends.OCCUPY,
             ),
             plan.schedule,
             plan.micro_batches,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nebula.cluster.places import usable_devices
 from nebula.cluster.values import Cluster
+from nebula.cost_model.border import meets
 from nebula.cost_model.candidates import Candidates, Ints, Way
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.fleet import Pricing
@@ -106,7 +107,7 @@ class Many:
             bounds = candidates.boundaries[members, : pipeline + 1].T.copy()
             stages = self._stages(bounds, pieces)
             memory_bytes[members, :pipeline] = stages.memory_bytes.T
-            step_s[members] = stages.step_s(schedule, meet=self.pricing.meets)
+            step_s[members] = stages.step_s(schedule, meet=meets(self.device))
         return Priced(step_s=step_s, memory_bytes=memory_bytes, limit_bytes=self.limit_bytes)
 
     def _stages(self, bounds: Ints, pieces: Sequence[tuple[Way, Ints]]) -> _Stages:

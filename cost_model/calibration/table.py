@@ -12,7 +12,7 @@ from nebula.cluster.catalogue import device_type, names
 from nebula.cost_model.calibration.parameters import EFFICIENCY_RANGE, HOST_RANGE_S, host_features
 from nebula.cost_model.execution import DEFAULTS
 from nebula.cost_model.kernel_parameters import PARAMETERS
-from nebula.cost_model.passes import BACKWARD_HOST
+from nebula.cost_model.layer import BACKWARD_HOST
 from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES, FRAGMENTATION
 from nebula.cost_model.products import TOGETHER
 from nebula.cost_model.step_parameters import DEFAULT, StepParameters, meanings

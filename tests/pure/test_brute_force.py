@@ -31,7 +31,7 @@ from tests.pure.naive_fleet import Degrees, Found, every_degrees_of, every_plan
 EXACT = 1e-9
 """Rounding."""
 
-INTERRUPTED = 24
+INTERRUPTED = 6
 """A case whose search prices several splits."""
 
 

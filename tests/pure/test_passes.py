@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nebula.cluster.catalogue import device_type, names
 from nebula.cost_model.execution import Execution, Recompute
-from nebula.cost_model.passes import BACKWARD_HOST, NOTHING, computed_again, layer_passes
+from nebula.cost_model.layer import BACKWARD_HOST
+from nebula.cost_model.passes import NOTHING, computed_again, layer_passes
 from nebula.cost_model.products import TOGETHER, alone, rested
 from nebula.graph.builder import BlockBuilder, described
 from nebula.graph.local_block import local_block
