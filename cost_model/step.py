@@ -472,18 +472,23 @@ def degrees_of_stage(plan: Plan, stage: Stage, rows: int, expert_tensor: int) ->
     return (rows, tensor, int(plan.sequence_parallel), stage.context, stage.expert, expert_tensor, way)
 
 
+class Unpriced(BadInput):
+    """The cost model has no price for a plan that may be legal."""
+
+
 def _grid(stage: Stage, devices: NDArray[np.int64]) -> NDArray[np.int64]:
     """[data, context, tensor] devices of a stage.
 
     Raises:
-        BadInput: replicas have other numbers of ranks, or the context degree does not divide them.
+        Unpriced: replicas have other numbers of ranks.
+        BadInput: the context degree does not divide them.
     """
     counts = {len(r.ranks) for r in stage.replicas}
-    if len(counts) > 1 or min(counts) % stage.context:
-        raise BadInput(
-            f"layers [{stage.layers[0]}, {stage.layers[1]}): replicas of {sorted(counts)} ranks, context "
-            f"{stage.context}: all replicas of such a stage need as many ranks, a multiple of the context degree"
-        )
+    where = f"layers [{stage.layers[0]}, {stage.layers[1]}): replicas of {sorted(counts)} ranks"
+    if len(counts) > 1:
+        raise Unpriced(f"{where} have a price under 1f1b and fthenb alone, without context, experts and virtual stages")
+    if min(counts) % stage.context:
+        raise BadInput(f"{where}, context {stage.context}: they must be a multiple of the context degree")
     ranks = np.array([r.ranks for r in stage.replicas])
     grid: NDArray[np.int64] = devices[ranks].reshape(len(stage.replicas), stage.context, -1)
     return grid

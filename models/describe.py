@@ -26,6 +26,11 @@ def names() -> tuple[str, ...]:
     return (*PRESETS, *DECODERS)
 
 
+def remembers(preset: str) -> bool:
+    """Whether a preset keeps a recurrence memory between steps."""
+    return preset in PRESETS and bool(PRESETS[preset].memory_length)
+
+
 def graph(preset: str, *, seq_len: int | None = None, dtype: str = "bfloat16") -> DistributedGraph:
     """The graph of a preset for micro-batches of one row.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nebula.cluster.places import usable_devices
@@ -12,7 +13,8 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.conditions import Conditions
 from nebula.plan.job import Objective
 from nebula.plan.values import Job, Plan
-from nebula.planner.placed_answer import placed_search
+from nebula.planner.by_engine import Asked, planned
+from nebula.planner.search import Answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,23 @@ def plan_outcome(
     objective: Objective | None = None,
     *,
     conditions: Conditions | None = None,
+    find: Callable[[DistributedGraph, Cluster, Job, Objective], Answer] | None = None,
+    token_wise: bool = True,
 ) -> Outcome:
-    """The best plan with its outlook, or why there is none; what a user can cause is no error here."""
+    """The best plan with its outlook, or why there is none; what a user can cause is no error here.
+
+    Args:
+        find: how plans are found; by default the best of any engine is.
+        token_wise: of that search, as of nebula.planner.by_engine.Asked.
+    """
     devices = len(usable_devices(cluster))
     try:
-        plan = placed_search(graph, cluster, job, objective).plan
+        wanted = objective or Objective()
+        if find is None:
+            asked = Asked(graph=graph, cluster=cluster, job=job, objective=wanted, token_wise=token_wise)
+            plan = planned(asked).plan
+        else:
+            plan = find(graph, cluster, job, wanted).plan
         return Outcome(devices=devices, plan=plan, outlook=outlook(graph, cluster, plan, conditions))
     except (BadInput, Infeasible) as error:
         return Outcome(devices=devices, reason=first_sentence(error))

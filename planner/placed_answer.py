@@ -25,6 +25,7 @@ from nebula.planner.price import Prices
 from nebula.planner.scale import Rates, Scale, Scaled
 from nebula.planner.search import Answer, Progress, search
 from nebula.planner.space import Split
+from nebula.planner.tree import NEVER
 
 PLACED = 4
 """Plans of an answer whose ranks are placed: the best by what they take in fleet's order."""
@@ -41,6 +42,7 @@ def placed_search(
     batches: tuple[int, ...] = (),
     scaled: Scaled | None = None,
     processes: int = 0,
+    to_beat: float = NEVER,
 ) -> Answer:
     """The best plan for training a model on a cluster, ranks placed; arguments and errors as of `search`."""
     return search(
@@ -54,6 +56,7 @@ def placed_search(
         batches=batches,
         scaled=scaled,
         processes=processes,
+        to_beat=to_beat,
     )
 
 

@@ -59,6 +59,8 @@ def rejections(setting: Setting, answer: Answer, *, search: bool = True) -> tupl
     Args:
         search: whether to search for the best plan without each fixed degree; each takes a search.
     """
+    if answer.plan.engine == "executor":
+        return _of_sets(answer)
     fixed, unlisted = setting.objective.fixed, _undividing(setting)
     counts = {
         **({"batch": len(unlisted)} if unlisted else {}),
@@ -80,6 +82,14 @@ def rejections(setting: Setting, answer: Answer, *, search: bool = True) -> tupl
             )
         )
     return tuple(rows)
+
+
+def _of_sets(answer: Answer) -> tuple[Rejection, ...]:
+    """What a search of the executor's space left out: sets of ways, of which each is counted once."""
+    return tuple(
+        Rejection(rule=rule, count=count, counted="sets of ways", meaning=RULES.get(rule, rule))
+        for rule, count in sorted(answer.cut.items(), key=lambda pair: -pair[1])
+    )
 
 
 Words = tuple[list[str], list[str]]
@@ -243,6 +253,7 @@ _SINGULAR = {
     "tensor degrees": "tensor degree",
     "numbers of replicas": "number of replicas",
     "fixed degrees": "fixed degree",
+    "sets of ways": "set of ways",
 }
 _COUNTED = {"node": "tensor degrees", "batch": "numbers of replicas"}
 

@@ -33,6 +33,7 @@ from nebula.planner.scale import AIM, Scale, Scaled, by_step_time
 from nebula.planner.sites import no_site_holds
 from nebula.planner.space import Limits, Split
 from nebula.planner.tree import NEVER, Candidate, Node, Tree
+from nebula.units import format_seconds
 
 if TYPE_CHECKING:
     from nebula.planner.cuts import Cuts
@@ -123,8 +124,9 @@ def search(
     batches: tuple[int, ...] = (),
     scaled: Scaled | None = None,
     processes: int = 0,
+    to_beat: float = NEVER,
 ) -> Answer:
-    """The best plan for training a model on a cluster.
+    """The best plan for training a model on a cluster that fleet runs.
 
     Args:
         graph: the model.
@@ -140,15 +142,19 @@ def search(
             which a plan on as many devices as the answer's would come to the bound.
         processes: that cut the graph and search; 0: one for each core where there is much to do. The answer is the
             same with any number of them.
+        to_beat: on the scale; plans that come to no less are not looked for, and one may be the answer nevertheless.
 
     Raises:
         BadInput: the objective or the cluster cannot be used.
         Infeasible: nothing fits into memory; the text says by how much and what would help.
     """
     objective = objective or Objective()
-    _check_objective(objective)
+    check_objective(objective)
+    for name, value in beyond_fleet(objective.fixed).items():
+        raise BeyondFleet(f"objective.fixed.{name}={value!r}: fleet does not run that; the engine executor may")
     scaled, on_progress = scaled or by_step_time, on_progress or (lambda _: None)
     one = _Search(graph, cluster, job, objective, chains, on_progress, clock, batches, scaled, processes)
+    one.asked_to_beat = to_beat
     answer = one.run()
     if settle is not None:
         try:
@@ -159,7 +165,7 @@ def search(
     return answer
 
 
-def _check_objective(objective: Objective) -> None:
+def check_objective(objective: Objective) -> None:
     """Refuses what a search does not heed, so that nothing asked for is silently left out."""
     if objective.minimise != AIM:
         raise BadInput(f"objective.minimise={objective.minimise!r} is for `nebula plan`; use {AIM} here")
@@ -167,8 +173,6 @@ def _check_objective(objective: Objective) -> None:
         raise BadInput("objective.limits.deadline is for `nebula plan`; leave it out here")
     if objective.budget:
         raise BadInput("objective.limits.budget is for `nebula plan`; leave it out here")
-    for name, value in beyond_fleet(objective.fixed).items():
-        raise BadInput(f"objective.fixed.{name}={value!r}: fleet does not run that; the engine executor may")
     if objective.allow:
         raise BadInput(f"objective.allow={list(objective.allow)} is for `nebula plan --explore`; add --explore")
     if objective.fixed.get("offload", OFFLOAD[0]) != OFFLOAD[0]:
@@ -176,6 +180,10 @@ def _check_objective(objective: Objective) -> None:
         raise BadInput(
             f"objective.fixed.offload={asked!r}: no engine runs it yet; look at it with `nebula plan --explore`"
         )
+
+
+class BeyondFleet(BadInput):
+    """A degree is fixed that no plan has which fleet runs."""
 
 
 def beyond_fleet(fixed: Mapping[str, int | str]) -> dict[str, int | str]:
@@ -216,6 +224,7 @@ class _Search:
         self.tree = Tree(self.prices, self.limits, kind, self.scale, lambda: self.to_beat)
         self.found: dict[Split, Candidate] = {}
         self.to_beat, self.best, self.bound = NEVER, NEVER, NEVER
+        self.asked_to_beat = self.cap = NEVER
         self._order = count()
 
     def run(self) -> Answer:
@@ -232,6 +241,7 @@ class _Search:
             cuts = self._cut_ahead(heap)
             for candidate in self.tree.samples():
                 self.note(candidate, least)
+            self.cap, self.to_beat = self.asked_to_beat, min(self.to_beat, self.asked_to_beat)
             while heap and heap[0][0] < self.to_beat:
                 opened, _, node = heapq.heappop(heap)
                 for child in node.open():
@@ -256,8 +266,10 @@ class _Search:
                 raise Infeasible(refused)
             if self.tree.cut["wan"]:
                 raise no_site_holds(self.cluster, self.pool.devices)
+            if self.cap < NEVER:
+                raise Infeasible(f"no plan of fleet that fits takes less than {format_seconds(self.cap)} a step")
             raise infeasible(self.prices, self.limits)
-        answer = self.answer(min(self.best, self.bound, *(bound for bound, _, _ in heap[:1])))
+        answer = self.answer(min(self.best, self.bound, self.cap, *(bound for bound, _, _ in heap[:1])))
         return replace(answer, ended_by=ended)
 
     def _cut_ahead(self, heap: Sequence[tuple[float, int, Node]]) -> Cuts:
@@ -275,7 +287,7 @@ class _Search:
         if not self.found:
             return
         ranked = sorted(self.found.values(), key=lambda each: each.score)
-        self.best, self.to_beat = ranked[0].score, ranked[1].score if len(ranked) > 1 else NEVER
+        self.best, self.to_beat = ranked[0].score, min(self.cap, ranked[1].score if len(ranked) > 1 else NEVER)
         best_s = ranked[0].step_s
         shown_s = best_s * (bound / self.best)
         self.on_progress(Progress(priced=len(self.found), best_s=best_s, bound_s=shown_s))

@@ -21,6 +21,7 @@ from nebula.plan.job import Objective
 from nebula.plan.values import Plan, Prediction
 from nebula.planner.options import step_s
 from nebula.planner.outcome import first_sentence, plan_outcome
+from nebula.planner.placed_answer import placed_search
 from nebula.planner.replan import Replanner
 from nebula.planner.variations import Rate, rates, with_memory, with_slow_node
 from nebula.units import format_bytes, format_seconds
@@ -234,7 +235,9 @@ class _Rows:
 
     def _again(self, name: str, cluster: Cluster, words: str) -> WhatIf:
         """The row of the best plan on a changed cluster."""
-        found = plan_outcome(self.graph, cluster, self.plan.job, self.objective)
+        # what another engine gains is not what the change does
+        find = None if self.plan.engine == "executor" else placed_search
+        found = plan_outcome(self.graph, cluster, self.plan.job, self.objective, find=find)
         if found.plan is None:
             return _no_plan(name, PLANNED_AGAIN, f"{words} there is no plan: {found.reason}.")
         same = found.plan.split == self.plan.split

@@ -18,6 +18,7 @@ from nebula.errors import BadInput, Infeasible
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.values import Job, Plan
+from nebula.planner.explore.extent import EVERYTHING, Extent
 from nebula.planner.explore.search import explore
 from nebula.planner.explored_way import recomputed_under
 from nebula.planner.search import INTERRUPTION, Answer, Progress
@@ -36,12 +37,13 @@ def in_best_order(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     enough: Callable[[float], bool] = lambda _: False,
+    extent: Extent = EVERYTHING,
 ) -> Answer:
     """The answer of an exploration with its stages on the device types in the order that takes least.
 
     Args:
         answer: of `explore`.
-        graph, cluster, job, objective, on_progress, enough: as of `explore`.
+        graph, cluster, job, objective, on_progress, enough, extent: as of `explore`.
     """
     if len(types_of(answer.plan, cluster)) < 2 or answer.ended_by == INTERRUPTION:
         return answer
@@ -51,7 +53,7 @@ def in_best_order(
     for order in others:
         try:
             listed = in_order(cluster, order)
-            other = explore(graph, listed, job, asked, on_progress=on_progress, enough=enough)
+            other = explore(graph, listed, job, asked, on_progress=on_progress, enough=enough, extent=extent, kept=1)
         except (Infeasible, BadInput):
             continue
         except KeyboardInterrupt:

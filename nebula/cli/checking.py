@@ -34,11 +34,12 @@ def check(
     subject = subject_of(plan, run) if run else None
     if subject:
         check_origin(plan, subject.graph, subject.run.cluster)
-    broken = _broken(plan, subject)
+    broken, unpriced = _broken(plan, subject)
     able = _executable(plan, subject)
     if json:
         engines = {kind: {"engine": a.engine, "missing": list(a.missing)} for kind, a in able.items()}
-        print_json({"legal": not broken, "violations": broken, "split": plan.split, "executable": engines})
+        found = {"legal": not broken, "violations": broken, "split": plan.split, "executable": engines}
+        print_json({**found, "unpriced": unpriced} if unpriced else found)
         if broken:
             raise typer.Exit(BadInput.exit_code)
     elif broken:
@@ -47,26 +48,31 @@ def check(
         print(f"{plan_file} is legal: {plan.split}; {plan.world_size} ranks")
         for kind, a in able.items():
             print(f"  on {kind}: " + (f"runs on {a.engine}" if a.engine else "no engine: " + "; ".join(a.missing)))
+        if unpriced:
+            print(f"  not priced, so that it is not known whether it fits: {unpriced}")
 
 
-def _broken(plan: Plan, subject: Subject | None) -> list[str]:
-    """Every broken rule; with a run also what its model and its devices' memory refuse."""
+def _broken(plan: Plan, subject: Subject | None) -> tuple[list[str], str]:
+    """Every broken rule, with a run also what its model and its devices' memory refuse; and why it has no price."""
     from nebula.cost_model.evaluate import evaluate
+    from nebula.cost_model.step import Unpriced
     from nebula.errors import BadInput
     from nebula.plan.legality import violations
 
     if not subject:
-        return [v.sentence for v in violations(plan, layers=plan.stages[-1].layers[1], cluster=None)]
+        return [v.sentence for v in violations(plan, layers=plan.stages[-1].layers[1], cluster=None)], ""
     graph, cluster = subject.graph, subject.run.cluster
     broken = [v.sentence for v in violations(plan, layers=len(graph.layers), cluster=cluster)]
     broken += other_job(plan, subject)
     if broken:
-        return broken
+        return broken, ""
     try:
         memory = evaluate(graph, cluster, plan).memory
+    except Unpriced as error:
+        return [], str(error)
     except BadInput as error:
-        return [str(error)]
-    return [_too_full(stage, held) for stage, held in enumerate(memory) if held.share > 1.0]
+        return [str(error)], ""
+    return [_too_full(stage, held) for stage, held in enumerate(memory) if held.share > 1.0], ""
 
 
 def other_job(plan: Plan, subject: Subject) -> list[str]:
@@ -90,7 +96,8 @@ def _too_full(stage: int, held: StageMemory) -> str:
 
 def _executable(plan: Plan, subject: Subject | None) -> dict[str, Executable]:
     """Who can run the plan, by kind of device: the run's kind, or all."""
-    from nebula.plan.legality import DEVICE_KINDS, executable, kind_of
+    from nebula.plan.legality import DEVICE_KINDS, executable, executable_on, kind_of
 
-    kinds = (kind_of(subject.run.cluster),) if subject else DEVICE_KINDS
-    return {kind: executable(plan, kind) for kind in kinds}
+    if not subject:
+        return {kind: executable(plan, kind) for kind in DEVICE_KINDS}
+    return {kind_of(subject.run.cluster): executable_on(plan, subject.run.cluster)}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nebula.plan.run_file import Run
     from nebula.plan.values import Plan
     from nebula.planner.aims import Aimed, Tried
+    from nebula.planner.by_engine import Asked
     from nebula.planner.scale import Question
     from nebula.planner.search import Answer
     from nebula.planner.setting import Setting
@@ -128,7 +129,7 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     """
     from nebula.planner.aims import wants_more
     from nebula.planner.by_aim import best_by_aim
-    from nebula.planner.explore.space import experts_of
+    from nebula.planner.by_engine import planned
     from nebula.planner.placed_answer import placed_search
 
     run, line = subject.run, SearchBar()
@@ -136,13 +137,42 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     search = partial(placed_search, subject.graph, run.cluster, run.job, chains=subject.chains, on_progress=line)
     try:
         if not wants_more(run.objective):
-            return search(run.objective), ()
+            return planned(replace(asked_of(subject), on_progress=line)), ()
         return with_front(best_by_aim(subject.question, search))
     except Infeasible as error:
-        more = "; `nebula plan --explore` deals the experts to ranks as well" if experts_of(subject.graph) > 1 else ""
-        raise Infeasible(f"{error}{more}") from None
+        more = "; only plans of fleet are compared by that: leave out minimise and limits, or add --explore"
+        raise Infeasible(f"{error}{more * wants_more(run.objective)}") from None
     finally:
         line.clear()
+
+
+def asked_of(subject: Subject) -> Asked:
+    """What a plan of the shortest step is asked for."""
+    from nebula.planner.by_engine import Asked
+
+    run = subject.run
+    return Asked(
+        graph=subject.graph,
+        cluster=run.cluster,
+        job=run.job,
+        objective=run.objective,
+        token_wise=token_wise(run.model),
+        chains=subject.chains,
+    )
+
+
+def token_wise(model: ModelSpec) -> bool:
+    """Whether all elements of a model promise to work on each token by itself, as sharing a sequence asks.
+
+    Those of a recurrence memory do not, and of a user's own layer it is not known before it is made.
+    """
+    if model.layer:
+        return False
+    if not model.preset:
+        return True
+    from nebula.models.describe import remembers
+
+    return not remembers(model.preset)
 
 
 def setting(subject: Subject) -> Setting:

@@ -191,6 +191,7 @@ class _Graphs:
 
 def _outcome(run: Run | str, graphs: _Graphs) -> Outcome:
     """What planning a run comes to."""
+    from nebula.cli.subject import token_wise
     from nebula.errors import BadInput
     from nebula.planner.outcome import Outcome, first_sentence, plan_outcome
 
@@ -200,4 +201,5 @@ def _outcome(run: Run | str, graphs: _Graphs) -> Outcome:
         graph = graphs.of(run)
     except BadInput as error:
         return Outcome(devices=run.cluster.device_count, reason=first_sentence(error))
-    return plan_outcome(graph, run.cluster, run.job, run.objective, conditions=run.conditions)
+    asked = (graph, run.cluster, run.job, run.objective)
+    return plan_outcome(*asked, conditions=run.conditions, token_wise=token_wise(run.model))

@@ -169,22 +169,23 @@ def executable_by(plan: Plan, kinds: tuple[str, ...]) -> Executable:
 
 def executable_on(plan: Plan, cluster: Cluster) -> Executable:
     """Which engine can execute a legal plan on the devices of a cluster that its ranks are on."""
-    kinds = {group.name: _kind(group.device) for group in cluster.groups}
+    kinds = {group.name: kind_of_device(group.device) for group in cluster.groups}
     used = [kinds[place.node.rpartition("/")[0]] for place in plan.ranks]
     return executable_by(plan, tuple(used) if len(set(used)) > 1 else (used[0],))
 
 
 def kinds_of(types: Sequence[DeviceType]) -> tuple[str, ...]:
     """The kinds (of DEVICE_KINDS) whose rules hold on devices."""
-    return tuple(map(_kind, types))
+    return tuple(map(kind_of_device, types))
 
 
 def kind_of(cluster: Cluster) -> str:
     """The kind of device (one of DEVICE_KINDS) whose rules hold on a cluster; the first group's where kinds differ."""
-    return _kind(cluster.groups[0].device)
+    return kind_of_device(cluster.groups[0].device)
 
 
-def _kind(device: DeviceType) -> str:
+def kind_of_device(device: DeviceType) -> str:
+    """The kind of a device (one of DEVICE_KINDS)."""
     return "emulated" if device.emulated else device.kind
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from nebula.cli.main import app
 from nebula.cli.output import free
 from nebula.cluster.identity import cluster_hash
 from nebula.errors import BadInput
-from nebula.plan.files import save_plan
+from nebula.plan.files import load_plan, save_plan
 from nebula.plan.run_file import load_run
+from nebula.plan.values import RankPlace, Replica
 from tests.pure.report_samples import small
 
 NEBULA = Path(sys.executable).with_name("nebula")
@@ -226,7 +228,7 @@ def test_the_plan_of_the_demo_has_the_keys_that_scripts_rely_on(document):
         86400 * prediction["tokens_per_s"] * prediction["goodput"]["useful"]
     )
     assert prediction["money"]["unknown"] == ["small-npu"]
-    assert document["executable"] == {"engine": "fleet", "missing": []}
+    assert document["executable"] == {"engine": "executor", "missing": []}
     assert document["bound"]["step_time_s"] <= prediction["step_time_s"]
 
 
@@ -246,6 +248,28 @@ def test_a_plan_is_written_checked_and_never_overwritten(small_run, tmp_path):
     assert (again.exit_code, path.read_bytes()) == (2, written)
     assert nebula("plan", small_run, "job.global_batch=16", "-o", path, "--force").exit_code == 0
     assert path.read_bytes() != written
+
+
+def test_a_plan_that_is_legal_and_has_no_price_passes_the_check_which_says_so(small_run, tmp_path):
+    path, other = tmp_path / "plan.json", tmp_path / "other.json"
+    fixed = "objective.fixed={data: 1, tensor: 1, pipeline: 2, schedule: zb-h1, recompute: none}"
+    assert nebula("plan", small_run, fixed, "-o", path).exit_code == 0
+    plan = load_plan(path)
+    one, two = (
+        Replica(ranks=(0,), tensor_shares=(1,), micro_batch_rows=1),
+        Replica(ranks=(1, 2), tensor_shares=(1, 1), micro_batch_rows=1),
+    )
+    last = Replica(ranks=(3,), tensor_shares=(1,), micro_batch_rows=2)
+    stages = (replace(plan.stages[0], replicas=(one, two)), replace(plan.stages[1], replicas=(last,)))
+    ranks = tuple(RankPlace(f"pair/{rank // 2}", rank % 2) for rank in range(4))
+    save_plan(replace(plan, stages=stages, ranks=ranks, micro_batches=4, sequence_parallel=False), other)
+    done = nebula("check", other, "--run", small_run)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "runs on executor" in done.stdout
+    assert "not priced, so that it is not known whether it fits" in done.stdout
+    found = json.loads(nebula("check", other, "--run", small_run, "--json").stdout)
+    assert found["legal"]
+    assert "replicas of [1, 2] ranks" in found["unpriced"]
 
 
 def test_a_plan_for_another_cluster_or_model_is_refused(small_run, tmp_path):
@@ -279,7 +303,7 @@ def test_a_graph_shows_its_parameters(small_run):
 
 def test_simulation_draws_every_stage_and_writes_a_trace(small_run, tmp_path):
     plan, trace = tmp_path / "plan.json", tmp_path / "trace.json"
-    assert nebula("plan", small_run, "objective.fixed.pipeline=2", "-o", plan).exit_code == 0
+    assert nebula("plan", small_run, "objective.fixed={pipeline: 2, schedule: 1f1b}", "-o", plan).exit_code == 0
     shown = nebula("simulate", small_run, "--plan", plan, "--trace", trace).stdout
     assert {line[:7] for line in shown.splitlines() if line.startswith("stage")} == {"stage 0", "stage 1"}
     assert json.loads(trace.read_text())["traceEvents"]
