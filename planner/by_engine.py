@@ -19,7 +19,7 @@ from nebula.errors import BadInput, Infeasible
 from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.legality import kind_of_device
-from nebula.plan.values import PRECISION_DTYPE, Job
+from nebula.plan.values import Job
 from nebula.planner.engine_choice import STOPPED, WORTH, Side, chosen, first_line
 from nebula.planner.explore.extent import Extent, executor_extent
 from nebula.planner.explore.search import NothingFaster, explore
@@ -127,34 +127,19 @@ def of_fleet(asked: Asked, executor_s: float = math.inf) -> Side:
 
 
 def of_executor(asked: Asked, to_beat_s: float = math.inf) -> Side:
-    """The best plan of the executor on devices of one kind, the kind that computes most looked at first.
+    """The best plan of the executor, plain CPUs left out.
 
     Args:
         to_beat_s: plans that take no less are not looked for.
     """
-    kinds = _by_kind(asked)
-    best = Side(bound_s=to_beat_s, why=f"the executor runs nothing on {' or '.join(kinds)} devices")
-    for kind, groups in kinds.items():
-        extent = executor_extent(asked.job, kind, token_wise=asked.token_wise)
-        if extent is None:
-            continue
-        names = {group.name for group in groups}
-        others = tuple(group.name for group in asked.cluster.groups if group.name not in names)
-        objective = replace(asked.objective, exclude=(*asked.objective.exclude, *others))
-        found = _explored(replace(asked, objective=objective), extent, min(to_beat_s, best.step_s))
-        bound_s = min(best.bound_s, found.bound_s)
-        best = replace(found if found.step_s < best.step_s or best.answer is None else best, bound_s=bound_s)
-        if best.interrupted:
-            break
-    return _of_kinds(best, tuple(kinds)) if len(kinds) > 1 else best
-
-
-def _of_kinds(side: Side, kinds: tuple[str, ...]) -> Side:
-    """The same, saying that devices of other kinds stay unused."""
-    if side.answer is None:
-        return side
-    note = f"On devices of one kind: no engine lets {' and '.join(kinds)} devices exchange yet."
-    return replace(side, answer=replace(side.answer, notes=(note, *side.answer.notes)))
+    kind_of_group = {group.name: kind_of_device(group.device) for group in usable(asked)}
+    kinds = tuple(dict.fromkeys(kind for kind in kind_of_group.values() if kind != "cpu"))
+    extent = executor_extent(asked.job, kinds, token_wise=asked.token_wise) if kinds else None
+    if extent is None:
+        return Side(bound_s=math.inf, why="the executor runs nothing on these devices")
+    left_out = tuple(name for name, kind in kind_of_group.items() if kind == "cpu")
+    objective = replace(asked.objective, exclude=(*asked.objective.exclude, *left_out))
+    return _explored(replace(asked, objective=objective), extent, to_beat_s)
 
 
 def _explored(asked: Asked, extent: Extent, to_beat_s: float) -> Side:
@@ -192,16 +177,3 @@ def _where_it_may_pay(asked: Asked, fleet: Side) -> Side:
         return of_executor(asked, to_beat_s)
     why = f"the executor's schedules make these degrees less than {WORTH:.0%} faster"
     return Side(why=f"{why}, so that the rest of its space was not searched")
-
-
-def _by_kind(asked: Asked) -> dict[str, list[NodeGroup]]:
-    """Groups of nodes that may be used by the kind of their devices, the kind that computes most first."""
-    found: dict[str, list[NodeGroup]] = {}
-    for group in usable(asked):
-        found.setdefault(kind_of_device(group.device), []).append(group)
-    dtype = PRECISION_DTYPE[asked.job.precision]
-
-    def rate(kind: str) -> float:
-        return sum(g.device_count * g.device.peak(dtype) * g.device.product_efficiency for g in found[kind])
-
-    return {kind: found[kind] for kind in sorted(found, key=rate, reverse=True)}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import permutations
 
 from nebula.plan.job import OFFLOAD
 from nebula.plan.layout import uniform_stages
-from nebula.plan.legality import executable
+from nebula.plan.legality import executable, executable_by
 from nebula.plan.schedule import SCHEDULES, device_of
 from nebula.plan.values import Job, MadeFrom, Plan, RankPlace, Sharding
 from nebula.planner.engines import ALONE, missing
@@ -49,18 +50,23 @@ EVERYTHING = Extent()
 
 
 @lru_cache(maxsize=64)
-def executor_extent(job: Job, device_kind: str, *, token_wise: bool = True) -> Extent | None:
-    """What the executor runs on devices of a kind; None where it runs nothing.
+def executor_extent(job: Job, kinds: tuple[str, ...], *, token_wise: bool = True) -> Extent | None:
+    """What the executor runs on devices of each of some kinds; None where it runs nothing on one of them.
 
     Args:
         job: whose own demands (a precision, say) keep nothing out.
-        device_kind: one of nebula.plan.legality.DEVICE_KINDS.
+        kinds: of nebula.plan.legality.DEVICE_KINDS.
         token_wise: whether all elements of the model promise to work on each token by itself.
     """
-    alone = frozenset(missing(ALONE, job, device_kind))
+    alone = frozenset(sentence for kind in kinds for sentence in missing(ALONE, job, kind))
 
     def runs(plan: Plan) -> bool:
-        return not frozenset(executable(plan, device_kind).missing) - alone
+        return all(not frozenset(executable(plan, kind).missing) - alone for kind in kinds)
+
+    def together(first: str, last: str) -> bool:
+        stages = _small(job)
+        on = tuple(first if rank in stages.stages[0].ranks else last for rank in range(stages.world_size))
+        return not frozenset(executable_by(stages, on).missing) - alone
 
     if not runs(_small(job)):
         return None
@@ -75,6 +81,7 @@ def executor_extent(job: Job, device_kind: str, *, token_wise: bool = True) -> E
         context=token_wise and runs(_small(job, context=2)),
         expert=runs(_small(job, expert=2)),
         same_tokens=runs(_small(job, tensor=2, expert=2)),
+        together=all(together(first, last) for first, last in permutations(kinds, 2)),
     )
 
 

@@ -78,7 +78,7 @@ def test_a_model_without_experts_deals_none():
 @pytest.mark.parametrize("fixed", ["sharding=2", "offload=optimizer"])
 def test_what_no_engine_runs_is_refused_where_only_that_is_looked_at(fixed):
     with pytest.raises(BadInput, match="no engine runs that here"):
-        explored(fixed, extent=executor_extent(JOB, "gpu"))
+        explored(fixed, extent=executor_extent(JOB, ("gpu",)))
 
 
 @pytest.mark.parametrize("fixed", ["expert=2", "context=2", "sequence=1", "virtual_stages=2", "schedule=zb-h1"])
@@ -88,7 +88,7 @@ def test_the_search_of_fleet_refuses_what_fleet_does_not_run(fixed):
 
 
 def test_a_model_whose_elements_promise_nothing_keeps_its_sequences_whole():
-    extent = executor_extent(JOB, "gpu", token_wise=False)
+    extent = executor_extent(JOB, ("gpu",), token_wise=False)
     plan = explored("tensor=2", extent=extent).plan
     assert not plan.sequence_parallel
     with pytest.raises(BadInput, match="context 2: no engine runs that here"):
@@ -96,4 +96,4 @@ def test_a_model_whose_elements_promise_nothing_keeps_its_sequences_whole():
 
 
 def test_the_executor_runs_nothing_on_the_plain_cpu():
-    assert executor_extent(JOB, "cpu") is None
+    assert executor_extent(JOB, ("cpu",)) is None

@@ -99,7 +99,7 @@ def runs(plan: Plan, kind: str) -> bool:
 def check_executor(case: Case, seed: int, most: int) -> None:
     """The executor's space has all plans that the table says it runs and no others, and heeds what there is to beat."""
     kind = kind_of(case.cluster)
-    extent = executor_extent(case.job, kind)
+    extent = executor_extent(case.job, (kind,))
     if extent is None:
         assert kind == "cpu"
         return

@@ -46,7 +46,7 @@ def asked(model, on, job=JOB, **objective):
 def both(one):
     """The best plans of both engines, None where there is none."""
     found = []
-    extent = executor_extent(one.job, kind_of(one.cluster))
+    extent = executor_extent(one.job, (kind_of(one.cluster),))
     for find in (placed_search, lambda *args: explore(*args, extent=extent)):
         try:
             found.append(find(one.graph, one.cluster, one.job, one.objective).plan)
@@ -63,7 +63,7 @@ def seconds(plan):
 def test_the_answer_is_fleets_unless_the_executors_wins_clearly(seed):
     case = explored_case(seed)
     one = Asked(graph=case.graph, cluster=case.cluster, job=case.job, objective=case.objective)
-    if executor_extent(case.job, kind_of(case.cluster)) is None:
+    if executor_extent(case.job, (kind_of(case.cluster),)) is None:
         return
     print(f"seed {seed}: {case}")
     fleet, executor = both(one)
@@ -126,10 +126,12 @@ def test_an_answer_is_executable_and_holds_what_no_engine_runs_only_on_request()
             assert executable_on(planned(asked(model, on)).plan, on).engine is not None
 
 
-def test_devices_of_two_kinds_are_not_used_together_and_the_answer_says_so():
-    answer = planned(asked(EXPERTS, cluster(["A100-80GB-SXM", "Ascend-910B"]), fixed={"expert": 4}))
-    assert len({place.node.rpartition("/")[0] for place in answer.plan.ranks}) == 1
-    assert any("no engine lets gpu and npu devices exchange yet" in note for note in answer.notes)
+def test_each_stage_lies_on_devices_of_one_kind():
+    on = cluster(["A100-80GB-SXM", "Ascend-910B"], nodes=1)
+    plan = planned(asked(graph("llama3-8b", seq_len=2048), on, fixed={"data": 1, "tensor": 1, "pipeline": 8})).plan
+    kinds = [{plan.ranks[rank].node for rank in stage.ranks} for stage in plan.stages]
+    assert len(set(map(frozenset, kinds))) == 2
+    assert executable_on(plan, on).engine == "executor"
 
 
 def test_a_plan_is_priced_alike_beside_devices_that_it_leaves_out():
