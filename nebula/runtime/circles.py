@@ -8,6 +8,7 @@ does not bear several groups, goes through nebula.runtime.hosts.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -75,8 +76,7 @@ def meet(kinds: tuple[str, ...], rank: int) -> None:
     _JOB.kinds, _JOB.hosts = kinds, None
     if kinds:
         endpoint = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0")
-        store = paddle.base.core.create_or_get_global_tcp_store()
-        _JOB.hosts = Hosts(rank, store, endpoint.rpartition(":")[0])
+        _JOB.hosts = Hosts(rank, _OfStore(rank), endpoint.rpartition(":")[0])
 
 
 def kinds() -> tuple[str, ...]:
@@ -131,6 +131,28 @@ def _through_hosts(ranks: Sequence[int]) -> bool:
 def _hosts() -> Hosts:
     assert _JOB.hosts is not None
     return _JOB.hosts
+
+
+class _OfStore:
+    """Where ranks find each other in the store of Paddle's launch."""
+
+    def __init__(self, rank: int) -> None:
+        self._store = paddle.base.core.create_or_get_global_tcp_store()
+        if rank == 0:
+            self._store.set("nebula/hosts/token", secrets.token_bytes(16))
+
+    def token(self) -> bytes:
+        return self._read("token")
+
+    def tell(self, rank: int, address: str) -> None:
+        self._store.set(f"nebula/hosts/{rank}", address.encode())
+
+    def find(self, rank: int) -> str:
+        return self._read(str(rank)).decode()
+
+    def _read(self, key: str) -> bytes:
+        self._store.wait(f"nebula/hosts/{key}")
+        return bytes(self._store.get(f"nebula/hosts/{key}"))
 
 
 class _DeviceCircle:

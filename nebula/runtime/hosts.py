@@ -12,10 +12,11 @@ import secrets
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import reduce
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,47 +35,57 @@ _HELLO = struct.Struct("!16siI")
 _LENGTH = struct.Struct("!Q")
 
 
-class Store(Protocol):
-    """What all ranks of a job can write to and read from, such as Paddle's TCPStore."""
+class Directory(Protocol):
+    """Where the ranks of a job find each other."""
 
-    def set(self, key: str, value: bytes) -> None:
-        """Writes a value."""
+    def token(self) -> bytes:
+        """16 bytes that only ranks of the job know."""
 
-    def wait(self, key: str) -> None:
-        """Returns once a key has been written."""
+    def tell(self, rank: int, address: str) -> None:
+        """Says where a rank listens, as `HOST:PORT`."""
 
-    def get(self, key: str) -> bytes:
-        """Reads a value."""
+    def find(self, rank: int) -> str:
+        """Where a rank listens, once it does."""
 
 
 class Hosts:
-    """One rank's connections to the others; used by one thread.
+    """One rank's connections to the others; used by one thread, but for `hang_up`.
 
     Args:
-        address: of this host, as the other ranks reach it.
+        host: name or address of this host, as the other ranks reach it.
         patience_s: how long a receive waits.
     """
 
-    def __init__(self, rank: int, store: Store, address: str, patience_s: float = PATIENCE_S) -> None:
-        self.rank, self._store, self._patience_s = rank, store, patience_s
+    def __init__(self, rank: int, directory: Directory, host: str, patience_s: float = PATIENCE_S) -> None:
+        self.rank, self._directory, self._patience_s = rank, directory, patience_s
         self._writers: dict[tuple[int, str], _Writer] = {}
         self._readers: dict[tuple[int, str], socket.socket] = {}
+        self._gone: tuple[str, ...] = ()
         self._arrival = threading.Condition()
-        if rank == 0:
-            store.set("nebula/hosts/token", secrets.token_bytes(16))
-        store.wait("nebula/hosts/token")
-        self._token = bytes(store.get("nebula/hosts/token"))
-        self._listener = socket.create_server((address, 0), backlog=1024)
-        store.set(f"nebula/hosts/{rank}", f"{address}:{self._listener.getsockname()[1]}".encode())
+        self._token = directory.token()
+        self._listener = socket.create_server((host, 0), backlog=1024)
+        directory.tell(rank, f"{host}:{self._listener.getsockname()[1]}")
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         """Lets what was sent leave, then hangs up."""
         for writer in self._writers.values():
             writer.close()
+        _shut(self._listener)  # wakes who accepts
         self._listener.close()
         for connection in self._readers.values():
             connection.close()
+
+    def hang_up(self, lanes: str) -> None:
+        """Ends all lanes that begin so, at once and for good: those who wait for this rank there learn of it."""
+        with self._arrival:
+            self._gone += (lanes,)
+            for key in [key for key in self._writers if key[1].startswith(lanes)]:
+                self._writers.pop(key).abort()
+            for key in [key for key in self._readers if key[1].startswith(lanes)]:
+                # wakes who waits; to close it under them would let its number go to another connection
+                _shut(self._readers.pop(key))
+            self._arrival.notify_all()
 
     def send(self, taker: int, array: Array, lane: str = "") -> Future[None]:
         """Sends the bytes of an array, which stays as it is until the future is done."""
@@ -92,15 +103,15 @@ class Hosts:
             raise RunFailed(f"rank {self.rank} expects {len(view)} bytes of rank {giver}, which sent {length}")
         self._fill(giver, lane, view)
 
-    def gathered(self, value: Any, ranks: Sequence[int]) -> list[Any]:
+    def gathered(self, value: Any, ranks: Sequence[int], lane: str = "values") -> list[Any]:
         """A small plain value of each of some ranks, on all of them, in their order; they call it together."""
         first, *others = ranks
         if self.rank != first:
-            self.send(first, _pickled(value), "values")
-            found: list[Any] = pickle.loads(self._bytes(first, "values"))
+            self.send(first, _pickled(value), lane)
+            found: list[Any] = pickle.loads(self.receive_bytes(first, lane))
             return found
-        found = [value, *(pickle.loads(self._bytes(rank, "values")) for rank in others)]
-        _finish([self.send(rank, _pickled(found), "values") for rank in others])
+        found = [value, *(pickle.loads(self.receive_bytes(rank, lane)) for rank in others)]
+        _finish([self.send(rank, _pickled(found), lane) for rank in others])
         return found
 
     def all_reduce(self, array: Array, ranks: Sequence[int], operation: np.ufunc = np.add) -> Array:
@@ -142,7 +153,12 @@ class Hosts:
         self.receive(giver, found, lane)
         return found
 
-    def _bytes(self, giver: int, lane: str) -> bytes:
+    def receive_bytes(self, giver: int, lane: str = "") -> bytes:
+        """Waits for what a rank sends, however much that is.
+
+        Raises:
+            RunFailed: the rank has hung up, or sends nothing.
+        """
         found = bytearray(self._length(giver, lane))
         self._fill(giver, lane, memoryview(found))
         return bytes(found)
@@ -164,9 +180,14 @@ class Hosts:
 
     def _reader(self, giver: int, lane: str) -> socket.socket:
         with self._arrival:
-            if not self._arrival.wait_for(lambda: (giver, lane) in self._readers, self._patience_s):
+            if not self._arrival.wait_for(lambda: (giver, lane) in self._readers or self._over(lane), self._patience_s):
                 raise RunFailed(f"rank {giver} has not called rank {self.rank} for {self._patience_s:.0f} s")
+            if self._over(lane):
+                raise RunFailed(f"rank {self.rank} has hung up {lane}")
             return self._readers[giver, lane]
+
+    def _over(self, lane: str) -> bool:
+        return lane.startswith(self._gone)
 
     def _accept(self) -> None:
         while True:
@@ -185,20 +206,34 @@ class Hosts:
             lane = bytearray(min(length, 64))
             if secrets.compare_digest(token, self._token) and _filled(connection, memoryview(lane)):
                 with self._arrival:
-                    self._readers[giver, lane.decode()] = connection
-                    self._arrival.notify_all()
-                return
+                    if not self._over(lane.decode()):
+                        self._readers[giver, lane.decode()] = connection
+                        self._arrival.notify_all()
+                        return
         connection.close()
 
     def _writer(self, taker: int, lane: str) -> _Writer:
-        if (taker, lane) not in self._writers:
-            self._store.wait(f"nebula/hosts/{taker}")
-            host, _, port = bytes(self._store.get(f"nebula/hosts/{taker}")).decode().rpartition(":")
+        with self._arrival:
+            if self._over(lane):
+                raise RunFailed(f"rank {self.rank} has hung up {lane}")
+            if (taker, lane) in self._writers:
+                return self._writers[taker, lane]
+        writer = _Writer(self._called(taker, lane), taker)
+        with self._arrival:
+            self._writers[taker, lane] = writer
+            if self._over(lane):
+                writer.abort()
+        return writer
+
+    def _called(self, taker: int, lane: str) -> socket.socket:
+        host, _, port = self._directory.find(taker).rpartition(":")
+        try:
             connection = socket.create_connection((host, int(port)), timeout=self._patience_s)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.sendall(_HELLO.pack(self._token, self.rank, len(lane.encode())) + lane.encode())
-            self._writers[taker, lane] = _Writer(connection, taker)
-        return self._writers[taker, lane]
+        except OSError as error:
+            raise RunFailed(f"rank {taker} cannot be called at {host}:{port}: {error}") from None
+        return connection
 
 
 class _Writer:
@@ -206,23 +241,42 @@ class _Writer:
 
     def __init__(self, connection: socket.socket, taker: int) -> None:
         self._connection, self._taker = connection, taker
-        self._queue: SimpleQueue[tuple[memoryview, Future[None]] | None] = SimpleQueue()
+        self._queue: deque[tuple[memoryview, Future[None]]] = deque()
+        self._over, self._change = False, threading.Condition()
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
     def send(self, view: memoryview) -> Future[None]:
         future: Future[None] = Future()
-        self._queue.put((view, future))
+        with self._change:
+            if self._over:
+                future.set_exception(RunFailed(f"rank {self._taker} is not called any longer"))
+            else:
+                self._queue.append((view, future))
+                self._change.notify()
         return future
 
     def close(self) -> None:
-        self._queue.put(None)
+        """Ends once all is written."""
+        with self._change:
+            self._over = True
+            self._change.notify()
         self._thread.join()
-        self._connection.close()
+
+    def abort(self) -> None:
+        """Ends at once; what was not sent fails."""
+        _shut(self._connection)
+        with self._change:
+            self._over = True
+            self._change.notify()
 
     def _write(self) -> None:
-        while (item := self._queue.get()) is not None:
-            view, future = item
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._queue or self._over)
+                if not self._queue:
+                    break
+                view, future = self._queue.popleft()
             try:
                 self._connection.sendall(_LENGTH.pack(len(view)))
                 self._connection.sendall(view)
@@ -230,6 +284,13 @@ class _Writer:
                 future.set_exception(RunFailed(f"rank {self._taker} cannot be sent to: {error}"))
             else:
                 future.set_result(None)
+        self._connection.close()
+
+
+def _shut(connection: socket.socket) -> None:
+    """Ends a connection that another thread may be waiting on."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _filled(connection: socket.socket, view: memoryview) -> bool:

@@ -11,30 +11,31 @@ from nebula.runtime import hosts
 
 
 class Written:
-    """A store in memory."""
+    """A directory in memory."""
 
     def __init__(self):
-        self._values, self._change = {}, threading.Condition()
+        self._addresses, self._change = {}, threading.Condition()
 
-    def set(self, key, value):
+    def token(self):
+        return b"known to all 1:1"
+
+    def tell(self, rank, address):
         with self._change:
-            self._values[key] = value
+            self._addresses[rank] = address
             self._change.notify_all()
 
-    def wait(self, key):
+    def find(self, rank):
         with self._change:
-            assert self._change.wait_for(lambda: key in self._values, 10)
-
-    def get(self, key):
-        return self._values[key]
+            assert self._change.wait_for(lambda: rank in self._addresses, 10)
+        return self._addresses[rank]
 
 
 def together(count, work, patience_s=10.0):
     """What `work(hosts, rank)` returns on each of so many ranks."""
-    store = Written()
+    directory = Written()
 
     def one(rank):
-        own = hosts.Hosts(rank, store, "127.0.0.1", patience_s)
+        own = hosts.Hosts(rank, directory, "127.0.0.1", patience_s)
         try:
             return work(own, rank)
         finally:
@@ -117,12 +118,36 @@ def test_a_message_of_another_size_is_refused():
 def test_a_stranger_who_does_not_know_the_token_is_not_heard():
     import socket
 
-    store = Written()
-    own = hosts.Hosts(0, store, "127.0.0.1", 0.5)
-    host, _, port = store.get("nebula/hosts/0").decode().rpartition(":")
+    directory = Written()
+    own = hosts.Hosts(0, directory, "127.0.0.1", 0.5)
+    host, _, port = directory.find(0).rpartition(":")
     with socket.create_connection((host, int(port))) as stranger:
         stranger.sendall(b"x" * 16 + (1).to_bytes(4, "big") + (6).to_bytes(4, "big") + b"border")
         stranger.sendall((8).to_bytes(8, "big") + b"\0" * 8)
         with pytest.raises(RunFailed, match="has not called"):
             own.receive(1, np.zeros(1), "border")
     own.close()
+
+
+def test_lanes_that_are_hung_up_end_on_both_sides_and_others_go_on():
+    met = threading.Barrier(2)
+
+    def work(own, rank):
+        if rank == 0:
+            own.send(1, np.zeros(1), "1/sums").result()
+            own.receive(1, np.zeros(1), "1/sums")
+            met.wait()
+            own.hang_up("1/")
+            own.receive(1, np.zeros(1), "2/sums")
+            with pytest.raises(RunFailed, match="rank 0 has hung up 1/sums"):
+                own.send(1, np.zeros(1), "1/sums")
+            return
+        own.send(0, np.zeros(1), "1/sums").result()
+        own.receive(0, np.zeros(1), "1/sums")
+        met.wait()
+        with pytest.raises(RunFailed, match="rank 0"):  # waits for what never comes
+            own.receive(0, np.zeros(1), "1/sums")
+        own.hang_up("1/")
+        own.send(0, np.zeros(1), "2/sums").result()
+
+    together(2, work)
