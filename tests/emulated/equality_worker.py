@@ -1,10 +1,11 @@
 """One rank: trains the toy under one plan after another and writes, per plan, the losses and the gathered weights.
 
 Arguments: folder for the results, then cases `optimizer|plan name|twist`. One whose optimizer begins with `experts`
-trains the toy that has them. A plan whose name begins with `@` is read from <folder>/<name>.json, others are those of
-toy_plans. A twist is empty; a factor that scales the gradients of rank 1; `unmended`: Paddle as it is, without
-nebula.runtime.paddle_faults; `loss scaler`: fp16's scaler around a computation in fp32, which is what this device has;
-`infinite gradient`: that, and rank 1 meets an infinity in step INFINITE.
+trains the toy that has them, with `masked` that whose masks come with the batch. A plan whose name begins with `@` is
+read from <folder>/<name>.json, others are those of toy_plans. A twist is empty; a factor that scales the gradients of
+rank 1; `unmended`: Paddle as it is, without nebula.runtime.paddle_faults; `loss scaler`: fp16's scaler around a
+computation in fp32, which is what this device has; `infinite gradient`: that, and rank 1 meets an infinity in step
+INFINITE.
 """
 
 import inspect
@@ -19,6 +20,7 @@ import paddle
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_chain
 import toy_experts
+import toy_masked
 import toy_plans
 
 from nebula.plan.files import load_plan
@@ -28,12 +30,14 @@ from nebula.runtime.executor import engine as executing
 from nebula.runtime.parallelize import parallelize
 
 STEPS, SCALED_STEPS, INFINITE = 20, 6, 2
+TOYS = {"experts": toy_experts, "masked": toy_masked}
 
 
 def train(plan, optimizer, twist=""):
     start.set_up(plan)
-    toy = toy_experts if optimizer.startswith("experts") else toy_chain
-    model, optimizer = toy.build(optimizer.removeprefix("experts "))
+    kind = optimizer.partition(" ")[0]
+    toy = TOYS.get(kind, toy_chain)
+    model, optimizer = toy.build(optimizer.removeprefix(f"{kind} ") if kind in TOYS else optimizer)
     scaled = twist in ("loss scaler", "infinite gradient")
     for module in (parallelizing, executing):
         module.precision_of = scaled_fp32 if scaled else precision.precision_of

@@ -14,6 +14,7 @@ from test_whole_heads import SCRIPT
 
 from nebula.launch import launch
 from nebula.plan.files import save_plan
+from nebula.plan.job import EXCHANGES
 from nebula.plan.legality import executable, violations
 
 PLANS = {
@@ -24,7 +25,7 @@ QUICK = ["sequence, tensor 2", "context 2 by ring", "context 2 by ulysses"]
 ADAMW = ["sequence, tensor 2, recompute of some layers", "context 2 by ulysses"]
 ADAMW += ["sequence, tensor 2, sharding stage 1", "context 2 by gather, data 2, sharding stage 1"]
 WRONG = ["momentum|sequence, tensor 2|1.003", "momentum|context 2 by ring|1.003"]
-FIRST = [f"momentum|{name}|" for name in QUICK]
+FIRST = [f"momentum|{name}|" for name in QUICK] + [f"masked momentum|context 2 by {way}|" for way in EXCHANGES]
 
 
 def cases(count):
@@ -37,7 +38,7 @@ def cases(count):
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sequence")
-    ranks.run_serial(WORKER, [folder, "momentum|serial|"])
+    ranks.run_serial(WORKER, [folder, "momentum|serial|", "masked momentum|serial|"])
     return folder
 
 
