@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nebula.cli.options import Force, PlanOption, RunFile
+from nebula.cli.options import Certificates, Controllers, Force, Insecure, PlanOption, RunFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nebula.cli.subject import Subject
     from nebula.cluster.values import Cluster
+    from nebula.elastic.authority import Identity
     from nebula.elastic.controller.brain import Settings
     from nebula.elastic.controller.plans import Plans
     from nebula.plan.values import Plan
-
-Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Without TLS; for addresses of this machine (127.0.0.0/8) alone.")
-]
-Controllers = Annotated[
-    str, typer.Option("--controller", metavar="HOST:PORT[,HOST:PORT]", help="Where the job's controllers listen.")
-]
 
 
 def controller(
@@ -50,32 +45,43 @@ def controller(
     script: Annotated[
         str, typer.Option("--script", metavar="'SCRIPT ARGUMENT...'", help="Run this instead of the built-in training.")
     ] = "",
+    certs: Certificates = Path("certs"),
     insecure: Insecure = False,
     plan_file: PlanOption = None,
     force: Force = False,
 ) -> None:
     """Lead an elastic job: agents connect, workers train, and the job goes on when some of them fail."""
     import asyncio
+    from contextlib import nullcontext
 
     from nebula.cli.console import log
     from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
     from nebula.elastic.controller.lead import serve
     from nebula.elastic.sqlite_store import SqliteStore
+    from nebula.elastic.trust import Doorkeeper, OpenDoor, refusals_told, server_credentials
 
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
     plan, search = chosen_in_depth(subject, plan_file)
     bounds = _bounds(nodes, subject.run.cluster, unit)
-    _check_address(listen, "--listen", insecure=insecure)
+    identity = identity_of(certs, "controller", [listen], "--listen", insecure=insecure)
     at = store or folder / "job.db"
     _make_folder(folder, subject, plan, search, force=force, goes_on=at.exists())
     settings = _settings(subject, folder, bounds, script, memory_every)
     log(f"{plan.split} · {folder} · store {at}")
-    last = asyncio.run(
-        serve(settings, SqliteStore(at), _plans(subject, plan), listen=listen, credentials=None, say=log)
-    )
-    log(last)
+    credentials = server_credentials(identity) if identity else None
+    with refusals_told() if identity else nullcontext():
+        work = serve(
+            settings,
+            SqliteStore(at),
+            _plans(subject, plan),
+            listen=listen,
+            credentials=credentials,
+            door=Doorkeeper(identity, log) if identity else OpenDoor(),
+            say=log,
+        )
+        log(asyncio.run(work))
 
 
 def agent(
@@ -88,25 +94,26 @@ def agent(
     ] = None,
     address: Annotated[str, typer.Option("--address", help="Where other nodes reach this one.")] = "",
     spares: Annotated[bool, typer.Option("--spares/--no-spares", help="Keep processes ready that have Paddle.")] = True,
+    certs: Certificates = Path("certs"),
+    certificate: Annotated[
+        str, typer.Option("--certificate", metavar="NAME", help="Of this node; default: agent-NAME if there, or agent.")
+    ] = "",
     insecure: Insecure = False,
 ) -> None:
     """Run the workers of this node for a job's controller."""
     import socket
 
-    import grpc
-
     from nebula.cli.console import log
-    from nebula.elastic.agent.run import OPTIONS, run
+    from nebula.elastic.agent.run import run
 
-    at = controllers.split(",")
-    for one in at:
-        _check_address(one, "--controller", insecure=insecure)
+    at, name = controllers.split(","), name or socket.gethostname()
+    own = f"agent-{name}"
+    certificate = certificate or (own if (certs / f"{own}.crt").exists() else "agent")
     run(
         at,
-        name=name or socket.gethostname(),
+        name=name,
         slots=devices,
-        dial=lambda target: grpc.insecure_channel(target, options=OPTIONS),
-        credentials=None,
+        identity=identity_of(certs, certificate, at, "--controller", insecure=insecure),
         logs=logs.resolve() if logs else None,
         spares=spares,
         address=address,
@@ -129,6 +136,27 @@ def _bounds(nodes: str, cluster: Cluster, unit: int):  # type: ignore[no-untyped
     return bounds
 
 
+def identity_of(certs: Path, name: str, addresses: Sequence[str], option: str, *, insecure: bool) -> Identity | None:
+    """The certificate under which a process takes part; None where it does so without TLS.
+
+    Raises:
+        BadInput: it is missing or not good, or an address is none, or one of another machine without TLS.
+    """
+    from nebula.elastic.authority import load_identity
+    from nebula.elastic.trust import now
+    from nebula.errors import BadInput
+
+    for address in addresses:
+        _check_address(address, option, insecure=insecure)
+    if insecure:
+        return None
+    if not certs.is_dir():
+        raise BadInput(
+            f"there are no certificates in {certs}: make them with `nebula cert init`, or name their --certs"
+        )
+    return load_identity(certs, name, now())
+
+
 def _check_address(text: str, option: str, *, insecure: bool) -> None:
     """Refuses what is no address, and one of another machine without TLS."""
     import ipaddress
@@ -139,7 +167,7 @@ def _check_address(text: str, option: str, *, insecure: bool) -> None:
     if not host or not port.isdigit():
         raise BadInput(f"{option} {text}: write it as HOST:PORT, such as 10.0.0.1:7077")
     if not insecure:
-        raise BadInput("TLS is not there yet: give --insecure, on an address of this machine")
+        return
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -208,6 +236,3 @@ def _plans(subject: Subject, plan: Plan) -> Plans:
     run = subject.run
     kept = Replanner(subject.graph, run.cluster, plan, objective=run.objective, reliability=run.conditions.reliability)
     return Plans(run.cluster, plan, lambda changed: kept.replan(changed).plan)
-
-
-__all__ = ["agent", "controller", "sys"]

@@ -14,7 +14,9 @@ from typer.core import TyperGroup
 
 from nebula import __version__
 from nebula.cli import (
+    asking,
     calibrating,
+    certifying,
     checking,
     checkpointing,
     cluster,
@@ -121,6 +123,11 @@ app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_
 app.command()(running.train)
 app.command()(elastic.controller)
 app.command()(elastic.agent)
+app.command()(asking.status)
+app.command()(asking.events)
+app.command()(asking.scale)
+app.command()(asking.drain)
+app.add_typer(certifying.app, name="cert")
 app.add_typer(checkpointing.app, name="checkpoint")
 app.add_typer(deploying.app, name="deploy")
 app.command()(doctor.doctor)

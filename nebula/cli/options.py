@@ -20,6 +20,15 @@ PlanOption = Annotated[
     typer.Option("--plan", metavar="PLAN.JSON", help="Take this plan instead of searching for one."),
 ]
 Output = Annotated[Optional[Path], typer.Option("-o", "--output", metavar="FILE", help="Write it here.")]  # noqa: UP045
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Without TLS; for addresses of this machine (127.0.0.0/8) alone.")
+]
+Controllers = Annotated[
+    str, typer.Option("--controller", metavar="HOST:PORT[,...]", help="Where the job's controllers listen.")
+]
+Certificates = Annotated[
+    Path, typer.Option("--certs", metavar="FOLDER", help="Certificates of the job, from `nebula cert init`.")
+]
 FaultOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(

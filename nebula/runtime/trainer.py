@@ -31,6 +31,7 @@ from nebula.runtime.circles import from_all
 from nebula.runtime.clock import Clock
 from nebula.runtime.parallelize import Step, parallelize
 from nebula.runtime.place import Place
+from nebula.runtime.progress import Section
 from nebula.runtime.steps import StepRecord, kept_lines
 from nebula.runtime.training import EVALUATION, SAVES, STEPS, WEIGHTS, Training
 
@@ -183,6 +184,7 @@ def finish(
     step: Step, family: Family, config: ErnieConfig | DecoderConfig, data: Batches, training: Training, run_dir: Path
 ) -> None:
     """Gathers the weights into one file and, if asked, predicts a held-out chapter."""
+    step.progress.enter(Section.END)
     whole = weights.gather(step)
     if step.place.rank != 0:
         return

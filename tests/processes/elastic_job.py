@@ -33,11 +33,11 @@ checkpoint: {{every: {every}}}
 class Job:
     """Starts processes in a folder; `close` ends what is left of them."""
 
-    def __init__(self, folder, *, steps=40, every=10, nodes="1:2", options=(), run=RUN):
+    def __init__(self, folder, *, steps=40, every=10, nodes="1:2", options=(), run=RUN, secure=False):
         self.folder, self.nodes, self.options = Path(folder), nodes, options
         (self.folder / "run.yaml").write_text(run.format(steps=steps, every=every))
         self.processes, self.port = {}, 0
-        self.agent_options = []
+        self.agent_options, self.secure = [], secure
 
     def start(self, name, *words, env=None):
         """Starts `nebula WORDS`, its output in NAME.log."""
@@ -56,16 +56,19 @@ class Job:
         log = self.folder / f"{name}.log"
         seen = log.stat().st_size if log.exists() else 0
         listen = f"127.0.0.1:{self.port}"
-        words = ("--nodes", self.nodes, "--listen", listen, "--insecure", "-o", "run", *self.options, *more)
+        words = ("--nodes", self.nodes, "--listen", listen, "-o", "run", *self._trust("certs"), *self.options, *more)
         self.start(name, "controller", "run.yaml", *words)
         self.port = int(self.wait(lambda: re.search(r"on port (\d+)", log.read_text()[seen:]), 60, name)[1])
         return self
 
-    def agents(self, *names):
+    def _trust(self, certs):
+        return ("--certs", certs) if self.secure else ("--insecure",)
+
+    def agents(self, *names, certs="certs"):
         """Starts an agent of each name."""
         for name in names:
             at = f"127.0.0.1:{self.port}"
-            self.start(name, "agent", "--controller", at, "--insecure", "--name", name, *self.agent_options)
+            self.start(name, "agent", "--controller", at, "--name", name, *self._trust(certs), *self.agent_options)
         return self
 
     def log(self, name="controller"):

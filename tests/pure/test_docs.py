@@ -48,7 +48,7 @@ def commands():
 def test_verbs_and_options_that_are_shown_exist():
     assert len(list(commands())) > 5
     for words in commands():
-        verb = words[:2] if words[0] in ("cluster", "deploy", "checkpoint") else words[:1]
+        verb = words[:2] if words[0] in ("cluster", "deploy", "checkpoint", "cert") else words[:1]
         shown = CliRunner().invoke(app, [*verb, "--help"])
         assert shown.exit_code == 0, words
         for option in (w for w in words if w.startswith("-")):

@@ -23,7 +23,7 @@ from nebula.elastic.agent.addresses import Ports
 from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.crew import Crew
 from nebula.elastic.agent.hang import Patience, culprit
-from nebula.elastic.agent.session import Lost, Session
+from nebula.elastic.agent.session import Lost, Session, Untrusted
 from nebula.elastic.agent.worker import Worker, ending
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
@@ -112,6 +112,7 @@ class Agent:
         self._workers: dict[int, Worker] = {}
         self._session = connect(self._hello, self.hear)
         self._said_s, self._known_s, self._connected = 0.0, [0.0][:0], False
+        self._said = ""
         self._left: wire.Leave | None = None
         self._leaving, self._instance = "", int.from_bytes(os.urandom(6), "little")
 
@@ -164,6 +165,10 @@ class Agent:
             if self._connected:
                 self.say(f"the line to the controller broke ({message.why}); workers go on")
             self._connected = False
+        elif isinstance(message, Untrusted):
+            if not self.epoch:
+                raise BadInput(message.why)
+            self._say_once(message.why)
         elif isinstance(message, Prepared):
             self._begin(message)
         else:
@@ -176,6 +181,11 @@ class Agent:
                 return
             self.epoch = value.epoch
             {"welcome": self._welcome, "start": self._start, "stop": self._stop, "leave": self._leave}[kind](value)
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence != self._said:
+            self._said = sentence
+            self.say(f"{sentence}; workers go on")
 
     def _hello(self) -> wire.Hello:
         generation = self.generation

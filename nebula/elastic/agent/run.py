@@ -17,7 +17,9 @@ from nebula.elastic.agent.agent import Agent, Node, of_signal
 from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.peer import Peer
 from nebula.elastic.agent.session import Session
+from nebula.elastic.authority import Identity
 from nebula.elastic.protocol.control_pb2_grpc import add_PeerServicer_to_server
+from nebula.elastic.trust import Doorkeeper, OpenDoor, check_partner, dial, server_credentials
 
 SHARED_MEMORY = Path("/dev/shm")
 BEGIN = "nebula-agent-"
@@ -37,8 +39,7 @@ def run(
     *,
     name: str,
     slots: int,
-    dial: Callable[[str], grpc.Channel],
-    credentials: grpc.ServerCredentials | None,
+    identity: Identity | None,
     logs: Path | None = None,
     spares: bool = True,
     address: str = "",
@@ -48,8 +49,7 @@ def run(
 
     Args:
         controllers: HOST:PORT of each.
-        dial: makes a channel to an address.
-        credentials: of the server for other agents; None: without TLS.
+        identity: None: without TLS.
         address: where other nodes reach this one; empty: as the way to the controller tells.
 
     Raises:
@@ -66,17 +66,24 @@ def run(
         logs=logs,
         spares=spares,
     )
-    copies = Copies(scratch, name, dial)
+    to = dial(identity, OPTIONS)
+    copies = Copies(scratch, name, to)
+    door = Doorkeeper(identity, say) if identity else OpenDoor()
     server = grpc.server(ThreadPoolExecutor(4, "peer"), options=(("grpc.so_reuseport", 0),))
-    add_PeerServicer_to_server(Peer(copies), server)
+    add_PeerServicer_to_server(Peer(copies, door), server)
     answers = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     answers.set("", health_pb2.HealthCheckResponse.SERVING)
     at = f"{node.address}:0"
-    port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
+    port = server.add_secure_port(at, server_credentials(identity)) if identity else server.add_insecure_port(at)
     server.start()
     try:
-        agent = Agent(node, copies, lambda hello, heard: Session(controllers, dial, hello, heard), port, say)
+
+        def check(target: str) -> None:
+            if identity is not None:
+                check_partner(target, identity)
+
+        agent = Agent(node, copies, lambda hello, heard: Session(controllers, to, hello, heard, check), port, say)
         of_signal(agent)
         agent.run()
     finally:

@@ -16,6 +16,7 @@ import grpc
 
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.control_pb2_grpc import ControllerStub
+from nebula.errors import BadInput
 
 RETRY_S = (0.05, 1.0)
 """The first pause between two attempts, and the longest."""
@@ -30,6 +31,13 @@ class Lost:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Untrusted:
+    """The controller, or this agent by it, is not trusted."""
+
+    why: str
+
+
 class Session:
     """Talks to whichever of the controllers answers."""
 
@@ -39,8 +47,15 @@ class Session:
         dial: Dial,
         hello: Callable[[], wire.Hello],
         heard: Callable[[Any], None],
+        check: Callable[[str], None],
     ) -> None:
+        """Makes a session that has not begun.
+
+        Args:
+            check: raises BadInput for an address where no trusted controller is.
+        """
         self._addresses, self._dial, self._hello, self._heard = addresses, dial, hello, heard
+        self._check = check
         self._outbox: queue.SimpleQueue[wire.FromAgent | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
@@ -73,6 +88,13 @@ class Session:
         outbox: queue.SimpleQueue[wire.FromAgent | None] = queue.SimpleQueue()
         outbox.put(wire.FromAgent(hello=self._hello()))
         self._outbox, welcomed = outbox, False
+        try:
+            self._check(address)
+        except OSError as error:
+            return False, f"{address}: {error.strerror or error}"
+        except BadInput as error:
+            self._heard(Untrusted(str(error)))
+            return False, str(error)
         channel = self._dial(address)
         try:
             for message in ControllerStub(channel).Join(_until_none(outbox)):

@@ -158,6 +158,11 @@ class Brain:
         """Cuts off agents that say nothing, again and again."""
         for node in self.crowd.silent(time.monotonic() - self.settings.silence_s):
             self.gone(node, self.crowd.lines[node])
+        for node, line in list(self.crowd.lines.items()):
+            if why := line.refusal():
+                line.tell(wire.ToAgent(refusal=wire.Refusal(sentence=why)))
+                self.note("refused", f"{node} is turned away: {why}")
+                self.gone(node, line)
         asyncio.get_running_loop().call_later(self.settings.silence_s / 4, self._watch)
 
     def _spawn(self, work: Any) -> None:
@@ -174,8 +179,11 @@ class Brain:
 
     # Agents
 
-    def joined(self, hello: wire.Hello) -> Line:
+    def joined(self, hello: wire.Hello, refusal: Callable[[], str]) -> Line:
         """Takes an agent in.
+
+        Args:
+            refusal: tells later on whether it is still trusted.
 
         Raises:
             BadInput: it cannot be used; the sentence goes to it.
@@ -192,7 +200,7 @@ class Brain:
         self._write(SEATS, json.dumps(self.seats))
         if there is not None:
             there.outbox.put_nowait(None)
-        line = Line(hello=hello, heard_s=time.monotonic())
+        line = Line(hello=hello, heard_s=time.monotonic(), refusal=refusal)
         self.crowd.lines[hello.node] = line
         welcome = wire.Welcome(
             protocol=VERSION,
@@ -260,7 +268,11 @@ class Brain:
         least, _ = self.crowd.steps(self.state.members, self.state.generation)
         if least and progress.generation == self.state.generation:
             self.tell(events.Stepped(generation=self.state.generation, step=least), "stepped")
-            if self._recovery and least > max(self._recovery.before, self._recovery.resumed):
+            if (
+                self._recovery
+                and self.state.phase is Phase.RUNNING
+                and least > max(self._recovery.before, self._recovery.resumed)
+            ):
                 self._recovered(self._recovery)
 
     def _recovered(self, recovery: Recovery) -> None:

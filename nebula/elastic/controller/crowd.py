@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from nebula.elastic.controller.restore import Copy
@@ -17,10 +17,12 @@ class Line:
     Attributes:
         outbox: what it is to be told; None hangs up.
         heard_s: when it last said anything, on the controller's monotonic clock.
+        refusal: why it is to be turned away by now; empty while it is not.
     """
 
     hello: wire.Hello
     heard_s: float
+    refusal: Callable[[], str]
     outbox: asyncio.Queue[wire.ToAgent | None] = field(default_factory=asyncio.Queue)
     progress: wire.Progress = field(default_factory=wire.Progress)
     copies: tuple[Copy, ...] = ()

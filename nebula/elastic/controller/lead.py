@@ -19,6 +19,7 @@ from nebula.elastic.controller.service import Service
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol.control_pb2_grpc import add_ControllerServicer_to_server
 from nebula.elastic.store import Fenced, Lease, Store
+from nebula.elastic.trust import Doorkeeper, OpenDoor
 from nebula.errors import BadInput, RunFailed
 
 TTL_S = 1.5
@@ -46,7 +47,7 @@ async def serve(
     *,
     listen: str,
     credentials: grpc.ServerCredentials | None,
-    interceptors: tuple[Any, ...] = (),
+    door: Doorkeeper | OpenDoor,
     say: Callable[[str], None] = print,
 ) -> str:
     """Leads a job to its end.
@@ -54,6 +55,7 @@ async def serve(
     Args:
         listen: HOST:PORT.
         credentials: None: without TLS.
+        door: judges who may call.
 
     Returns:
         The job's last sentence.
@@ -67,8 +69,8 @@ async def serve(
     brain = Brain(settings, store, lease, plans, say)
     if brain.state.phase.over:
         raise BadInput(f"the job {settings.name} in this store is {brain.state.phase.value}: name another --store")
-    server = grpc.aio.server(options=OPTIONS, interceptors=interceptors)
-    add_ControllerServicer_to_server(Service(brain, holder), server)
+    server = grpc.aio.server(options=OPTIONS)
+    add_ControllerServicer_to_server(Service(brain, holder, door), server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     for name in ("", SERVICE):

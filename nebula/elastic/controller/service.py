@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+
 from nebula.elastic.controller.brain import Brain
 from nebula.elastic.controller.crowd import Line
 from nebula.elastic.controller.journal import Happened
@@ -15,23 +17,26 @@ from nebula.elastic.policy.values import NodeState
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol import misfit
 from nebula.elastic.protocol.control_pb2_grpc import ControllerServicer
+from nebula.elastic.trust import Doorkeeper, OpenDoor
 from nebula.errors import NebulaError
 
 
 class Service(ControllerServicer):
     """Serves one brain, on its event loop."""
 
-    def __init__(self, brain: Brain, holder: str) -> None:
-        self.brain, self.holder = brain, holder
+    def __init__(self, brain: Brain, holder: str, door: Doorkeeper | OpenDoor) -> None:
+        self.brain, self.holder, self.door = brain, holder, door
 
     async def Join(self, request_iterator: AsyncIterator[wire.FromAgent], context: Any) -> None:  # noqa: N802
         """An agent's session."""
         hello = (await anext(request_iterator)).hello
-        refusal = misfit(hello.protocol, f"the agent of {hello.node or 'a node without a name'}")
+        refusal = self.door.refusal(context) or misfit(
+            hello.protocol, f"the agent of {hello.node or 'a node without a name'}"
+        )
         line = None
         if not refusal:
             try:
-                line = self.brain.joined(hello)
+                line = self.brain.joined(hello, lambda: self.door.refusal(context))
             except NebulaError as error:
                 refusal = str(error)
         if line is None:
@@ -57,7 +62,7 @@ class Service(ControllerServicer):
 
     async def Status(self, request: wire.StatusRequest, context: Any) -> wire.StatusReply:  # noqa: N802
         """How the job stands."""
-        await _check(request.protocol, context)
+        await self._admit(request.protocol, context)
         brain, state = self.brain, self.brain.state
         _, most = brain.crowd.steps(state.members, state.generation)
         return wire.StatusReply(
@@ -90,7 +95,7 @@ class Service(ControllerServicer):
 
     async def Events(self, request: wire.EventsRequest, context: Any) -> AsyncIterator[wire.Event]:  # noqa: N802
         """What has happened, and what happens."""
-        await _check(request.protocol, context)
+        await self._admit(request.protocol, context)
         if not request.follow:
             for event in self.brain.journal.after(request.after):
                 yield on_wire(event)
@@ -100,13 +105,21 @@ class Service(ControllerServicer):
 
     async def Scale(self, request: wire.ScaleRequest, context: Any) -> wire.Answer:  # noqa: N802
         """Other bounds."""
-        await _check(request.protocol, context)
+        await self._admit(request.protocol, context)
         return self._asked(events.ScaleAsked(least=request.least, most=request.most), "scaled")
 
     async def Drain(self, request: wire.DrainRequest, context: Any) -> wire.Answer:  # noqa: N802
         """A node is to leave."""
-        await _check(request.protocol, context)
+        await self._admit(request.protocol, context)
         return self._asked(events.DrainAsked(node=request.node, cause=request.because or "somebody asked"), "drained")
+
+    async def _admit(self, protocol: int, context: Any) -> None:
+        refusal = self.door.refusal(context)
+        if refusal:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+        refusal = misfit(protocol, "this command")
+        if refusal:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
 
     def _asked(self, event: events.Event, kind: str) -> wire.Answer:
         last = self.brain.journal.last
@@ -143,11 +156,3 @@ async def _write(line: Line, context: Any) -> None:
     """Tells an agent what there is to tell, until it is hung up on."""
     while (message := await line.outbox.get()) is not None:
         await context.write(message)
-
-
-async def _check(protocol: int, context: Any) -> None:
-    import grpc
-
-    refusal = misfit(protocol, "this command")
-    if refusal:
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)

@@ -1,0 +1,44 @@
+"""Nodes are lost and come back, are drained and scaled; the controller is killed: the job goes on, and says why."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from elastic_job import Job
+
+
+@pytest.fixture
+def job(tmp_path):
+    made = Job(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_lost_node_is_left_out_and_taken_back(job):
+    job.controller().agents("a", "b").wait_step(4)
+    job.kill("b")
+    step = job.last_step()
+    job.wait_step(step + 3)
+    assert "b is lost" in job.log()
+    assert "1 ranks begin under" in job.log()
+    job.agents("b")
+    job.wait(lambda: "2 nodes can go on instead of 1" in job.log(), 30)
+    assert job.ends() == 0
+    assert [one["step"] for one in job.steps()] == list(range(1, 41))
+    assert job.log().count("2 ranks begin under") == 2
+
+
+def test_workers_go_on_while_the_controller_is_away(job):
+    job.controller().agents("a", "b").wait_step(3)
+    workers = [job.worker("a").pid, job.worker("b").pid]
+    job.kill("controller")
+    step = job.last_step()
+    job.wait_step(step + 2)
+    job.controller()
+    assert "with epoch 2" in job.log()
+    job.wait(lambda: job.log().count("is connected again") == 2, 10)
+    assert [job.worker("a").pid, job.worker("b").pid] == workers
+    job.worker("a").send_signal(signal.SIGKILL)
+    assert job.ends() == 0
+    assert [one["step"] for one in job.steps()] == list(range(1, 41))
