@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nebula.cli.options import Certificates, Controllers, Force, Insecure, PlanOption, RunFile
+from nebula.cli.options import Certificates, Controllers, Force, Insecure, Json, PlanOption, RunFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nebula.cli.subject import Subject
     from nebula.cluster.values import Cluster
@@ -49,12 +49,12 @@ def controller(
     insecure: Insecure = False,
     plan_file: PlanOption = None,
     force: Force = False,
+    json: Json = False,
 ) -> None:
     """Lead an elastic job: agents connect, workers train, and the job goes on when some of them fail."""
     import asyncio
     from contextlib import nullcontext
 
-    from nebula.cli.console import log
     from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
     from nebula.elastic.controller.lead import serve
@@ -69,7 +69,8 @@ def controller(
     at = store or folder / "job.db"
     _make_folder(folder, subject, plan, search, force=force, goes_on=at.exists())
     settings = _settings(subject, folder, bounds, script, memory_every)
-    log(f"{plan.split} · {folder} · store {at}")
+    say = _teller(json=json)
+    say(f"{plan.split} · {folder} · store {at}")
     credentials = server_credentials(identity) if identity else None
     with refusals_told() if identity else nullcontext():
         work = serve(
@@ -78,10 +79,10 @@ def controller(
             _plans(subject, plan),
             listen=listen,
             credentials=credentials,
-            door=Doorkeeper(identity, log) if identity else OpenDoor(),
-            say=log,
+            door=Doorkeeper(identity, say) if identity else OpenDoor(),
+            say=say,
         )
-        log(asyncio.run(work))
+        asyncio.run(work)
 
 
 def agent(
@@ -99,11 +100,11 @@ def agent(
         str, typer.Option("--certificate", metavar="NAME", help="Of this node; default: agent-NAME if there, or agent.")
     ] = "",
     insecure: Insecure = False,
+    json: Json = False,
 ) -> None:
     """Run the workers of this node for a job's controller."""
     import socket
 
-    from nebula.cli.console import log
     from nebula.elastic.agent.run import run
 
     at, name = controllers.split(","), name or socket.gethostname()
@@ -117,8 +118,24 @@ def agent(
         logs=logs.resolve() if logs else None,
         spares=spares,
         address=address,
-        say=log,
+        say=_teller(json=json),
     )
+
+
+def _teller(*, json: bool) -> Callable[[str], None]:
+    """Where sentences go: text on stderr, or a JSON line each on stdout."""
+    from nebula.cli.console import log
+
+    if not json:
+        return log
+
+    def tell(sentence: str) -> None:
+        import json as text
+        import time
+
+        print(text.dumps({"ts": round(time.time(), 3), "because": sentence}, ensure_ascii=False), flush=True)
+
+    return tell
 
 
 def _bounds(nodes: str, cluster: Cluster, unit: int):  # type: ignore[no-untyped-def]
