@@ -78,7 +78,12 @@ def planned(asked: Asked, clock: Callable[[], float] = time.perf_counter) -> Ans
     """
     began_s = clock()
     check_objective(asked.objective)
-    if evident(asked):
+    engine = asked.objective.fixed.get("engine")
+    if engine is not None:
+        why, refused = f"objective.fixed.engine is {engine}", Side(bound_s=0.0)
+        fleet = of_fleet(asked) if engine == "fleet" else replace(refused, why=why)
+        executor = of_executor(asked) if engine == "executor" else replace(refused, why=why)
+    elif evident(asked):
         executor = of_executor(asked)
         fleet = Side(why=STOPPED) if executor.interrupted else of_fleet(asked, executor.step_s)
     else:

@@ -20,6 +20,7 @@ from nebula.plan.laws import wan
 from nebula.plan.layout import uniform_stages
 from nebula.plan.legality import Case
 from nebula.plan.values import PRECISION_DTYPE, MadeFrom, Plan, Prediction, RankPlace
+from nebula.planner.by_engine import Asked, planned
 from nebula.planner.engines import engine_of
 from nebula.planner.holdings import NOWHERE
 from nebula.planner.keep import kept_order, substituted
@@ -78,6 +79,18 @@ class Change:
     def _pool(self, cluster: Cluster) -> Pool:
         return equal_devices(cluster, PRECISION_DTYPE[self.plan.job.precision])
 
+    @property
+    def _dealt(self) -> bool:
+        """Whether sequences or experts are shared by ranks of the plan."""
+        return any(stage.context > 1 or stage.expert > 1 for stage in self.plan.stages)
+
+    @property
+    def _of_executor(self) -> bool:
+        """Whether fleet runs nothing near the plan: one that shares them, or has stages on several types of device."""
+        groups = {place.node.rpartition("/")[0] for place in self.plan.ranks}
+        types = {group.device.name for group in self.kept.cluster.groups if group.name in groups}
+        return self._dealt or (self.plan.engine == "executor" and len(types) > 1)
+
     @cached_property
     def near(self) -> Near:
         """The neighbourhood of the plan."""
@@ -128,6 +141,10 @@ class Change:
     def _nearest(self) -> Iterator[Plan]:
         """The plan itself, or with idle devices in the place of lost ones, and its neighbourhood: the nearest first."""
         here = replace(self.plan, made_from=self._made_from, prediction=None, because="", runner_up=None, bound_s=0.0)
+        if self._of_executor:
+            # its neighbourhood is what a search of that engine's space finds
+            yield from substituted(here, self.left.found, self.changed, self.pool.devices) if self.lost else (here,)
+            return
         if self.near.allows(here):
             filled = substituted(here, self.left.found, self.changed, self.pool.devices)
             yield from filled if self.lost else (here,)
@@ -183,6 +200,16 @@ class Change:
         self, cluster: Cluster, objective: Objective, on_progress: Callable[[Progress], None] | None = None
     ) -> list[Plan]:
         """The best plans of a search, as they are placed and on the devices that hold most of their state."""
+        if self._of_executor:
+            asked = Asked(
+                graph=self.kept.graph,
+                cluster=cluster,
+                job=self.plan.job,
+                objective=objective,
+                token_wise=self.plan.sequence_parallel or self._dealt,
+                on_progress=on_progress or (lambda _: None),
+            )
+            return self._fitting(planned(asked).candidates)
         found = search(self.kept.graph, cluster, self.plan.job, objective, on_progress=on_progress)
         pool = self._pool(cluster)
         return self._fitting(plan for each in found.candidates[:MOST] for plan in (each, self._kept(each, pool)))

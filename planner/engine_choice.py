@@ -128,9 +128,10 @@ def _second(plan: Plan, other: Side) -> RunnerUp | None:
 
 def neither(fleet: Side, executor: Side) -> BadInput | Infeasible:
     """The error where no engine has a plan: of the degrees where the executor alone knows them, else fleet's."""
-    assert fleet.error is not None
-    if executor.error is None:
-        return fleet.error
+    if fleet.error is None or executor.error is None:
+        found = fleet.error or executor.error
+        assert found is not None
+        return found
     if isinstance(fleet.error, BeyondFleet):
         return executor.error
     if isinstance(fleet.error, BadInput) or isinstance(executor.error, BadInput):

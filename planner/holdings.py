@@ -1,8 +1,10 @@
 """Who holds which part of a model's state: weights by all replicas of a stage, optimizer states as sharding cuts them.
 
 A layer's parameters are a unit square: tensor parallelism cuts along one side, sharding along the other, so that the
-shards of two plans are rectangles that overlap by a product. Sharding is taken to cut every layer evenly; fleet deals
-whole tensors of a stage to owners, which comes to the same bytes where a stage stays as it is.
+shards of two plans are rectangles that overlap by a product. What experts have is a square of its own, cut by the
+expert degree in place of the tensor degree; ranks that share a sequence are replicas of all of it. Sharding is taken to
+cut every layer evenly; engines deal whole tensors of a stage to owners, which comes to the same bytes where a stage
+stays as it is.
 """
 
 from __future__ import annotations
@@ -53,8 +55,10 @@ class Holders(NamedTuple):
         rank: the rank.
         stage: its stage.
         left: and right: the part of what tensor parallelism cuts.
-        replica: of the stage.
-        sharding: [2, ranks] stage and degree of ZeRO.
+        replica: of the stage; ranks of a context group are replicas too.
+        sharding: [2, ranks] stage of ZeRO, and how many replicas share states.
+        experts: [3, ranks] which part of the experts, of how many, and the how-manieth to hold that part.
+        holders: [ranks] how many hold the same experts.
     """
 
     rank: Ints
@@ -63,21 +67,43 @@ class Holders(NamedTuple):
     right: Floats
     replica: Ints
     sharding: Ints
+    experts: Ints
+    holders: Ints
 
     @staticmethod
     def of(plan: Plan) -> Holders:
         """Those of a plan."""
         replicas = [replica for stage in plan.stages for replica in stage.replicas]
-        counts, shares = [stage.data for stage in plan.stages], [replica.tensor_shares for replica in replicas]
-        widths = [len(own) for own in shares]
-        ranks = np.fromiter(chain.from_iterable(replica.ranks for replica in replicas), np.int64, sum(widths))
-        sides = {own: _sides(own) for own in dict.fromkeys(shares)}
-        alike = len(sides) == 1
-        left, right = np.tile(sides[shares[0]], len(shares)) if alike else np.hstack([sides[own] for own in shares])
-        stage = np.repeat(np.repeat(np.arange(len(counts)), counts), widths)
-        replica = np.repeat(_spread(np.array(counts))[1], widths)
+        contexts = [stage.context for stage in plan.stages for _ in stage.replicas]
+        shares = [replica.tensor_shares for replica in replicas]
+        widths = np.array([len(own) for own in shares])
+        ranks = np.fromiter(chain.from_iterable(replica.ranks for replica in replicas), np.int64, widths.sum())
+        sides = {own: _repeated(*own) for own in dict.fromkeys(zip(shares, contexts, strict=True))}
+        if len(sides) == 1:
+            left, right = np.tile(sides[shares[0], contexts[0]], len(shares))
+        else:
+            left, right = np.hstack([sides[own] for own in zip(shares, contexts, strict=True)])
+        stage = np.repeat(np.arange(len(plan.stages)), [len(each.ranks) for each in plan.stages])
+        owner, within = _spread(widths)
+        context = np.array([each.context for each in plan.stages])[stage]
+        # [ranks] of each replica the place within its stage, and of each rank its place within its context group
+        number = _spread(np.array([each.data for each in plan.stages]))[1][owner]
+        replica = number * context + within // (widths[owner] // context)
         sharding = np.array([(each.sharding.stage, each.sharding.degree) for each in plan.stages]).T[:, stage]
-        return Holders(ranks, stage, left, right, replica, sharding)
+        sharding = np.array([sharding[0], np.where(sharding[0] > 0, sharding[1] * context, sharding[1])])
+        place = _spread(np.array([len(each.ranks) for each in plan.stages]))[1]
+        expert = np.array([each.expert for each in plan.stages])[stage]
+        count = np.array([len(each.ranks) for each in plan.stages])[stage]
+        experts = np.array([place % expert, expert, place // expert])
+        return Holders(ranks, stage, left, right, replica, sharding, experts, count // expert)
+
+    def expert_rectangles(self, devices: Ints, *, least_sharding: int) -> Rectangles:
+        """The same of experts; where states are sharded all that hold the same experts share theirs."""
+        part, parts, number = self.experts
+        degree = np.where(self.sharding[0] >= least_sharding, self.holders, 1)
+        shard, device = number % degree, devices[self.rank]
+        sides = part / parts, (part + 1) / parts, shard / degree, (shard + 1) / degree
+        return Rectangles(self.stage, device, *sides).where(device != NOWHERE)
 
     def rectangles(self, devices: Ints, *, least_sharding: int, cut: bool) -> Rectangles:
         """What surviving ranks hold of something.
@@ -100,6 +126,11 @@ def _sides(shares: Sequence[int]) -> Floats:
     edges = np.concatenate([[0], np.cumsum(shares)])
     sides: Floats = np.array([edges[:-1], edges[1:]]) / edges[-1]
     return sides
+
+
+def _repeated(shares: Sequence[int], context: int) -> Floats:
+    """[2, ranks] the same of a replica of several tensor groups."""
+    return np.tile(_sides(shares[: len(shares) // context]), context)
 
 
 class Segments(NamedTuple):

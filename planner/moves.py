@@ -17,6 +17,8 @@ from nebula.cluster.values import Cluster
 from nebula.cost_model.chain import Chains
 from nebula.cost_model.memory import MASTER_BYTES, state_bytes_per_parameter
 from nebula.errors import BadInput
+from nebula.graph.experts import expert_parameters
+from nebula.graph.values import Block
 from nebula.plan.conditions import Reliability
 from nebula.plan.values import Plan, RankPlace
 from nebula.planner.holdings import NOWHERE, Holders, Ints, Segments
@@ -34,6 +36,7 @@ class Sizes:
         weights_bytes: of each layer's weights for each element.
         states_bytes: of the optimizer's states for each element: master copy and moments.
         master_bytes: the part of them that is the master copy.
+        experts: elements of each layer's experts, of all together; empty: there are none.
     """
 
     cut: tuple[float, ...]
@@ -41,12 +44,13 @@ class Sizes:
     weights_bytes: tuple[float, ...]
     states_bytes: float
     master_bytes: float
+    experts: tuple[float, ...] = ()
 
     @property
     def total_bytes(self) -> float:
         """One copy of all weights and states: a checkpoint."""
-        each = zip(self.cut, self.whole, self.weights_bytes, strict=True)
-        return sum((cut + whole) * (weights + self.states_bytes) for cut, whole, weights in each)
+        each = zip(self.cut, self.whole, self.experts or (0.0,) * len(self.cut), self.weights_bytes, strict=True)
+        return sum((cut + whole + own) * (weights + self.states_bytes) for cut, whole, own, weights in each)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +198,7 @@ class Left:
             return self._devices(plan)
 
     def _parts(self, after: Plan, goes_to: Ints) -> Iterator[Part]:
-        """Weights and states, what tensor parallelism cuts and what it does not."""
+        """Weights and states: what tensor parallelism cuts, what it does not, and experts."""
         segments, holders, sizes = Segments.of(self.before, after), Holders.of(after), self.sizes
         kinds = (("weights", 3, np.array(sizes.weights_bytes)), ("states", 1, sizes.states_bytes))
         for cut, elements in ((True, np.array(sizes.cut)), (False, np.array(sizes.whole))):
@@ -204,6 +208,11 @@ class Left:
                     have = self._holders.rectangles(self.found, least_sharding=least, cut=cut)
                     need = holders.rectangles(goes_to, least_sharding=least, cut=cut)
                     yield Part.of(kind, have, need, segments, by_segment)
+        for kind, least, element_bytes in kinds if any(sizes.experts) else ():
+            by_segment = np.add.reduceat(np.array(sizes.experts) * element_bytes, segments.first)
+            have = self._holders.expert_rectangles(self.found, least_sharding=least)
+            need = holders.expert_rectangles(goes_to, least_sharding=least)
+            yield Part.of(kind, have, need, segments, by_segment)
 
 
 def _moves(count: Transfers, ranks: Ints, sizes: Sizes, lost_bytes: float, under: Reliability) -> Moves:
@@ -264,19 +273,29 @@ def layer_sizes(chains: Chains, plan: Plan, other_tensor: int = 1) -> Sizes:
         BadInput: the degree does not divide what it must cut, or the optimizer is unknown.
     """
     first, graph = plan.stages[0], chains.graph
-    tensor, rows = max(first.tensor, other_tensor), first.replicas[0].micro_batch_rows
+    tensor, rows = max(first.tensor // first.context, other_tensor), first.replicas[0].micro_batch_rows
     own = [block.parameter_count for block in graph.blocks]
     local = own
     if tensor > 1:
         every = range(len(graph.blocks))
         local = [chains.block(i, rows, tensor, plan.sequence_parallel).parameter_count for i in every]
-    cut = [(full - part) * tensor / (tensor - 1) if tensor > 1 else full for full, part in zip(own, local, strict=True)]
+    experts = [_expert_elements(block) for block in graph.blocks]
+    counts = zip(own, local, experts, strict=True)
+    # with a degree of 1 all counts as cut but experts
+    cut = [(full - part) * tensor / (tensor - 1) if tensor > 1 else full - held for full, part, held in counts]
     widths = [sum(t.bytes for t in block.parameters) / max(1, block.parameter_count) for block in graph.blocks]
     states_bytes = float(state_bytes_per_parameter(plan.job))
     return Sizes(
         cut=tuple(float(cut[i]) for i in graph.layers),
-        whole=tuple(float(own[i] - cut[i]) for i in graph.layers),
+        whole=tuple(float(own[i] - cut[i] - experts[i]) for i in graph.layers),
         weights_bytes=tuple(widths[i] for i in graph.layers),
         states_bytes=states_bytes,
         master_bytes=0.0 if plan.job.precision == "fp32" else float(MASTER_BYTES),
+        experts=tuple(float(experts[i]) for i in graph.layers) if any(experts) else (),
     )
+
+
+def _expert_elements(block: Block) -> int:
+    """Elements of the parameters of a block that belong to one expert each."""
+    names = expert_parameters(block)
+    return sum(tensor.size for tensor in block.parameters if tensor.name in names)

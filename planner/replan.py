@@ -175,8 +175,6 @@ def _check(plan: Plan, graph: DistributedGraph, model_hash: str, objective: Obje
         raise BadInput(f"the plan was made for {both}; plan anew with `nebula plan`")
     if layers != len(graph.layers):
         raise BadInput(f"the plan holds {layers} layers, {graph.name} has {len(graph.layers)}; plan anew")
-    if any(stage.context > 1 or stage.expert > 1 for stage in plan.stages):
-        raise BadInput("a plan with context or expert parallelism cannot be re-planned yet; plan anew")
     for name in objective.fixed:
         if name not in FIXABLE:
             raise BadInput(f"objective.fixed: {name!r} is no degree; {closest(name, FIXABLE)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nebula.plan.values import Plan
-from nebula.planner.holdings import NOWHERE, Grid, Holders, Ints
+from nebula.planner.holdings import NOWHERE, Grid, Holders, Ints, Rectangles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,16 @@ def survivors(plan: Plan, found: Ints) -> tuple[Survivors, ...]:
 
 def _least_copies(holders: Holders, found: Ints, least_sharding: int, stages: int) -> Ints:
     """[stages] how many devices hold what fewest hold."""
-    every = holders.rectangles(np.arange(len(found)), least_sharding=least_sharding, cut=True)
-    left = holders.rectangles(found, least_sharding=least_sharding, cut=True)
+    all_there = np.arange(len(found))
+    every, left = (holders.rectangles(on, least_sharding=least_sharding, cut=True) for on in (all_there, found))
+    least = _fewest(every, left, stages)
+    if (holders.experts[1] == 1).all():
+        return least
+    every, left = (holders.expert_rectangles(on, least_sharding=least_sharding) for on in (all_there, found))
+    return np.minimum(least, _fewest(every, left, stages))
+
+
+def _fewest(every: Rectangles, left: Rectangles, stages: int) -> Ints:
     grid = Grid((every,), stages)
     cells, _ = grid.cells(left, np.arange(stages))
     counts = np.bincount(cells, minlength=stages * len(grid.areas)).reshape(stages, -1)

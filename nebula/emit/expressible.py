@@ -23,8 +23,8 @@ class Inexpressible(BadInput):
         sentence: which feature, without the format.
     """
 
-    def __init__(self, form: str, sentence: str) -> None:
-        super().__init__(f"{form} cannot express this plan: {sentence}")
+    def __init__(self, form: str, sentence: str, remedy: str = "") -> None:
+        super().__init__(f"{form} cannot express this plan: {sentence}{remedy}")
         self.sentence = sentence
 
 
@@ -43,7 +43,8 @@ def require(form: str, plan: Plan, *predicates: Predicate) -> None:
     case = Case(plan=plan, layers=plan.stages[-1].layers[1])
     for predicate in predicates:
         for sentence in predicate(case):
-            raise Inexpressible(form, sentence)
+            of_executor = plan.engine == "executor"
+            raise Inexpressible(form, sentence, "; objective.fixed.engine=fleet asks for a plan of fleet" * of_executor)
 
 
 def one_recompute(case: Case) -> Iterator[str]:
@@ -65,12 +66,12 @@ def no_sequence(case: Case) -> Iterator[str]:
 
 
 ON_FLEET: tuple[Predicate, ...] = (
+    engines.no_experts,
+    engines.no_context,
+    engines.fleet_schedule,
+    engines.no_offload,
     engines.alike,
     engines.fleet_order,
-    engines.fleet_schedule,
-    engines.no_context,
-    engines.no_experts,
-    engines.no_offload,
 )
 """What fleet's hybrid topology, and every tool above it, asks of a plan."""
 

@@ -56,6 +56,7 @@ def degrees_of(plan: Plan) -> dict[str, int | str]:
         "exchange": first.exchange,
         "expert": first.expert,
         "virtual_stages": len(plan.stages) // len(plan.homes),
+        "engine": "executor" if plan.engine == "executor" else "fleet",
     }
 
 

@@ -33,6 +33,7 @@ FIXABLE = (
     "exchange",
     "expert",
     "virtual_stages",
+    "engine",
 )
 """What `objective.fixed` may name; `sharding` is the stage of ZeRO, `sequence` 1 with sequence parallelism and 0
 without, `virtual_stages` how many a device holds."""
@@ -40,7 +41,12 @@ without, `virtual_stages` how many a device holds."""
 FROM_NOUGHT = {"sharding": 3, "sequence": 1}
 """Degrees that begin at 0, and the most that each can be."""
 
-FIXABLE_WORDS = {"recompute": RECOMPUTE, "offload": OFFLOAD, "exchange": EXCHANGES}
+FIXABLE_WORDS = {
+    "recompute": RECOMPUTE,
+    "offload": OFFLOAD,
+    "exchange": EXCHANGES,
+    "engine": ("fleet", "executor"),
+}
 """Degrees that are words, and which words there are; those of `schedule` are nebula.plan.schedule.SCHEDULES."""
 
 ALLOWABLE = ("offload", "recompute_layers")

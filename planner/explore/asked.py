@@ -33,6 +33,8 @@ def check_asked(space: Space, graph: DistributedGraph) -> None:
 
 def faults(space: Space, graph: DistributedGraph) -> Iterator[str]:
     """What is impossible about the fixed degrees; each is worked out as if those before it did not hold."""
+    if space.fixed.get("engine") == "fleet":
+        yield "engine fleet: what is explored is for the engine executor"
     yield from _experts(space, graph)
     yield from _sequence(space, graph)
     yield from _schedule(space)

@@ -166,3 +166,17 @@ def test_mistakes_are_told_as_the_engine_that_knows_the_degree_tells_them(object
     with pytest.raises(BadInput) as caught:
         planned(asked(EXPERTS, cluster(["A100-80GB-SXM"]), **objective))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ["fleet", "executor"])
+def test_an_engine_that_is_asked_for_is_taken(engine):
+    for model in (DENSE, EXPERTS):
+        answer = planned(asked(model, cluster(["A100-80GB-SXM"]), fixed={"engine": engine}))
+        assert degrees_of(answer.plan)["engine"] == engine
+        assert f"objective.fixed.engine is {engine}" in answer.plan.because
+
+
+def test_an_engine_that_is_asked_for_says_what_it_cannot_do():
+    for engine, more, told in (("fleet", {"expert": 4}, "does not run"), ("executor", {"sharding": 3}, "sharding 3")):
+        with pytest.raises(BadInput, match=told):
+            planned(asked(EXPERTS, cluster(["A100-80GB-SXM"]), fixed={"engine": engine, **more}))
