@@ -46,6 +46,14 @@ class WithMemory(nn.Layer):
     def row_state(self, slots: list[Tensor]) -> None:
         self._slots, self._next = dict(enumerate(slots)), 0
 
+    def swap(self, slot: int, kept: Tensor | None) -> Tensor | None:
+        """Puts something into a slot, which the next training forward takes, and returns what was there."""
+        before = self._slots.pop(slot, None)
+        if kept is not None:
+            self._slots[slot] = kept
+        self._next = slot
+        return before
+
     def forget(self) -> None:
         """Empties all slots: the next segments begin a document."""
         self._slots: dict[int, Tensor] = {}
