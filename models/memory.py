@@ -30,7 +30,8 @@ class WithMemory(nn.Layer):
         self.layer = layer
         self.length = length
         self.micro_batches = micro_batches
-        self.forget()
+        self._slots: dict[int, Tensor] = {}
+        self._next = 0
 
     @property
     def recompute_target(self) -> nn.Layer:
@@ -56,8 +57,7 @@ class WithMemory(nn.Layer):
 
     def forget(self) -> None:
         """Empties all slots: the next segments begin a document."""
-        self._slots: dict[int, Tensor] = {}
-        self._next = 0
+        self._slots, self._next = {}, 0
 
     def forget_evaluation(self) -> None:
         """Empties the slot of evaluation alone."""

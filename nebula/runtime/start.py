@@ -36,7 +36,7 @@ def init() -> Plan:
     Returns:
         The plan that NEBULA_PLAN names, or that of one serial process.
     """
-    sys.excepthook = _plainly
+    sys.excepthook = plainly
     try:
         plan = plan_of(os.environ)
         set_up(plan)
@@ -48,7 +48,7 @@ def init() -> Plan:
     return plan
 
 
-def _plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A user's mistake ends a rank with its sentence and its exit code; everything else keeps its traceback."""
     if not isinstance(error, NebulaError):
         sys.__excepthook__(kind, error, trace)

@@ -43,6 +43,17 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
         plan: from nebula.init().
         clock: of this rank's device.
     """
+    config, (step, rate, data) = training.config, built(plan, training)
+    family = family_of(config)
+    with checkpoints_of(step, training, config, run_dir) as checkpoints:
+        first = checkpoints.resume() if training.resume else 0
+        with _journal(run_dir, step.place, first) as journal:
+            _loop(step, family, data, rate, training, run_dir, clock, journal, checkpoints, first)
+    finish(step, family, config, data, training, run_dir)
+
+
+def built(plan: Plan, training: Training) -> tuple[Step, Any, Batches]:
+    """The step of a built-in model, the schedule of its learning rate, and its data."""
     config = training.config
     family = family_of(config)
     model = family.model(config)
@@ -55,12 +66,7 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
         plan,
         tensor_split=family.tensor_split,
     )
-    data = batches(config, global_batch=plan.job.global_batch, seed=training.seed)
-    with checkpoints_of(step, training, config, run_dir) as checkpoints:
-        first = checkpoints.resume() if training.resume else 0
-        with _journal(run_dir, step.place, first) as journal:
-            _loop(step, family, data, rate, training, run_dir, clock, journal, checkpoints, first)
-    finish(step, family, config, data, training, run_dir)
+    return step, rate, batches(config, global_batch=plan.job.global_batch, seed=training.seed)
 
 
 def optimizer(model: nn.Layer, rate: Any, training: Training, kind: str) -> paddle.optimizer.Optimizer:
@@ -85,15 +91,20 @@ def checkpoints_of(
         every=policy.every,
         keep=policy.keep,
         asynchronous=policy.asynchronous,
-        about={
-            "preset": training.preset,
-            "seq_len": config.seq_len,
-            "seed": training.seed,
-            "global_batch": step.plan.job.global_batch,
-        },
+        about=about_of(step, training, config),
         tell=functools.partial(print, flush=True),
         journal=run_dir / SAVES,
     )
+
+
+def about_of(step: Step, training: Training, config: ErnieConfig | DecoderConfig) -> dict[str, Any]:
+    """What must be the same when a training goes on."""
+    return {
+        "preset": training.preset,
+        "seq_len": config.seq_len,
+        "seed": training.seed,
+        "global_batch": step.plan.job.global_batch,
+    }
 
 
 @contextmanager

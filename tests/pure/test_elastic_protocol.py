@@ -5,25 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from google.protobuf import descriptor_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.elastic.protocol import VERSION, misfit
+from nebula.elastic.protocol import VERSION, misfit, roll_pb2
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.generate import descriptor
 
 
-def test_the_generated_code_is_that_of_the_proto(tmp_path):
-    compiled = descriptor_pb2.FileDescriptorSet.FromString(descriptor(tmp_path / "control.binpb")).file[0]
-    checked_in = descriptor_pb2.FileDescriptorProto.FromString(wire.DESCRIPTOR.serialized_pb)
+@pytest.mark.parametrize(("index", "module"), enumerate([wire, roll_pb2]))
+def test_the_generated_code_is_that_of_the_proto(tmp_path, index, module):
+    compiled = descriptor_pb2.FileDescriptorSet.FromString(descriptor(tmp_path / "all.binpb")).file[index]
+    checked_in = descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
     for one in (compiled, checked_in):
         one.ClearField("source_code_info")
         for message in one.message_type:
             for field in (*message.field, *(f for nested in message.nested_type for f in nested.field)):
                 field.ClearField("json_name")
     assert checked_in == compiled
-    assert wire.DESCRIPTOR.package == "nebula.elastic.v1"
+    assert module.DESCRIPTOR.package == "nebula.elastic.v1"
 
 
 def test_it_works_beside_paddle():

@@ -1,4 +1,4 @@
-"""Writes control_pb2.py and control_pb2_grpc.py from control.proto; run it after a change: python -m ...generate.
+"""Writes the modules of control.proto and roll.proto; run it after a change: python -m ...generate.
 
 It needs grpcio-tools, which the extra `test` brings. What is generated is checked in, so that nobody else does.
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PROTO = "nebula/elastic/protocol/control.proto"
+PROTOS = ("nebula/elastic/protocol/control.proto", "nebula/elastic/protocol/roll.proto")
 ROOT = HERE.parents[2]
 
 
@@ -19,7 +19,7 @@ def generate(folder: Path) -> None:
 
 
 def descriptor(path: Path) -> bytes:
-    """The compiled control.proto as a serialised FileDescriptorSet, left at a path as well."""
+    """The compiled files as a serialised FileDescriptorSet, left at a path as well."""
     _compile(f"--descriptor_set_out={path}")
     return path.read_bytes()
 
@@ -27,8 +27,8 @@ def descriptor(path: Path) -> bytes:
 def _compile(*outputs: str) -> None:
     from grpc_tools import protoc
 
-    if protoc.main(["protoc", f"-I{ROOT}", *outputs, PROTO]):
-        raise SystemExit(f"{PROTO} cannot be compiled")
+    if protoc.main(["protoc", f"-I{ROOT}", *outputs, *PROTOS]):
+        raise SystemExit(f"{', '.join(PROTOS)} cannot be compiled")
 
 
 if __name__ == "__main__":

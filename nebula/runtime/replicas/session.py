@@ -94,6 +94,11 @@ class Session:
         assert self._exchange is not None, "no step yet"
         return self._exchange.members
 
+    @property
+    def leads(self) -> bool:
+        """Whether this member does what one does for all: it has the least number."""
+        return self._hosts.rank == self.members.numbers[0]
+
     def heard(self, members: Members) -> None:
         """Members of a later epoch are known; another thread calls it.
 

@@ -1,0 +1,131 @@
+"""The controller's side of a group of replicas: a stream for each member, and news of every change to all.
+
+Runs on the controller's event loop. What counts is who is connected: a process that dies hangs up, within milliseconds
+and whatever its agent says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nebula.elastic.policy import roll as policy
+from nebula.elastic.protocol import misfit
+from nebula.elastic.protocol import roll_pb2 as wire
+from nebula.elastic.protocol.roll_pb2_grpc import RollServicer
+
+Note = Callable[[str, str], None]
+"""Takes the kind of an event and its sentence."""
+
+
+@dataclass(eq=False, slots=True)
+class _Line:
+    """A member's stream; `None` in the outbox ends it."""
+
+    number: int
+    node: str
+    outbox: asyncio.Queue[wire.MemberHears | None] = field(default_factory=asyncio.Queue)
+
+
+class RollOffice(RollServicer):
+    """Keeps the roll of one job.
+
+    Args:
+        token: by which members know each other.
+        wanted: members that training waits for at first.
+        gather_s: for how long, once one is there.
+        note: of what changes.
+    """
+
+    def __init__(self, *, token: bytes, wanted: int, gather_s: float, note: Note) -> None:
+        self.roll = policy.Roll(wanted=wanted)
+        self._token, self._gather_s, self._note = token, gather_s, note
+        self._lines: dict[int, _Line] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.lost_s = 0.0
+        """Wall time of the last loss."""
+
+    async def Enrol(self, request_iterator: AsyncIterator[wire.MemberSays], context: Any) -> None:  # noqa: N802
+        """A member's stream, for as long as it lives."""
+        call = (await anext(request_iterator)).call
+        refusal = misfit(call.protocol, f"a member on {call.node}")
+        if refusal:
+            await context.write(wire.MemberHears(number=wire.Number(refusal=refusal)))
+            return
+        number = call.number
+        if not call.known:
+            self.roll, number = policy.numbered(self.roll)
+        await context.write(wire.MemberHears(number=wire.Number(number=number, token=self._token)))
+        line = _Line(number, call.node)
+        writing = asyncio.create_task(_write(line, context))
+        reading = asyncio.create_task(self._read(line, request_iterator))
+        try:
+            await asyncio.wait({writing, reading}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (writing, reading):
+                task.cancel()
+            self._gone(line)
+
+    async def _read(self, line: _Line, messages: AsyncIterator[wire.MemberSays]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            async for message in messages:
+                kind = message.WhichOneof("kind")
+                if kind == "listening":
+                    self._enrolled(line, message.listening)
+                elif kind == "broken":
+                    self._become(policy.broken(self.roll, message.broken.epoch), message.broken.why)
+                elif kind == "settled":
+                    self.roll = policy.settled(self.roll, message.settled.epoch)
+
+    def _enrolled(self, line: _Line, listening: wire.Listening) -> None:
+        if (there := self._lines.get(line.number)) is not None:
+            there.outbox.put_nowait(None)
+        self._lines[line.number] = line
+        member = policy.Member(node=line.node, address=listening.address, fresh=listening.fresh)
+        roll, because = policy.enrolled(self.roll, line.number, member, listening.epoch)
+        self._become(roll, because)
+        if self.roll.begins:
+            self._begin()
+        elif self.roll.waiting and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._begin)
+
+    def _begin(self) -> None:
+        """Those who are there train."""
+        if self.roll.waiting and self.roll.members:
+            count = len(self.roll.members)
+            self._become(policy.begun(self.roll), f"training goes on with {count} member{'s' * (count != 1)}")
+
+    def _gone(self, line: _Line) -> None:
+        if self._lines.get(line.number) is not line:
+            return
+        del self._lines[line.number]
+        self.lost_s = time.time()
+        self._become(*policy.left(self.roll, line.number))
+
+    def _become(self, roll: policy.Roll, because: str) -> None:
+        """Another roll, of which all members hear if its epoch is another."""
+        before, self.roll = self.roll, roll
+        if because:
+            self._note("members", because)
+        if roll.epoch == before.epoch or roll.waiting:
+            return
+        told = wire.MemberHears(
+            members=wire.AllMembers(
+                epoch=roll.epoch,
+                members=[
+                    wire.OneMember(number=number, address=member.address, fresh=member.fresh)
+                    for number, member in sorted(roll.members.items())
+                ],
+            )
+        )
+        for line in self._lines.values():
+            line.outbox.put_nowait(told)
+
+
+async def _write(line: _Line, context: Any) -> None:
+    while (message := await line.outbox.get()) is not None:
+        await context.write(message)

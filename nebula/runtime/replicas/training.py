@@ -1,0 +1,177 @@
+"""Trains a built-in model as one member of a group of replicas; the one of the least number writes what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from nebula.checkpoint.folder import newest
+from nebula.errors import BadInput
+from nebula.models.families import family_of
+from nebula.plan.values import Plan
+from nebula.runtime.checkpoints import Checkpoints, NoCheckpoints, split_of
+from nebula.runtime.hosts import Directory, Hosts
+from nebula.runtime.parallelize import Step
+from nebula.runtime.progress import NoProgress, Progress, Section, progress_of
+from nebula.runtime.replicas.members import Members, Roll
+from nebula.runtime.replicas.on_paddle import OnPaddle, Rows
+from nebula.runtime.replicas.session import Session
+from nebula.runtime.replicas.tree import Array
+from nebula.runtime.resume import resume
+from nebula.runtime.steps import StepRecord
+from nebula.runtime.trainer import about_of, built, checkpoints_of, finish
+from nebula.runtime.training import STEPS, Training
+
+
+class Line(Roll, Directory, Protocol):
+    """A member's line to the roll."""
+
+    @property
+    def number(self) -> int:
+        """This member's."""
+
+    def tell_changes(self, heard: Callable[[Members], None]) -> None:
+        """Has a function hear of every change, by another thread."""
+
+    def close(self) -> None:
+        """Hangs up: the others go on without this member."""
+
+
+def train(plan: Plan, training: Training, run_dir: Path, line: Line, host: str) -> None:
+    """Trains to the end.
+
+    Args:
+        plan: of one process, with as many micro-batches as there are shards.
+        line: to the roll.
+        host: of this member, as the others reach it.
+
+    Raises:
+        BadInput: the training cannot be parted into shards.
+        LeftOut: the others go on without this member.
+    """
+    step, rate, data = built(plan, training)
+    family, progress = family_of(training.config), progress_of(os.environ)
+    replica = Watched(
+        step, lambda index, rows: family.batch(data, index, rows), progress, seed=training.seed, after=rate.step
+    )
+    first = _taken_up(step, training, run_dir)
+    progress.begin_at(first)
+    hosts = Hosts(line.number, line, host)
+    session = Session(hosts, line, replica, shards=plan.micro_batches, step=first)
+    line.tell_changes(session.heard)
+    tokens = family.sequences * data.seq_len * data.global_batch
+    books = Books(step, training, run_dir, tokens)
+    before_s = time.perf_counter()
+    while session.done < training.steps:
+        session.step()
+        now_s = time.perf_counter()
+        books.note(session, replica.loss, now_s - before_s)
+        before_s = now_s
+        progress.begin_at(session.done - 1)  # a newcomer has done none of those before
+        progress.step_done()
+    leads = session.leads
+    books.close(session.done, leads=leads)
+    if leads:
+        finish(step, family, training.config, data, training, run_dir)
+    hosts.close()
+    line.close()
+
+
+class Watched(OnPaddle):
+    """A member's model whose agent sees what it does."""
+
+    def __init__(self, step: Step, batch: Rows, progress: Progress | NoProgress, **more: Any) -> None:
+        super().__init__(step, batch, **more)
+        self._progress = progress
+
+    def gradient(self, step: int, shard: int) -> tuple[Array, Any]:
+        """A shard's share; whatever follows the last one waits for others."""
+        self._progress.enter(Section.FORWARD)
+        found = super().gradient(step, shard)
+        self._progress.enter(Section.COLLECTIVE)
+        return found
+
+
+class Books:
+    """The steps of a run and its checkpoints, which the member that leads writes; another may lead at any time.
+
+    A member that comes to lead writes first what it knows of and the file lacks.
+    """
+
+    def __init__(self, step: Step, training: Training, run_dir: Path, tokens: int) -> None:
+        self._step, self._training, self._run_dir, self._tokens = step, training, run_dir, tokens
+        self._latest: deque[StepRecord] = deque(maxlen=64)
+        self._checkpoints: Checkpoints | NoCheckpoints | None = None
+        self._leads = False
+
+    def note(self, session: Session, loss: float, took_s: float) -> None:
+        """Takes note of a step that is done."""
+        record = StepRecord(
+            step=session.done,
+            loss=loss,
+            tokens=self._tokens,
+            predicted_s=0.0,
+            took_s=took_s,
+            clock="wall",
+            memory_bytes=0,
+            mfu=0.0,
+        )
+        self._latest.append(record)
+        if session.leads:
+            self._write([record] if self._leads else self._latest)
+            if self._checkpoints is None:
+                self._checkpoints = checkpoints_of(self._step, self._training, self._training.config, self._run_dir)
+            self._checkpoints.after(session.done)
+        self._leads = session.leads
+
+    def _write(self, records: Iterable[StepRecord]) -> None:
+        path = self._run_dir / STEPS
+        written = _last_step(path)
+        with path.open("a") as file:
+            for record in records:
+                if record.step > written:
+                    record.write(file)
+                    print(record.line, flush=True)
+
+    def close(self, done: int, *, leads: bool) -> None:
+        """Saves the last step, and waits for it."""
+        if leads and self._checkpoints is not None:
+            self._checkpoints.save(done)
+            if isinstance(self._checkpoints, Checkpoints):
+                self._checkpoints.close()
+
+
+def _last_step(path: Path) -> int:
+    """Of the file; a last line that was cut off is removed."""
+    if not path.is_file():
+        return 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        path.write_text("".join(whole))
+    return int(json.loads(whole[-1])["step"]) if whole else 0
+
+
+def _taken_up(step: Step, training: Training, run_dir: Path) -> int:
+    """Optimizer steps that are done when the process begins: those of the newest checkpoint."""
+    policy = training.checkpoint
+    found = newest(run_dir / policy.folder) if training.resume and policy.every else None
+    if found is None:
+        return 0
+    manifest = resume(step, found.path, split_of(step.plan), about_of(step, training, training.config))
+    return int(manifest.step)
+
+
+def check_shards(global_batch: int, shards: int) -> None:
+    """Refuses shards that do not cut a global batch evenly.
+
+    Raises:
+        BadInput: with both numbers.
+    """
+    if shards < 1 or global_batch % shards:
+        raise BadInput(f"{shards} shards do not cut a global batch of {global_batch} rows evenly: give a divisor of it")
