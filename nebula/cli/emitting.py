@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from nebula.cli.subject import Subject
     from nebula.emit import Config, Emitted, Options
     from nebula.plan.values import Plan
+
+OF_FLEET = ("fleet", "auto-parallel", "auto-tuner", "paddleformers")
+"""Formats that have words for plans of fleet alone."""
 
 Format = Annotated[
     str,
@@ -56,7 +60,7 @@ def emit(
         free(output, force=force)
     options = Options(to=str(output or ""), into=_config(into) if into else None, script=script, master=master)
     subject = load_subject(run, overrides)
-    plans = _candidates(subject, plan_file, candidate)
+    plans = _candidates(subject, plan_file, candidate, format_name)
     _print_or_write(format_name, subject, plans, options, force=force, as_json=json)
 
 
@@ -88,8 +92,19 @@ def print_or_write(format_name: str, subject: Subject, plans: Sequence[Plan], to
     _print_or_write(format_name, subject, plans, Options(to=str(to or "")), force=force, as_json=False)
 
 
-def _candidates(subject: Subject, plan_file: Path | None, first: int) -> Sequence[Plan]:
-    """The plan of the file, or those that a search finds from the `first` on."""
+def _for_fleet(subject: Subject) -> Subject:
+    """The same with fleet for its engine, unless another one or what fleet does not run is asked for."""
+    from nebula.planner.search import beyond_fleet
+
+    objective = subject.run.objective
+    if beyond_fleet(objective.fixed):
+        return subject
+    fixed = {"engine": "fleet", **objective.fixed}
+    return replace(subject, run=replace(subject.run, objective=replace(objective, fixed=fixed)))
+
+
+def _candidates(subject: Subject, plan_file: Path | None, first: int, format_name: str) -> Sequence[Plan]:
+    """The plan of the file, or those that a search finds from the `first` on; tools above fleet are given its plans."""
     from nebula.cli.subject import find_plan, given_plan
     from nebula.errors import BadInput
 
@@ -97,7 +112,7 @@ def _candidates(subject: Subject, plan_file: Path | None, first: int) -> Sequenc
         if first > 1:
             raise BadInput("--candidate counts the plans of a search; --plan names one")
         return (given_plan(subject, plan_file),)
-    found = find_plan(subject).candidates
+    found = find_plan(_for_fleet(subject) if format_name in OF_FLEET else subject).candidates
     if first > len(found):
         raise BadInput(f"--candidate {first}: the search kept {len(found)} plans")
     return found[first - 1 :]
