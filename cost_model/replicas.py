@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 from nebula.cluster.topology import NO_HOST, HostShare, Level
@@ -243,10 +244,12 @@ class Replicas:
         return moving_seconds(owned * width, UPDATE_KERNELS * self._launches(sum(weights[2:])), self.device)
 
     def _seconds(self, wires: Wires) -> float:
+        # what goes to many owners is one value many times
+        runs = [list(same) for _, same in groupby(wires, key=id)]
         return sum(
-            wire(each.kind, self._levels(each.axis), self.parameters).seconds(each.bytes)
-            for each in wires
-            if each.bytes
+            len(same) * wire(same[0].kind, self._levels(same[0].axis), self.parameters).seconds(same[0].bytes)
+            for same in runs
+            if same[0].bytes
         )
 
     def _levels(self, axis: str) -> Levels:
