@@ -54,7 +54,7 @@ def plan(
         bool,
         typer.Option(
             "--explore",
-            help="Also try what fleet does not run: virtual stages, context and experts, stages on unlike devices.",
+            help="Also try what no engine runs yet, and mark it: sharding 2 and 3 with experts, states on the host.",
         ),
     ] = False,
     refine: Annotated[
@@ -90,7 +90,7 @@ def plan(
     from nebula.report.html import write_report
 
     if resume and not explore:
-        raise BadInput("--resume goes on with an exploration: add --explore; what fleet runs is searched in seconds")
+        raise BadInput("--resume goes on with an exploration: add --explore; what engines run is searched in seconds")
     if refine and not explore:
         raise BadInput("--refine works on what an exploration finds: add --explore")
     apart(run, output, report, emit_to, resume)

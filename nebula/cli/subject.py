@@ -5,6 +5,7 @@ Paddle is imported only for a model that has to be traced.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from nebula.planner.search import Answer
     from nebula.planner.setting import Setting
     from nebula.runtime.training import Training
+
+
+PATIENCE_S = 60.0
+"""After so many seconds a search of the executor's space answers with the best so far and its gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +142,9 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
     search = partial(placed_search, subject.graph, run.cluster, run.job, chains=subject.chains, on_progress=line)
     try:
         if not wants_more(run.objective):
-            return planned(replace(asked_of(subject), on_progress=line)), ()
+            until_s = time.monotonic() + PATIENCE_S
+            late = replace(asked_of(subject), on_progress=line, enough=lambda _: time.monotonic() > until_s)
+            return planned(late), ()
         return with_front(best_by_aim(subject.question, search))
     except Infeasible as error:
         more = "; only plans of fleet are compared by that: leave out minimise and limits, or add --explore"
