@@ -45,6 +45,10 @@ def controller(
     script: Annotated[
         str, typer.Option("--script", metavar="'SCRIPT ARGUMENT...'", help="Run this instead of the built-in training.")
     ] = "",
+    replicas: Annotated[
+        int,
+        typer.Option("--replicas", metavar="SHARDS", help="Let workers fail and join one by one; a batch has SHARDS."),
+    ] = 0,
     certs: Certificates = Path("certs"),
     insecure: Insecure = False,
     plan_file: PlanOption = None,
@@ -63,12 +67,12 @@ def controller(
 
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
-    plan, search = chosen_in_depth(subject, plan_file)
+    plan, search = _member_plan(subject, replicas) if replicas else chosen_in_depth(subject, plan_file)
     bounds = _bounds(nodes, subject.run.cluster, unit)
     identity = identity_of(certs, "controller", [listen], "--listen", insecure=insecure)
     at = store or folder / "job.db"
     _make_folder(folder, subject, plan, search, force=force, goes_on=at.exists())
-    settings = _settings(subject, folder, bounds, script, memory_every)
+    settings = _settings(subject, folder, bounds, script, memory_every, replicas)
     say = _teller(json=json)
     say(f"{plan.split} · {folder} · store {at}")
     credentials = server_credentials(identity) if identity else None
@@ -76,7 +80,7 @@ def controller(
         work = serve(
             settings,
             SqliteStore(at),
-            _plans(subject, plan),
+            _plans(subject, plan, apart=replicas > 0),
             listen=listen,
             credentials=credentials,
             door=Doorkeeper(identity, say) if identity else OpenDoor(),
@@ -118,6 +122,7 @@ def agent(
         logs=logs.resolve() if logs else None,
         spares=spares,
         address=address,
+        certificate=None if insecure else (certs, certificate),
         say=_teller(json=json),
     )
 
@@ -207,11 +212,12 @@ def _make_folder(folder: Path, subject: Subject, plan: Plan, search: object, *, 
         make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=run.checkpoint)  # type: ignore[arg-type]
 
 
-def _settings(subject: Subject, folder: Path, bounds, script: str, memory_every: int) -> Settings:  # type: ignore[no-untyped-def]
+def _settings(subject: Subject, folder: Path, bounds, script: str, memory_every: int, shards: int) -> Settings:  # type: ignore[no-untyped-def]
     import shlex
 
     from nebula.cli.running import STEPS
     from nebula.elastic.controller.brain import Settings
+    from nebula.elastic.entry import replica
     from nebula.errors import BadInput
     from nebula.launch.training import LOGS, SCRIPT
     from nebula.models.data.encoded import encoded_corpus
@@ -231,7 +237,7 @@ def _settings(subject: Subject, folder: Path, bounds, script: str, memory_every:
         )
         encoded_corpus(training.config.vocabulary)
         save(training, folder)
-        words = [str(SCRIPT), str(folder)]
+        words = [replica.__file__ if shards else str(SCRIPT), str(folder)]
     elif not Path(words[0]).is_file():
         raise BadInput(f"there is no script {words[0]}")
     else:
@@ -242,14 +248,38 @@ def _settings(subject: Subject, folder: Path, bounds, script: str, memory_every:
         words=words,
         log_folder=str(folder / LOGS),
         environment={"PADDLE_DISTRI_BACKEND": "gloo"},
-        memory_every=memory_every,
+        memory_every=0 if shards else memory_every,
+        shards=shards,
     )
 
 
-def _plans(subject: Subject, plan: Plan) -> Plans:
+def _plans(subject: Subject, plan: Plan, *, apart: bool) -> Plans:
     from nebula.elastic.controller.plans import Plans
     from nebula.planner.replan import Replanner
 
     run = subject.run
+    if apart:
+        return Plans(run.cluster, plan, lambda _: plan)
     kept = Replanner(subject.graph, run.cluster, plan, objective=run.objective, reliability=run.conditions.reliability)
     return Plans(run.cluster, plan, lambda changed: kept.replan(changed).plan)
+
+
+def _member_plan(subject: Subject, shards: int):  # type: ignore[no-untyped-def]
+    """The plan of each member of a group of replicas: one process, a micro-batch for each shard."""
+    from dataclasses import replace
+
+    from nebula.errors import BadInput
+    from nebula.report.findings import Search
+    from nebula.runtime.serial import serial_plan
+
+    job, graph = subject.run.job, subject.graph
+    if job.precision == "fp16":
+        raise BadInput("--replicas: fp16 scales losses by what one process has seen: set job.precision to bf16 or fp32")
+    if shards < 1 or job.global_batch % shards:
+        raise BadInput(
+            f"--replicas {shards}: so many shards do not cut a global batch of {job.global_batch} rows evenly; "
+            "give a divisor of it"
+        )
+    plan = serial_plan(global_batch=job.global_batch, micro_batches=shards, layers=len(graph.layers))
+    because = f"every worker is a replica and does some of the {shards} shards of a batch"
+    return replace(plan, job=job, because=because), Search()

@@ -101,8 +101,9 @@ class RollLine:
         self._heard = heard
 
     def close(self) -> None:
-        """Hangs up: the others go on without this member."""
+        """Says that all steps are done, and hangs up."""
         self._over = True
+        self._say(done=wire.Done())
         self._outbox.put(None)
 
     def _until(self, done: Callable[[], bool], why: str) -> None:
@@ -111,7 +112,12 @@ class RollLine:
                 raise RunFailed(f"{why} for {PATIENCE_S:.0f} s")
 
     def _where(self) -> wire.Listening:
-        return wire.Listening(address=self._listening, fresh=self._fresh, epoch=self._members.epoch)
+        return wire.Listening(
+            address=self._listening,
+            fresh=self._fresh,
+            epoch=self._members.epoch,
+            members=len(self._members.addresses),
+        )
 
     def _say(self, **kind: Any) -> None:
         self._outbox.put(wire.MemberSays(**kind))

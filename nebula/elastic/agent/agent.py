@@ -22,9 +22,9 @@ from nebula.elastic.agent import environment
 from nebula.elastic.agent.addresses import Ports
 from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.crew import Crew
-from nebula.elastic.agent.hang import Patience, culprit
+from nebula.elastic.agent.hang import WAITING, Patience, culprit
 from nebula.elastic.agent.session import Lost, Session, Untrusted
-from nebula.elastic.agent.worker import Worker, ending
+from nebula.elastic.agent.worker import Order, Worker, ending
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.errors import BadInput, NebulaError, RunFailed
@@ -47,6 +47,7 @@ class Node:
         address: where other nodes reach it.
         logs: folder for the workers' logs; None: where the controller says.
         spares: whether processes stand by with Paddle imported.
+        roll: environment by which a member of a group of replicas finds the others.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Node:
     logs: Path | None = None
     spares: bool = True
     patience: Patience = field(default_factory=Patience)
+    roll: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ class Agent:
         self._said_s, self._known_s, self._connected = 0.0, [0.0][:0], False
         self._said = ""
         self._left: wire.Leave | None = None
+        self._orders: Mapping[int, Order] = {}
         self._leaving, self._instance = "", int.from_bytes(os.urandom(6), "little")
 
     def hear(self, message: Any) -> None:
@@ -180,7 +183,13 @@ class Agent:
                 self.say(f"refused {kind} of a controller of epoch {value.epoch}: epoch {self.epoch} leads")
                 return
             self.epoch = value.epoch
-            {"welcome": self._welcome, "start": self._start, "stop": self._stop, "leave": self._leave}[kind](value)
+            {
+                "welcome": self._welcome,
+                "start": self._start,
+                "stop": self._stop,
+                "leave": self._leave,
+                "again": self._again,
+            }[kind](value)
 
     def _say_once(self, sentence: str) -> None:
         if sentence != self._said:
@@ -215,7 +224,8 @@ class Agent:
             self._session.send(finished=wire.Finished(generation=generation.number))
 
     def _start(self, start: wire.Start) -> None:
-        if start.generation <= self.generation.number:
+        rested = start.apart and start.generation == self.generation.number and not self.crew.ranks
+        if start.generation <= self.generation.number and not rested:
             self.say(f"refused to start generation {start.generation}: {self.generation.number} is there already")
             return
         self._end_workers()
@@ -249,8 +259,22 @@ class Agent:
             memory_every=self.memory_every,
             resume=prepared.folder,
         )
+        self._orders = orders
         self.crew.start(orders)
         generation.running = True
+        self._watch()
+
+    def _again(self, again: wire.Again) -> None:
+        """Begins one worker anew, out of a spare if there is one."""
+        slot = next((slot for slot, order in self._orders.items() if order.rank == again.rank), None)
+        if again.generation != self.generation.number or self.generation.stopping or slot is None:
+            return
+        worker = self.crew.ranks.get(slot)
+        if worker is not None:  # it hangs
+            worker.kill()
+            self._forget(worker)
+        self.generation.failed, self.generation.refilled = None, False
+        self.crew.start_again(slot, self._orders[slot])
         self._watch()
 
     def _orders_of(self, start: wire.Start) -> Sequence[wire.Rank]:
@@ -344,6 +368,8 @@ class Agent:
         if not generation.running or generation.stopping or not self.crew.ranks:
             return
         silent = self.crew.silent(now_s, self.node.patience, self._known_s)
+        if generation.start.apart:  # who waits for another is not to blame, wherever that one is
+            silent = [one for one in silent if one.frozen or one.section not in WAITING]
         if silent and generation.failed is None:
             blamed = culprit(silent)
             self.crew.dump_stacks()

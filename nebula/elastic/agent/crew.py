@@ -55,6 +55,13 @@ class Crew:
             self.ranks[slot] = worker
             worker.run(order)
 
+    def start_again(self, slot: int, order: Order) -> None:
+        """Gives an order to the spare of one slot, or to a new process; the others go on."""
+        assert slot not in self.ranks, f"the worker of slot {slot} has not ended"
+        worker = self.spares.pop(slot, None) or Worker(slot, self.environment, self.scratch, idle=False)
+        self.ranks[slot] = worker
+        worker.run(order)
+
     def ended(self, worker: Worker) -> int:
         """Forgets a worker whose pidfd says that it has ended, and tells its exit code."""
         for kind in (self.ranks, self.spares):

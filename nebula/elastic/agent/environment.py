@@ -53,6 +53,8 @@ def orders(
         more |= {"NEBULA_MEMORY": str(copies / OWN), "NEBULA_MEMORY_EVERY": str(memory_every)}
     if resume is not None:
         more["NEBULA_RESUME"] = str(resume)
+    if start.apart:
+        more |= node.roll
     return {
         rank.local: Order(
             generation=start.generation,
@@ -62,7 +64,7 @@ def orders(
                 **start.environment,
                 **rank.environment,
                 **more,
-                **of_rank(start, rank, len(ranks), str(logs)),
+                **(of_member(rank, str(logs)) if start.apart else of_rank(start, rank, len(ranks), str(logs))),
             },
             folder=Path.cwd(),
             log=logs / f"workerlog.{rank.rank}",
@@ -91,5 +93,16 @@ def of_rank(start: wire.Start, rank: wire.Rank, here: int, logs: str) -> dict[st
         "PADDLE_TRAINERS_NUM": world,
         "PADDLE_RANK_IN_NODE": str(rank.local),
         "PADDLE_TRAINER_ENDPOINTS": ",".join(one.endpoint for one in start.ranks),
+        "PADDLE_LOG_DIR": logs,
+    }
+
+
+def of_member(rank: wire.Rank, logs: str) -> dict[str, str]:
+    """The same for a member of a group of replicas, which is alone in Paddle's eyes."""
+    return {
+        "PADDLE_TRAINER_ID": "0",
+        "PADDLE_TRAINERS_NUM": "1",
+        "PADDLE_RANK_IN_NODE": str(rank.local),
+        "PADDLE_LOCAL_RANK": str(rank.local),
         "PADDLE_LOG_DIR": logs,
     }

@@ -18,6 +18,7 @@ from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.peer import Peer
 from nebula.elastic.agent.session import Session
 from nebula.elastic.authority import Identity
+from nebula.elastic.entry import replica
 from nebula.elastic.protocol.control_pb2_grpc import add_PeerServicer_to_server
 from nebula.elastic.trust import Doorkeeper, OpenDoor, check_partner, dial, server_credentials
 
@@ -43,6 +44,7 @@ def run(
     logs: Path | None = None,
     spares: bool = True,
     address: str = "",
+    certificate: tuple[Path, str] | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Works for a job until the controller says that it is over.
@@ -51,6 +53,7 @@ def run(
         controllers: HOST:PORT of each.
         identity: None: without TLS.
         address: where other nodes reach this one; empty: as the way to the controller tells.
+        certificate: where the identity was read from, folder and name: members of a group of replicas read it, too.
 
     Raises:
         BadInput: the controller refuses this agent.
@@ -65,6 +68,7 @@ def run(
         scratch=scratch,
         logs=logs,
         spares=spares,
+        roll=_roll(controllers, address or own_address(controllers[0]), certificate),
     )
     to = dial(identity, OPTIONS)
     copies = Copies(scratch, name, to)
@@ -89,6 +93,14 @@ def run(
     finally:
         server.stop(0)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _roll(controllers: Sequence[str], host: str, certificate: tuple[Path, str] | None) -> dict[str, str]:
+    """By what a member of a group of replicas finds the others."""
+    found = {replica.ROLL: ",".join(controllers), replica.HOST: host}
+    if certificate is not None:
+        found |= {replica.CERTS: str(certificate[0].resolve()), replica.CERTIFICATE: certificate[1]}
+    return found
 
 
 def sweep(folder: Path) -> None:

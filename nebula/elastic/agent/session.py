@@ -99,6 +99,8 @@ class Session:
         try:
             for message in ControllerStub(channel).Join(_until_none(outbox)):
                 welcomed = welcomed or message.HasField("welcome")
+                if message.HasField("leave"):
+                    self._over.set()
                 self._heard(message)
         except grpc.RpcError as error:
             return welcomed, str(error.details() if isinstance(error, grpc.Call) else error)

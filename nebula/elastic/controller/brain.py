@@ -19,7 +19,7 @@ from nebula.elastic.controller.recovery import Recovery
 from nebula.elastic.controller.restore import Restorable, newest
 from nebula.elastic.policy import JobState, Limits, decide, events
 from nebula.elastic.policy.record import dumps, loads
-from nebula.elastic.policy.values import Action, Bounds, End, Fault, Phase, Release, Start, Stop
+from nebula.elastic.policy.values import Action, Again, Bounds, End, Fault, Phase, Release, Start, Stop
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.store import Lease, Store
@@ -43,6 +43,7 @@ class Settings:
         select: the environment that gives a rank its device.
         silence_s: an agent that says nothing for so long is cut off.
         memory_every: steps between two copies in memory; 0: none.
+        shards: of a batch, where the workers are replicas that fail and join one by one; 0: they are not.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Settings:
     heartbeat_s: float = 0.5
     silence_s: float = 3.0
     memory_every: int = 1
+    shards: int = 0
 
 
 class Brain:
@@ -74,7 +76,7 @@ class Brain:
         kept, seats = store.get(STATE), store.get(SEATS)
         self.versions = {STATE: kept.version if kept else 0, SEATS: seats.version if seats else 0}
         self.seats: dict[str, str] = json.loads(seats.value) if seats else {}
-        self.state, written_s = loads(kept.value) if kept else (JobState(bounds=settings.bounds), 0.0)
+        self.state, written_s = loads(kept.value) if kept else (_first_state(settings), 0.0)
         self._ahead_s = max(0.0, written_s - time.time())
         self._began_s = time.time() - time.monotonic()
         self._awaited: set[str] = set()
@@ -87,6 +89,15 @@ class Brain:
         self._working: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.members_expected: Callable[[int], None] = lambda count: None  # noqa: ARG005
+
+    def kept(self, key: str, value: str) -> str:
+        """What the store has under a key; `value` is put there if it has nothing."""
+        there = self.store.get(key)
+        if there is None:
+            self._write(key, value)
+            return value
+        return there.value
 
     def now_s(self) -> float:
         """Seconds that never run back, also over a restart of the controller."""
@@ -251,7 +262,7 @@ class Brain:
             self.tell(events.DrainAsked(node=node, cause=message.leaving.because), "drained")
 
     def _failed(self, node: str, failed: wire.Failed) -> None:
-        if failed.generation == self.state.generation and self.state.phase is Phase.RUNNING:
+        if failed.generation == self.state.generation and self.state.phase is Phase.RUNNING and not self.state.apart:
             self._recovery = Recovery(seen_s=failed.seen_s, before=self.state.step)
             self._recovery.mark("told", time.time())
         event = events.Failed(
@@ -288,8 +299,17 @@ class Brain:
         if generation != self.state.generation:
             return
         self._done = {*self._done, node} & set(self.state.members)
-        if self._done == {place for place in self.state.members if place in self._working}:
+        if self.state.apart:
+            self._look_whether_done()
+        elif self._done == {place for place in self.state.members if place in self._working}:
             self.tell(events.Finished(generation=generation), "finished")
+
+    def _look_whether_done(self) -> None:
+        """Replicas are done once one is, and those that have done as many steps; newcomers have nothing to do."""
+        told = {node: self.crowd.lines[node].progress for node in self.state.members if node in self.crowd.lines}
+        last = max((progress.most_step for progress in told.values()), default=0)
+        if self._done and all(node in self._done or one.most_step < last for node, one in told.items()):
+            self.tell(events.Finished(generation=self.state.generation), "finished")
 
     def _one_stopped(self, node: str) -> None:
         if node in self._awaited:
@@ -305,7 +325,12 @@ class Brain:
     # Actions
 
     def _carry_out(self, action: Action) -> None:
-        if isinstance(action, Stop):
+        if isinstance(action, Stop) and action.node:
+            self._tell(action.node, stop=wire.Stop(epoch=self.lease.token, generation=action.generation))
+        elif isinstance(action, Again):
+            again = wire.Again(epoch=self.lease.token, generation=self.state.generation, rank=action.rank)
+            self._tell(action.node, again=again)
+        elif isinstance(action, Stop):
             self._stop(action)
         elif isinstance(action, Start):
             self._spawn(self._start(action))
@@ -315,6 +340,10 @@ class Brain:
             for node in list(self.crowd.lines):
                 self._release(node, self.state.why, failed=action.failed)
             self.over.set()
+
+    def _tell(self, node: str, **kind: Any) -> None:
+        if node in self.crowd.lines:
+            self.crowd.lines[node].tell(wire.ToAgent(**kind))
 
     def _stop(self, action: Stop) -> None:
         """Stops every node that is connected: one that is no member may hold copies, too."""
@@ -346,6 +375,9 @@ class Brain:
             self.tell(events.Refused(generation=action.generation, cause=str(error)), "refused")
 
     def _begin(self, action: Start, plan: Plan) -> None:
+        if self.state.apart:
+            self._begin_apart(action, plan)
+            return
         found = newest(self.crowd.copies(), before=self._untrusted) if self.settings.memory_every else None
         names = {self.seats[node]: node for node in action.members}
         if missing := [node for node in action.members if node not in self.crowd.lines]:
@@ -363,6 +395,36 @@ class Brain:
         for node in action.members:
             start = self._message(action, plan, placed, found, node, same=same)
             self.crowd.lines[node].tell(wire.ToAgent(start=start))
+
+    def _begin_apart(self, action: Start, plan: Plan) -> None:
+        """Has the workers of some nodes begin as members of the group; they find the others by themselves."""
+        self.plan, lines = plan, self.crowd.lines
+        slots = sum(lines[node].hello.slots for node in self.state.members if node in lines)
+        self.members_expected(slots)
+        for node in action.members:
+            if node not in lines:
+                continue
+            hello, first = lines[node].hello, self.state.numbers[node] * lines[node].hello.slots
+            placed = [
+                wire.Rank(
+                    rank=first + slot,
+                    node=node,
+                    local=slot,
+                    device=slot,
+                    environment=self.settings.select(first + slot, slot),
+                )
+                for slot in range(hello.slots)
+            ]
+            start = wire.Start(
+                epoch=self.lease.token,
+                generation=action.generation,
+                plan_json=plan_text(plan),
+                ranks=placed,
+                words=self.settings.words,
+                log_folder=self.settings.log_folder,
+                apart=True,
+            )
+            lines[node].tell(wire.ToAgent(start=start))
 
     def _message(
         self, action: Start, plan: Plan, placed: Sequence[wire.Rank], found: Restorable | None, node: str, *, same: bool
@@ -396,3 +458,7 @@ class Brain:
             everything=bool(found) and not (same and found is not None and own <= found.ranks_on(node)),
             log_folder=self.settings.log_folder,
         )
+
+
+def _first_state(settings: Settings) -> JobState:
+    return JobState(bounds=settings.bounds, apart=settings.shards > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -15,15 +16,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from nebula.elastic.controller.brain import Brain, Settings
 from nebula.elastic.controller.plans import Plans
+from nebula.elastic.controller.roll_office import RollOffice
 from nebula.elastic.controller.service import Service
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol.control_pb2_grpc import add_ControllerServicer_to_server
+from nebula.elastic.protocol.roll_pb2_grpc import add_RollServicer_to_server
 from nebula.elastic.store import Fenced, Lease, Store
 from nebula.elastic.trust import Doorkeeper, OpenDoor
 from nebula.errors import BadInput, RunFailed
 
 TTL_S = 1.5
 """A lease that is not renewed for so long passes on."""
+GATHER_S = 30.0
+"""How long the first members of a group of replicas wait for the others, which import Paddle."""
 SERVICE = "nebula.elastic.v1.Controller"
 OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -71,6 +76,11 @@ async def serve(
         raise BadInput(f"the job {settings.name} in this store is {brain.state.phase.value}: name another --store")
     server = grpc.aio.server(options=OPTIONS)
     add_ControllerServicer_to_server(Service(brain, holder, door), server)
+    if settings.shards:
+        token = bytes.fromhex(brain.kept("token", secrets.token_hex(16)))
+        office = RollOffice(token=token, wanted=1, gather_s=GATHER_S, note=brain.note)
+        brain.members_expected = office.expect
+        add_RollServicer_to_server(office, server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     for name in ("", SERVICE):

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nebula.elastic.policy import roll as policy
@@ -29,6 +28,7 @@ class _Line:
     number: int
     node: str
     outbox: asyncio.Queue[wire.MemberHears | None] = field(default_factory=asyncio.Queue)
+    done: bool = False
 
 
 class RollOffice(RollServicer):
@@ -46,8 +46,6 @@ class RollOffice(RollServicer):
         self._token, self._gather_s, self._note = token, gather_s, note
         self._lines: dict[int, _Line] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self.lost_s = 0.0
-        """Wall time of the last loss."""
 
     async def Enrol(self, request_iterator: AsyncIterator[wire.MemberSays], context: Any) -> None:  # noqa: N802
         """A member's stream, for as long as it lives."""
@@ -77,7 +75,9 @@ class RollOffice(RollServicer):
                 if kind == "listening":
                     self._enrolled(line, message.listening)
                 elif kind == "broken":
-                    self._become(policy.broken(self.roll, message.broken.epoch), message.broken.why)
+                    self._broken(line, message.broken)
+                elif kind == "done":
+                    line.done = True
                 elif kind == "settled":
                     self.roll = policy.settled(self.roll, message.settled.epoch)
 
@@ -85,6 +85,7 @@ class RollOffice(RollServicer):
         if (there := self._lines.get(line.number)) is not None:
             there.outbox.put_nowait(None)
         self._lines[line.number] = line
+        self.expect(max(self.roll.wanted, listening.members))
         member = policy.Member(node=line.node, address=listening.address, fresh=listening.fresh)
         roll, because = policy.enrolled(self.roll, line.number, member, listening.epoch)
         self._become(roll, because)
@@ -93,17 +94,30 @@ class RollOffice(RollServicer):
         elif self.roll.waiting and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._begin)
 
+    def expect(self, members: int) -> None:
+        """Has training wait for so many at first."""
+        if self.roll.waiting:
+            self.roll = replace(self.roll, wanted=members)
+
     def _begin(self) -> None:
         """Those who are there train."""
         if self.roll.waiting and self.roll.members:
             count = len(self.roll.members)
             self._become(policy.begun(self.roll), f"training goes on with {count} member{'s' * (count != 1)}")
 
+    def _broken(self, line: _Line, broken: wire.Broken) -> None:
+        roll = policy.broken(self.roll, broken.epoch)
+        if roll.epoch != self.roll.epoch:
+            self._become(roll, f"member {line.number} on {line.node} cannot reach others: {broken.why}")
+
     def _gone(self, line: _Line) -> None:
         if self._lines.get(line.number) is not line:
             return
         del self._lines[line.number]
-        self.lost_s = time.time()
+        if line.done:
+            self.roll = policy.left(self.roll, line.number)[0]
+            self._note("members", f"member {line.number} on {line.node} has done all steps")
+            return
         self._become(*policy.left(self.roll, line.number))
 
     def _become(self, roll: policy.Roll, because: str) -> None:

@@ -7,21 +7,19 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from nebula.elastic.trust import dial
-
-ROLL, SHARDS, HOST, CERTS, CERTIFICATE = (
+ROLL, HOST, CERTS, CERTIFICATE = (
     "NEBULA_ROLL",
-    "NEBULA_SHARDS",
     "NEBULA_ROLL_HOST",
     "NEBULA_ROLL_CERTS",
     "NEBULA_ROLL_CERTIFICATE",
 )
-"""Variables: addresses of the controllers, shards of a batch, this host's address, and the agent's certificates."""
+"""Variables: addresses of the controllers, this host's, and where the agent's certificate is and what it is called."""
 
 
 def main(run_dir: Path, env: Mapping[str, str]) -> None:
     """Trains as one member, to the end."""
     from nebula.elastic.member import RollLine
+    from nebula.elastic.trust import dial
     from nebula.plan.files import load_plan
     from nebula.runtime import start
     from nebula.runtime.replicas.training import train

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nebula.elastic.policy import events
+from nebula.elastic.policy import apart, events
 from nebula.elastic.policy.membership import chosen, form, listed, stop, with_node, without
 from nebula.elastic.policy.values import (
     Bounds,
@@ -48,6 +48,8 @@ def _joined(now_s: float, state: JobState, event: events.Joined, limits: Limits)
         replace(known, back_by_s=math.inf, slots=event.slots) if known else NodeState(number=number, slots=event.slots)
     )
     state = with_node(state, event.node, node)
+    if state.phase is Phase.RUNNING and state.apart:
+        return apart.joined(state, event)
     if state.phase is Phase.RUNNING and event.node in state.members:
         if event.generation == state.generation:
             return Decision(state=state, because=f"{event.node} is connected again; its workers went on")
@@ -78,6 +80,8 @@ def _tick(now_s: float, state: JobState, event: events.Tick, limits: Limits) -> 
     lost = sorted(name for name, node in state.nodes.items() if node.lost(now_s))
     told = f"{listed(lost)} {'are' if len(lost) > 1 else 'is'} lost" if lost else ""
     state = without(state, set(lost))
+    if state.phase is Phase.RUNNING and state.apart:
+        return apart.lost(now_s, state, set(lost), told, limits)
     if state.phase is Phase.RUNNING and not set(lost).isdisjoint(state.members):
         return stop(_fell(state, now_s, limits), told)
     if state.phase is Phase.WAITING:
@@ -86,6 +90,8 @@ def _tick(now_s: float, state: JobState, event: events.Tick, limits: Limits) -> 
 
 
 def _failed(now_s: float, state: JobState, event: events.Failed, limits: Limits) -> Decision:
+    if state.apart:
+        return apart.failed(now_s, state, event, limits)
     if event.generation != state.generation or state.phase is not Phase.RUNNING:
         return Decision(state=state)  # it lost a peer whose end is dealt with already
     because = f"rank {event.rank} on {event.node} {event.cause}"
@@ -149,6 +155,8 @@ def _scale(now_s: float, state: JobState, event: events.ScaleAsked, limits: Limi
     state, because = replace(state, bounds=bounds), f"scaled to {event.least}:{event.most} nodes"
     if state.phase is Phase.WAITING:
         return _then(because, form(now_s, state, limits))
+    if state.phase is Phase.RUNNING and state.apart:
+        return apart.scaled(state, because)
     if state.phase is Phase.RUNNING and chosen(state) != state.members:
         return stop(state, because, at_boundary=True)
     return Decision(state=state, because=because)
@@ -159,6 +167,8 @@ def _drain(now_s: float, state: JobState, event: events.DrainAsked, limits: Limi
     node = state.nodes.get(event.node)
     if node is None:
         return Decision(state=state, because=f"nothing to drain: there is no node {event.node}")
+    if state.phase is Phase.RUNNING and state.apart and len(state.members) > 1:
+        return apart.drained(state, event)
     state = with_node(state, event.node, replace(node, draining=True))
     because = f"{event.node} is drained: {event.cause}"
     if state.phase is Phase.RUNNING and event.node in state.members:

@@ -146,9 +146,11 @@ class JobState:
         restarts: generations that ended with a failure.
         gather_until_s, not_before_s: until when to wait for further nodes, and with the next attempt.
         why: the sentence of the last decision that mattered.
+        apart: the workers are replicas, which fail and join one by one.
     """
 
     bounds: Bounds
+    apart: bool = False
     phase: Phase = Phase.WAITING
     generation: int = 0
     members: tuple[str, ...] = ()
@@ -177,11 +179,13 @@ class Stop:
     Attributes:
         at_boundary: let them finish a step and save it first.
         dump: have them write their stacks first.
+        node: the one node whose workers are to end, which nobody answers for; empty: all.
     """
 
     generation: int
     at_boundary: bool = False
     dump: bool = False
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +194,14 @@ class Start:
 
     generation: int
     members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """Begin one worker anew, whose others go on."""
+
+    node: str
+    rank: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +218,7 @@ class End:
     failed: bool
 
 
-Action = Stop | Start | Release | End
+Action = Stop | Start | Again | Release | End
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,7 @@ class Source(_message.Message):
     def __init__(self, name: _Optional[str] = ..., node: _Optional[str] = ..., address: _Optional[str] = ..., rank: _Optional[int] = ..., alone: _Optional[bool] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("epoch", "generation", "plan_json", "ranks", "master", "words", "environment", "resume_step", "sources", "neighbour", "everything", "log_folder")
+    __slots__ = ("epoch", "generation", "plan_json", "ranks", "master", "words", "environment", "resume_step", "sources", "neighbour", "everything", "log_folder", "apart")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class Start(_message.Message):
     NEIGHBOUR_FIELD_NUMBER: _ClassVar[int]
     EVERYTHING_FIELD_NUMBER: _ClassVar[int]
     LOG_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    APART_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     generation: int
     plan_json: str
@@ -131,7 +132,18 @@ class Start(_message.Message):
     neighbour: str
     everything: bool
     log_folder: str
-    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., plan_json: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[Rank, _Mapping]]] = ..., master: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., resume_step: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., neighbour: _Optional[str] = ..., everything: _Optional[bool] = ..., log_folder: _Optional[str] = ...) -> None: ...
+    apart: bool
+    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., plan_json: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[Rank, _Mapping]]] = ..., master: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., resume_step: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., neighbour: _Optional[str] = ..., everything: _Optional[bool] = ..., log_folder: _Optional[str] = ..., apart: _Optional[bool] = ...) -> None: ...
+
+class Again(_message.Message):
+    __slots__ = ("epoch", "generation", "rank")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    generation: int
+    rank: int
+    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class Stop(_message.Message):
     __slots__ = ("epoch", "generation", "at_step", "dump")
@@ -156,18 +168,20 @@ class Leave(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., because: _Optional[str] = ..., failed: _Optional[bool] = ...) -> None: ...
 
 class ToAgent(_message.Message):
-    __slots__ = ("welcome", "refusal", "start", "stop", "leave")
+    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     start: Start
     stop: Stop
     leave: Leave
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+    again: Again
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("generation", "rank", "fault", "cause", "last_lines", "seen_s")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"nebula/elastic/protocol/roll.proto\x12\x11nebula.elastic.v1\"E\n\x04\x43\x61ll\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05known\x18\x03 \x01(\x08\x12\x0e\n\x06number\x18\x04 \x01(\r\":\n\tListening\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05\x66resh\x18\x02 \x01(\x08\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"$\n\x06\x42roken\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x18\n\x07Settled\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\xcc\x01\n\nMemberSays\x12\'\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x17.nebula.elastic.v1.CallH\x00\x12\x31\n\tlistening\x18\x02 \x01(\x0b\x32\x1c.nebula.elastic.v1.ListeningH\x00\x12+\n\x06\x62roken\x18\x03 \x01(\x0b\x32\x19.nebula.elastic.v1.BrokenH\x00\x12-\n\x07settled\x18\x04 \x01(\x0b\x32\x1a.nebula.elastic.v1.SettledH\x00\x42\x06\n\x04kind\"8\n\x06Number\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07refusal\x18\x03 \x01(\t\";\n\tOneMember\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05\x66resh\x18\x03 \x01(\x08\"J\n\nAllMembers\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12-\n\x07members\x18\x02 \x03(\x0b\x32\x1c.nebula.elastic.v1.OneMember\"t\n\x0bMemberHears\x12+\n\x06number\x18\x01 \x01(\x0b\x32\x19.nebula.elastic.v1.NumberH\x00\x12\x30\n\x07members\x18\x02 \x01(\x0b\x32\x1d.nebula.elastic.v1.AllMembersH\x00\x42\x06\n\x04kind2R\n\x04Roll\x12J\n\x05\x45nrol\x12\x1d.nebula.elastic.v1.MemberSays\x1a\x1e.nebula.elastic.v1.MemberHears(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"nebula/elastic/protocol/roll.proto\x12\x11nebula.elastic.v1\"E\n\x04\x43\x61ll\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05known\x18\x03 \x01(\x08\x12\x0e\n\x06number\x18\x04 \x01(\r\"K\n\tListening\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05\x66resh\x18\x02 \x01(\x08\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07members\x18\x04 \x01(\r\"$\n\x06\x42roken\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x18\n\x07Settled\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\x06\n\x04\x44one\"\xf5\x01\n\nMemberSays\x12\'\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x17.nebula.elastic.v1.CallH\x00\x12\x31\n\tlistening\x18\x02 \x01(\x0b\x32\x1c.nebula.elastic.v1.ListeningH\x00\x12+\n\x06\x62roken\x18\x03 \x01(\x0b\x32\x19.nebula.elastic.v1.BrokenH\x00\x12-\n\x07settled\x18\x04 \x01(\x0b\x32\x1a.nebula.elastic.v1.SettledH\x00\x12\'\n\x04\x64one\x18\x05 \x01(\x0b\x32\x17.nebula.elastic.v1.DoneH\x00\x42\x06\n\x04kind\"8\n\x06Number\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07refusal\x18\x03 \x01(\t\";\n\tOneMember\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05\x66resh\x18\x03 \x01(\x08\"J\n\nAllMembers\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12-\n\x07members\x18\x02 \x03(\x0b\x32\x1c.nebula.elastic.v1.OneMember\"t\n\x0bMemberHears\x12+\n\x06number\x18\x01 \x01(\x0b\x32\x19.nebula.elastic.v1.NumberH\x00\x12\x30\n\x07members\x18\x02 \x01(\x0b\x32\x1d.nebula.elastic.v1.AllMembersH\x00\x42\x06\n\x04kind2R\n\x04Roll\x12J\n\x05\x45nrol\x12\x1d.nebula.elastic.v1.MemberSays\x1a\x1e.nebula.elastic.v1.MemberHears(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALL']._serialized_start=57
   _globals['_CALL']._serialized_end=126
   _globals['_LISTENING']._serialized_start=128
-  _globals['_LISTENING']._serialized_end=186
-  _globals['_BROKEN']._serialized_start=188
-  _globals['_BROKEN']._serialized_end=224
-  _globals['_SETTLED']._serialized_start=226
-  _globals['_SETTLED']._serialized_end=250
-  _globals['_MEMBERSAYS']._serialized_start=253
-  _globals['_MEMBERSAYS']._serialized_end=457
-  _globals['_NUMBER']._serialized_start=459
-  _globals['_NUMBER']._serialized_end=515
-  _globals['_ONEMEMBER']._serialized_start=517
-  _globals['_ONEMEMBER']._serialized_end=576
-  _globals['_ALLMEMBERS']._serialized_start=578
-  _globals['_ALLMEMBERS']._serialized_end=652
-  _globals['_MEMBERHEARS']._serialized_start=654
-  _globals['_MEMBERHEARS']._serialized_end=770
-  _globals['_ROLL']._serialized_start=772
-  _globals['_ROLL']._serialized_end=854
+  _globals['_LISTENING']._serialized_end=203
+  _globals['_BROKEN']._serialized_start=205
+  _globals['_BROKEN']._serialized_end=241
+  _globals['_SETTLED']._serialized_start=243
+  _globals['_SETTLED']._serialized_end=267
+  _globals['_DONE']._serialized_start=269
+  _globals['_DONE']._serialized_end=275
+  _globals['_MEMBERSAYS']._serialized_start=278
+  _globals['_MEMBERSAYS']._serialized_end=523
+  _globals['_NUMBER']._serialized_start=525
+  _globals['_NUMBER']._serialized_end=581
+  _globals['_ONEMEMBER']._serialized_start=583
+  _globals['_ONEMEMBER']._serialized_end=642
+  _globals['_ALLMEMBERS']._serialized_start=644
+  _globals['_ALLMEMBERS']._serialized_end=718
+  _globals['_MEMBERHEARS']._serialized_start=720
+  _globals['_MEMBERHEARS']._serialized_end=836
+  _globals['_ROLL']._serialized_start=838
+  _globals['_ROLL']._serialized_end=920
 # @@protoc_insertion_point(module_scope)

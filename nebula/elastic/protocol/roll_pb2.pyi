@@ -19,14 +19,16 @@ class Call(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., known: _Optional[bool] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Listening(_message.Message):
-    __slots__ = ("address", "fresh", "epoch")
+    __slots__ = ("address", "fresh", "epoch", "members")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     address: str
     fresh: bool
     epoch: int
-    def __init__(self, address: _Optional[str] = ..., fresh: _Optional[bool] = ..., epoch: _Optional[int] = ...) -> None: ...
+    members: int
+    def __init__(self, address: _Optional[str] = ..., fresh: _Optional[bool] = ..., epoch: _Optional[int] = ..., members: _Optional[int] = ...) -> None: ...
 
 class Broken(_message.Message):
     __slots__ = ("epoch", "why")
@@ -42,17 +44,23 @@ class Settled(_message.Message):
     epoch: int
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
+class Done(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class MemberSays(_message.Message):
-    __slots__ = ("call", "listening", "broken", "settled")
+    __slots__ = ("call", "listening", "broken", "settled", "done")
     CALL_FIELD_NUMBER: _ClassVar[int]
     LISTENING_FIELD_NUMBER: _ClassVar[int]
     BROKEN_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
     call: Call
     listening: Listening
     broken: Broken
     settled: Settled
-    def __init__(self, call: _Optional[_Union[Call, _Mapping]] = ..., listening: _Optional[_Union[Listening, _Mapping]] = ..., broken: _Optional[_Union[Broken, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ...) -> None: ...
+    done: Done
+    def __init__(self, call: _Optional[_Union[Call, _Mapping]] = ..., listening: _Optional[_Union[Listening, _Mapping]] = ..., broken: _Optional[_Union[Broken, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ...) -> None: ...
 
 class Number(_message.Message):
     __slots__ = ("number", "token", "refusal")

@@ -39,7 +39,7 @@ class Line(Roll, Directory, Protocol):
         """Has a function hear of every change, by another thread."""
 
     def close(self) -> None:
-        """Hangs up: the others go on without this member."""
+        """Says that all steps are done, and hangs up."""
 
 
 def train(plan: Plan, training: Training, run_dir: Path, line: Line, host: str) -> None:

@@ -1,0 +1,82 @@
+"""What differs for a group of replicas: workers fail and join one by one, and the others never stop for them.
+
+The members themselves agree on each step (nebula.runtime.replicas); here it is decided which nodes run workers, and
+whether one that failed begins anew. There is one generation, which ends with the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nebula.elastic.policy import events
+from nebula.elastic.policy.membership import listed, stop, with_node, without
+from nebula.elastic.policy.values import Again, Decision, End, Fault, JobState, Limits, Phase, Release, Start, Stop
+
+
+def joined(state: JobState, event: events.Joined) -> Decision:
+    """A node comes while others train: its workers begin, and learn the state from the others."""
+    if event.node in state.members and event.generation == state.generation:
+        return Decision(state=state, because=f"{event.node} is connected again; its workers went on")
+    members = tuple(dict.fromkeys((*state.members, event.node)))
+    if len(members) > state.bounds.most:
+        return Decision(state=state, because=f"{event.node} joined and stands by")
+    state = replace(state, members=members)
+    because = f"{event.node} joined the replicas"
+    return Decision(state=state, actions=(Start(generation=state.generation, members=(event.node,)),), because=because)
+
+
+def lost(now_s: float, state: JobState, names: set[str], because: str, limits: Limits) -> Decision:
+    """Nodes are lost: the others have finished the step already."""
+    del now_s, limits
+    members = tuple(name for name in state.members if name not in names)
+    state = replace(state, members=members)
+    if not names or members:
+        return Decision(state=state, because=because and f"{because}; the others go on")
+    return stop(state, f"{because}; nobody is left")
+
+
+def failed(now_s: float, state: JobState, event: events.Failed, limits: Limits) -> Decision:
+    """A worker failed: it begins anew, unless that does not help."""
+    if state.phase is not Phase.RUNNING or event.node not in state.members:
+        return Decision(state=state)
+    because = f"rank {event.rank} on {event.node} {event.cause}"
+    if event.fault is Fault.MISTAKE:
+        return _over(state, f"{because}, which a restart does not help")
+    state = replace(state, restarts=state.restarts + 1, fruitless=state.fruitless + 1)
+    if state.fruitless > limits.fruitless * max(1, len(state.members)):
+        return _over(state, f"{because}; it is failure {state.fruitless} in a row without a step in between")
+    node = state.nodes[event.node]
+    recent = tuple(at_s for at_s in node.failures_s if at_s > now_s - limits.window_s)
+    node = replace(node, failures_s=(*recent, now_s))
+    if len(node.failures_s) >= limits.node_failures and len(state.members) > state.bounds.least:
+        aside = f"{len(node.failures_s)} failures in {limits.window_s:g} s"
+        state = with_node(state, event.node, replace(node, put_aside=aside))
+        members = tuple(name for name in state.members if name != event.node)
+        rest = Stop(generation=state.generation, node=event.node)
+        told = f"{because}; {event.node} is put aside after {aside}"
+        return Decision(state=replace(state, members=members), actions=(rest,), because=told)
+    again = Again(node=event.node, rank=event.rank)
+    told = f"{because}; the others go on, it begins anew"
+    return Decision(state=with_node(state, event.node, node), actions=(again,), because=told)
+
+
+def drained(state: JobState, event: events.DrainAsked) -> Decision:
+    """A node leaves: its workers end, and the others do what they had of the step."""
+    members = tuple(name for name in state.members if name != event.node)
+    because = f"{event.node} is drained: {event.cause}; {listed(members)} go on"
+    state = replace(without(state, {event.node}), members=members)
+    return Decision(state=state, actions=(Release(node=event.node),), because=because)
+
+
+def scaled(state: JobState, because: str) -> Decision:
+    """Other bounds: the last members leave, or nodes that stand by begin."""
+    stay = state.members[: state.bounds.most]
+    actions: list[Start | Stop] = [Stop(generation=state.generation, node=name) for name in state.members[len(stay) :]]
+    able = [name for name, node in state.nodes.items() if node.able and name not in state.members]
+    more = sorted(able, key=lambda name: state.nodes[name].number)[: max(0, state.bounds.most - len(stay))]
+    actions += [Start(generation=state.generation, members=(name,)) for name in more]
+    return Decision(state=replace(state, members=(*stay, *more)), actions=tuple(actions), because=because)
+
+
+def _over(state: JobState, because: str) -> Decision:
+    return Decision(state=replace(state, phase=Phase.FAILED, why=because), actions=(End(failed=True),), because=because)

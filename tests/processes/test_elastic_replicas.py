@@ -1,0 +1,64 @@
+"""Replicas under a controller: workers, a node and the controller are lost, a node comes, and no step is lost."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from elastic_job import Job
+
+
+@pytest.fixture
+def job(tmp_path):
+    made = Job(tmp_path, steps=30, nodes="1:2", options=("--replicas", 2))
+    yield made
+    made.close()
+
+
+def losses(job):
+    return [step["loss"] for step in job.steps()]
+
+
+def test_a_killed_worker_begins_anew_while_the_other_goes_on(job):
+    job.controller().agents("a", "b").wait_step(5)
+    job.worker("b").send_signal(signal.SIGKILL)
+    assert job.ends() == 0
+    assert [one["step"] for one in job.steps()] == list(range(1, 31))
+    assert "was killed by SIGKILL; the others go on, it begins anew" in job.log()
+    assert job.ends("a") == job.ends("b") == 0
+
+
+def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run(tmp_path, job):
+    (tmp_path / "calm").mkdir()
+    calm = Job(tmp_path / "calm", steps=30, nodes="1:2", options=("--replicas", 2))
+    try:
+        calm.controller().agents("a").wait_step(1)
+        assert calm.ends() == 0
+        expected = losses(calm)
+    finally:
+        calm.close()
+    job.controller().agents("a", "b").wait_step(5)
+    job.kill("b")
+    job.wait_step(12)
+    job.agents("c")
+    assert job.ends() == 0
+    assert losses(job) == expected
+    assert "b is lost; the others go on" in job.log()
+
+
+def test_the_controller_is_killed_and_comes_back_while_replicas_go_on(job):
+    job.controller().agents("a", "b").wait_step(5)
+    job.kill("controller")
+    at = len(job.steps())
+    job.wait_step(at + 4)
+    job.controller()
+    job.worker("b").send_signal(signal.SIGKILL)
+    assert job.ends() == 0
+    assert [one["step"] for one in job.steps()] == list(range(1, 31))
+
+
+def test_shards_that_do_not_cut_the_batch_are_refused(tmp_path):
+    job = Job(tmp_path, options=("--replicas", 3))
+    words = ("controller", "run.yaml", "--insecure", "--listen", "127.0.0.1:0", "-o", "run", "--replicas", 3)
+    assert job.start("controller", *words).wait(60) == 2
+    assert "--replicas 3: so many shards do not cut a global batch of 2 rows evenly" in job.log()

@@ -1,0 +1,88 @@
+"""The policy for replicas: one worker's failure concerns its node alone."""
+
+from dataclasses import replace
+
+from nebula.elastic.policy import JobState, Limits, decide, events
+from nebula.elastic.policy.values import Again, Bounds, Fault, Phase, Release, Start, Stop
+
+LIMITS = Limits(node_failures=3, fruitless=4)
+
+
+def running(*nodes, least=1, most=4):
+    state = JobState(bounds=Bounds(least=least, most=most), apart=True)
+    for name in nodes:
+        state = decide(0.0, state, events.Joined(node=name, slots=1), LIMITS).state
+    state = decide(LIMITS.gather_s, state, events.Tick(), LIMITS).state
+    assert state.phase is Phase.RUNNING
+    assert state.members == nodes
+    return state
+
+
+def failed(node, fault=Fault.EXIT, cause="was killed by SIGKILL"):
+    return events.Failed(node=node, rank=1, generation=1, fault=fault, cause=cause)
+
+
+def test_a_failed_worker_begins_anew_and_nothing_stops():
+    decision = decide(5.0, running("a", "b"), failed("b"), LIMITS)
+    assert decision.actions == (Again(node="b", rank=1),)
+    assert decision.state.phase is Phase.RUNNING
+    assert decision.because == "rank 1 on b was killed by SIGKILL; the others go on, it begins anew"
+
+
+def test_a_mistake_ends_the_job():
+    decision = decide(5.0, running("a", "b"), failed("b", Fault.MISTAKE, "ended with code 2"), LIMITS)
+    assert decision.state.phase is Phase.FAILED
+
+
+def test_a_node_that_fails_again_and_again_is_put_aside():
+    state = running("a", "b")
+    for at_s in (5.0, 6.0):
+        state = decide(at_s, state, failed("b"), LIMITS).state
+    decision = decide(7.0, state, failed("b"), LIMITS)
+    assert decision.actions == (Stop(generation=1, node="b"),)
+    assert decision.state.members == ("a",)
+    assert "put aside after 3 failures" in decision.because
+
+
+def test_failures_without_a_step_in_between_end_the_job_and_steps_forgive_them():
+    state = replace(running("a"), bounds=Bounds(least=1, most=1))
+    for at_s in range(4):
+        decision = decide(1000.0 * at_s, state, failed("a"), LIMITS)
+        state = decision.state
+    assert state.phase is Phase.RUNNING
+    forgiven = decide(5000.0, state, events.Stepped(generation=1, step=3), LIMITS).state
+    assert decide(6000.0, forgiven, failed("a"), LIMITS).state.phase is Phase.RUNNING
+    assert decide(6000.0, state, failed("a"), LIMITS).state.phase is Phase.FAILED
+
+
+def test_a_node_that_comes_begins_alone_and_one_too_many_stands_by():
+    decision = decide(9.0, running("a", "b", most=3), events.Joined(node="c", slots=1), LIMITS)
+    assert decision.actions == (Start(generation=1, members=("c",)),)
+    full = decide(10.0, decision.state, events.Joined(node="d", slots=1), LIMITS)
+    assert full.actions == ()
+    assert "stands by" in full.because
+
+
+def test_a_lost_node_stops_nobody_and_the_last_one_everybody():
+    state = decide(9.0, running("a", "b"), events.Gone(node="b"), LIMITS).state
+    decision = decide(9.0 + LIMITS.grace_s, state, events.Tick(), LIMITS)
+    assert decision.actions == ()
+    assert (decision.state.members, decision.because) == (("a",), "b is lost; the others go on")
+    state = decide(20.0, decision.state, events.Gone(node="a"), LIMITS).state
+    decision = decide(20.0 + LIMITS.grace_s, state, events.Tick(), LIMITS)
+    assert decision.state.phase is Phase.STOPPING
+
+
+def test_a_drained_node_is_let_go():
+    decision = decide(9.0, running("a", "b"), events.DrainAsked(node="b", cause="somebody asked"), LIMITS)
+    assert decision.actions == (Release(node="b"),)
+    assert decision.state.members == ("a",)
+
+
+def test_scaling_stops_the_last_and_begins_those_that_stand_by():
+    state = running("a", "b", "c")
+    decision = decide(9.0, state, events.ScaleAsked(least=1, most=2), LIMITS)
+    assert decision.actions == (Stop(generation=1, node="c"),)
+    again = decide(10.0, decision.state, events.ScaleAsked(least=1, most=3), LIMITS)
+    assert again.actions == (Start(generation=1, members=("c",)),)
+    assert again.state.members == ("a", "b", "c")
