@@ -27,6 +27,7 @@ from nebula.cli import (
     elastic,
     emitting,
     explaining,
+    outlasting,
     planning,
     profiling,
     rehearsing,
@@ -110,6 +111,7 @@ app.command()(checking.check)
 app.command()(emitting.emit)
 app.command()(planning.simulate)
 app.command()(rehearsing.rehearse)
+app.command()(outlasting.outlast)
 app.command(name="what-if")(what_if.what_if)
 app.command()(sweeping.sweep)
 app.command()(sweeping.scaling)

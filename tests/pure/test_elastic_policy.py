@@ -18,6 +18,7 @@ from nebula.elastic.policy.events import (
     Joined,
     Refused,
     ScaleAsked,
+    Slow,
     Stepped,
     Stopped,
     Tick,
@@ -195,13 +196,63 @@ def test_a_step_in_between_forgives():
         assert job.state.phase is Phase.RUNNING
 
 
-def test_a_node_that_fails_again_and_again_is_put_aside_while_others_are_enough():
-    job = running(least=1)
-    for step in range(1, 4):
-        job.tell(Stepped(generation=job.state.generation, step=step))
-        job.tell(exit_of(job, "b", 1), Stopped(generation=job.state.generation), after_s=10.0)
-    assert job.state.members == ("a",)
+def fails(job, node, times, every_s=10.0):
+    for _ in range(times):
+        job.tell(Stepped(generation=job.state.generation, step=job.state.step + 1))
+        job.tell(exit_of(job, node), Stopped(generation=job.state.generation), after_s=every_s)
+    return job
+
+
+def test_a_node_that_fails_again_and_again_is_put_aside_for_one_that_stands_by():
+    job = fails(running(most=2, names=("a", "b", "c")), "b", 3)
+    assert job.state.members == ("a", "c")
     assert any("b is put aside after 3 failures in 600 s" in reason for reason in job.reasons)
+
+
+def test_without_one_it_stays_until_its_failures_cost_more_than_it_gives():
+    job = fails(running(least=1), "b", 9)
+    assert job.state.members == ("a", "b")
+    assert fails(job, "b", 1).state.members == ("a",)
+    assert any("b is put aside after 10 failures in 600 s" in reason for reason in job.reasons)
+
+
+def test_nodes_that_fail_alike_are_not_put_aside():
+    job = running(least=1, most=2, names=("a", "b", "c"))
+    for _ in range(20):
+        fails(fails(job, "a", 1), "b", 1)
+    assert job.state.members == ("a", "b")
+
+
+def test_old_failures_are_forgotten():
+    assert fails(running(most=2, names=("a", "b", "c")), "b", 9, every_s=350.0).state.members == ("a", "b")
+
+
+def slow(job, node, factor):
+    return job.tell(Slow(node=node, factor=factor))
+
+
+def test_a_slow_node_is_replaced_at_a_step_by_one_that_stands_by():
+    job = slow(running(most=2, names=("a", "b", "c")), "b", 1.5)
+    assert job.actions == [Stop(generation=1, at_boundary=True)]
+    assert job.reasons[-1] == "b takes 1.50 times as long as the others and is put aside"
+    job.tell(Stopped(generation=1))
+    assert job.state.members == ("a", "c")
+    assert job.state.restarts == 0
+
+
+def test_a_slow_node_without_another_is_kept_unless_the_rest_is_faster_alone():
+    job = slow(running(least=1), "b", 1.5)
+    assert job.actions == []
+    assert job.reasons[-1].endswith("it is kept: without it 1 nodes would do 0.75 times as much")
+    assert slow(job, "b", 3.0).actions == [Stop(generation=1, at_boundary=True)]
+    few = slow(running(least=2), "b", 9.0)
+    assert few.actions == []
+    assert few.reasons[-1].endswith("it is kept: without it too few are left")
+
+
+def test_a_node_that_is_hardly_slower_or_unknown_changes_nothing():
+    job = running(most=2, names=("a", "b", "c"))
+    assert slow(job, "b", 1.1).actions == slow(job, "nobody", 9.0).actions == []
 
 
 def test_the_last_nodes_are_not_put_aside():

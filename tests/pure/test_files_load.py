@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from nebula.cluster.schema import dump_cluster, load_cluster
+from nebula.elastic.simulate.schema import load_scenario
 from nebula.plan.files import loads
 from nebula.plan.legality import executable, kind_of, violations
 from nebula.plan.run_file import load_run
@@ -30,6 +31,10 @@ def is_cluster(value):
     return isinstance(value, dict) and {"name", "nodes"} <= set(value)
 
 
+def is_scenario(value):
+    return isinstance(value, dict) and {"job", "faults", "timings"} <= set(value)
+
+
 FILES = {str(p.relative_to(ROOT)): p for p in yaml_files()}
 
 
@@ -43,14 +48,17 @@ def test_loads_without_a_warning(path):
             assert run.cluster.device_count > 0
         elif is_cluster(value):
             assert load_cluster(path) == load_cluster(yaml.safe_load(dump_cluster(load_cluster(path))))
+        elif is_scenario(value):
+            assert load_scenario(path)[0].jobs > 0
         else:
             assert value
 
 
-def test_examples_are_clusters_and_runs():
+def test_examples_are_clusters_runs_and_scenarios():
     for path in (ROOT / "examples").rglob("*.yaml"):
         value = yaml.safe_load(path.read_text())
-        assert is_cluster(value) if path.parent.name == "clusters" else is_run(value), path
+        kinds = {"clusters": is_cluster, "outlast": is_scenario}
+        assert kinds.get(path.parent.name, is_run)(value), path
 
 
 def test_the_sizes_that_examples_promise():

@@ -35,6 +35,14 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slow:
+    """A node's work takes `factor` times as long as that of the others, step after step."""
+
+    node: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
     """All members that are heard of have ended the workers of a generation."""
 
@@ -91,5 +99,16 @@ class Tick:
 
 
 Event = (
-    Joined | Gone | Failed | Stopped | Stepped | Finished | Refused | ScaleAsked | DrainAsked | ControllerBack | Tick
+    Joined
+    | Gone
+    | Failed
+    | Slow
+    | Stopped
+    | Stepped
+    | Finished
+    | Refused
+    | ScaleAsked
+    | DrainAsked
+    | ControllerBack
+    | Tick
 )

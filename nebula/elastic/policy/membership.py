@@ -23,10 +23,11 @@ def chosen(state: JobState) -> tuple[str, ...]:
 
     Members stay in preference to others, so that their memory is of use.
     """
-    able = [name for name, node in state.nodes.items() if node.able]
-    count = state.bounds.usable(len(able))
-    able.sort(key=lambda name: (name not in state.members, state.nodes[name].number))
-    return tuple(sorted(able[:count], key=lambda name: state.nodes[name].number))
+    numbers = {name: node.number for name, node in state.nodes.items() if node.able}
+    count = state.bounds.usable(len(numbers))
+    stay = [name for name in state.members if name in numbers][:count]
+    others = sorted(numbers.keys() - set(stay), key=numbers.__getitem__) if len(stay) < count else []
+    return tuple(sorted([*stay, *others[: count - len(stay)]], key=numbers.__getitem__))
 
 
 def form(now_s: float, state: JobState, limits: Limits) -> Decision:
@@ -35,8 +36,9 @@ def form(now_s: float, state: JobState, limits: Limits) -> Decision:
     away = [name for name in state.members if name in state.nodes and not state.nodes[name].heard]
     if away:
         return _waits(state, f"waiting for {listed(away)} to be heard of again")
-    members, able = chosen(state), sum(node.able for node in state.nodes.values())
+    members = chosen(state)
     if not members:
+        able = sum(node.able for node in state.nodes.values())
         need = f"{state.bounds.least}" + (f" in units of {state.bounds.unit}" if state.bounds.unit > 1 else "")
         return _waits(
             replace(state, gather_until_s=math.inf), f"waiting for nodes: {able} of at least {need} are there"

@@ -76,7 +76,9 @@ class Limits:
         controller_grace_s: the same after the controller itself was away.
         fruitless: failures in a row, without a step in between, after which the job fails.
         backoff_s: pause before the second fruitless attempt; it doubles with each further one, up to a minute.
-        node_failures: so many failures of one node within `window_s` put it aside, where enough others are left.
+        node_failures: a node that fails by so many more than the others within `window_s` is put aside, where enough
+            others are left and its failures, `failure_s` each, cost more than its share of the work.
+        slow_gain: a slow node is put aside where training gets so much faster without it.
     """
 
     gather_s: float = 3.0
@@ -86,6 +88,8 @@ class Limits:
     backoff_s: float = 1.0
     node_failures: int = 3
     window_s: float = 600.0
+    failure_s: float = 30.0
+    slow_gain: float = 1.2
 
     def pause_s(self, fruitless: int) -> float:
         """Before an attempt after so many fruitless ones.
@@ -124,7 +128,11 @@ class NodeState:
     @property
     def able(self) -> bool:
         """Whether a generation may begin on it."""
-        return self.heard and not self.draining and not self.put_aside
+        return self.back_by_s == math.inf and not (self.draining or self.put_aside)
+
+    def failures_since(self, since_s: float) -> tuple[float, ...]:
+        """Those after a time."""
+        return tuple(at_s for at_s in self.failures_s if at_s > since_s)
 
     def lost(self, now_s: float) -> bool:
         """Whether its grace is over."""
