@@ -19,6 +19,7 @@ Folder = Annotated[
 ]
 
 
+@app.command(name="ls", hidden=True)
 @app.command(name="list")
 def list_(folder: Folder, json: Json = False) -> None:
     """List the checkpoints, oldest first; the last complete one is what a run goes on from."""

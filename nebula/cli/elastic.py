@@ -249,6 +249,7 @@ def _settings(subject: Subject, folder: Path, bounds, script: str, memory_every:
         log_folder=str(folder / LOGS),
         environment={"PADDLE_DISTRI_BACKEND": "gloo"},
         memory_every=0 if shards else memory_every,
+        mtbf_s=subject.run.checkpoint.mtbf_s,
         shards=shards,
     )
 

@@ -131,10 +131,13 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
     document = with_overrides(marked_yaml.read(Path(path)), overrides)
     section = validated(document, RunSection)
     job, limits = section.job, section.objective.limits
+    cluster = _cluster(document, section, section.objective.exclude)
+    under = conditions(document, section.reliability, section.energy)
+    rate = under.reliability.failures_per_s(devices=cluster.device_count, nodes=sum(g.count for g in cluster.groups))
     objective, phases = _objective(document, section.objective), phases_of(document, section.job, section.model)
     return Run(
         model=_model(document, section.model),
-        cluster=_cluster(document, section, objective.exclude),
+        cluster=cluster,
         job=Job(
             global_batch=job.global_batch,
             precision=job.precision,
@@ -144,10 +147,10 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
             steps=job.steps,
         ),
         objective=objective,
-        conditions=conditions(document, section.reliability, section.energy),
+        conditions=under,
         source=str(path),
         phases=phases,
-        checkpoint=policy_of(section.checkpoint),
+        checkpoint=policy_of(section.checkpoint, rate),
     )
 
 

@@ -42,6 +42,7 @@ from nebula.runtime.parallelize import Step
 from nebula.runtime.progress import STOPPED, Section
 from nebula.runtime.resume import resume
 from nebula.runtime.save import Save, SaveRecord
+from nebula.runtime.save_interval import SaveInterval
 
 
 class Checkpoints:
@@ -63,6 +64,7 @@ class Checkpoints:
         every: int,
         keep: int = KEEP,
         asynchronous: bool = True,
+        mtbf_s: float = 0.0,
         about: Mapping[str, Any] | None = None,
         tell: Callable[[str], None] = print,
         journal: Path | None = None,
@@ -77,6 +79,7 @@ class Checkpoints:
             every: optimizer steps between two saves.
             keep: how many of the newest checkpoints stay.
             asynchronous: go on training while files are written.
+            mtbf_s: mean seconds between failures of the job; above 0 the interval follows from what saves cost.
             about: plain data that must be the same when the training is taken up again: what the data are, seeds.
             tell: receives a sentence of every save and of the resume, on rank 0.
             journal: receives a JSON line of every save, on rank 0.
@@ -87,7 +90,8 @@ class Checkpoints:
         if every < 1:
             raise BadInput(f"checkpoints every {every} steps: give 1 or more")
         self.step, self.folder = step, Path(folder)
-        self.policy = Policy(every=every, folder=str(folder), keep=keep, asynchronous=asynchronous)
+        self.policy = Policy(every=every, folder=str(folder), keep=keep, asynchronous=asynchronous, mtbf_s=mtbf_s)
+        self._interval = SaveInterval(self.policy)
         self.journal = journal
         self.about, self.position = plain(dict(about or {}), "about"), None
         self.records: list[SaveRecord] = []
@@ -166,7 +170,8 @@ class Checkpoints:
         progress.enter(Section.CHECKPOINT)
         self._collect(wait=False)
         self._copies.after(done, lambda: self._facts(plain(position, "the position")))
-        due = done % self.policy.every == 0
+        self._interval.stepped(time.monotonic())
+        due = self._interval.due(done)
         if due:
             self.save(done, position=position)
         if 0 < progress.stop_at <= done:
@@ -207,10 +212,20 @@ class Checkpoints:
         save.began_s = began_s
         save.thread.start()
         self._save, self._saved = save, done
+        self._look_ahead(done)
         if not self.policy.asynchronous:
             save.thread.join()
         save.stall_s = time.monotonic() - began_s
         self._collect(wait=not self.policy.asynchronous)
+
+    def _look_ahead(self, done: int) -> None:
+        """All ranks learn when rank 0, which knows what saves took, wants the next."""
+        if self._interval.follows:
+            told = self._interval.agree(
+                done, from_all(self._interval.wanted(self.records), self.step.plan.world_size)[0]
+            )
+            if told:
+                self._tell(told)
 
     def close(self) -> None:
         """Waits for the last save.

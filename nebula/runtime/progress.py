@@ -17,6 +17,8 @@ from pathlib import Path
 
 VARIABLE = "NEBULA_PROGRESS"
 """Names the file in a rank's environment."""
+MTBF = "NEBULA_MTBF_S"
+"""Mean seconds between failures of the job, as its controller has seen them: what a checkpoint's interval follows."""
 STOPPED = 75
 """Exit code of a rank that ended at a step because it was asked to."""
 

@@ -26,6 +26,7 @@ from nebula.elastic.store import Lease, Store
 from nebula.errors import BadInput, NebulaError
 from nebula.plan.files import dumps as plan_text
 from nebula.plan.values import Plan
+from nebula.runtime.progress import MTBF
 
 STATE, SEATS = "state", "seats"
 """Keys of the store."""
@@ -43,6 +44,7 @@ class Settings:
         select: the environment that gives a rank its device.
         silence_s: an agent that says nothing for so long is cut off.
         memory_every: steps between two copies in memory; 0: none.
+        mtbf_s: mean seconds between failures of the job, before any was seen; 0: nobody asks.
         shards: of a batch, where the workers are replicas that fail and join one by one; 0: they are not.
     """
 
@@ -56,6 +58,7 @@ class Settings:
     heartbeat_s: float = 0.5
     silence_s: float = 3.0
     memory_every: int = 1
+    mtbf_s: float = 0.0
     shards: int = 0
 
 
@@ -79,6 +82,7 @@ class Brain:
         self.state, written_s = loads(kept.value) if kept else (_first_state(settings), 0.0)
         self._ahead_s = max(0.0, written_s - time.time())
         self._began_s = time.time() - time.monotonic()
+        self._began_at_s = time.monotonic()
         self._awaited: set[str] = set()
         self._untrusted = 0
         self._recovery: Recovery | None = None
@@ -341,6 +345,13 @@ class Brain:
                 self._release(node, self.state.why, failed=action.failed)
             self.over.set()
 
+    def _rate(self) -> dict[str, str]:
+        """How often the job fails, for the interval of checkpoints: what was assumed counts like one failure seen."""
+        if not self.settings.mtbf_s:
+            return {}
+        watched_s = time.time() - self._began_s - self._began_at_s
+        return {MTBF: f"{(self.settings.mtbf_s + watched_s) / (1 + self.state.restarts):.1f}"}
+
     def _tell(self, node: str, **kind: Any) -> None:
         if node in self.crowd.lines:
             self.crowd.lines[node].tell(wire.ToAgent(**kind))
@@ -422,6 +433,7 @@ class Brain:
                 ranks=placed,
                 words=self.settings.words,
                 log_folder=self.settings.log_folder,
+                environment=self._rate(),
                 apart=True,
             )
             lines[node].tell(wire.ToAgent(start=start))
@@ -454,6 +466,7 @@ class Brain:
                 for copy in (found.copies if found else ())
                 if copy.node in lines
             ],
+            environment=self._rate(),
             neighbour=lines[neighbour].peer if neighbour else "",
             everything=bool(found) and not (same and found is not None and own <= found.ranks_on(node)),
             log_folder=self.settings.log_folder,
