@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nebula.elastic.authority import Identity
     from nebula.elastic.controller.brain import Settings
     from nebula.elastic.controller.plans import Plans
+    from nebula.elastic.policy.values import Bounds, Limits
     from nebula.plan.values import Plan
 
 
@@ -39,6 +40,9 @@ def controller(
         typer.Option("-o", "--output", metavar="FOLDER", help="The run's folder; default: runs/MODEL."),
     ] = None,
     unit: Annotated[int, typer.Option("--unit", help="Nodes that come and go together.")] = 1,
+    node_failures: Annotated[
+        int, typer.Option("--node-failures", help="Failures in 10 minutes, of no other node, that put one aside.")
+    ] = 3,
     memory_every: Annotated[
         int, typer.Option("--memory-every", help="Steps between two copies in the nodes' memory; 0: none.")
     ] = 1,
@@ -62,6 +66,7 @@ def controller(
     from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
     from nebula.elastic.controller.lead import serve
+    from nebula.elastic.policy.values import Limits
     from nebula.elastic.sqlite_store import SqliteStore
     from nebula.elastic.trust import Doorkeeper, OpenDoor, refusals_told, server_credentials
 
@@ -72,7 +77,8 @@ def controller(
     identity = identity_of(certs, "controller", [listen], "--listen", insecure=insecure)
     at = store or folder / "job.db"
     _make_folder(folder, subject, plan, search, force=force, goes_on=at.exists())
-    settings = _settings(subject, folder, bounds, script, memory_every, replicas)
+    limits = Limits(node_failures=node_failures)
+    settings = _settings(subject, folder, bounds, script, memory_every, limits, replicas)
     say = _teller(json=json)
     say(f"{plan.split} · {folder} · store {at}")
     credentials = server_credentials(identity) if identity else None
@@ -143,7 +149,7 @@ def _teller(*, json: bool) -> Callable[[str], None]:
     return tell
 
 
-def _bounds(nodes: str, cluster: Cluster, unit: int):  # type: ignore[no-untyped-def]
+def _bounds(nodes: str, cluster: Cluster, unit: int) -> Bounds:
     from nebula.cluster.places import usable_nodes
     from nebula.elastic.policy.values import Bounds
     from nebula.errors import BadInput
@@ -212,7 +218,9 @@ def _make_folder(folder: Path, subject: Subject, plan: Plan, search: object, *, 
         make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=run.checkpoint)  # type: ignore[arg-type]
 
 
-def _settings(subject: Subject, folder: Path, bounds, script: str, memory_every: int, shards: int) -> Settings:  # type: ignore[no-untyped-def]
+def _settings(
+    subject: Subject, folder: Path, bounds: Bounds, script: str, memory_every: int, limits: Limits, shards: int
+) -> Settings:
     import shlex
 
     from nebula.cli.running import STEPS
@@ -245,6 +253,7 @@ def _settings(subject: Subject, folder: Path, bounds, script: str, memory_every:
     return Settings(
         name=str(folder.name),
         bounds=bounds,
+        limits=limits,
         words=words,
         log_folder=str(folder / LOGS),
         environment={"PADDLE_DISTRI_BACKEND": "gloo"},

@@ -19,7 +19,7 @@ import paddle
 from nebula.errors import BadInput, NebulaError
 from nebula.plan import kinds as kinds_told
 from nebula.plan.values import Plan
-from nebula.runtime import circles, paddle_faults, runnable
+from nebula.runtime import circles, meeting, paddle_faults, runnable
 from nebula.runtime.place import Degrees, degrees, replica_rows
 from nebula.runtime.quiet import quiet
 from nebula.runtime.serial import serial_plan
@@ -147,6 +147,8 @@ def _init_fleet(plan: Plan, kinds: tuple[str, ...]) -> None:
         rows = replica_rows(plan) // plan.micro_batches
         strategy.pipeline_configs = {"accumulate_steps": plan.micro_batches, "micro_batch_size": rows}
     paddle_faults.end_in_peace()
+    if not paddle.distributed.is_initialized():
+        meeting.meet()
     topology._HYBRID_PARALLEL_GROUP = None  # else fleet keeps the groups of the plan before
     with quiet(), _unlike(kinds):
         fleet.init(is_collective=True, strategy=strategy, log_level="ERROR")

@@ -22,6 +22,7 @@ BENCHMARKS = (
     "experts",
     "overhead",
     "perturbed",
+    "recovery",
 )
 
 

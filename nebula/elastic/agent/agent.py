@@ -65,10 +65,11 @@ class Generation:
     """The generation whose workers the node runs, or ran last.
 
     Attributes:
-        ended: its workers were ended, or are being.
         finished: slots whose workers ended well.
         asked_s: when its workers were asked to end at a step; 0: not.
         failed: what its first failure was told as.
+        refilled: spares for the next generation were started.
+        most_step: that one of its workers has done.
     """
 
     number: int = 0
@@ -79,6 +80,7 @@ class Generation:
     asked_s: float = 0.0
     failed: wire.Failed | None = None
     refilled: bool = False
+    most_step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +300,7 @@ class Agent:
     def _end_workers(self) -> None:
         """Kills the workers of a generation and waits for it: it takes milliseconds."""
         self._known_s = self.crew.step_times()[-256:] or self._known_s
+        self.generation.most_step = max(self.generation.most_step, self.crew.steps()[1])
         self.crew.kill_ranks()
         for worker in list(self.crew.ranks.values()):
             self._forget(worker)
@@ -305,7 +308,12 @@ class Agent:
     def _tell_stopped(self, generation: int) -> None:
         if self.crew.ranks:
             return
-        stopped = wire.Stopped(generation=generation, copies=self.copies.held(), ports=self.ports.fresh())
+        stopped = wire.Stopped(
+            generation=generation,
+            copies=self.copies.held(),
+            ports=self.ports.fresh(),
+            most_step=self.generation.most_step,
+        )
         self._session.send(stopped=stopped)
 
     def _leave(self, leave: wire.Leave) -> None:
@@ -333,6 +341,7 @@ class Agent:
         self._poll.unregister(descriptor)
         order, generation, seen_s = worker.order, self.generation, time.time()
         times = worker.watched.step_times()
+        generation.most_step = max(generation.most_step, worker.watched.step if order else 0)
         code = self.crew.ended(worker)
         if order is None or order.generation != generation.number:
             return  # a spare; the next start or refill makes another

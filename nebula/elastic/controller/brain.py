@@ -255,6 +255,8 @@ class Brain:
             self._failed(node, message.failed)
         elif kind == "stopped":
             line.stopped(message.stopped)
+            if self._recovery and message.stopped.generation == self.state.generation:
+                self._recovery.before = max(self._recovery.before, message.stopped.most_step)
             self._one_stopped(node)
         elif kind == "finished":
             self._finished(node, message.finished.generation)

@@ -230,14 +230,16 @@ class Copy(_message.Message):
     def __init__(self, name: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., rank: _Optional[int] = ..., alone: _Optional[bool] = ..., ranks: _Optional[int] = ...) -> None: ...
 
 class Stopped(_message.Message):
-    __slots__ = ("generation", "copies", "ports")
+    __slots__ = ("generation", "copies", "ports", "most_step")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     COPIES_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
+    MOST_STEP_FIELD_NUMBER: _ClassVar[int]
     generation: int
     copies: _containers.RepeatedCompositeFieldContainer[Copy]
     ports: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, generation: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[Copy, _Mapping]]] = ..., ports: _Optional[_Iterable[int]] = ...) -> None: ...
+    most_step: int
+    def __init__(self, generation: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[Copy, _Mapping]]] = ..., ports: _Optional[_Iterable[int]] = ..., most_step: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("generation",)
