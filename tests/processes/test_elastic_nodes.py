@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -42,3 +43,19 @@ def test_workers_go_on_while_the_controller_is_away(job):
     job.worker("a").send_signal(signal.SIGKILL)
     assert job.ends() == 0
     assert [one["step"] for one in job.steps()] == list(range(1, 41))
+
+
+def test_the_size_that_pays_is_told_first_and_asked_for_then(tmp_path):
+    job = Job(tmp_path, steps=400, nodes="1:1")
+    try:
+        job.controller().agents("a", "b").wait_step(3)
+        words = ("scale", "auto", "--run", "run.yaml", "--controller", f"127.0.0.1:{job.port}", "--insecure", "--json")
+        assert job.start("dry", *words, "--efficiency", "0.1", "--dry-run").wait(60) == 0
+        told = json.loads(job.log("dry"))
+        assert (told["now"], told["nodes"], told["asked"]) == (1, 2, "")
+        assert told["measured_tokens_per_s"] > 0
+        assert job.start("scale", *words, "--efficiency", "0.1").wait(60) == 0
+        assert json.loads(job.log("scale"))["asked"] == "scaled to 1:2 nodes"
+        job.wait(lambda: "2 ranks begin under" in job.log(), 30)
+    finally:
+        job.close()
