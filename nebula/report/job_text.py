@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from nebula.elastic.goodput import Category
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.units import format_seconds
 
@@ -20,6 +21,9 @@ def status_document(reply: wire.StatusReply) -> dict[str, Any]:
         "step_s": reply.step_s,
         "restarts": reply.restarts,
         "because": reply.why,
+        "goodput": goodput(reply),
+        "account_s": dict(reply.account_s),
+        "lost_steps": reply.lost_steps,
         "nodes_allowed": [reply.least_nodes, reply.most_nodes],
         "split": reply.split,
         "controller": reply.controller,
@@ -28,6 +32,19 @@ def status_document(reply: wire.StatusReply) -> dict[str, Any]:
             for one in reply.nodes
         ],
     }
+
+
+def goodput(reply: wire.StatusReply) -> float:
+    """The share of the job's time that was progress at the full rate."""
+    wall_s = sum(reply.account_s.values())
+    return reply.account_s[Category.PRODUCTIVE.value] / wall_s if wall_s else 1.0
+
+
+def badput_words(reply: wire.StatusReply) -> str:
+    """What else the time went into, the most first."""
+    spent = {name: spent_s for name, spent_s in reply.account_s.items() if name != Category.PRODUCTIVE.value}
+    largest = sorted(spent, key=lambda name: -spent[name])
+    return "".join(f", {name} {format_seconds(spent[name])}" for name in largest if spent[name] >= 0.05)
 
 
 def status_text(reply: wire.StatusReply) -> str:
@@ -39,6 +56,8 @@ def status_text(reply: wire.StatusReply) -> str:
         f"because   {reply.why}",
         f"split     {reply.split}",
         f"leads     {reply.controller}, epoch {reply.epoch}",
+        f"goodput   {100 * goodput(reply):.1f} % of {format_seconds(sum(reply.account_s.values()))}"
+        f"{badput_words(reply)} · {reply.lost_steps} step{'s' * (reply.lost_steps != 1)} lost",
         f"nodes     {len(reply.nodes)} of {reply.least_nodes} to {reply.most_nodes}",
     ]
     for one in reply.nodes:
@@ -54,6 +73,9 @@ def event_document(event: wire.Event) -> dict[str, Any]:
         "number": event.number,
         "ts": event.wall_s,
         "event": event.kind,
+        "node": event.node,
+        "rank": event.rank if event.rank >= 0 else None,
+        "trace": event.trace,
         "epoch": event.epoch,
         "generation": event.generation,
         "step": event.step,

@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ STOPPED = 75
 _MAGIC = 0x4E45_4250
 _STEP, _SECTION, _CHANGED, _STOP_AT, _ENDED = 8, 16, 24, 32, 40
 _RING, _KEPT = 64, 256
-SIZE = _RING + 8 * _KEPT
+_TOTALS = _RING + 8 * _KEPT
 
 
 class Section(IntEnum):
@@ -42,18 +42,40 @@ class Section(IntEnum):
     END = 8
 
 
+SIZE = _TOTALS + 8 * len(Section)
+
+
 class Progress:
-    """What a rank writes."""
+    """What a rank writes.
+
+    Attributes:
+        clock: seconds of the rank's device, by which the time in each section is counted; the host's by default.
+    """
 
     def __init__(self, path: Path) -> None:
         """Opens a file that `make` has made."""
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), SIZE)
         self.step = 0
+        self.clock: Callable[[], float] = time.monotonic
+        self._entered_s = self.clock()
 
     def enter(self, section: Section) -> None:
         """Says what comes now."""
+        self._count()
         struct.pack_into("<QQ", self._memory, _SECTION, section, time.monotonic_ns())
+
+    def keep(self, clock: Callable[[], float]) -> None:
+        """Counts the time in each section by another clock from now on."""
+        self.clock, self._entered_s = clock, clock()
+
+    def _count(self) -> None:
+        """Adds the time since the last section began to its total."""
+        before_s, self._entered_s = self._entered_s, self.clock()
+        (section,) = struct.unpack_from("<Q", self._memory, _SECTION)
+        (total_ns,) = struct.unpack_from("<Q", self._memory, _TOTALS + 8 * section)
+        more_ns = max(0, round((self._entered_s - before_s) * 1e9))
+        struct.pack_into("<Q", self._memory, _TOTALS + 8 * section, total_ns + more_ns)
 
     def begin_at(self, step: int) -> None:
         """Says how many steps are done when training begins."""
@@ -62,6 +84,7 @@ class Progress:
 
     def step_done(self) -> None:
         """Counts a step; what follows is the next one's data."""
+        self._count()
         self.step += 1
         now_ns = time.monotonic_ns()
         (ended,) = struct.unpack_from("<Q", self._memory, _ENDED)
@@ -94,6 +117,9 @@ class NoProgress:
         """Nobody reads it."""
 
     def step_done(self) -> None:
+        """Nobody reads it."""
+
+    def keep(self, clock: Callable[[], float]) -> None:
         """Nobody reads it."""
 
     def observe(self, kind: str, _index: int, moment: str) -> None:
@@ -136,6 +162,10 @@ class Watched:
         at_ns = struct.unpack_from(f"<{_KEPT}Q", self._memory, _RING)
         ends = [at_ns[i % _KEPT] for i in range(max(0, ended - _KEPT), ended)]
         return [(after - before) / 1e9 for before, after in pairwise(ends)]
+
+    def spent_s(self, section: Section) -> float:
+        """Seconds in a section so far, by the clock of the rank's device."""
+        return float(struct.unpack_from("<Q", self._memory, _TOTALS + 8 * section)[0]) / 1e9
 
     def ask_to_stop(self, step: int) -> None:
         """Has the rank end after a step."""

@@ -34,14 +34,36 @@ def test_a_mistake_ends_the_job():
     assert decision.state.phase is Phase.FAILED
 
 
-def test_a_node_that_fails_again_and_again_is_put_aside():
-    state = running("a", "b")
-    for at_s in (5.0, 6.0):
-        state = decide(at_s, state, failed("b"), LIMITS).state
-    decision = decide(7.0, state, failed("b"), LIMITS)
+def fails(state, node, times):
+    for at_s in range(times):
+        state = decide(5.0 + at_s, state, events.Stepped(generation=1, step=state.step + 1), LIMITS).state
+        decision = decide(5.0 + at_s, state, failed(node), LIMITS)
+        state = decision.state
+    return decision
+
+
+def test_a_node_that_fails_again_and_again_is_put_aside_for_one_that_stands_by():
+    decision = fails(running("a", "b", most=2), "b", 2)
+    assert decision.actions == (Again(node="b", rank=1),)
+    state = decide(9.0, decision.state, events.Joined(node="c", slots=1), LIMITS).state
+    decision = decide(9.0, state, failed("b"), LIMITS)
+    assert decision.actions == (Stop(generation=1, node="b"), Start(generation=1, members=("c",)))
+    assert decision.state.members == ("a", "c")
+    assert "put aside after 3 failures" in decision.because
+
+
+def test_without_one_it_stays_until_its_failures_cost_more_than_it_gives():
+    assert fails(running("a", "b"), "b", 9).state.members == ("a", "b")
+    decision = fails(running("a", "b"), "b", 10)
     assert decision.actions == (Stop(generation=1, node="b"),)
     assert decision.state.members == ("a",)
-    assert "put aside after 3 failures" in decision.because
+
+
+def test_a_slow_node_leaves_its_place_to_one_that_stands_by():
+    state = decide(9.0, running("a", "b", most=2), events.Joined(node="c", slots=1), LIMITS).state
+    decision = decide(9.0, state, events.Slow(node="b", factor=2.0), LIMITS)
+    assert decision.actions == (Stop(generation=1, node="b"), Start(generation=1, members=("c",)))
+    assert decision.because == "b takes 2.00 times as long as the others and is put aside"
 
 
 def test_failures_without_a_step_in_between_end_the_job_and_steps_forgive_them():

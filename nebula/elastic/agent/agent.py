@@ -399,6 +399,9 @@ class Agent:
                 most_step=most,
                 step_s=sum(times) / len(times) if times else 0.0,
                 warm=self.crew.warm,
+                section=self.crew.section(),
+                saving_s=self.crew.saving_s(),
+                paces=[wire.Pace(rank=rank, steps=steps, work_s=work_s) for rank, steps, work_s in self.crew.paces()],
             )
         )
 

@@ -15,6 +15,9 @@ from nebula.elastic.agent.hang import Patience, Silence
 from nebula.elastic.agent.worker import Order, Worker
 from nebula.runtime.progress import Section
 
+OWN = (Section.DATA, Section.FORWARD)
+"""Sections in which a rank of a data-parallel job waits for nobody."""
+
 
 class Crew:
     """The processes of a node.
@@ -88,6 +91,22 @@ class Crew:
         """The steps that all workers have done, and those that one of them has done."""
         done = [worker.watched.step for worker in self.ranks.values()] or [0]
         return min(done), max(done)
+
+    def section(self) -> Section:
+        """The earliest that one of the workers is in; what comes after DATA counts as DATA."""
+        return min((min(worker.watched.section, Section.DATA) for worker in self.ranks.values()), default=Section.BEGIN)
+
+    def saving_s(self) -> float:
+        """By how much saves have held up the slowest worker."""
+        return max((worker.watched.spent_s(Section.CHECKPOINT) for worker in self.ranks.values()), default=0.0)
+
+    def paces(self) -> list[tuple[int, int, float]]:
+        """Of each rank: its steps, and the seconds of work in which it waited for no other."""
+        return [
+            (worker.order.rank, worker.watched.step, sum(map(worker.watched.spent_s, OWN)))
+            for worker in self.ranks.values()
+            if worker.order is not None
+        ]
 
     def step_times(self) -> list[float]:
         """Seconds of the latest steps of all workers."""

@@ -14,12 +14,15 @@ from typing import Any
 
 from nebula.elastic.controller.crowd import Crowd, Line
 from nebula.elastic.controller.journal import Happened, Journal
+from nebula.elastic.controller.ledger import LOST, SAVING, Ledger
 from nebula.elastic.controller.plans import Plans, ranks
 from nebula.elastic.controller.recovery import Recovery
 from nebula.elastic.controller.restore import Restorable, newest
+from nebula.elastic.controller.steps import Steps
+from nebula.elastic.goodput import Account, Category
 from nebula.elastic.policy import JobState, Limits, decide, events
 from nebula.elastic.policy.record import dumps, loads
-from nebula.elastic.policy.values import Action, Again, Bounds, End, Fault, Phase, Release, Start, Stop
+from nebula.elastic.policy.values import Action, Again, Bounds, Decision, End, Fault, Phase, Release, Start, Stop
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.store import Lease, Store
@@ -30,6 +33,8 @@ from nebula.runtime.progress import MTBF
 
 STATE, SEATS = "state", "seats"
 """Keys of the store."""
+STEPPING = ("begun", "stepping")
+"""Kinds of events from which on new steps are done: of a job that begins, and after a recovery."""
 SKEW_S = 60.0
 """A node's clock may differ from the controller's by so much before a warning is given."""
 
@@ -76,6 +81,7 @@ class Brain:
         self.settings, self.store, self.lease, self.plans, self._say = settings, store, lease, plans, say
         self.crowd, self.plan, self.over = Crowd(), plans.base, asyncio.Event()
         self.journal = Journal(self._write, [entry.value for entry in store.list("event/").values()])
+        self.ledger, self.steps = Ledger(self.journal.after(0)), Steps()
         kept, seats = store.get(STATE), store.get(SEATS)
         self.versions = {STATE: kept.version if kept else 0, SEATS: seats.version if seats else 0}
         self.seats: dict[str, str] = json.loads(seats.value) if seats else {}
@@ -86,7 +92,6 @@ class Brain:
         self._awaited: set[str] = set()
         self._untrusted = 0
         self._recovery: Recovery | None = None
-        self._resumed: Restorable | None = None
         self._returned = kept is not None
         self.broken: BaseException | None = None
         self._done: set[str] = set()
@@ -94,6 +99,8 @@ class Brain:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.members_expected: Callable[[int], None] = lambda count: None  # noqa: ARG005
+        self.observe: Callable[[Happened], None] = lambda event: None  # noqa: ARG005
+        self.stepped: Callable[[int, float], None] = lambda steps, step_s: None  # noqa: ARG005
 
     def kept(self, key: str, value: str) -> str:
         """What the store has under a key; `value` is put there if it has nothing."""
@@ -111,6 +118,8 @@ class Brain:
         """Takes up the job."""
         if self._returned:
             self.tell(events.ControllerBack(), "controller")
+            if self.state.phase is Phase.RUNNING and self.ledger.doing is not Category.PRODUCTIVE:
+                self.steps.begin(self.state.step, -1)
             if self.state.phase is Phase.STOPPING:
                 self._stop(Stop(generation=self.state.generation))
         self._watch()
@@ -128,30 +137,64 @@ class Brain:
         """Asks the policy about an event, keeps its answer and carries it out."""
         decision = decide(self.now_s(), self.state, event, self.settings.limits)
         before, self.state = self.state, decision.state
+        seconds = {**(seconds or {}), **self._went_into(before, decision)}
         if decision.because:
-            self.note(kind, decision.because, last_lines=last_lines, seconds=seconds)
+            node, rank = getattr(event, "node", ""), getattr(event, "rank", -1)
+            self.note(kind, decision.because, last_lines=last_lines, seconds=seconds, node=node, rank=rank)
         if decision.actions or decision.because or self.state.phase is not before.phase:
             self._write(STATE, dumps(self.state, now_s=self.now_s()))
         for action in decision.actions:
             self._carry_out(action)
         self._wake_later()
 
+    def _went_into(self, before: JobState, decision: Decision) -> Mapping[str, float]:
+        """What the seconds since the last step went into, where a decision tells."""
+        stops = [action for action in decision.actions if isinstance(action, Stop) and not action.node]
+        since_s = self.steps.since_s(self.now_s())
+        if stops and self.ledger.doing is Category.PRODUCTIVE:
+            self.steps.boundary = stops[0].at_boundary
+            return {} if stops[0].at_boundary else {Category.DETECTING.value: since_s}
+        if before.phase is Phase.STOPPING and decision.state.phase is not Phase.STOPPING and self.steps.boundary:
+            self.steps.boundary = False
+            return {Category.STOPPING.value: since_s}
+        return {}
+
+    def account(self) -> Account:
+        """Where the time of the job has gone, up to now."""
+        return self.ledger.until(self.now_s(), self.steps.saving_s)
+
     def note(
-        self, kind: str, because: str, *, last_lines: Sequence[str] = (), seconds: Mapping[str, float] | None = None
+        self,
+        kind: str,
+        because: str,
+        *,
+        last_lines: Sequence[str] = (),
+        seconds: Mapping[str, float] | None = None,
+        node: str = "",
+        rank: int = -1,
     ) -> None:
         """Puts an event into the journal."""
+        saving_s = self.steps.take_saving_s()
         event = Happened(
             number=self.journal.last + 1,
-            wall_s=time.time(),
+            wall_s=self.now_s(),
             epoch=self.lease.token,
             generation=self.state.generation,
             step=self.state.step,
             kind=kind,
             because=because,
             last_lines=tuple(last_lines),
-            seconds=dict(seconds or {}),
+            seconds={**(seconds or {}), **({SAVING: saving_s} if saving_s else {})},
+            phase=self.state.phase.value,
+            stepping=kind in STEPPING or (self.state.phase is Phase.STOPPING and self.steps.boundary),
+            share=min(1.0, len(self.state.members) / self.state.bounds.most),
+            node=node,
+            rank=rank,
+            trace=self._recovery.trace if self._recovery else "",
         )
         self.journal.add(event)
+        self.ledger.add(event)
+        self.observe(event)
         self._say(because)
         self._spawn(self.journal.tell())
 
@@ -269,7 +312,7 @@ class Brain:
 
     def _failed(self, node: str, failed: wire.Failed) -> None:
         if failed.generation == self.state.generation and self.state.phase is Phase.RUNNING and not self.state.apart:
-            self._recovery = Recovery(seen_s=failed.seen_s, before=self.state.step)
+            self._recovery = Recovery(seen_s=failed.seen_s)
             self._recovery.mark("told", time.time())
         event = events.Failed(
             node=node,
@@ -282,24 +325,40 @@ class Brain:
 
     def _progress(self, line: Line, progress: wire.Progress) -> None:
         line.progress = progress
-        least, _ = self.crowd.steps(self.state.members, self.state.generation)
-        if least and progress.generation == self.state.generation:
-            self.tell(events.Stepped(generation=self.state.generation, step=least), "stepped")
-            if (
-                self._recovery
-                and self.state.phase is Phase.RUNNING
-                and least > max(self._recovery.before, self._recovery.resumed)
-            ):
-                self._recovered(self._recovery)
+        generation, now_s = self.state.generation, self.now_s()
+        least, _ = self.crowd.steps(self.state.members, generation)
+        if progress.generation != generation:
+            return
+        self.steps.saved(line.hello.node, progress.saving_s)
+        if least:
+            self.stepped(self.steps.did(now_s, least), self.crowd.step_s(self.state.members))
+            self.tell(events.Stepped(generation=generation, step=least), "stepped")
+        beginning = self.steps.beginning
+        if beginning is None or self.state.phase is not Phase.RUNNING:
+            return
+        stepping = beginning.progressed(now_s, self.crowd.section(self.state.members, generation), least)
+        if self._recovery:
+            for stage in beginning.marks:
+                self._recovery.mark(stage, time.time())
+        if stepping:
+            self._first_new_step(least)
 
-    def _recovered(self, recovery: Recovery) -> None:
+    def _first_new_step(self, step: int) -> None:
+        """A generation has begun, or a recovery is over."""
+        beginning, recovery = self.steps.beginning, self._recovery
+        assert beginning is not None
+        seconds = {**beginning.seconds(self.now_s()), LOST: beginning.lost}
+        self.steps.beginning = None
+        if recovery is None:
+            self.note("begun", f"training begins: step {step} is done", seconds=seconds)
+            return
         recovery.mark("stepped", time.time())
-        took, lost = recovery.seconds(), max(0, recovery.before - recovery.resumed)
-        self._recovery = None
+        took, lost = recovery.seconds(), beginning.lost
         because = (
             f"training goes on after {took['all']:.2f} s; {lost} step{'s were' if lost != 1 else ' was'} done again"
         )
-        self.note("stepping", because, seconds={**took, "lost_steps": lost})
+        self.note("stepping", because, seconds={**seconds, **took})
+        self._recovery = None
 
     def _finished(self, node: str, generation: int) -> None:
         if generation != self.state.generation:
@@ -339,6 +398,8 @@ class Brain:
         elif isinstance(action, Stop):
             self._stop(action)
         elif isinstance(action, Start):
+            if len(action.members) == len(self.state.members):
+                self.steps.begin(self.state.step, -1)
             self._spawn(self._start(action))
         elif isinstance(action, Release):
             self._release(action.node, f"{action.node} may go", failed=False)
@@ -361,7 +422,7 @@ class Brain:
     def _stop(self, action: Stop) -> None:
         """Stops every node that is connected: one that is no member may hold copies, too."""
         if self._recovery is None:
-            self._recovery = Recovery(seen_s=time.time(), before=self.state.step)
+            self._recovery = Recovery(seen_s=time.time())
         _, most = self.crowd.steps(self.state.members, action.generation)
         at_step = most + 2 if action.at_boundary and most else 0
         self._awaited = set(self.crowd.lines)
@@ -400,7 +461,8 @@ class Brain:
         self.plan, self._done, self._working = plan, set(), frozenset(rank.node for rank in placed)
         if self._recovery:
             self._recovery.mark("planned", time.time())
-            self._recovery.resumed = found.step if found else 0
+        if found and self.steps.beginning:
+            self.steps.beginning.resumed = found.step
         told = (
             f"from memory at step {found.step}" if found else "from the newest checkpoint on the disk, if there is one"
         )

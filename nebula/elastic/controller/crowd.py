@@ -74,6 +74,11 @@ class Crowd:
         least = min((progress.least_step for progress in own), default=0) if len(own) == len(list(members)) else 0
         return least, max((progress.most_step for progress in own), default=0)
 
+    def section(self, members: Iterable[str], generation: int) -> int:
+        """The earliest section that a rank of a generation is in; 0, which is BEGIN, while a node has not told."""
+        told = [self.lines[node].progress if node in self.lines else wire.Progress() for node in members]
+        return min((one.section if one.generation == generation else 0 for one in told), default=0)
+
     def step_s(self, members: Iterable[str]) -> float:
         """Seconds of a step of late, of the slowest node."""
         return max((self.lines[node].progress.step_s for node in members if node in self.lines), default=0.0)

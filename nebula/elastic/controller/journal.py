@@ -18,11 +18,14 @@ class Happened:
 
     Attributes:
         number: from 1, without gaps.
-        wall_s: seconds since 1970 by the controller's clock.
+        wall_s: seconds since 1970 by the controller's clock, never less than of the event before.
         kind: joined, failed, started, ...
         because: the sentence.
         last_lines: of the failing rank's log.
         seconds: what took how long, where something ended.
+        phase, stepping, share: of the job after the event; see nebula.elastic.goodput.Moment.
+        node, rank: whom it is about; empty and -1: nobody.
+        trace: of the recovery that it is part of; empty: of none.
     """
 
     number: int
@@ -34,6 +37,12 @@ class Happened:
     because: str
     last_lines: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    phase: str = ""
+    stepping: bool = False
+    share: float = 1.0
+    node: str = ""
+    rank: int = -1
+    trace: str = ""
 
 
 class Journal:

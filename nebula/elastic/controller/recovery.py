@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,14 +13,12 @@ class Recovery:
 
     Attributes:
         seen_s: when the failure was seen on its node.
-        before: steps that were done then; a later one is new.
-        resumed: step that was taken up.
+        trace: names it in events, logs and traces: 32 hexadecimal digits.
     """
 
     seen_s: float
-    before: int
-    resumed: int = 0
     marks: dict[str, float] = field(default_factory=dict)
+    trace: str = field(default_factory=lambda: os.urandom(16).hex())
 
     def mark(self, stage: str, now_s: float) -> None:
         """Ends a stage, the first time that it is said."""

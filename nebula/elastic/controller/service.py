@@ -64,7 +64,7 @@ class Service(ControllerServicer):
         """How the job stands."""
         await self._admit(request.protocol, context)
         brain, state = self.brain, self.brain.state
-        _, most = brain.crowd.steps(state.members, state.generation)
+        account, (_, most) = brain.account(), brain.crowd.steps(state.members, state.generation)
         return wire.StatusReply(
             job=brain.settings.name,
             phase=state.phase.value,
@@ -79,6 +79,8 @@ class Service(ControllerServicer):
             step_s=brain.crowd.step_s(state.members),
             nodes=[self._node(name, node) for name, node in sorted(state.nodes.items())],
             controller=self.holder,
+            account_s={category.value: spent_s for category, spent_s in account.seconds().items()},
+            lost_steps=account.lost_steps,
         )
 
     def _node(self, name: str, node: NodeState) -> wire.NodeStatus:
@@ -141,6 +143,9 @@ def on_wire(event: Happened) -> wire.Event:
         because=event.because,
         last_lines=event.last_lines,
         seconds=event.seconds,
+        node=event.node,
+        rank=event.rank,
+        trace=event.trace,
     )
 
 

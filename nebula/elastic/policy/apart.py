@@ -9,8 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nebula.elastic.policy import events
-from nebula.elastic.policy.membership import listed, stop, with_node, without
-from nebula.elastic.policy.values import Again, Decision, End, Fault, JobState, Limits, Phase, Release, Start, Stop
+from nebula.elastic.policy.membership import aside_for, listed, stop, with_node, without
+from nebula.elastic.policy.values import (
+    Action,
+    Again,
+    Decision,
+    End,
+    Fault,
+    JobState,
+    Limits,
+    Phase,
+    Release,
+    Start,
+    Stop,
+)
 
 
 def joined(state: JobState, event: events.Joined) -> Decision:
@@ -46,18 +58,25 @@ def failed(now_s: float, state: JobState, event: events.Failed, limits: Limits) 
     if state.fruitless > limits.fruitless * max(1, len(state.members)):
         return _over(state, f"{because}; it is failure {state.fruitless} in a row without a step in between")
     node = state.nodes[event.node]
-    recent = tuple(at_s for at_s in node.failures_s if at_s > now_s - limits.window_s)
-    node = replace(node, failures_s=(*recent, now_s))
-    if len(node.failures_s) >= limits.node_failures and len(state.members) > state.bounds.least:
-        aside = f"{len(node.failures_s)} failures in {limits.window_s:g} s"
+    node = replace(node, failures_s=(*node.failures_since(now_s - limits.window_s), now_s))
+    if aside := aside_for(now_s, state, event.node, node, limits):
         state = with_node(state, event.node, replace(node, put_aside=aside))
-        members = tuple(name for name in state.members if name != event.node)
-        rest = Stop(generation=state.generation, node=event.node)
-        told = f"{because}; {event.node} is put aside after {aside}"
-        return Decision(state=replace(state, members=members), actions=(rest,), because=told)
+        return put_aside(state, event.node, f"{because}; {event.node} is put aside after {aside}")
     again = Again(node=event.node, rank=event.rank)
     told = f"{because}; the others go on, it begins anew"
     return Decision(state=with_node(state, event.node, node), actions=(again,), because=told)
+
+
+def put_aside(state: JobState, name: str, because: str) -> Decision:
+    """A node's workers end; those of a node that stands by begin in its place."""
+    standby = [other for other, node in state.nodes.items() if node.able and other not in state.members]
+    instead = sorted(standby, key=lambda other: state.nodes[other].number)[:1]
+    members = (*(other for other in state.members if other != name), *instead)
+    actions: tuple[Action, ...] = (
+        Stop(generation=state.generation, node=name),
+        *(Start(generation=state.generation, members=(other,)) for other in instead),
+    )
+    return Decision(state=replace(state, members=members), actions=actions, because=because)
 
 
 def drained(state: JobState, event: events.DrainAsked) -> Decision:

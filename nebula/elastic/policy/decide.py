@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from nebula.elastic.policy import apart, events
-from nebula.elastic.policy.membership import chosen, form, listed, stop, with_node, without
+from nebula.elastic.policy.membership import able_but, aside_for, chosen, form, listed, stop, with_node, without
 from nebula.elastic.policy.values import (
     Bounds,
     Decision,
@@ -103,7 +103,7 @@ def _failed(now_s: float, state: JobState, event: events.Failed, limits: Limits)
     node = state.nodes.get(event.node)
     if node is not None:
         node = replace(node, failures_s=(*node.failures_since(now_s - limits.window_s), now_s))
-        if aside := _aside(now_s, state, event.node, node, limits):
+        if aside := aside_for(now_s, state, event.node, node, limits):
             node, because = replace(node, put_aside=aside), f"{because}; {event.node} is put aside after {aside}"
         state = with_node(state, event.node, node)
     return stop(state, because, dump=event.fault is Fault.HANG)
@@ -117,7 +117,7 @@ def _slow(now_s: float, state: JobState, event: events.Slow, limits: Limits) -> 
         return Decision(state=state)
     told = f"{event.node} takes {event.factor:.2f} times as long as the others"
     here = len(state.members) or 1
-    left = state.bounds.usable(_able_but(state, event.node))
+    left = state.bounds.usable(able_but(state, event.node))
     if event.factor * left / here < limits.slow_gain:
         instead = (
             f"{left} nodes would do {event.factor * left / here:.2f} times as much" if left else "too few are left"
@@ -125,6 +125,8 @@ def _slow(now_s: float, state: JobState, event: events.Slow, limits: Limits) -> 
         return Decision(state=state, because=f"{told}; it is kept: without it {instead}")
     state = with_node(state, event.node, replace(node, put_aside=f"{event.factor:.2f} times slower"))
     because = f"{told} and is put aside"
+    if state.apart and event.node in state.members:
+        return apart.put_aside(state, event.node, because)
     if state.phase is Phase.RUNNING and event.node in state.members:
         return stop(state, because, at_boundary=True)
     return Decision(state=state, because=because)
@@ -210,26 +212,6 @@ def _fell(state: JobState, now_s: float, limits: Limits) -> JobState:
     return replace(
         state, restarts=state.restarts + 1, fruitless=fruitless, not_before_s=now_s + limits.pause_s(fruitless)
     )
-
-
-def _aside(now_s: float, state: JobState, name: str, node: NodeState, limits: Limits) -> str:
-    """Why a node that fails more often than the others is put aside; empty where that costs more than it gains."""
-    if len(node.failures_s) < limits.node_failures:
-        return ""
-    left = state.bounds.usable(_able_but(state, name))
-    if not left:
-        return ""
-    peers = [state.nodes[key] for key in state.members if key != name and key in state.nodes]
-    theirs = sum(len(peer.failures_since(now_s - limits.window_s)) for peer in peers) / max(1, len(peers))
-    more, missing = len(node.failures_s) - theirs, 1.0 - left / len(state.members)
-    if more < limits.node_failures or more * limits.failure_s < missing * limits.window_s:
-        return ""
-    return f"{len(node.failures_s)} failures in {limits.window_s:g} s"
-
-
-def _able_but(state: JobState, node: str) -> int:
-    """How many others can train."""
-    return sum(other.able for name, other in state.nodes.items() if name != node)
 
 
 def _give_up(state: JobState, because: str) -> Decision:

@@ -30,6 +30,26 @@ def chosen(state: JobState) -> tuple[str, ...]:
     return tuple(sorted([*stay, *others[: count - len(stay)]], key=numbers.__getitem__))
 
 
+def able_but(state: JobState, node: str) -> int:
+    """How many others can train."""
+    return sum(other.able for name, other in state.nodes.items() if name != node)
+
+
+def aside_for(now_s: float, state: JobState, name: str, node: NodeState, limits: Limits) -> str:
+    """Why a node that fails more often than the others is put aside; empty where that costs more than it gains."""
+    if len(node.failures_s) < limits.node_failures:
+        return ""
+    left = state.bounds.usable(able_but(state, name))
+    if not left:
+        return ""
+    peers = [state.nodes[key] for key in state.members if key != name and key in state.nodes]
+    theirs = sum(len(peer.failures_since(now_s - limits.window_s)) for peer in peers) / max(1, len(peers))
+    more, missing = len(node.failures_s) - theirs, 1.0 - left / len(state.members)
+    if more < limits.node_failures or more * limits.failure_s < missing * limits.window_s:
+        return ""
+    return f"{len(node.failures_s)} failures in {limits.window_s:g} s"
+
+
 def form(now_s: float, state: JobState, limits: Limits) -> Decision:
     """Begins the next generation, or says what it waits for."""
     state = replace(state, phase=Phase.WAITING)

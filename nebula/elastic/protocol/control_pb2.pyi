@@ -200,18 +200,34 @@ class Failed(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., fault: _Optional[str] = ..., cause: _Optional[str] = ..., last_lines: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("generation", "least_step", "most_step", "step_s", "warm")
+    __slots__ = ("generation", "least_step", "most_step", "step_s", "warm", "section", "saving_s", "paces")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LEAST_STEP_FIELD_NUMBER: _ClassVar[int]
     MOST_STEP_FIELD_NUMBER: _ClassVar[int]
     STEP_S_FIELD_NUMBER: _ClassVar[int]
     WARM_FIELD_NUMBER: _ClassVar[int]
+    SECTION_FIELD_NUMBER: _ClassVar[int]
+    SAVING_S_FIELD_NUMBER: _ClassVar[int]
+    PACES_FIELD_NUMBER: _ClassVar[int]
     generation: int
     least_step: int
     most_step: int
     step_s: float
     warm: float
-    def __init__(self, generation: _Optional[int] = ..., least_step: _Optional[int] = ..., most_step: _Optional[int] = ..., step_s: _Optional[float] = ..., warm: _Optional[float] = ...) -> None: ...
+    section: int
+    saving_s: float
+    paces: _containers.RepeatedCompositeFieldContainer[Pace]
+    def __init__(self, generation: _Optional[int] = ..., least_step: _Optional[int] = ..., most_step: _Optional[int] = ..., step_s: _Optional[float] = ..., warm: _Optional[float] = ..., section: _Optional[int] = ..., saving_s: _Optional[float] = ..., paces: _Optional[_Iterable[_Union[Pace, _Mapping]]] = ...) -> None: ...
+
+class Pace(_message.Message):
+    __slots__ = ("rank", "steps", "work_s")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    WORK_S_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    steps: int
+    work_s: float
+    def __init__(self, rank: _Optional[int] = ..., steps: _Optional[int] = ..., work_s: _Optional[float] = ...) -> None: ...
 
 class Copy(_message.Message):
     __slots__ = ("name", "generation", "step", "rank", "alone", "ranks")
@@ -328,7 +344,14 @@ class NodeStatus(_message.Message):
     def __init__(self, node: _Optional[str] = ..., state: _Optional[str] = ..., slots: _Optional[int] = ..., step: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., warm: _Optional[float] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("job", "phase", "epoch", "generation", "step", "restarts", "why", "least_nodes", "most_nodes", "split", "step_s", "nodes", "controller")
+    __slots__ = ("job", "phase", "epoch", "generation", "step", "restarts", "why", "least_nodes", "most_nodes", "split", "step_s", "nodes", "controller", "account_s", "lost_steps")
+    class AccountSEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     JOB_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -342,6 +365,8 @@ class StatusReply(_message.Message):
     STEP_S_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_S_FIELD_NUMBER: _ClassVar[int]
+    LOST_STEPS_FIELD_NUMBER: _ClassVar[int]
     job: str
     phase: str
     epoch: int
@@ -355,7 +380,9 @@ class StatusReply(_message.Message):
     step_s: float
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
     controller: str
-    def __init__(self, job: _Optional[str] = ..., phase: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., restarts: _Optional[int] = ..., why: _Optional[str] = ..., least_nodes: _Optional[int] = ..., most_nodes: _Optional[int] = ..., split: _Optional[str] = ..., step_s: _Optional[float] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., controller: _Optional[str] = ...) -> None: ...
+    account_s: _containers.ScalarMap[str, float]
+    lost_steps: int
+    def __init__(self, job: _Optional[str] = ..., phase: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., restarts: _Optional[int] = ..., why: _Optional[str] = ..., least_nodes: _Optional[int] = ..., most_nodes: _Optional[int] = ..., split: _Optional[str] = ..., step_s: _Optional[float] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., controller: _Optional[str] = ..., account_s: _Optional[_Mapping[str, float]] = ..., lost_steps: _Optional[int] = ...) -> None: ...
 
 class EventsRequest(_message.Message):
     __slots__ = ("protocol", "after", "follow")
@@ -368,7 +395,7 @@ class EventsRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., after: _Optional[int] = ..., follow: _Optional[bool] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("number", "wall_s", "generation", "epoch", "step", "kind", "because", "last_lines", "seconds")
+    __slots__ = ("number", "wall_s", "generation", "epoch", "step", "kind", "because", "last_lines", "seconds", "node", "rank", "trace")
     class SecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -385,6 +412,9 @@ class Event(_message.Message):
     BECAUSE_FIELD_NUMBER: _ClassVar[int]
     LAST_LINES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     number: int
     wall_s: float
     generation: int
@@ -394,7 +424,10 @@ class Event(_message.Message):
     because: str
     last_lines: _containers.RepeatedScalarFieldContainer[str]
     seconds: _containers.ScalarMap[str, float]
-    def __init__(self, number: _Optional[int] = ..., wall_s: _Optional[float] = ..., generation: _Optional[int] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., kind: _Optional[str] = ..., because: _Optional[str] = ..., last_lines: _Optional[_Iterable[str]] = ..., seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    node: str
+    rank: int
+    trace: str
+    def __init__(self, number: _Optional[int] = ..., wall_s: _Optional[float] = ..., generation: _Optional[int] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., kind: _Optional[str] = ..., because: _Optional[str] = ..., last_lines: _Optional[_Iterable[str]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., node: _Optional[str] = ..., rank: _Optional[int] = ..., trace: _Optional[str] = ...) -> None: ...
 
 class ScaleRequest(_message.Message):
     __slots__ = ("protocol", "least", "most")
