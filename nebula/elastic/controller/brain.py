@@ -399,7 +399,8 @@ class Brain:
             self._stop(action)
         elif isinstance(action, Start):
             if len(action.members) == len(self.state.members):
-                self.steps.begin(self.state.step, -1)
+                done = self._recovery.before if self._recovery else 0
+                self.steps.begin(max(done, self.state.step), -1)
             self._spawn(self._start(action))
         elif isinstance(action, Release):
             self._release(action.node, f"{action.node} may go", failed=False)

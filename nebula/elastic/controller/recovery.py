@@ -13,10 +13,12 @@ class Recovery:
 
     Attributes:
         seen_s: when the failure was seen on its node.
+        before: the most steps that a rank had done when its generation ended.
         trace: names it in events, logs and traces: 32 hexadecimal digits.
     """
 
     seen_s: float
+    before: int = 0
     marks: dict[str, float] = field(default_factory=dict)
     trace: str = field(default_factory=lambda: os.urandom(16).hex())
 
