@@ -21,6 +21,8 @@ from nebula.runtime.hosts import PATIENCE_S
 from nebula.runtime.replicas.members import Members
 
 RETRY_S = 0.2
+LAST_WORDS_S = 3.0
+"""How long a member that has done all steps waits for that to be heard."""
 
 
 class RollLine:
@@ -41,7 +43,8 @@ class RollLine:
         self._token, self._refusal = b"", ""
         self._listening, self._fresh = "", True
         self._outbox: queue.SimpleQueue[wire.MemberSays | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="roll", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="roll", daemon=True)
+        self._thread.start()
 
     @property
     def number(self) -> int:
@@ -105,6 +108,7 @@ class RollLine:
         self._over = True
         self._say(done=wire.Done())
         self._outbox.put(None)
+        self._thread.join(LAST_WORDS_S)
 
     def _until(self, done: Callable[[], bool], why: str) -> None:
         with self._change:

@@ -44,6 +44,7 @@ def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run
     assert job.ends() == 0
     assert losses(job) == expected
     assert "b is lost; the others go on" in job.log()
+    assert job.log().count("has done all steps") == 2
 
 
 def test_the_controller_is_killed_and_comes_back_while_replicas_go_on(job):

@@ -29,6 +29,8 @@ TTL_S = 1.5
 """A lease that is not renewed for so long passes on."""
 GATHER_S = 30.0
 """How long the first members of a group of replicas wait for the others, which import Paddle."""
+NUMBERS = 4096
+"""Of members that one controller gives, so that the next gives others."""
 SERVICE = "nebula.elastic.v1.Controller"
 OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -78,7 +80,8 @@ async def serve(
     add_ControllerServicer_to_server(Service(brain, holder, door), server)
     if settings.shards:
         token = bytes.fromhex(brain.kept("token", secrets.token_hex(16)))
-        office = RollOffice(token=token, wanted=1, gather_s=GATHER_S, note=brain.note)
+        first = (lease.token - 1) * NUMBERS
+        office = RollOffice(token=token, wanted=1, gather_s=GATHER_S, note=brain.note, first_number=first)
         brain.members_expected = office.expect
         add_RollServicer_to_server(office, server)
     answers = health.aio.HealthServicer()

@@ -39,10 +39,11 @@ class RollOffice(RollServicer):
         wanted: members that training waits for at first.
         gather_s: for how long, once one is there.
         note: of what changes.
+        first_number: for a new member, above all that another controller may have given.
     """
 
-    def __init__(self, *, token: bytes, wanted: int, gather_s: float, note: Note) -> None:
-        self.roll = policy.Roll(wanted=wanted)
+    def __init__(self, *, token: bytes, wanted: int, gather_s: float, note: Note, first_number: int = 0) -> None:
+        self.roll = policy.Roll(wanted=wanted, next_number=first_number)
         self._token, self._gather_s, self._note = token, gather_s, note
         self._lines: dict[int, _Line] = {}
         self._timer: asyncio.TimerHandle | None = None
