@@ -21,7 +21,7 @@ def status(
     from nebula.cli.console import print_json, results
     from nebula.report.job_text import status_document, status_text
 
-    reply = _client(controllers, certs, insecure=insecure).status()
+    reply = client_of(controllers, certs, insecure=insecure).status()
     if json:
         print_json(status_document(reply))
     else:
@@ -41,7 +41,7 @@ def events(
 
     from nebula.report.job_text import event_document, event_line
 
-    for event in _client(controllers, certs, insecure=insecure).events(after=after, follow=follow):
+    for event in client_of(controllers, certs, insecure=insecure).events(after=after, follow=follow):
         print(text.dumps(event_document(event)) if json else event_line(event), flush=True)
 
 
@@ -73,7 +73,7 @@ def scale(
         if run is None or not 0 < efficiency <= 1:
             raise BadInput("nebula scale auto: give the job's run file with --run, and --efficiency above 0, at most 1")
         _scale_by_throughput(
-            _client(controllers, certs, insecure=insecure), run, efficiency, dry_run=dry_run, json=json
+            client_of(controllers, certs, insecure=insecure), run, efficiency, dry_run=dry_run, json=json
         )
         return
     if dry_run or run is not None:
@@ -81,7 +81,7 @@ def scale(
     least, _, most = nodes.partition(":")
     if not (least.isdigit() and (most or least).isdigit()):
         raise BadInput(f"{nodes!r}: write MIN:MAX, such as 1:4")
-    _tell(_client(controllers, certs, insecure=insecure).scale(int(least), int(most or least)), json=json)
+    _tell(client_of(controllers, certs, insecure=insecure).scale(int(least), int(most or least)), json=json)
 
 
 def _scale_by_throughput(client: Client, run: Path, efficiency: float, *, dry_run: bool, json: bool) -> None:
@@ -139,7 +139,7 @@ def drain(
     json: Json = False,
 ) -> None:
     """Have a node leave an elastic job at its next step; nothing is lost."""
-    _tell(_client(controllers, certs, insecure=insecure).drain(node, because), json=json)
+    _tell(client_of(controllers, certs, insecure=insecure).drain(node, because), json=json)
 
 
 def _tell(sentence: str, *, json: bool) -> None:
@@ -151,7 +151,8 @@ def _tell(sentence: str, *, json: bool) -> None:
         print(sentence)
 
 
-def _client(controllers: str, certs: Path, *, insecure: bool) -> Client:
+def client_of(controllers: str, certs: Path, *, insecure: bool) -> Client:
+    """Talks to a job's controller under the certificate of people."""
     from nebula.cli.elastic import identity_of
     from nebula.elastic.client import Client
 

@@ -10,15 +10,22 @@ import typer
 from nebula.cli.options import Certificates, Controllers, Force, Insecure, Json, PlanOption, RunFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from nebula.cli.subject import Subject
     from nebula.cluster.values import Cluster
     from nebula.elastic.authority import Identity
     from nebula.elastic.controller.brain import Settings
     from nebula.elastic.controller.plans import Plans
+    from nebula.elastic.controller.show import Show
     from nebula.elastic.policy.values import Bounds, Limits
+    from nebula.elastic.telling import Tell
     from nebula.plan.values import Plan
+
+TEXT, JSON = "text", "json"
+LogFormat = Annotated[
+    str, typer.Option("--log-format", metavar="text|json", help="Lines for people, or JSON lines as --json gives.")
+]
 
 
 def controller(
@@ -55,13 +62,21 @@ def controller(
     ] = 0,
     certs: Certificates = Path("certs"),
     insecure: Insecure = False,
+    metrics: Annotated[
+        str,
+        typer.Option("--metrics", metavar="HOST:PORT", help="/metrics, /healthz and /readyz there, on this machine."),
+    ] = "",
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Send each recovery as an OpenTelemetry trace (an extra).")
+    ] = False,
     plan_file: PlanOption = None,
     force: Force = False,
+    log_format: LogFormat = TEXT,
     json: Json = False,
 ) -> None:
     """Lead an elastic job: agents connect, workers train, and the job goes on when some of them fail."""
     import asyncio
-    from contextlib import nullcontext
+    from contextlib import closing, nullcontext
 
     from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
@@ -79,10 +94,11 @@ def controller(
     _make_folder(folder, subject, plan, search, force=force, goes_on=at.exists())
     limits = Limits(node_failures=node_failures)
     settings = _settings(subject, folder, bounds, script, memory_every, limits, replicas)
-    say = _teller(json=json)
+    say = _teller(log_format, json=json, job_id=settings.name)
+    show = _show(metrics, settings.name, say, traces=traces)
     say(f"{plan.split} · {folder} · store {at}")
     credentials = server_credentials(identity) if identity else None
-    with refusals_told() if identity else nullcontext():
+    with refusals_told() if identity else nullcontext(), closing(show):
         work = serve(
             settings,
             SqliteStore(at),
@@ -91,6 +107,7 @@ def controller(
             credentials=credentials,
             door=Doorkeeper(identity, say) if identity else OpenDoor(),
             say=say,
+            show=show,
         )
         asyncio.run(work)
 
@@ -110,6 +127,7 @@ def agent(
         str, typer.Option("--certificate", metavar="NAME", help="Of this node; default: agent-NAME if there, or agent.")
     ] = "",
     insecure: Insecure = False,
+    log_format: LogFormat = TEXT,
     json: Json = False,
 ) -> None:
     """Run the workers of this node for a job's controller."""
@@ -129,24 +147,33 @@ def agent(
         spares=spares,
         address=address,
         certificate=None if insecure else (certs, certificate),
-        say=_teller(json=json),
+        say=_teller(log_format, json=json, node=name),
     )
 
 
-def _teller(*, json: bool) -> Callable[[str], None]:
+def _show(metrics: str, job: str, say: Tell, *, traces: bool) -> Show:
+    """What others may see of a controller."""
+    from nebula.elastic.controller.show import Show
+    from nebula.elastic.controller.tracing import Tracer
+
+    if metrics:
+        _check_loopback(metrics, "--metrics", "they are served without TLS to this machine alone")
+    return Show(metrics, Tracer(job) if traces else None, say)
+
+
+def _teller(log_format: str, *, json: bool, **known: str) -> Tell:
     """Where sentences go: text on stderr, or a JSON line each on stdout."""
+    import time
+
     from nebula.cli.console import log
+    from nebula.elastic.telling import as_json, as_text
+    from nebula.errors import BadInput
 
-    if not json:
-        return log
-
-    def tell(sentence: str) -> None:
-        import json as text
-        import time
-
-        print(text.dumps({"ts": round(time.time(), 3), "because": sentence}, ensure_ascii=False), flush=True)
-
-    return tell
+    if log_format not in (TEXT, JSON):
+        raise BadInput(f"--log-format {log_format}: it is {TEXT} or {JSON}")
+    if json or log_format == JSON:
+        return as_json(lambda line: print(line, flush=True), time.time, known)
+    return as_text(log)
 
 
 def _bounds(nodes: str, cluster: Cluster, unit: int) -> Bounds:
@@ -187,21 +214,34 @@ def identity_of(certs: Path, name: str, addresses: Sequence[str], option: str, *
 
 def _check_address(text: str, option: str, *, insecure: bool) -> None:
     """Refuses what is no address, and one of another machine without TLS."""
+    if insecure:
+        _check_loopback(text, option, "--insecure is for addresses of this machine")
+    else:
+        _host_of(text, option)
+
+
+def _check_loopback(text: str, option: str, why: str) -> None:
+    """Refuses an address of another machine."""
     import ipaddress
 
     from nebula.errors import BadInput
 
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise BadInput(f"{option} {text}: write it as HOST:PORT, such as 10.0.0.1:7077")
-    if not insecure:
-        return
+    host = _host_of(text, option)
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
     if not loopback:
-        raise BadInput(f"{option} {text}: --insecure is for addresses of this machine, such as 127.0.0.1:{port}")
+        raise BadInput(f"{option} {text}: {why}, such as 127.0.0.1:{text.rpartition(':')[2]}")
+
+
+def _host_of(text: str, option: str) -> str:
+    from nebula.errors import BadInput
+
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise BadInput(f"{option} {text}: write it as HOST:PORT, such as 10.0.0.1:7077")
+    return host
 
 
 def _make_folder(folder: Path, subject: Subject, plan: Plan, search: object, *, force: bool, goes_on: bool) -> None:

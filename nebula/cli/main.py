@@ -35,6 +35,7 @@ from nebula.cli import (
     reporting,
     running,
     sweeping,
+    topping,
     validating,
     what_if,
 )
@@ -126,6 +127,7 @@ app.command()(running.train)
 app.command()(elastic.controller)
 app.command()(elastic.agent)
 app.command()(asking.status)
+app.command()(topping.top)
 app.command()(asking.events)
 app.command()(asking.scale)
 app.command()(asking.drain)

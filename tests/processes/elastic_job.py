@@ -37,7 +37,7 @@ class Job:
         self.folder, self.nodes, self.options = Path(folder), nodes, options
         (self.folder / "run.yaml").write_text(run.format(steps=steps, every=every))
         self.processes, self.port = {}, 0
-        self.agent_options, self.secure = [], secure
+        self.agent_options, self.secure, self.environment = [], secure, {}
 
     def start(self, name, *words, env=None):
         """Starts `nebula WORDS`, its output in NAME.log."""
@@ -47,7 +47,7 @@ class Job:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment, **(env or {})},
             )
         return self.processes[name]
 

@@ -19,6 +19,7 @@ from nebula.elastic.controller.plans import Plans, ranks
 from nebula.elastic.controller.recovery import Recovery
 from nebula.elastic.controller.restore import Restorable, newest
 from nebula.elastic.controller.steps import Steps
+from nebula.elastic.controller.watch import Watch, Watches
 from nebula.elastic.goodput import Account, Category
 from nebula.elastic.policy import JobState, Limits, decide, events
 from nebula.elastic.policy.record import dumps, loads
@@ -26,6 +27,7 @@ from nebula.elastic.policy.values import Action, Again, Bounds, Decision, End, F
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.store import Lease, Store
+from nebula.elastic.telling import SILENT, Tell
 from nebula.errors import BadInput, NebulaError
 from nebula.plan.files import dumps as plan_text
 from nebula.plan.values import Plan
@@ -70,9 +72,7 @@ class Settings:
 class Brain:
     """Drives one job while its lease lasts."""
 
-    def __init__(
-        self, settings: Settings, store: Store, lease: Lease, plans: Plans, say: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, settings: Settings, store: Store, lease: Lease, plans: Plans, say: Tell = SILENT) -> None:
         """Reads the job's state from the store, or begins one.
 
         Raises:
@@ -99,8 +99,7 @@ class Brain:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.members_expected: Callable[[int], None] = lambda count: None  # noqa: ARG005
-        self.observe: Callable[[Happened], None] = lambda event: None  # noqa: ARG005
-        self.stepped: Callable[[int, float], None] = lambda steps, step_s: None  # noqa: ARG005
+        self.watch: Watch = Watches()
 
     def kept(self, key: str, value: str) -> str:
         """What the store has under a key; `value` is put there if it has nothing."""
@@ -194,9 +193,25 @@ class Brain:
         )
         self.journal.add(event)
         self.ledger.add(event)
-        self.observe(event)
-        self._say(because)
+        self.watch.happened(event)
+        self._told(event)
         self._spawn(self.journal.tell())
+
+    def _told(self, event: Happened) -> None:
+        """Tells people and logs of an event."""
+        self._say(
+            event.because,
+            event=event.kind,
+            ts=event.wall_s,
+            generation=event.generation,
+            step=event.step,
+            run_id=f"{self.settings.name}-{event.epoch}",
+            node=event.node or None,
+            rank=event.rank if event.rank >= 0 else None,
+            trace_id=event.trace or None,
+            **({"last_lines": list(event.last_lines)} if event.last_lines else {}),
+            **({"seconds": dict(event.seconds)} if event.seconds else {}),
+        )
 
     def _write(self, key: str, text: str) -> None:
         version = self.versions.get(key, 0)
@@ -210,7 +225,8 @@ class Brain:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, wait_s) + 0.001, self._tick)
 
     def _tick(self) -> None:
-        self.tell(events.Tick(), "lost")
+        lost = any(node.lost(self.now_s()) for node in self.state.nodes.values())
+        self.tell(events.Tick(), "lost" if lost else "waited")
 
     def _watch(self) -> None:
         """Cuts off agents that say nothing, again and again."""
@@ -329,9 +345,10 @@ class Brain:
         least, _ = self.crowd.steps(self.state.members, generation)
         if progress.generation != generation:
             return
-        self.steps.saved(line.hello.node, progress.saving_s)
+        if more_s := self.steps.saved(line.hello.node, progress.saving_s):
+            self.watch.saved(more_s)
         if least:
-            self.stepped(self.steps.did(now_s, least), self.crowd.step_s(self.state.members))
+            self.watch.stepped(self.steps.did(now_s, least), self.crowd.step_s(self.state.members))
             self.tell(events.Stepped(generation=generation, step=least), "stepped")
         beginning = self.steps.beginning
         if beginning is None or self.state.phase is not Phase.RUNNING:

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,10 +17,12 @@ from nebula.elastic.controller.brain import Brain, Settings
 from nebula.elastic.controller.plans import Plans
 from nebula.elastic.controller.roll_office import RollOffice
 from nebula.elastic.controller.service import Service
+from nebula.elastic.controller.show import Show
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol.control_pb2_grpc import add_ControllerServicer_to_server
 from nebula.elastic.protocol.roll_pb2_grpc import add_RollServicer_to_server
 from nebula.elastic.store import Fenced, Lease, Store
+from nebula.elastic.telling import SILENT, Tell
 from nebula.elastic.trust import Doorkeeper, OpenDoor
 from nebula.errors import BadInput, RunFailed
 
@@ -55,7 +56,8 @@ async def serve(
     listen: str,
     credentials: grpc.ServerCredentials | None,
     door: Doorkeeper | OpenDoor,
-    say: Callable[[str], None] = print,
+    say: Tell = SILENT,
+    show: Show | None = None,
 ) -> str:
     """Leads a job to its end.
 
@@ -63,6 +65,7 @@ async def serve(
         listen: HOST:PORT.
         credentials: None: without TLS.
         door: judges who may call.
+        show: what others see of it; the caller closes it.
 
     Returns:
         The job's last sentence.
@@ -72,8 +75,11 @@ async def serve(
         BadInput: the port is taken, or the job is over already.
     """
     holder = holder_name()
-    lease = await _lead(settings.name, holder, store, say)
+    show = show or Show()
+    show.open()
+    lease = await _lead(settings.name, holder, store, say, show)
     brain = Brain(settings, store, lease, plans, say)
+    brain.watch = show.leads(brain)
     if brain.state.phase.over:
         raise BadInput(f"the job {settings.name} in this store is {brain.state.phase.value}: name another --store")
     server = grpc.aio.server(options=OPTIONS)
@@ -109,7 +115,7 @@ async def serve(
     return brain.state.why
 
 
-async def _lead(name: str, holder: str, store: Store, say: Callable[[str], None]) -> Lease:
+async def _lead(name: str, holder: str, store: Store, say: Tell, show: Show) -> Lease:
     """Waits for the lease, and says who has it."""
     told = ""
     while True:
@@ -119,6 +125,7 @@ async def _lead(name: str, holder: str, store: Store, say: Callable[[str], None]
         if lease.holder != told:
             say(f"{lease.holder} leads {name} with epoch {lease.token}; standing by until it is gone")
             told = lease.holder
+            show.waits_for(told)
         await asyncio.sleep(TTL_S / 10)
 
 

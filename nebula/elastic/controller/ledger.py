@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from nebula.elastic.controller.journal import Happened
 from nebula.elastic.goodput import Account, Category, Moment
@@ -53,6 +53,10 @@ class Ledger:
     def until(self, now_s: float, saving_s: float) -> Account:
         """The account up to now."""
         return (self._account or begun(now_s, ())).until(now_s, saving_s=saving_s)
+
+    def settled(self) -> Mapping[Category, int]:
+        """Nanoseconds of each category up to the last event; they only rise."""
+        return self._account.spent_ns if self._account else dict.fromkeys(Category, 0)
 
     @property
     def doing(self) -> Category:

@@ -88,7 +88,7 @@ class Service(ControllerServicer):
         told = line.progress if line else wire.Progress()
         return wire.NodeStatus(
             node=name,
-            state=_word(node, member=member),
+            state=node.word(member=member),
             slots=node.slots,
             step=told.least_step,
             warm=told.warm,
@@ -147,14 +147,6 @@ def on_wire(event: Happened) -> wire.Event:
         rank=event.rank,
         trace=event.trace,
     )
-
-
-def _word(node: NodeState, *, member: bool) -> str:
-    if not node.heard:
-        return "away"
-    if node.draining or node.put_aside:
-        return "draining" if node.draining else "aside"
-    return "member" if member else "standby"
 
 
 async def _write(line: Line, context: Any) -> None:

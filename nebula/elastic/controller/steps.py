@@ -76,7 +76,6 @@ class Steps:
     last_s: float = math.inf
     boundary: bool = False
     saving_s: float = 0.0
-    saved_s: float = 0.0
     _least: int = 0
     _told_s: dict[str, float] = field(default_factory=dict)
 
@@ -92,13 +91,13 @@ class Steps:
             self._least, self.last_s = least, now_s
         return max(0, more)
 
-    def saved(self, node: str, saving_s: float) -> None:
-        """Saves have held up a node for so long in this generation; the slowest counts."""
+    def saved(self, node: str, saving_s: float) -> float:
+        """Saves have held up a node for so long in this generation; how much more the slowest was held up."""
         before_s = max(self._told_s.values(), default=0.0)
         self._told_s[node] = max(saving_s, self._told_s.get(node, 0.0))
         more_s = max(self._told_s.values()) - before_s
         self.saving_s += more_s
-        self.saved_s += more_s
+        return more_s
 
     def since_s(self, now_s: float) -> float:
         """How long ago a step was done; 0 where none was."""

@@ -130,6 +130,14 @@ class NodeState:
         """Whether a generation may begin on it."""
         return self.back_by_s == math.inf and not (self.draining or self.put_aside)
 
+    def word(self, *, member: bool) -> str:
+        """What it does: member, standby, away, draining or aside."""
+        if not self.heard:
+            return "away"
+        if self.draining or self.put_aside:
+            return "draining" if self.draining else "aside"
+        return "member" if member else "standby"
+
     def failures_since(self, since_s: float) -> tuple[float, ...]:
         """Those after a time."""
         return tuple(at_s for at_s in self.failures_s if at_s > since_s)
