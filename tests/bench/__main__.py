@@ -23,6 +23,7 @@ BENCHMARKS = (
     "overhead",
     "perturbed",
     "recovery",
+    "replicas",
 )
 
 

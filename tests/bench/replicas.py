@@ -1,0 +1,105 @@
+"""What faults cost a group of two replicas: killed workers, one after the other and at random, against no fault at all.
+
+The small ERNIE with its Adam state on this machine's cores, wall time. Kills are SIGKILLs to the worker of a node drawn
+with a fixed seed; those at random come at exponential intervals. Goodput is what was done in a time as a share of what
+the undisturbed job does in it, so that a step which one replica does alone, and slower, counts as slower.
+NEBULA_BENCH_KILLS and NEBULA_BENCH_SECONDS set how many kills, and how long each run at random lasts.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "processes"))
+from elastic_job import Job
+
+from nebula.elastic.agent.hang import percentile
+from tests.bench.rows import Row
+
+SEED = 6
+KILLS = int(os.environ.get("NEBULA_BENCH_KILLS", "30"))
+SECONDS = float(os.environ.get("NEBULA_BENCH_SECONDS", "600"))
+SETTLED = 6
+"""Steps that both do before the next kill."""
+
+
+def rows() -> list[Row]:
+    """Rows of all scenarios."""
+    undisturbed, median_s = at_random(0.0, SECONDS / 2)
+    found = [
+        Row(name="two replicas undisturbed: a step, median", value=median_s, unit="s"),
+        Row(name="two replicas undisturbed: steps per second", value=undisturbed, unit="/s"),
+    ]
+    found += one_by_one(KILLS)
+    for mtbf_s, promise in ((60.0, 92.0), (20.0, 80.0)):
+        rate, _ = at_random(mtbf_s, SECONDS)
+        name = f"goodput, a kill in {mtbf_s:.0f} s, {SECONDS:.0f} s long"
+        found.append(Row(name=name, value=100 * rate / undisturbed, unit="%", promise=promise, more_is_better=True))
+    return found
+
+
+def one_by_one(count: int) -> list[Row]:
+    """The longest step of those who go on, and from a kill until the killed one is a member again."""
+    draw, gaps, back, twice = random.Random(SEED), [], [], 0
+    with job() as one:
+        for _ in range(count):
+            one.wait_step(one.last_step() + SETTLED, 120)
+            members = one.log().count(" is here")
+            step, killed_s = one.last_step(), time.monotonic()
+            one.worker(draw.choice("ab")).send_signal(signal.SIGKILL)
+            one.wait(lambda members=members: one.log().count(" is here") > members, 60)
+            back.append(time.monotonic() - killed_s)
+            one.wait_step(step + SETTLED, 120)
+            gaps.append(max(row["took_s"] for row in one.steps()[step : step + SETTLED]))
+        numbers = [row["step"] for row in one.steps()]
+        twice = len(numbers) - len(set(numbers))
+        assert numbers == sorted(numbers)
+    print(f"   load {os.getloadavg()[0]:.1f}", flush=True)
+    return [
+        Row(name=f"longest gap of the survivors, median of {count}", value=median(gaps), unit="s"),
+        Row(name=f"longest gap of the survivors, most of {count}", value=max(gaps), unit="s", promise=1.5),
+        Row(name="kill to the killed one's being a member again, median", value=median(back), unit="s"),
+        Row(name="kill to the killed one's being a member again, p95", value=percentile(back, 0.95), unit="s"),
+        Row(name="steps lost or done twice", value=twice, unit="", promise=0),
+    ]
+
+
+def at_random(mtbf_s: float, seconds: float) -> tuple[float, float]:
+    """Steps per second and the median step, under kills at exponential intervals; 0: under none."""
+    draw = random.Random(SEED)
+    with job() as one:
+        one.wait_step(SETTLED, 120)
+        first, began_s, kills = one.last_step(), time.monotonic(), 0
+        next_s = draw.expovariate(1 / mtbf_s) if mtbf_s else seconds
+        while time.monotonic() - began_s < seconds:
+            time.sleep(min(next_s, seconds - (time.monotonic() - began_s)))
+            if mtbf_s and time.monotonic() - began_s < seconds:
+                one.worker(draw.choice("ab")).send_signal(signal.SIGKILL)
+                kills, next_s = kills + 1, draw.expovariate(1 / mtbf_s)
+        took_s, steps = time.monotonic() - began_s, one.steps()
+    print(
+        f"   {kills} kills, {steps[-1]['step'] - first} steps in {took_s:.0f} s; load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+    return (steps[-1]["step"] - first) / took_s, median(step["took_s"] for step in steps[first:])
+
+
+@contextmanager
+def job() -> Iterator[Job]:
+    """Two replicas that train, longer than anybody watches."""
+    with tempfile.TemporaryDirectory() as folder:
+        one = Job(Path(folder), steps=100_000, every=1000, nodes="1:2", options=("--replicas", 2))
+        one.options = (*one.options, "--node-failures", "1000000")
+        try:
+            yield one.controller().agents("a", "b")
+        finally:
+            one.close()
