@@ -142,6 +142,29 @@ def drain(
     _tell(client_of(controllers, certs, insecure=insecure).drain(node, because), json=json)
 
 
+def chaos(
+    schedule: Annotated[Path, typer.Argument(metavar="FAULTS.YAML", help="What is to fail, where and when.")],
+    controllers: Controllers,
+    certs: Certificates = Path("certs"),
+    insecure: Insecure = False,
+    json: Json = False,
+) -> None:
+    """Have things fail on purpose in a running job, and say what came of each."""
+    from nebula.cli.console import log, print_json, results
+    from nebula.elastic.chaos.run import run
+    from nebula.elastic.chaos.schema import load_schedule
+    from nebula.errors import RunFailed
+    from nebula.report.chaos_text import chaos_document, chaos_text
+
+    found = run(load_schedule(schedule), _client(controllers, certs, insecure=insecure), log)
+    if json:
+        print_json(chaos_document(found))
+    else:
+        results().print(chaos_text(found))
+    if found.phase == "failed":
+        raise RunFailed("the job failed; its controller and `nebula events` say why")
+
+
 def _tell(sentence: str, *, json: bool) -> None:
     from nebula.cli.console import print_json
 

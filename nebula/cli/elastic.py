@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nebula.cli.options import Certificates, Controllers, Force, Insecure, Json, PlanOption, RunFile
+from nebula.cli.options import AllowFaults, Certificates, Controllers, Force, Insecure, Json, PlanOption, RunFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +69,7 @@ def controller(
     traces: Annotated[
         bool, typer.Option("--traces", help="Send each recovery as an OpenTelemetry trace (an extra).")
     ] = False,
+    allow_faults: AllowFaults = False,
     plan_file: PlanOption = None,
     force: Force = False,
     log_format: LogFormat = TEXT,
@@ -77,6 +78,7 @@ def controller(
     """Lead an elastic job: agents connect, workers train, and the job goes on when some of them fail."""
     import asyncio
     from contextlib import closing, nullcontext
+    from dataclasses import replace
 
     from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
@@ -94,6 +96,7 @@ def controller(
     _make_folder(folder, subject, plan, search, force=force, goes_on=at.exists())
     limits = Limits(node_failures=node_failures)
     settings = _settings(subject, folder, bounds, script, memory_every, limits, replicas)
+    settings = replace(settings, allows_faults=allow_faults)
     say = _teller(log_format, json=json, job_id=settings.name)
     show = _show(metrics, settings.name, say, traces=traces)
     say(f"{plan.split} · {folder} · store {at}")
@@ -128,6 +131,7 @@ def agent(
     ] = "",
     insecure: Insecure = False,
     log_format: LogFormat = TEXT,
+    allow_faults: AllowFaults = False,
     json: Json = False,
 ) -> None:
     """Run the workers of this node for a job's controller."""
@@ -145,6 +149,7 @@ def agent(
         identity=identity_of(certs, certificate, at, "--controller", insecure=insecure),
         logs=logs.resolve() if logs else None,
         spares=spares,
+        allows_faults=allow_faults,
         address=address,
         certificate=None if insecure else (certs, certificate),
         say=_teller(log_format, json=json, node=name),

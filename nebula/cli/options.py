@@ -29,6 +29,7 @@ Controllers = Annotated[
 Certificates = Annotated[
     Path, typer.Option("--certs", metavar="FOLDER", help="Certificates of the job, from `nebula cert init`.")
 ]
+AllowFaults = Annotated[bool, typer.Option("--allow-faults", help="Do what `nebula chaos` asks for; for tests.")]
 FaultOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(

@@ -79,6 +79,15 @@ class Client:
         """
         return self._done(self._stub.Drain, wire.DrainRequest(protocol=VERSION, node=node, because=because))
 
+    def inject(self, node: str, fault: str, *, seconds: float = 0.0) -> str:
+        """Has something fail on purpose.
+
+        Raises:
+            BadInput: the controller does not allow it, or there is no such node.
+        """
+        asked = wire.InjectRequest(protocol=VERSION, node=node, fault=fault, seconds=seconds)
+        return self._done(self._stub.Inject, asked)
+
     def _done(self, call: Any, request: Any) -> str:
         with _plainly(self.address):
             answer: wire.Answer = call(request, timeout=PATIENCE_S)

@@ -101,6 +101,12 @@ class Job:
     def wait_step(self, step, timeout_s=60):
         return self.wait(lambda: self.last_step() >= step, timeout_s)
 
+    def client(self):
+        """One that asks the controller, without TLS."""
+        from nebula.elastic.client import Client
+
+        return Client(f"127.0.0.1:{self.port}", None)
+
     def worker(self, node):
         """The process that trains on a node."""
         return self.wait(lambda: self._workers(node), 30)[0]

@@ -75,7 +75,8 @@ def test_the_verbs_of_the_first_version_are_there():
         "deploy paddlejob, doctor, demo, validate, profile, calibrate, emit, explain, compare, sweep, scaling, what-if"
     )
     more += ", replan, family, checkpoint list, checkpoint verify, checkpoint export, checkpoint ls, rehearse"
-    more += ", outlast, controller, agent, status, top, events, scale, drain, cert init, cert sign, cert revoke"
+    more += ", outlast, controller, agent, status, top, events, scale, drain, chaos"
+    more += ", cert init, cert sign, cert revoke"
     assert {*wanted.split(", "), *more.split(", ")} == ALL.keys()
 
 

@@ -22,9 +22,11 @@ from nebula.elastic.agent import environment
 from nebula.elastic.agent.addresses import Ports
 from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.crew import Crew
+from nebula.elastic.agent.faults import inject
 from nebula.elastic.agent.hang import WAITING, Patience, culprit
 from nebula.elastic.agent.session import Lost, Session, Untrusted
-from nebula.elastic.agent.worker import Order, Worker, ending
+from nebula.elastic.agent.worker import STACK_LINES, Order, Worker, ending
+from nebula.elastic.chaos.values import Kind
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.errors import BadInput, NebulaError, RunFailed
@@ -46,6 +48,7 @@ class Node:
         name: stable; the same when the agent starts anew.
         address: where other nodes reach it.
         logs: folder for the workers' logs; None: where the controller says.
+        allows_faults: whether it does to itself and its workers what `nebula chaos` asks for.
         spares: whether processes stand by with Paddle imported.
         roll: environment by which a member of a group of replicas finds the others.
     """
@@ -56,6 +59,7 @@ class Node:
     scratch: Path
     logs: Path | None = None
     spares: bool = True
+    allows_faults: bool = False
     patience: Patience = field(default_factory=Patience)
     roll: Mapping[str, str] = field(default_factory=dict)
 
@@ -191,6 +195,7 @@ class Agent:
                 "stop": self._stop,
                 "leave": self._leave,
                 "again": self._again,
+                "inject": self._inject,
             }[kind](value)
 
     def _say_once(self, sentence: str) -> None:
@@ -265,6 +270,13 @@ class Agent:
         self.crew.start(orders)
         generation.running = True
         self._watch()
+
+    def _inject(self, asked: wire.Inject) -> None:
+        if not self.node.allows_faults:
+            self.say(f"refused to do {asked.fault}: this agent was started without --allow-faults")
+            return
+        self.say(f"a test asks for {asked.fault}")
+        inject(Kind(asked.fault), self.crew.ranks.get(asked.local), asked.seconds, self._session.cut)
 
     def _again(self, again: wire.Again) -> None:
         """Begins one worker anew, out of a spare if there is one."""
@@ -383,7 +395,8 @@ class Agent:
             blamed = culprit(silent)
             self.crew.dump_stacks()
             time.sleep(DUMP_S)
-            lines = next(w.last_lines() for w in self.crew.ranks.values() if w.order and w.order.rank == blamed.rank)
+            hung = next(one for one in self.crew.ranks.values() if one.order and one.order.rank == blamed.rank)
+            lines = hung.last_lines(STACK_LINES)
             self._fail(blamed.rank, "hang", blamed.cause, lines, time.time())
         if most > generation.start.resume_step and not generation.refilled and self.crew.step_times():
             generation.refilled = True

@@ -43,6 +43,7 @@ def run(
     identity: Identity | None,
     logs: Path | None = None,
     spares: bool = True,
+    allows_faults: bool = False,
     address: str = "",
     certificate: tuple[Path, str] | None = None,
     say: Callable[[str], None] = print,
@@ -68,6 +69,7 @@ def run(
         scratch=scratch,
         logs=logs,
         spares=spares,
+        allows_faults=allows_faults,
         roll=_roll(controllers, address or own_address(controllers[0]), certificate),
     )
     to = dial(identity, OPTIONS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,7 @@ class Session:
         self._check = check
         self._outbox: queue.SimpleQueue[wire.FromAgent | None] = queue.SimpleQueue()
         self._over = threading.Event()
+        self._down_until_s = 0.0
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
 
     def start(self) -> None:
@@ -68,6 +70,11 @@ class Session:
         """Sends a message of that kind, if the line is up: `send(failed=wire.Failed(...))`."""
         self._outbox.put(wire.FromAgent(**kind))
 
+    def cut(self, seconds: float) -> None:
+        """Breaks the line and keeps it down for a while, as a test asks for."""
+        self._down_until_s = time.monotonic() + seconds
+        self._outbox.put(None)
+
     def close(self, patience_s: float = 1.0) -> None:
         """Says what is still to be said and hangs up."""
         self._over.set()
@@ -77,6 +84,7 @@ class Session:
     def _run(self) -> None:
         pause_s, turn = RETRY_S[0], 0
         while not self._over.is_set():
+            self._over.wait(max(0.0, self._down_until_s - time.monotonic()))
             welcomed, why = self._talk(self._addresses[turn % len(self._addresses)])
             self._heard(Lost(why))
             pause_s = RETRY_S[0] if welcomed else min(RETRY_S[1], 2 * pause_s)

@@ -21,6 +21,8 @@ from nebula.runtime.progress import VARIABLE, Watched
 
 SHOWN_LINES = 15
 """Last lines of a log that go to the controller."""
+STACK_LINES = 60
+"""Of a rank that hangs, whose stacks were written there."""
 _TAIL_BYTES = 16384
 
 
@@ -90,6 +92,11 @@ class Worker:
         return self.process.pid
 
     @property
+    def fault_file(self) -> Path:
+        """Where the process reads what it is to do to itself."""
+        return self._progress.with_name(f"{self._progress.name}.fault")
+
+    @property
     def warm(self) -> bool:
         """Whether its imports are done."""
         if not self._warm:
@@ -105,6 +112,8 @@ class Worker:
     def run(self, order: Order) -> None:
         """Has a spare run a script as soon as its imports are done."""
         self.order = order
+        if order.log.exists():
+            order.log.replace(order.log.with_name(f"before.{order.log.name}"))
         order.log.write_bytes(b"")
         with suppress(OSError):
             for thread in os.listdir(f"/proc/{self.pid}/task"):
@@ -150,7 +159,7 @@ class Worker:
         except OSError:
             return False
 
-    def last_lines(self) -> list[str]:
+    def last_lines(self, count: int = SHOWN_LINES) -> list[str]:
         """The end of its log."""
         if self.order is None:
             return []
@@ -160,7 +169,7 @@ class Worker:
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
-        return [line for line in text.splitlines() if line.strip()][-SHOWN_LINES:]
+        return [line for line in text.splitlines() if line.strip()][-count:]
 
 
 def ending(code: int) -> str:

@@ -50,6 +50,7 @@ class Settings:
         environment: of every worker.
         select: the environment that gives a rank its device.
         silence_s: an agent that says nothing for so long is cut off.
+        allows_faults: whether `nebula chaos` is heard.
         memory_every: steps between two copies in memory; 0: none.
         mtbf_s: mean seconds between failures of the job, before any was seen; 0: nobody asks.
         shards: of a batch, where the workers are replicas that fail and join one by one; 0: they are not.
@@ -65,6 +66,7 @@ class Settings:
     heartbeat_s: float = 0.5
     silence_s: float = 3.0
     memory_every: int = 1
+    allows_faults: bool = False
     mtbf_s: float = 0.0
     shards: int = 0
 
@@ -449,6 +451,15 @@ class Brain:
             line.tell(wire.ToAgent(stop=stop))
         if not self._awaited:
             asyncio.get_running_loop().call_soon(self._all_stopped)
+
+    def inject(self, asked: wire.InjectRequest) -> bool:
+        """Passes a fault that a test asks for on to an agent; whether there is one."""
+        if asked.node not in self.crowd.lines:
+            return False
+        self.note("injected", f"a test asks for {asked.fault} on {asked.node}")
+        inject = wire.Inject(epoch=self.lease.token, fault=asked.fault, local=asked.local, seconds=asked.seconds)
+        self._tell(asked.node, inject=inject)
+        return True
 
     def _release(self, node: str, because: str, *, failed: bool) -> None:
         line = self.crowd.lines.get(node)

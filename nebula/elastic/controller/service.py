@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
+from nebula.elastic.chaos.values import Kind
 from nebula.elastic.controller.brain import Brain
 from nebula.elastic.controller.crowd import Line
 from nebula.elastic.controller.journal import Happened
@@ -122,6 +125,17 @@ class Service(ControllerServicer):
         refusal = misfit(protocol, "this command")
         if refusal:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
+
+    async def Inject(self, request: wire.InjectRequest, context: Any) -> wire.Answer:  # noqa: N802
+        """Has something fail on purpose."""
+        await self._admit(request.protocol, context)
+        if not self.brain.settings.allows_faults:
+            return wire.Answer(sentence="this controller was started without --allow-faults")
+        if request.fault == Kind.CONTROLLER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if not self.brain.inject(request):
+            return wire.Answer(sentence=f"there is no node {request.node}")
+        return wire.Answer(done=True, sentence=f"{request.node} was told")
 
     def _asked(self, event: events.Event, kind: str) -> wire.Answer:
         last = self.brain.journal.last

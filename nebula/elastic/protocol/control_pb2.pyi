@@ -167,21 +167,35 @@ class Leave(_message.Message):
     failed: bool
     def __init__(self, epoch: _Optional[int] = ..., because: _Optional[str] = ..., failed: _Optional[bool] = ...) -> None: ...
 
+class Inject(_message.Message):
+    __slots__ = ("epoch", "fault", "local", "seconds")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    fault: str
+    local: int
+    seconds: float
+    def __init__(self, epoch: _Optional[int] = ..., fault: _Optional[str] = ..., local: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
 class ToAgent(_message.Message):
-    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again")
+    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     AGAIN_FIELD_NUMBER: _ClassVar[int]
+    INJECT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     start: Start
     stop: Stop
     leave: Leave
     again: Again
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ...) -> None: ...
+    inject: Inject
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("generation", "rank", "fault", "cause", "last_lines", "seen_s")
@@ -448,6 +462,20 @@ class DrainRequest(_message.Message):
     node: str
     because: str
     def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., because: _Optional[str] = ...) -> None: ...
+
+class InjectRequest(_message.Message):
+    __slots__ = ("protocol", "node", "fault", "local", "seconds")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    node: str
+    fault: str
+    local: int
+    seconds: float
+    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., fault: _Optional[str] = ..., local: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("done", "sentence")

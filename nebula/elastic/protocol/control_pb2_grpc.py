@@ -59,6 +59,11 @@ class ControllerStub:
                 request_serializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.DrainRequest.SerializeToString,
                 response_deserializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.FromString,
                 _registered_method=True)
+        self.Inject = channel.unary_unary(
+                '/nebula.elastic.v1.Controller/Inject',
+                request_serializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.InjectRequest.SerializeToString,
+                response_deserializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.FromString,
+                _registered_method=True)
 
 
 class ControllerServicer:
@@ -96,6 +101,13 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Inject(self, request, context):
+        """Has something fail on purpose, where its victims were started so that they allow it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControllerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +134,11 @@ def add_ControllerServicer_to_server(servicer, server):
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
                     request_deserializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.DrainRequest.FromString,
+                    response_serializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.SerializeToString,
+            ),
+            'Inject': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inject,
+                    request_deserializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.InjectRequest.FromString,
                     response_serializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.SerializeToString,
             ),
     }
@@ -259,6 +276,33 @@ class Controller:
             target,
             '/nebula.elastic.v1.Controller/Drain',
             nebula_dot_elastic_dot_protocol_dot_control__pb2.DrainRequest.SerializeToString,
+            nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nebula.elastic.v1.Controller/Inject',
+            nebula_dot_elastic_dot_protocol_dot_control__pb2.InjectRequest.SerializeToString,
             nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.FromString,
             options,
             channel_credentials,

@@ -1,0 +1,116 @@
+"""Every way to fail that `nebula chaos` knows, done to a job of two workers: it is seen, told and got over.
+
+Hangs are seen by progress within max(2 s, 5 x p99 of the steps), which is asked for here with time to spare: the bench
+measures it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from elastic_job import Job
+
+from nebula.elastic.chaos.values import Kind
+
+EXITS = {
+    Kind.KILL: "was killed by SIGKILL",
+    Kind.TERM: "was killed by SIGTERM",
+    Kind.SEGV: "was killed by SIGSEGV",
+    Kind.EXIT: "exited with code 1",
+    Kind.EXCEPTION: "exited with code 1: nebula.elastic.entry.own_faults.Asked: a test asked for an exception",
+    Kind.MEMORY: "MemoryError",
+}
+HANGS = {
+    Kind.FREEZE: "is stopped by a signal",
+    Kind.LOOP: "made no progress for",
+    Kind.LOCK: "made no progress for",
+    Kind.DATA: "made no progress for",
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    made = Job(tmp_path, steps=100_000, every=1000, options=("--allow-faults", "--node-failures", "1000"))
+    made.agent_options = ["--allow-faults"]
+    yield made
+    made.close()
+
+
+def events(job, kind):
+    return [event for event in job.client().events() if event.kind == kind]
+
+
+def recovered(job, kind, told):
+    """Injects a fault; the event that told of it, once the job has got over it."""
+    before, back = len(events(job, told)), len(events(job, "stepping"))
+    job.wait_step(job.last_step() + 3)
+    job.client().inject("b", kind.value)
+    job.wait(lambda: len(events(job, "stepping")) > back, 90)
+    assert len(events(job, told)) == before + 1
+    return events(job, told)[-1]
+
+
+def test_ends_of_a_worker_are_told_with_their_cause(job):
+    job.controller().agents("a", "b")
+    for kind, words in EXITS.items():
+        event = recovered(job, kind, "failed")
+        assert words in event.because
+        assert " on b " in event.because
+        assert event.last_lines
+    assert [one["step"] for one in job.steps()] == list(range(1, len(job.steps()) + 1))
+
+
+def test_hangs_of_a_worker_are_seen_by_its_progress_and_its_stacks_are_kept(job):
+    job.controller().agents("a", "b")
+    for kind, words in HANGS.items():
+        event = recovered(job, kind, "hang")
+        assert words in event.because
+        assert " on b " in event.because, kind
+        if kind is not Kind.FREEZE:  # a stopped process can write nothing
+            assert any("most recent call first" in line for line in event.last_lines), event.last_lines
+            assert any("own_faults.py" in line for line in event.last_lines), event.last_lines
+
+
+def test_a_slow_worker_and_a_short_cut_of_the_line_stop_nobody(job):
+    job.controller().agents("a", "b").wait_step(4)
+    workers = [job.worker(node).pid for node in "ab"]
+    job.client().inject("b", "slow", seconds=2.0)
+    job.client().inject("a", "line", seconds=0.4)
+    job.wait(lambda: "a is connected again; its workers went on" in job.log(), 20)
+    job.wait_step(job.last_step() + 5)
+    assert workers == [job.worker(node).pid for node in "ab"]
+
+
+def test_a_controller_that_was_frozen_changes_nothing_when_it_wakes_up(job):
+    job.controller().agents("a", "b").wait_step(3)
+    stale, port = job.processes["controller"], job.port
+    stale.send_signal(signal.SIGSTOP)
+    job.port = 0
+    job.controller("second")
+    assert "standing by until it is gone" in job.log("second")
+    stale.send_signal(signal.SIGCONT)
+    assert stale.wait(20) == 4
+    assert "leads run no longer" in job.log("controller")
+    assert "(epoch 2) does; this controller ends, workers go on" in job.log("controller")
+    step = job.last_step()
+    job.wait_step(step + 3)
+    assert port != job.port
+
+
+def test_a_job_that_allows_no_faults_refuses_them(tmp_path):
+    job = Job(tmp_path, steps=1000)
+    try:
+        job.controller().agents("a", "b").wait_step(1)
+        (tmp_path / "faults.yaml").write_text("faults: [{fault: kill, at: 0s}]\nfor: 3s\n")
+        words = [sys.executable, "-m", "nebula.cli.main", "chaos", "faults.yaml", "--insecure", "--json"]
+        done = subprocess.run(
+            [*words, "--controller", f"127.0.0.1:{job.port}"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert "without --allow-faults" in json.loads(done.stdout)["faults"][0]["because"]
+    finally:
+        job.close()
