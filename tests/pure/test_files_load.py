@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from nebula.cluster.schema import dump_cluster, load_cluster
+from nebula.elastic.chaos.schema import load_schedule
 from nebula.elastic.simulate.schema import load_scenario
 from nebula.plan.files import loads
 from nebula.plan.legality import executable, kind_of, violations
@@ -35,6 +36,10 @@ def is_scenario(value):
     return isinstance(value, dict) and {"job", "faults", "timings"} <= set(value)
 
 
+def is_schedule(value):
+    return isinstance(value, dict) and {"faults", "for"} <= set(value)
+
+
 FILES = {str(p.relative_to(ROOT)): p for p in yaml_files()}
 
 
@@ -50,6 +55,8 @@ def test_loads_without_a_warning(path):
             assert load_cluster(path) == load_cluster(yaml.safe_load(dump_cluster(load_cluster(path))))
         elif is_scenario(value):
             assert load_scenario(path)[0].jobs > 0
+        elif is_schedule(value):
+            assert load_schedule(path).lasts_s > 0
         else:
             assert value
 
@@ -58,7 +65,8 @@ def test_examples_are_clusters_runs_and_scenarios():
     for path in (ROOT / "examples").rglob("*.yaml"):
         value = yaml.safe_load(path.read_text())
         kinds = {"clusters": is_cluster, "outlast": is_scenario}
-        assert kinds.get(path.parent.name, is_run)(value), path
+        is_kind = is_schedule if path.stem == "faults" else kinds.get(path.parent.name, is_run)
+        assert is_kind(value), path
 
 
 def test_the_sizes_that_examples_promise():
