@@ -1,4 +1,4 @@
-"""The verbs that talk to a running job's controller: status, events, scale, drain."""
+"""The verbs that talk to a running job's controller: status, events, scale, drain, chaos."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def chaos(
     from nebula.errors import RunFailed
     from nebula.report.chaos_text import chaos_document, chaos_text
 
-    found = run(load_schedule(schedule), _client(controllers, certs, insecure=insecure), log)
+    found = run(load_schedule(schedule), client_of(controllers, certs, insecure=insecure), log)
     if json:
         print_json(chaos_document(found))
     else:
