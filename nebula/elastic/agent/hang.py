@@ -41,7 +41,20 @@ class Patience:
             return math.inf
         if section in (Section.BEGIN, Section.LOAD) or not step_times:
             return self.begin_s
-        return max(self.least_s, self.times * percentile(step_times, 0.99))
+        return max(self.least_s, self.times * long_step(step_times))
+
+
+FEW, OF_MEDIAN = 100, 4.0
+
+
+def long_step(step_times: Sequence[float]) -> float:
+    """The 99th percentile; of fewer than 100 steps, where that is the longest, at most four times the median.
+
+    >>> long_step([0.1] * 20 + [6.0]), long_step([0.1] * 200 + [6.0] * 3)
+    (0.4, 6.0)
+    """
+    longest = percentile(step_times, 0.99)
+    return longest if len(step_times) >= FEW else min(longest, OF_MEDIAN * percentile(step_times, 0.5))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
