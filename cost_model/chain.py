@@ -6,7 +6,7 @@ makes each once; local blocks under tensor parallelism come from nebula.graph.pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
+from nebula.cost_model.activations import activations_under
 from nebula.cost_model.communication import Levels
+from nebula.cost_model.eager import eager_execution
 from nebula.cost_model.layer import LayerCost, communication_seconds, layer_cost, recomputed
+from nebula.cost_model.peak import layer_load, tensors_alone
 from nebula.errors import BadInput
 from nebula.graph.kept import shared_before
 from nebula.graph.partition import tensor_parallel
@@ -46,6 +49,9 @@ class ChainCost:
         module_outputs: outputs of sublayers with parameters of their own.
         module_output_bytes: their bytes.
         working_bytes: needed while the layer's backward runs.
+        gradient_bytes: of the largest weight; of this and the next two where tensors alone count: 0.
+        loss_bytes: of the layer of the loss, gradients of one operator.
+        logits_bytes: tensors of the loss.
         forward_border_bytes: what goes to the next layer.
         backward_border_bytes: what comes back from it: the gradients of it.
         forward_messages: tensors that go to the next layer.
@@ -65,6 +71,9 @@ class ChainCost:
     module_outputs: Floats
     module_output_bytes: Floats
     working_bytes: Floats
+    gradient_bytes: Floats
+    loss_bytes: Floats
+    logits_bytes: Floats
     forward_border_bytes: Floats
     backward_border_bytes: Floats
     forward_messages: Floats
@@ -118,6 +127,7 @@ class Chains:
         self._blocks: dict[tuple[int, int, int, bool], Block] = {}
         self._whole: dict[tuple[int, int], Block] = {}
         self._layers: dict[tuple[int, int, int, bool, str], LayerCost] = {}
+        self._held: dict[tuple[int, int, int, bool, str], Mapping[str, LayerHeld]] = {}
         self.known: dict[ChainKey, ChainCost] = {}
 
     def for_other_devices(self) -> Chains:
@@ -203,6 +213,11 @@ class Chains:
             return np.where(before, again, each([values(c, RECOMPUTE[0]) for c in layers])) if until else again
 
         before = np.arange(len(self.graph.layers)) < until
+        held = [self.held(i, rows, tensor, sequence, device) for i in range(len(blocks))]
+
+        def holding(part: Callable[[LayerHeld], float]) -> Floats:
+            again = each([part(h[policy]) for h in held])
+            return np.where(before, again, each([part(h[RECOMPUTE[0]]) for h in held])) if until else again
 
         def wire(name: str) -> list[float]:
             return [communication_seconds(getattr(c, name), levels) for c in layers]
@@ -218,11 +233,14 @@ class Chains:
             elements=each([c.parameter_elements for c in layers]),
             tensors=each([c.parameter_tensors for c in layers]),
             parameters_bytes=each([c.parameters_bytes for c in layers]),
-            kept_bytes=under(lambda c, policy: c.kept_bytes[policy]),
+            kept_bytes=holding(lambda h: h.kept),
             shared_bytes=np.array(shared, float),
             module_outputs=each([c.module_outputs for c in layers]),
             module_output_bytes=each([c.module_output_bytes for c in layers]),
-            working_bytes=under(lambda c, policy: c.working_bytes[policy]),
+            working_bytes=holding(lambda h: h.working),
+            gradient_bytes=holding(lambda h: h.gradient),
+            loss_bytes=holding(lambda h: h.loss),
+            logits_bytes=holding(lambda h: h.logits),
             forward_border_bytes=each([b[0] for b in borders]),
             backward_border_bytes=each([b[1] for b in borders]),
             forward_messages=each([b[2] for b in borders]),
@@ -239,6 +257,46 @@ class Chains:
         if key not in self._layers:
             self._layers[key] = layer_cost(self.block(index, rows, degree, sequence), device)
         return self._layers[key]
+
+    def held(self, index: int, rows: int, degree: int, sequence: bool, device: DeviceType) -> Mapping[str, LayerHeld]:
+        """By policy what a layer of the block of that index holds; errors as of layer."""
+        key = (index, rows, degree, sequence, device.name)
+        if key not in self._held:
+            block, cost = self.block(index, rows, degree, sequence), self.layer(index, rows, degree, sequence, device)
+            self._held[key] = tensors_held(cost) if tensors_alone(device) else device_held(block, device)
+        return self._held[key]
+
+
+class LayerHeld(NamedTuple):
+    """What a layer of a micro-batch holds, in bytes; as the fields of ChainCost."""
+
+    kept: float
+    working: float
+    gradient: float = 0.0
+    loss: float = 0.0
+    logits: float = 0.0
+
+
+def tensors_held(cost: LayerCost) -> Mapping[str, LayerHeld]:
+    """By policy, where tensors alone count."""
+    return {policy: LayerHeld(cost.kept_bytes[policy], cost.working_bytes[policy]) for policy in RECOMPUTE}
+
+
+def device_held(block: Block, device: DeviceType) -> Mapping[str, LayerHeld]:
+    """By policy, where an allocator and a process count: activations as of the executor's plans."""
+    dtype = block.tensor(block.outputs[0]).dtype if not block.parameters else block.parameters[0].dtype
+    executions = [eager_execution(dtype, "adamw", (device,), policy) for policy in RECOMPUTE]
+    found = {}
+    for policy, own in zip(RECOMPUTE, activations_under(block, executions), strict=True):
+        weights = layer_load(block, own).weights
+        found[policy] = LayerHeld(
+            kept=own.kept,
+            working=0.0 if own.logits else own.restored + own.passing,
+            gradient=max((size for *_, size in weights), default=0.0),
+            loss=own.passing if own.logits else 0.0,
+            logits=own.logits,
+        )
+    return found
 
 
 def border_of(block: Block) -> tuple[float, float, float, float]:

@@ -30,7 +30,9 @@ class _Moment(NamedTuple):
     buffers: float = 0.0
 
 
-def eager_moments(chunks: Sequence[Chunk], setting: Setting, own: Held, staged_bytes: float) -> dict[str, StageMemory]:
+def eager_moments(
+    chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged_bytes: float
+) -> dict[str, StageMemory]:
     """The memory at every moment that may be the fullest.
 
     Args:
@@ -58,7 +60,7 @@ def eager_moments(chunks: Sequence[Chunk], setting: Setting, own: Held, staged_b
     return found
 
 
-def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held, staged_bytes: float) -> Iterator[_Moment]:
+def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged_bytes: float) -> Iterator[_Moment]:
     m = setting.micro_batches
     width = DTYPE_BYTES[setting.execution.accumulation_dtype]
     kept = sum(chunk.flight * chunk.kept_bytes for chunk in chunks)

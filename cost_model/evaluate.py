@@ -44,7 +44,7 @@ def evaluate(graph: DistributedGraph, cluster: Cluster, plan: Plan, execution: E
 def plan_pricing(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> ByStage:
     """What prices a plan beyond fleet: how PaddlePaddle carries it out, each stage under its recompute policy."""
     from nebula.cost_model.by_stage import ByStage
-    from nebula.cost_model.executed import paddle_execution
+    from nebula.cost_model.eager import paddle_execution
     from nebula.cost_model.step import StepPricing
 
     policies = dict.fromkeys(policy for stage in plan.stages for policy, *_ in stage.policy_runs)

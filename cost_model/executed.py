@@ -13,10 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from nebula.cluster.values import Cluster
-from nebula.cost_model.border import PLUG_INS
 from nebula.cost_model.by_stage import loads_of
 from nebula.cost_model.confidence import provenance, run_interval
-from nebula.cost_model.execution import Execution, Hidden, Recompute, default
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.fleet import mean_over_ranks
 from nebula.cost_model.offload import holds_states
 from nebula.cost_model.peak import Chunk, LayerLoad, counted_on, rank_peak
@@ -25,38 +24,7 @@ from nebula.cost_model.simulate import Durations, Event, Sends, Timeline, end_of
 from nebula.cost_model.step import StageTimes, StepPricing, StepTimes, degrees_of_stage
 from nebula.cost_model.step_parameters import StepParameters
 from nebula.graph.values import DistributedGraph
-from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, Stage, StageMemory, StepParts
-
-COMPUTED_AGAIN = {"none": "none", "selective": "core", "full": "layer"}
-"""What an execution computes again under each recompute policy of a plan."""
-
-
-def paddle_execution(job: Job, cluster: Cluster, recompute: str = "none") -> Execution:
-    """What PaddlePaddle's eager mode does for a job where nobody says otherwise.
-
-    Gradients are added and reduced in the dtype of the weights, tensor by tensor. Of communication messages between
-    stages alone run beside compute, each rank's whole. Fused attention is FlashAttention-2, and pointwise operators are
-    kernels of their own. An emulated device waits for no host.
-    """
-    dtype = PRECISION_DTYPE[job.precision]
-    return Execution(
-        hidden=Hidden(pipeline=True),
-        by_tensor=True,
-        border_parts=False,
-        loss="plug-in" if any(g.device.kind in PLUG_INS for g in cluster.groups) else "kernel",
-        host_kernel_s=0.0 if any(g.device.emulated for g in cluster.groups) else default("host_kernel_s"),
-        attention=2,
-        fused_pointwise=False,
-        compute_dtype=dtype,
-        product_dtype=dtype,
-        gather_dtype=dtype,
-        accumulation_dtype=dtype,
-        reduction_dtype=dtype,
-        master_dtype="" if job.precision == "fp32" else "float32",
-        moments=2 if job.optimizer == "adamw" else 0,
-        float_logits=False,
-        recompute=Recompute(what=COMPUTED_AGAIN[recompute]),
-    )
+from nebula.plan.values import Plan, Prediction, Stage, StageMemory, StepParts
 
 
 def predict_executed(

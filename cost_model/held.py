@@ -7,7 +7,9 @@ ranks than the others, so that each kind has its own sharding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic
 
+from nebula.cost_model.communication import Amount
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.memory import held_shares
 from nebula.graph.values import DTYPE_BYTES
@@ -15,8 +17,8 @@ from nebula.plan.values import Sharding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """Bytes on one rank.
+class Held(Generic[Amount]):
+    """Bytes on one rank, or on ranks that differ in what they hold.
 
     Attributes:
         weights: that forward and backward read; under stage 3 the share that the rank owns.
@@ -26,13 +28,13 @@ class Held:
         host: in the host's memory.
     """
 
-    weights: float
-    gradients: float
-    states: float
-    update: float
-    host: float = 0.0
+    weights: Amount
+    gradients: Amount
+    states: Amount
+    update: Amount
+    host: Amount
 
-    def __add__(self, other: Held) -> Held:
+    def __add__(self, other: Held[Amount]) -> Held[Amount]:
         return Held(
             weights=self.weights + other.weights,
             gradients=self.gradients + other.gradients,
@@ -42,7 +44,7 @@ class Held:
         )
 
 
-def held(elements: float, execution: Execution, sharding: Sharding) -> Held:
+def held(elements: Amount, execution: Execution, sharding: Sharding) -> Held[Amount]:
     """What a rank holds of parameters that a sharding group shares.
 
     Args:
@@ -58,19 +60,21 @@ def held(elements: float, execution: Execution, sharding: Sharding) -> Held:
     shares = held_shares(sharding)
     width, sums = (DTYPE_BYTES[d] for d in (execution.compute_dtype, execution.accumulation_dtype))
     master = DTYPE_BYTES[execution.master_dtype] if execution.master_dtype else 0
-    # stage 3 gathers from the copy that the optimizer updates and holds no other
-    weights, copy = (master or width, 0) if sharding.stage == 3 else (width, master)
-    narrow = sharding.stage > 0 and sums < master
+    # stage 3 gathers from the copy that the optimizer updates and holds no other; PaddlePaddle holds both
+    weights, copy = (master or width, 0) if sharding.stage == 3 and not execution.by_tensor else (width, master)
+    # tensor by tensor an update works on what lies there
+    narrow = sharding.stage > 0 and sums < master and not execution.by_tensor
     return Held(
         weights=elements * weights * shares.weights,
         gradients=elements * (sums + (width if execution.separate_sums else 0)) * shares.gradients,
         states=elements * (copy + execution.moments * DTYPE_BYTES[execution.moments_dtype]) * shares.states,
         # the rank's gradients in one piece, and their copy as wide as the weights that are updated
-        update=elements * shares.states * (sums + master) if narrow else 0.0,
+        update=elements * (shares.states * (sums + master) if narrow else 0.0),
+        host=0.0 * elements,
     )
 
 
-def held_beside_host(elements: float, execution: Execution, sharding: Sharding) -> Held:
+def held_beside_host(elements: Amount, execution: Execution, sharding: Sharding) -> Held[Amount]:
     """The same where the states of the optimizer lie in the host's memory, with gradients on their way to the update.
 
     The device keeps weights as it computes with them, its share under stage 3.
@@ -86,8 +90,8 @@ def held_beside_host(elements: float, execution: Execution, sharding: Sharding) 
     return Held(
         weights=elements * width * shares.weights,
         gradients=own.gradients,
-        states=0.0,
-        update=0.0,
+        states=0.0 * elements,
+        update=0.0 * elements,
         host=elements * each * shares.states,
     )
 

@@ -10,15 +10,22 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from nebula.cluster.values import Cluster
+import numpy as np
+from numpy.typing import NDArray
+
+from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.activations import PRODUCTS, Activations
 from nebula.cost_model.eager_peak import eager_moments
 from nebula.cost_model.execution import Execution
-from nebula.cost_model.held import Held, has_own_sums, held, held_beside_host
-from nebula.cost_model.offload import holds_activations, holds_states, staged_bytes
-from nebula.graph.values import DTYPE_BYTES, Block
+from nebula.cost_model.held import Held, has_own_sums
+from nebula.cost_model.moments import STEP, Summing, Totals, held_all_along, moments
+from nebula.cost_model.offload import holds_activations, staged_bytes
+from nebula.graph.values import Block
 from nebula.plan.values import Sharding, StageMemory
+
+Floats = NDArray[np.float64]
 
 FRAGMENTATION = 0.36
 """Of what is allocated tensor by tensor (weights, gradients, activations), what the allocator holds beside it; what
@@ -29,12 +36,6 @@ CONTEXT_BYTES = 0.7 * 2**30
 
 COMMUNICATOR_BYTES = 0.4 * 2**30
 """Of the buffers of one communicator, outside of the allocator. Fitted; plausible 0.1 to 1 GiB."""
-
-STEP = "optimizer step"
-"""The moment when activations are gone and the update works."""
-
-OWNER_ELEMENTS = 2**23
-"""Elements of the buffer in which stage 2 collects gradients for one owner (fleet, PaddlePaddle 3.3.1)."""
 
 
 class Counted(enum.Enum):
@@ -56,9 +57,15 @@ INTERVALS = {
 from an allocator's history."""
 
 
+def tensors_alone(device: DeviceType) -> bool:
+    """Whether tensors alone fill its memory: emulated devices and plain CPUs have no driver and no device allocator."""
+    return device.emulated or device.kind == "cpu"
+
+
 def counted_on(cluster: Cluster) -> Counted:
-    """What fills the memory of devices: tensors alone of emulated ones, which have no driver and no libraries."""
-    return Counted.EMULATED if any(group.device.emulated for group in cluster.groups) else Counted.PROCESS
+    """What fills the memory of the devices."""
+    emulated = any(group.device.emulated for group in cluster.groups)
+    return Counted.EMULATED if emulated or all(tensors_alone(g.device) for g in cluster.groups) else Counted.PROCESS
 
 
 def fragmentation(counted: Counted) -> float:
@@ -140,6 +147,7 @@ class Setting:
         limit_bytes: what may be filled.
         offload: what of the parameters lies in the host's memory, one of OFFLOAD.
         splits: whether gradients of weights come later than those of inputs.
+        summing: how gradients are copied that replicas sum, where PaddlePaddle does it tensor by tensor.
     """
 
     execution: Execution
@@ -153,6 +161,12 @@ class Setting:
     limit_bytes: float = 0.0
     offload: str = "none"
     splits: bool = False
+    summing: Summing = Summing.JOINED
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether the first gradients are the sums, so that none lie there while they are made."""
+        return self.counted is Counted.ALLOCATED and self.micro_batches == 1 and not has_own_sums(self.execution)
 
     @property
     def eager(self) -> bool:
@@ -230,34 +244,93 @@ def layer_load(block: Block, activations: Activations, expert_parts: int = 1) ->
 
 def rank_peak(chunks: Sequence[Chunk], setting: Setting) -> Peak:
     """The peak of a rank that holds these chunks."""
-    own = _held(chunks, setting)
-    moments = eager_moments(chunks, setting, own, _staged(chunks)) if setting.eager else _moments(chunks, setting, own)
-    name = max(moments, key=lambda m: moments[m].total_bytes)
-    if setting.eager or setting.counted is Counted.ALLOCATED:
-        return Peak(memory=moments[name], moment=name, counted=setting.counted)
-    busiest = max((m for n, m in moments.items() if n != STEP), key=lambda m: m.total_bytes)
-    return Peak(memory=_reserved(busiest, own, setting), moment=name, counted=setting.counted)
+    totals = _totals(chunks, setting)
+    own = held_all_along(totals, setting)
+    host_bytes = own.host + sum(chunk.host_bytes for chunk in chunks)
+    if setting.eager:
+        found = eager_moments(chunks, setting, own, totals.staged)
+        name = max(found, key=lambda m: found[m].total_bytes)
+        return Peak(memory=replace(found[name], host_bytes=host_bytes), moment=name, counted=setting.counted)
+    return stage_peak(totals, setting, host_bytes=host_bytes)
 
 
-def _held(chunks: Sequence[Chunk], setting: Setting) -> Held:
+def stage_peak(totals: Totals[float], setting: Setting, host_bytes: float = 0.0) -> Peak:
+    """The peak of a rank whose layers add up to that.
+
+    Args:
+        totals: of its layers.
+        setting: of the rank.
+        host_bytes: what it has in the host's memory.
+    """
+    own = held_all_along(totals, setting)
+    found = {
+        name: StageMemory(
+            weights_bytes=own.weights,
+            gradients_bytes=moment.gradients,
+            optimizer_bytes=own.states,
+            activations_bytes=moment.activations,
+            workspace_bytes=moment.workspace,
+            logits_bytes=moment.logits,
+            buffers_bytes=moment.buffers,
+            limit_bytes=setting.limit_bytes,
+            host_bytes=host_bytes,
+        )
+        for name, moment in moments(totals, setting, own).items()
+    }
+    name = max(found, key=lambda m: found[m].total_bytes)
+    if setting.counted is Counted.ALLOCATED:
+        return Peak(memory=found[name], moment=name, counted=setting.counted)
+    reserved = {n: _reserved(m, own, setting) for n, m in found.items() if n != STEP or setting.execution.by_tensor}
+    busiest = max(reserved, key=lambda m: reserved[m].total_bytes)
+    return Peak(
+        memory=reserved[busiest],
+        moment=busiest if setting.execution.by_tensor else name,
+        counted=setting.counted,
+    )
+
+
+class Line(NamedTuple):
+    """Bytes that a device holds at least: so many, and so many more for each micro-batch in flight."""
+
+    held: Floats
+    kept: Floats
+
+
+def stage_lines(totals: Totals[Floats], setting: Setting) -> tuple[Line, ...]:
+    """Lines whose greatest is the peak of ranks that hold one run of layers each and update tensor by tensor.
+
+    Args:
+        totals: of the runs, activations and logits of one micro-batch.
+        setting: of the ranks; what a process holds counts.
+    """
+    own = held_all_along(totals, setting)
+    always = own.states + process_bytes(setting.counted, setting.communicators)
+    found = moments(totals, setting, own)
+    lines = [
+        Line(
+            always + own.weights + each.gradients + each.buffers + each.workspace,
+            each.activations + each.logits,
+        )
+        for each in found.values()
+    ]
+    share, passing = 1.0 + fragmentation(setting.counted), found["last backward"]
+    lasting = own.weights + passing.gradients + passing.buffers
+    return (*lines, Line(always + share * lasting, share * passing.activations))
+
+
+def _totals(chunks: Sequence[Chunk], setting: Setting) -> Totals[float]:
     layers = [layer for chunk in chunks for layer in chunk.layers]
-    plain = sum(layer.elements for layer in layers) - setting.tied_elements
-    experts = sum(layer.expert_elements for layer in layers)
-    of = held_beside_host if holds_states(setting.offload) else held
-    return of(plain, setting.execution, setting.sharding) + of(experts, setting.execution, setting.expert_sharding)
-
-
-def _base(chunks: Sequence[Chunk], setting: Setting, own: Held) -> StageMemory:
-    """What lies there in every moment between the first forward and the update."""
-    return StageMemory(
-        weights_bytes=own.weights,
-        gradients_bytes=own.gradients,
-        optimizer_bytes=own.states,
-        activations_bytes=sum(chunk.flight * chunk.kept_bytes for chunk in chunks),
-        workspace_bytes=_weight_gradients(chunks, setting),
-        buffers_bytes=_buffers(chunks, setting, own) + _staged(chunks),
-        limit_bytes=setting.limit_bytes,
-        host_bytes=own.host + sum(chunk.host_bytes for chunk in chunks),
+    losses = [(c.flight, layer.activations) for c in chunks for layer in c.layers if layer.activations.logits]
+    return Totals(
+        elements=sum(layer.elements for layer in layers),
+        expert_elements=sum(layer.expert_elements for layer in layers),
+        widest_elements=max((layer.elements for layer in layers), default=0.0),
+        activations=sum(chunk.flight * chunk.kept_bytes for chunk in chunks),
+        weight_gradients=_weight_gradients(chunks, setting),
+        passing=max((a.restored + a.passing for a in (x.activations for x in layers) if not a.logits), default=0.0),
+        loss_passing=max((loss.passing for _, loss in losses), default=0.0),
+        logits=max((flight * loss.logits for flight, loss in losses), default=0.0),
+        staged=_staged(chunks),
     )
 
 
@@ -280,46 +353,7 @@ def _weight_gradients(chunks: Sequence[Chunk], setting: Setting) -> float:
     return sum(each.values()) if own else max(each.values(), default=0.0)
 
 
-def _buffers(chunks: Sequence[Chunk], setting: Setting, own: Held) -> float:
-    """What communication of gradients and parameters holds."""
-    stage, width = setting.sharding.stage, DTYPE_BYTES[setting.execution.compute_dtype]
-    if stage == 3:
-        widest = max((layer.elements for chunk in chunks for layer in chunk.layers), default=0.0)
-        # the layer at work and the one that is fetched ahead
-        return 2.0 * width * widest
-    if stage == 2:
-        owners = setting.sharding.degree
-        elements = sum(layer.elements for chunk in chunks for layer in chunk.layers)
-        return width * (owners - 1) * min(elements / owners, float(OWNER_ELEMENTS))
-    if stage == 0 and setting.replicas > 1 and not has_own_sums(setting.execution):
-        # sums of their own are reduced where they lie, others are copied into buckets
-        return own.gradients
-    return 0.0
-
-
-def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held) -> dict[str, StageMemory]:
-    base = _base(chunks, setting, own)
-    layers = [layer.activations for chunk in chunks for layer in chunk.layers]
-    losses = [(c.flight, layer.activations) for c in chunks for layer in c.layers if layer.activations.logits]
-    passing = max((a.restored + a.passing for a in layers if not a.logits), default=0.0)
-    early = base
-    if setting.counted is Counted.ALLOCATED and setting.micro_batches == 1 and not has_own_sums(setting.execution):
-        # gradients that nothing added to before are not there yet
-        early = replace(base, gradients_bytes=0.0)
-    workspace = base.workspace_bytes
-    moments = {
-        "last backward": replace(early, workspace_bytes=workspace + passing),
-        STEP: replace(base, activations_bytes=0.0, workspace_bytes=own.update, buffers_bytes=0.0),
-    }
-    for flight, loss in losses:
-        moments["loss"] = replace(early, workspace_bytes=workspace + loss.passing, logits_bytes=flight * loss.logits)
-    if setting.sharding.stage == 3:
-        # what was gathered in one piece is copied into the tensors of the layer
-        moments["gather"] = replace(early, workspace_bytes=_buffers(chunks, setting, own) / 2.0)
-    return moments
-
-
-def _reserved(memory: StageMemory, own: Held, setting: Setting) -> StageMemory:
+def _reserved(memory: StageMemory, own: Held[float], setting: Setting) -> StageMemory:
     """The memory with what is reserved beyond it, and with what a process holds beside the allocator.
 
     An allocator splits what it reserved, so that tensors of a moment are served from what lies idle between the others;

@@ -137,7 +137,7 @@ def sync_seconds(
     seconds = collective("all_reduce", groups.outer).seconds(parameters_bytes * part)
     if groups.outer:
         # alone, data parallelism copies tensor by tensor; within a hybrid plan fleet fuses a whole bucket
-        launches = 2 * tensors if _data_alone(groups) else 0.0 * tensors
+        launches = 2 * tensors if data_alone(groups) else 0.0 * tensors
         seconds = seconds + moving_seconds(BUCKET_PASSES * part * parameters_bytes, launches, device)
     if sharding.stage == 1:
         owned_s = collective("broadcast", groups.shard).seconds(parameters_bytes, tensors)
@@ -151,10 +151,11 @@ def sync_seconds(
 
 def bucket_bytes(parameters_bytes: Amount, groups: Groups) -> Amount:
     """What plain data parallelism holds of gradients in a bucket while activations are still there."""
-    return smaller(parameters_bytes, BUCKET_BYTES) if _data_alone(groups) else 0.0 * parameters_bytes
+    return smaller(parameters_bytes, BUCKET_BYTES) if data_alone(groups) else 0.0 * parameters_bytes
 
 
-def _data_alone(groups: Groups) -> bool:
+def data_alone(groups: Groups) -> bool:
+    """Whether a plan is split by data alone."""
     return bool(groups.outer) and groups == Groups(outer=groups.outer)
 
 

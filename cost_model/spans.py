@@ -15,8 +15,9 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.border import receive_seconds, send_seconds
 from nebula.cost_model.chain import ChainCost
 from nebula.cost_model.groups import Groups
-from nebula.cost_model.memory import fixed_bytes
-from nebula.cost_model.sharding import Passes, bucket_bytes, pass_costs, sync_seconds, update_seconds
+from nebula.cost_model.peak import Line
+from nebula.cost_model.sharding import Passes, pass_costs, sync_seconds, update_seconds
+from nebula.cost_model.stage_memory import StageMemories
 from nebula.plan.values import Job, Sharding
 
 Floats = NDArray[np.float64]
@@ -31,6 +32,9 @@ class Sums(NamedTuple):
         end: the layer behind its last.
         working_bytes: of the layer that needs most.
         widest_bytes: parameters of the layer that has most.
+        gradient_bytes: of the weight that has most.
+        loss_bytes: gradients of one operator of the layer of the loss.
+        logits_bytes: tensors of the loss.
     """
 
     first: Ints
@@ -48,6 +52,9 @@ class Sums(NamedTuple):
     kept_bytes: Floats
     working_bytes: Floats
     widest_bytes: Floats
+    gradient_bytes: Floats
+    loss_bytes: Floats
+    logits_bytes: Floats
 
     def where(self, which: Ints | tuple[slice, Ints]) -> Sums:
         """Those of some runs, by an index into each column."""
@@ -84,10 +91,12 @@ class Spans:
         single: each layer alone.
         fronts: [layers + 1] the layers before each border.
         backs: [layers + 1] those behind it.
+        memories: what devices hold.
     """
 
     def __init__(self, chain: ChainCost, device: DeviceType, job: Job) -> None:
         self.chain, self.device, self.job = chain, device, job
+        self.memories = StageMemories(device, job)
         self.layers = len(chain.forward_s)
         summed = (
             chain.forward_s,
@@ -104,7 +113,14 @@ class Spans:
         )
         self._prefixes = np.concatenate([np.zeros((len(summed), 1)), np.cumsum(summed, axis=1)], axis=1)
         self._shared_bytes = np.concatenate([[0.0], np.cumsum(chain.shared_bytes)])
-        self._working_bytes, self._widest_bytes = _maxima(chain.working_bytes), _maxima(chain.parameters_bytes)
+        most = (
+            chain.working_bytes,
+            chain.parameters_bytes,
+            chain.gradient_bytes,
+            chain.loss_bytes,
+            chain.logits_bytes,
+        )
+        self._most = np.array([_maxima(each) for each in most])
         self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
         self._borders: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
@@ -118,8 +134,7 @@ class Spans:
         """The sums of the runs [first, end)."""
         summed = self._prefixes[:, end] - self._prefixes[:, first]
         summed[-1] -= self._shared_bytes[end] - self._shared_bytes[np.minimum(first + 1, end)]
-        columns = (*summed, self._working_bytes[first, end], self._widest_bytes[first, end])
-        return Sums(first, end, *columns)
+        return Sums(first, end, *summed, *self._most[:, first, end])
 
     def added(self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups) -> Passes[Floats]:
         """What sharding and the sums of gradients add to one forward and one backward."""
@@ -184,20 +199,21 @@ class Spans:
         )
 
     def room(self, sums: Sums, sharding: Sharding, groups: Groups, limit_bytes: float) -> Floats:
-        """Most micro-batches in flight that fit into memory."""
-        held = self.held_bytes(sums, sharding, groups)
-        room: Floats = np.floor((limit_bytes - held) / np.maximum(sums.kept_bytes, 1.0))
+        """Most micro-batches in flight that fit into memory; below 1 none does."""
+        lines = self.lines(sums, sharding, groups)
+        rooms = [(limit_bytes - line.held) / np.maximum(line.kept, 1.0) for line in lines]
+        room: Floats = np.floor(np.minimum.reduce(rooms))
         return room
 
-    def held_bytes(self, sums: Sums, sharding: Sharding, groups: Groups) -> Floats:
-        """Bytes on one rank that do not depend on the micro-batches in flight, buffers included."""
-        held = fixed_bytes(sums.parameters_bytes, sums.elements, sums.widest_bytes, sharding, self.job)
-        return held + sums.working_bytes + self.buffers_bytes(sums, groups)
+    def lines(self, sums: Sums, sharding: Sharding, groups: Groups) -> tuple[Line, ...]:
+        """Lines over the micro-batches in flight, whose greatest is what one rank holds."""
+        return self.memories.lines(sums, sharding, groups, self.borders_bytes(sums))
 
-    def buffers_bytes(self, sums: Sums, groups: Groups) -> Floats:
-        """What comes in from both neighbours, and gradients in a bucket."""
+    def borders_bytes(self, sums: Sums) -> Floats:
+        """What comes in from both neighbours."""
         inward, returned = self._border_bytes
-        return inward[sums.first] + returned[sums.end] + bucket_bytes(sums.parameters_bytes, groups)
+        borders: Floats = inward[sums.first] + returned[sums.end]
+        return borders
 
     def entry(self, groups: Groups) -> tuple[Floats, Floats]:
         """Receiving a forward and sending a gradient back, [layers + 1] by the first layer of a run."""

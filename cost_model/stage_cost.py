@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nebula.cost_model.groups import Groups
-from nebula.cost_model.memory import in_flights, stage_memory
+from nebula.cost_model.memory import in_flights
 from nebula.cost_model.spans import Spans, Sums
 from nebula.plan.values import Plan, Sharding, StageMemory
 
@@ -105,26 +105,8 @@ def alike_costs(plan: Plan, spans: Spans, way: StageWay, stages: Sequence[int]) 
 
 def _memory(plan: Plan, spans: Spans, way: StageWay, stages: Sequence[int], sums: Sums) -> list[StageMemory]:
     """What a rank of each of those stages holds."""
-    columns = (
-        sums.parameters_bytes,
-        sums.elements,
-        sums.widest_bytes,
-        sums.kept_bytes,
-        sums.working_bytes,
-        spans.buffers_bytes(sums, way.groups),
-    )
-    flying = in_flights(plan.schedule, len(plan.stages), plan.micro_batches)
-    names = ("parameters_bytes", "elements", "widest_bytes", "kept_bytes", "working_bytes", "border_bytes")
-    return [
-        stage_memory(
-            **dict(zip(names, row, strict=True)),
-            sharding=way.sharding,
-            in_flight=int(flying[index]),
-            job=spans.job,
-            limit_bytes=spans.device.memory_bytes * spans.job.memory_fraction,
-        )
-        for index, row in zip(stages, zip(*(column.tolist() for column in columns), strict=True), strict=True)
-    ]
+    flying = in_flights(plan.schedule, len(plan.stages), plan.micro_batches)[list(stages)]
+    return spans.memories.of_stages(sums, way.sharding, way.groups, flying, spans.borders_bytes(sums))
 
 
 def worst(costs: Sequence[StageCost], micro_batches: int) -> StageCost:

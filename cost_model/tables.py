@@ -24,7 +24,13 @@ KEPT_TABLES = 2048
 
 
 class Table(NamedTuple):
-    """Runs of layers as a stage, borders apart: seconds, bytes held whatever is in flight, bytes of a micro-batch."""
+    """Runs of layers as a stage, borders apart.
+
+    Attributes:
+        forward_s: seconds of a forward; likewise of a backward and of the tail.
+        held_bytes: [lines, runs] held whatever is in flight; the greatest line is the peak.
+        kept_bytes: [lines, runs] of each micro-batch in flight.
+    """
 
     forward_s: Floats
     backward_s: Floats
@@ -80,7 +86,7 @@ class Tables:
         tables = [self._table(way, micro_batches, count, *kind) for kind in places.kinds]
         if len(tables) == 1:
             return tables[0], runs
-        joined = Table(*map(np.concatenate, zip(*tables, strict=True)))
+        joined = Table(*(np.concatenate(column, axis=-1) for column in zip(*tables, strict=True)))
         return joined, runs + (np.array(places.stages) * count)[:, None]
 
     def borders(self, way: Way, ends: Ends) -> tuple[Floats, Floats]:
@@ -117,6 +123,6 @@ class Tables:
             sums = self._sums[spans, count]
             forward_s, backward_s = spans.passes(sums, micro_batches, way.sharding, groups, slow)
             tail_s = spans.tail(sums, way.sharding, groups, slow)
-            held_bytes = spans.held_bytes(sums, way.sharding, groups)
-            self._tables[key] = Table(forward_s, backward_s, tail_s, held_bytes, sums.kept_bytes)
+            held, kept = zip(*spans.lines(sums, way.sharding, groups), strict=True)
+            self._tables[key] = Table(forward_s, backward_s, tail_s, np.array(held), np.array(kept))
         return self._tables[key]

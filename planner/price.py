@@ -20,7 +20,7 @@ from nebula.cost_model.communication import Levels
 from nebula.cost_model.compute import product_seconds
 from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.groups import Groups
-from nebula.cost_model.memory import fixed_bytes
+from nebula.cost_model.peak import Line
 from nebula.cost_model.placed import Placed, place
 from nebula.cost_model.siblings import kernels_of
 from nebula.cost_model.spans import Spans, Sums
@@ -154,15 +154,32 @@ class Prices:
 
         Those that do not stay below to_beat_bytes may come out too high.
         """
-        spans, m = self._spans_of(split), split.micro_batches(self.job)
+        m = split.micro_batches(self.job)
         sums = self._every_sums(split.tensor, split.rows, split.recompute)
-        held = spans.held_bytes(sums, split.sharding, NOWHERE)
+        lines = self._leanest_lines(split, sums)
 
         def cost(behind: int, which: slice, _: Floats) -> Cost:
             """What each of some runs holds with so many stages behind."""
-            return Cost((held + sums.kept_bytes * min(behind + 1, m))[which], held[which])
+            flying = min(behind + 1, m)
+            each = np.maximum.reduce([line.held[which] + flying * line.kept[which] for line in lines])
+            return Cost(each, lines[0].held[which])
 
         return deal(self._every, cost, split.pipeline, to_beat_bytes)
+
+    def _leanest_lines(self, split: Split, sums: Sums) -> tuple[Line, ...]:
+        """What all runs of layers hold as a stage, by lines; where tensors alone count, buckets of gradients apart."""
+        spans = self._spans_of(split)
+        if spans.memories.tensors_alone:
+            return spans.lines(sums, split.sharding, NOWHERE)
+        alone, among = (
+            spans.lines(sums, split.sharding, self._ideal(replace(split, pipeline=stages))) for stages in (1, 2)
+        )
+        # a run of all layers has no neighbour
+        whole = (sums.first == 0) & (sums.end == spans.layers)
+        return tuple(
+            Line(np.where(whole, one.held, other.held), np.where(whole, one.kept, other.kept))
+            for one, other in zip(alone, among, strict=True)
+        )
 
     def _runs(self, split: Split, to_beat_s: float) -> Useful:
         """The runs of layers that can be a stage of a step shorter than to_beat_s, whatever the placement."""
@@ -246,17 +263,17 @@ class Prices:
         What does not depend on the deal, one micro-batch in flight, lies on all stages together.
         """
         alone, together = self._least_bytes(split)
-        return max(1, ceil(together / self.limit_bytes)) if alone <= self.limit_bytes else inf
+        room_bytes = self.limit_bytes - self._spans_of(split).memories.process_bytes
+        return max(1, ceil(together / room_bytes)) if alone <= self.limit_bytes else inf
 
     def _least_bytes(self, split: Split) -> tuple[float, float]:
         """Bytes of the fullest layer, and of what all stages hold together."""
         key = (split.tensor, split.rows, split.recompute, split.sharding)
         if key not in self._least_held:
             spans, sharding = self._spans_of(split), split.sharding
-            alone = spans.held_bytes(spans.single, sharding, NOWHERE) + spans.single.kept_bytes
-            whole = spans.whole
-            shared = fixed_bytes(whole.parameters_bytes, whole.elements, 0.0 * whole.elements, sharding, self.job)
-            self._least_held[key] = float(alone.max()), float(shared + whole.kept_bytes)
+            lines = spans.lines(spans.single, sharding, NOWHERE)
+            alone = max(float((line.held + line.kept).max()) for line in lines)
+            self._least_held[key] = alone, float(sum(spans.memories.lasting(spans.whole, sharding)))
         return self._least_held[key]
 
     def fewest_stages(self, split: Split, to_beat_s: float) -> int:

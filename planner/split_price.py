@@ -16,7 +16,6 @@ from nebula.cost_model.border import meets
 from nebula.cost_model.closed_form import step_seconds
 from nebula.cost_model.communication import Levels
 from nebula.cost_model.groups import Groups
-from nebula.cost_model.memory import fixed_bytes
 from nebula.cost_model.placed import Placed
 from nebula.cost_model.spans import Costs, Spans, Sums
 from nebula.plan.values import Sharding
@@ -72,7 +71,8 @@ class SplitPrice:
             for kind in alike:
                 of_kind[kind] = index
         kinds = [every[of_kind[kind]] for kind in reversed(self.placed.stages)]
-        return fewest_stages(kinds, least(every), Ceiling(self.micro_batches, to_beat_s, self.limit_bytes))
+        room_bytes = self.limit_bytes - self.spans.memories.process_bytes
+        return fewest_stages(kinds, least(every), Ceiling(self.micro_batches, to_beat_s, room_bytes))
 
     def _ahead(self, groups: Groups, slow: float) -> Ahead:
         """What the first layers cost as a stage of one kind."""
@@ -80,11 +80,7 @@ class SplitPrice:
         fronts = spans.fronts
         passes_s = spans.passes(fronts, self.micro_batches, self.sharding, groups, slow)
         tail_s = spans.tail(fronts, self.sharding, groups, slow)
-        return Ahead.of(np.array([*passes_s, tail_s, self._held(fronts, self.sharding), fronts.kept_bytes]))
-
-    def _held(self, sums: Sums, sharding: Sharding) -> Floats:
-        """Bytes of runs' parameters under a sharding, gathered ones and buffers apart."""
-        return fixed_bytes(sums.parameters_bytes, sums.elements, 0.0 * sums.elements, sharding, self.spans.job)
+        return Ahead.of(np.array([*passes_s, tail_s, *spans.memories.lasting(fronts, self.sharding)]))
 
     def deals(self, useful: Useful, to_beat_s: float, fewest: int) -> Deals:
         """The best deals of layers to `fewest` stages up to as many as are placed, by their lower bound.
@@ -212,8 +208,8 @@ class RelaxedPrice(SplitPrice):
     def _ahead(self, groups: Groups, slow: float) -> Ahead:
         fronts = self.spans.fronts
         passes_s = self.spans.passes(fronts, self.micro_batches, self.sharding, groups, slow)
-        held_bytes = self._held(fronts, self._leanest)
-        return Ahead.of(np.array([*passes_s, np.zeros_like(held_bytes), held_bytes, fronts.kept_bytes]))
+        lasting = self.spans.memories.lasting(fronts, self._leanest)
+        return Ahead.of(np.array([*passes_s, np.zeros_like(lasting.held), *lasting]))
 
     def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:
         passes_s = self.spans.passes(sums, self.micro_batches, self.sharding, groups, slow)

@@ -18,7 +18,7 @@ from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.activations import activations_under
 from nebula.cost_model.by_stage import ByStage
 from nebula.cost_model.communication import Fabric
-from nebula.cost_model.executed import COMPUTED_AGAIN, paddle_execution
+from nebula.cost_model.eager import COMPUTED_AGAIN, paddle_execution
 from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.offload import holds_activations
 from nebula.cost_model.passes import later_weights, passes_under

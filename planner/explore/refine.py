@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from nebula.cluster.values import Cluster
 from nebula.cost_model.by_stage import ByStage
-from nebula.cost_model.executed import paddle_execution, plan_memory, predict_priced
+from nebula.cost_model.eager import paddle_execution
+from nebula.cost_model.executed import plan_memory, predict_priced
 from nebula.cost_model.step import StepPricing
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph

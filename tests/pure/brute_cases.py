@@ -9,7 +9,7 @@ from functools import cache
 from typing import Protocol, TypeVar
 
 from nebula.cluster.values import Cluster, DeviceType, Host, Link, NodeGroup, Site, Tier
-from nebula.cost_model.peak import CONTEXT_BYTES
+from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES
 from nebula.graph.values import DistributedGraph
 from nebula.models.decoders import DecoderConfig
 from nebula.models.decoders_parts import Experts
@@ -153,7 +153,19 @@ def fleet_case(seed: int, most_devices: int = 8) -> Case:
     )
     names = [name for name in ORDER if rng.random() < 0.06]
     fixed = {name: wish(rng, name, len(graph.layers), job.global_batch) for name in names}
-    return Case(graph=graph, cluster=cluster, job=job, objective=Objective(fixed=fixed, exclude=left_out(rng, cluster)))
+    objective = Objective(fixed=fixed, exclude=left_out(rng, cluster))
+    return beside_processes(rng, Case(graph=graph, cluster=cluster, job=job, objective=objective))
+
+
+def beside_processes(rng: random.Random, case: Case) -> Case:
+    """The case with as much more memory on GPUs as a process with up to three communicators holds there."""
+    process_bytes = CONTEXT_BYTES + rng.randint(0, 3) * COMMUNICATOR_BYTES
+    more_bytes = process_bytes / case.job.memory_fraction
+    groups = (
+        replace(g, device=replace(g.device, memory_bytes=g.device.memory_bytes + more_bytes * (g.device.kind == "gpu")))
+        for g in case.cluster.groups
+    )
+    return replace(case, cluster=replace(case.cluster, groups=tuple(groups)))
 
 
 def long_case(seed: int, layers: int) -> Case:
@@ -164,7 +176,8 @@ def long_case(seed: int, layers: int) -> Case:
     (kind,) = types(rng, 1, 4 * room_bytes(graph) / layers)
     node = group(rng, "a", kind, (1, 2, 4), 4)
     on = Cluster(name="small", groups=(replace(node, count=layers, excluded=frozenset()),), tiers=rng.choice(TIERS))
-    return Case(graph=graph, cluster=on, job=Job(global_batch=rng.choice((4, 6, 8, 12))), objective=Objective())
+    job = Job(global_batch=rng.choice((4, 6, 8, 12)))
+    return beside_processes(rng, Case(graph=graph, cluster=on, job=job, objective=Objective()))
 
 
 def wan_case(seed: int) -> Case:
@@ -177,7 +190,7 @@ def wan_case(seed: int) -> Case:
     sites = tuple(Site(name=f"site {each.name}", groups=(each.name,)) for each in groups)
     wan = Link(kind="wan", bytes_per_s=10 ** rng.uniform(6.5, 9), latency_s=rng.choice((1e-4, 1e-3, 1e-2)))
     on = Cluster(name="two sites", groups=groups, tiers=rng.choice(TIERS), sites=sites, wan=wan)
-    return replace(case, cluster=on, objective=Objective())
+    return beside_processes(rng, replace(case, cluster=on, objective=Objective()))
 
 
 def left_out(rng: random.Random, cluster: Cluster) -> tuple[str, ...]:

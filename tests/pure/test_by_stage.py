@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from nebula.cost_model.by_stage import ByStage
+from nebula.cost_model.eager import paddle_execution
 from nebula.cost_model.evaluate import evaluate, predicted_timeline
-from nebula.cost_model.executed import paddle_execution, plan_memory, predict_executed, predict_priced
+from nebula.cost_model.executed import plan_memory, predict_executed, predict_priced
 from nebula.cost_model.flows import plan_flows
 from nebula.cost_model.memory_timeline import memory_timelines
 from nebula.cost_model.operations import operation_rows

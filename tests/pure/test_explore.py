@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from nebula.cluster.values import Cluster, Link, NodeGroup, Site
+from nebula.cost_model.eager import paddle_execution
 from nebula.cost_model.evaluate import evaluate
-from nebula.cost_model.executed import paddle_execution, predict_executed
+from nebula.cost_model.executed import predict_executed
 from nebula.cost_model.peak import CONTEXT_BYTES
 from nebula.errors import BadInput, Infeasible
 from nebula.models.describe import decoder_graph

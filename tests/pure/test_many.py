@@ -14,11 +14,13 @@ from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.fleet import Pricing
 from nebula.cost_model.many import Many, evaluate_many
 from nebula.cost_model.one_f_one_b import one_f_one_b_seconds
+from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES
 from nebula.cost_model.simulate import Durations, Sends, end_of, timeline
 from nebula.errors import BadInput
 from nebula.models.describe import graph as described_model
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Job, Sharding
+from tests.pure.brute_cases import wide_model
 from tests.pure.candidate_samples import plans, random_candidates
 from tests.pure.cost_samples import chain, cluster, device
 
@@ -99,6 +101,21 @@ def test_titan_costs_what_evaluate_says():
     for _ in range(2):
         drawn = random_candidates(rng, 8, 2, layers, 240, job, tensors=(4,), schedules=("1f1b",))
         assert_equals_evaluate(many, drawn)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10**9), st.sampled_from(["gpu", "npu"]), st.integers(0, 3))
+def test_a_process_and_its_allocator_hold_what_evaluate_says(seed, kind, communicators):
+    """On devices that are not emulated, with losses, experts and memory that some candidates fill."""
+    rng = random.Random(seed)
+    graph = wide_model(5, 256, rng.random() < 0.5)
+    process_bytes = CONTEXT_BYTES + communicators * COMMUNICATOR_BYTES
+    real = device(
+        kind=kind, emulated=False, peak_flops={"bfloat16": 1e12, "float32": 1e12}, memory_bytes=process_bytes + 2e9
+    )
+    job = Job(global_batch=24, precision="bf16")
+    many = Many(Pricing(graph, cluster(nodes=12, per_node=2, kind=real), job))
+    assert_equals_evaluate(many, random_candidates(rng, 8, 3, 5, 24, job))
 
 
 @settings(max_examples=8)

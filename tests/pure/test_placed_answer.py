@@ -26,7 +26,7 @@ from nebula.planner.why_not import why_not
 from tests.pure.cost_samples import chain, cluster, device
 
 GRAPH = chain(6, hidden=128)
-GPU = device(kind="gpu", emulated=False, memory_bytes=4e7)
+GPU = device(kind="gpu", emulated=False, memory_bytes=4e9)
 NARROW = (Tier(name="leaf", nodes=2, latency_s=1e-6), Tier(name="spine", oversubscription=8.0))
 
 

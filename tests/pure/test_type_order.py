@@ -5,7 +5,8 @@ import pytest
 from nebula.cluster.identity import cluster_hash
 from nebula.cluster.schema import load_cluster
 from nebula.cost_model.communication import Fabric
-from nebula.cost_model.executed import paddle_execution, predict_executed
+from nebula.cost_model.eager import paddle_execution
+from nebula.cost_model.executed import predict_executed
 from nebula.models.describe import graph
 from nebula.plan.job import Objective
 from nebula.plan.legality import violations
