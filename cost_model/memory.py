@@ -1,7 +1,7 @@
-"""How much memory a rank of a stage needs, by what holds it: weights, gradients, optimizer states, activations.
+"""What tensors hold on a rank of a stage that fleet runs: weights, gradients, optimizer states, activations.
 
-Bytes follow the dtypes of the graph; what an optimizer adds follows the job's precision. Fragmentation of the
-allocator is not predicted.
+Bytes follow the dtypes of the graph; what an optimizer adds follows the job's precision. Where a process and its
+allocator count as well, stage_memory.py takes the peak of peak.py instead.
 """
 
 from __future__ import annotations

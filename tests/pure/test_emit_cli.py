@@ -47,11 +47,11 @@ def test_a_config_gets_the_plan_in_place(plan_file, tmp_path):
     made = nebula("emit", "paddleformers", RUN, "--plan", plan_file, "--into", theirs, "-o", theirs, "--force")
     assert made.exit_code == 0
     text = theirs.read_bytes()
-    assert text.startswith(b"# mine\r\ntensor_model_parallel_size: 1  # of 8\r\n")
+    assert text.startswith(b"# mine\r\ntensor_model_parallel_size: 2  # of 8\r\n")
     assert b"\n" not in text.replace(b"\r\n", b"")
     assert text.endswith(b"max_steps: -1\r\n")
-    assert yaml.safe_load(text)["sharding_parallel_size"] == 8
-    assert "tensor_model_parallel_size: 8 → 1" in made.stderr
+    assert yaml.safe_load(text)["sharding_parallel_size"] == 4
+    assert "tensor_model_parallel_size: 8 → 2" in made.stderr
 
 
 def test_machines_get_the_document_and_the_notes(plan_file):
