@@ -21,7 +21,7 @@ from nebula.graph.found_splits import splits_of
 from nebula.graph.splits import halves_whole
 from nebula.plan.values import Plan
 from nebula.runtime import chain as chains
-from nebula.runtime import circles, paddle_faults, runnable, sharding, start, tensor
+from nebula.runtime import circles, finite, paddle_faults, runnable, sharding, start, tensor
 from nebula.runtime.balance import Balance
 from nebula.runtime.batch import check_alike, micro_batches, picked, row_count, row_digests
 from nebula.runtime.circles import from_all
@@ -37,7 +37,7 @@ from nebula.runtime.optimizers import (
 from nebula.runtime.parts import Part, part_of, settle
 from nebula.runtime.place import Degrees, Place, degrees, place
 from nebula.runtime.precision import Precision, decorate, precision_of, tell_ranks
-from nebula.runtime.progress import progress_of
+from nebula.runtime.progress import Progress, progress_of
 from nebula.runtime.quiet import quiet
 
 
@@ -75,6 +75,8 @@ class Step:
         self.plan, self.place, self.part, self.mean, self._balance = plan, place, part, mean, balance
         self.driver, self.precision, self.optimizer, self.wrapped = driver, driver.precision, optimizer, wrapped
         self.progress = progress_of(os.environ)
+        watched = isinstance(self.progress, Progress) and self.precision.scaler is None
+        self._look: finite.Look = finite.Finite(part.weights.values()) if watched else finite.NoLook()
         driver.observers.append(self.progress.observe)
         self._compared = False
 
@@ -102,12 +104,14 @@ class Step:
     def local(self, batch: Any, global_rows: int) -> StepResult:
         """Trains on this replica's rows of a global batch of `global_rows`."""
         loss = self.driver.run(micro_batches(batch, self.plan.micro_batches))
+        self._look.before()
         self._tell("begin")
         self._balance.move()
         self.precision.update(self.optimizer)
         clear_gradients(self.optimizer)
         self._tell("end")
         result = StepResult(loss=self.mean(loss), rows=global_rows)
+        self._look.after(self.progress.step + 1, result.loss)
         self.progress.step_done()
         return result
 

@@ -7,11 +7,12 @@ import paddle
 import pytest
 from paddle import nn
 
-from nebula.errors import BadInput
+from nebula.errors import BadInput, RunFailed
 from nebula.models.data.batches import batches
 from nebula.models.families import family_of
 from nebula.models.memory import set_micro_batches
 from nebula.models.presets import trained
+from nebula.runtime import finite
 from nebula.runtime.parallelize import parallelize
 from nebula.runtime.replicas.on_paddle import OnPaddle
 from nebula.runtime.replicas.tree import Sums
@@ -115,3 +116,14 @@ def test_another_model_is_refused():
     *_, other = member("ernie-4.5-small")
     with pytest.raises(BadInput, match="another model or optimizer"):
         small.load([np.asarray(array).tobytes() for array in other.state()])
+
+
+def test_a_gradient_that_is_no_number_once_is_worked_out_again_and_twice_stops_the_member():
+    *_, replica = member("ernie-3.0-small")
+    expected = replica.gradient(0, 1)[0]
+    finite.SPOILT.append("nan")
+    np.testing.assert_array_equal(replica.gradient(0, 1)[0], expected)
+    with paddle.no_grad():
+        replica._trained[0].scale_(float("inf"))
+    with pytest.raises(RunFailed, match="of shard 1 of step 1 is not finite, twice"):
+        replica.gradient(0, 1)

@@ -114,3 +114,12 @@ def test_a_job_that_allows_no_faults_refuses_them(tmp_path):
         assert "without --allow-faults" in json.loads(done.stdout)["faults"][0]["because"]
     finally:
         job.close()
+
+
+def test_a_gradient_that_is_no_number_gets_into_no_copy_and_the_losses_are_those_without_it(job, tmp_path):
+    job.controller().agents("a", "b")
+    event = recovered(job, Kind.NAN, "failed")
+    assert "not finite after step" in " ".join([event.because, *event.last_lines])
+    job.wait_step(job.last_step() + 3)
+    assert all(step["loss"] == step["loss"] for step in job.steps())
+    assert [one["step"] for one in job.steps()] == list(range(1, len(job.steps()) + 1))

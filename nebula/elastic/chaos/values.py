@@ -31,6 +31,7 @@ class Kind(str, Enum):
     DATA = "data"
     MEMORY = "memory"
     DISK = "disk"
+    NAN = "nan"
 
     NODE = "node"
     LINE = "line"
@@ -44,7 +45,7 @@ class Kind(str, Enum):
     @property
     def from_within(self) -> bool:
         """Whether the worker does it to itself."""
-        return self in (Kind.EXIT, Kind.EXCEPTION, Kind.LOOP, Kind.LOCK, Kind.DATA, Kind.MEMORY, Kind.DISK)
+        return self in (Kind.EXIT, Kind.EXCEPTION, Kind.LOOP, Kind.LOCK, Kind.DATA, Kind.MEMORY, Kind.DISK, Kind.NAN)
 
     @property
     def meaning(self) -> str:
@@ -65,6 +66,7 @@ _MEANING = {
     Kind.DATA: "a worker waits for data for ever",
     Kind.MEMORY: "a worker gets no more memory",
     Kind.DISK: "a worker may write no more to files, as on a full disk",
+    Kind.NAN: "a worker's next gradient is no number",
     Kind.NODE: "an agent and its workers are killed together",
     Kind.LINE: "an agent does not reach the controller for `seconds`",
     Kind.CONTROLLER: "the controller is killed; something else has to start it again",

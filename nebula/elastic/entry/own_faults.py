@@ -22,6 +22,7 @@ def do(kind: str) -> None:
         "data": _wait,
         "memory": _no_memory,
         "disk": _no_disk,
+        "nan": _no_number,
     }[kind]()
 
 
@@ -73,3 +74,10 @@ def _no_disk() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _no_number() -> None:
+    """The next gradient is NaN."""
+    from nebula.runtime import finite
+
+    finite.SPOILT.append("nan")

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import paddle
 
-from nebula.errors import BadInput
+from nebula.errors import BadInput, RunFailed
 from nebula.models.experts import Router
+from nebula.runtime import finite
 from nebula.runtime.batch import on_device
 from nebula.runtime.held import ROWS, held, innermost, make_states, put
 from nebula.runtime.optimizers import clear_gradients
@@ -58,7 +59,24 @@ class OnPaddle:
         make_states(step)
 
     def gradient(self, step: int, shard: int) -> tuple[Array, Any]:
-        """A shard's share of the gradient, with its share of the loss at the end, and what its rows leave behind."""
+        """A shard's share of the gradient, with its share of the loss at the end, and what its rows leave behind.
+
+        Raises:
+            RunFailed: it is not finite, twice.
+        """
+        found = self._gradient(step, shard)
+        if _is_finite(found[0]):
+            return found
+        print(f"the gradient of shard {shard} of step {step + 1} is not finite; it is worked out again", flush=True)
+        found = self._gradient(step, shard)
+        if not _is_finite(found[0]):
+            raise RunFailed(
+                f"the gradient of shard {shard} of step {step + 1} is not finite, twice: a faulty device, or a "
+                "training that diverges"
+            )
+        return found
+
+    def _gradient(self, step: int, shard: int) -> tuple[Array, Any]:
         for router in self._routers:
             router.load = np.zeros_like(router.load)
         paddle.seed(zlib.crc32(f"{self._seed} {step} {shard}".encode()))
@@ -70,6 +88,9 @@ class OnPaddle:
             "memory": memory,
             "loads": [router.load for router in self._routers],
         }
+        if finite.SPOILT:
+            finite.SPOILT.clear()
+            gradients[0][:] = np.nan
         return np.concatenate([*gradients, np.array([loss], np.float32)]), left
 
     @contextmanager
@@ -157,6 +178,11 @@ class OnPaddle:
         rate = innermost(self.step.optimizer)._learning_rate
         if facts["rate"] is not None:
             rate.set_state_dict(facts["rate"])
+
+
+def _is_finite(array: Array) -> bool:
+    """In one pass, and without an array of truth values."""
+    return bool(np.isfinite(np.dot(array, array))) or bool(np.isfinite(array).all())
 
 
 def _flat(gradient: paddle.Tensor) -> Array:
