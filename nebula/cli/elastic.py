@@ -39,9 +39,14 @@ def controller(
         str, typer.Option("--listen", metavar="HOST:PORT", help="Where agents connect.")
     ] = "0.0.0.0:7077",
     store: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--store", metavar="PATH", help="What outlives the controller; default: job.db in the folder."),
-    ] = None,
+        str,
+        typer.Option(
+            "--store",
+            metavar="PLACE",
+            help="What outlives the controller: sqlite:PATH, file:FOLDER, etcd:http://HOST:2379 or "
+            "kubernetes:NAMESPACE/NAME; default: job.db in the folder.",
+        ),
+    ] = "",
     folder: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("-o", "--output", metavar="FOLDER", help="The run's folder; default: runs/MODEL."),
@@ -82,9 +87,10 @@ def controller(
 
     from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
+    from nebula.elastic.controller.brain import STATE
     from nebula.elastic.controller.lead import serve
+    from nebula.elastic.place import opened
     from nebula.elastic.policy.values import Limits
-    from nebula.elastic.sqlite_store import SqliteStore
     from nebula.elastic.trust import Doorkeeper, OpenDoor, refusals_told, server_credentials
 
     subject = load_subject(run, overrides)
@@ -92,8 +98,10 @@ def controller(
     plan, search = _member_plan(subject, replicas) if replicas else chosen_in_depth(subject, plan_file)
     bounds = _bounds(nodes, subject.run.cluster, unit)
     identity = identity_of(certs, "controller", [listen], "--listen", insecure=insecure)
-    at = store or folder / "job.db"
-    _make_folder(folder, subject, plan, search, force=force, goes_on=at.exists())
+    kept = opened(store, folder.name) if store else None
+    at = store or f"sqlite:{folder / 'job.db'}"
+    goes_on = kept.get(STATE) is not None if kept else (folder / "job.db").exists()
+    _make_folder(folder, subject, plan, search, force=force, goes_on=goes_on)
     limits = Limits(node_failures=node_failures)
     settings = _settings(subject, folder, bounds, script, memory_every, limits, replicas)
     settings = replace(settings, allows_faults=allow_faults)
@@ -104,7 +112,7 @@ def controller(
     with refusals_told() if identity else nullcontext(), closing(show):
         work = serve(
             settings,
-            SqliteStore(at),
+            kept or opened(at, folder.name),
             _plans(subject, plan, apart=replicas > 0),
             listen=listen,
             credentials=credentials,

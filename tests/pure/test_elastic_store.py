@@ -2,125 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 
+import httpx
 import pytest
+from kubernetes_api import Api
+from store_contract import *  # noqa: F403  (its tests and its clock)
 
+from nebula.elastic.file_store import FileStore
+from nebula.elastic.kubernetes_store import KubernetesStore
+from nebula.elastic.place import opened
 from nebula.elastic.sqlite_store import SqliteStore
-from nebula.elastic.store import Conflict, Entry, Fenced, MemoryStore, StoreLost
+from nebula.elastic.store import Entry, Fenced, MemoryStore, StoreLost
 from nebula.errors import BadInput
 
 
-class Clock:
-    def __init__(self):
-        self.now_s = 0.0
-
-    def __call__(self):
-        return self.now_s
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "file", "kubernetes"])
 def store(request, tmp_path, clock):
-    return MemoryStore(clock) if request.param == "memory" else SqliteStore(tmp_path / "job.db", clock)
-
-
-def test_versions_rise_and_a_write_upon_another_is_refused(store):
-    lease = store.lead("job", "first", 1.0)
-    assert store.get("state") is None
-    assert store.put("state", "one", expected=0, lease=lease) == 1
-    assert store.put("state", "two", expected=1, lease=lease) == 2
-    assert store.get("state") == Entry(value="two", version=2)
-    for wrong in (0, 1, 3):
-        with pytest.raises(Conflict, match=f"version 2, the writer expected {wrong}"):
-            store.put("state", "three", expected=wrong, lease=lease)
-    assert store.get("state") == Entry(value="two", version=2)
-
-
-def test_keys_are_listed_by_how_they_begin(store):
-    lease = store.lead("job", "first", 1.0)
-    for key in ("event/2", "event/1", "state", "event%3"):
-        store.put(key, key.upper(), expected=0, lease=lease)
-    assert list(store.list("event/").items()) == [
-        ("event/1", Entry(value="EVENT/1", version=1)),
-        ("event/2", Entry(value="EVENT/2", version=1)),
-    ]
-    assert len(store.list("")) == 4
-
-
-def test_who_leads_is_told_to_others(store):
-    assert store.lead("job", "first", 1.0).token == 1
-    other = store.lead("job", "second", 1.0)
-    assert (other.holder, other.token) == ("first", 1)
-    assert store.lead("another job", "second", 1.0).holder == "second"
-
-
-def test_a_lease_that_is_renewed_stays(store, clock):
-    lease = store.lead("job", "first", 1.0)
-    for _ in range(10):
-        assert store.lead("job", "second", 1.0).holder == "first"
-        clock.now_s += 0.9
-        lease = store.renew(lease)
-
-
-def test_a_lease_that_stands_still_passes_on_and_fences_its_holder(store, clock):
-    lease = store.lead("job", "first", 1.0)
-    store.put("state", "one", expected=0, lease=lease)
-    assert store.lead("job", "second", 1.0).holder == "first"
-    clock.now_s += 1.0
-    taken = store.lead("job", "second", 1.0)
-    assert (taken.holder, taken.token) == ("second", 2)
-    with pytest.raises(Fenced, match=r"first \(epoch 1\) leads job no longer: second \(epoch 2\) does"):
-        store.put("state", "stale", expected=1, lease=lease)
-    with pytest.raises(Fenced):
-        store.renew(lease)
-    assert store.put("state", "two", expected=1, lease=taken) == 2
-
-
-def test_nobody_takes_a_lease_by_a_wrong_clock_alone(store, clock):
-    """A candidate whose clock is far ahead still has to see the lease stand still for its ttl."""
-    lease = store.lead("job", "first", 1.0)
-    clock.now_s += 1e9
-    assert store.lead("job", "second", 1.0).holder == "first"
-    store.renew(lease)
-    clock.now_s += 1e9
-    assert store.lead("job", "second", 1.0).holder == "first"
-
-
-def test_a_lease_of_no_time_is_refused(store):
-    with pytest.raises(BadInput, match="more than 0"):
-        store.lead("job", "first", 0.0)
-
-
-def test_of_writers_at_once_one_wins_each_version(store):
-    lease = store.lead("job", "first", 60.0)
-    wins, lock = [], threading.Lock()
-
-    def write(name):
-        for version in range(20):
-            try:
-                store.put("state", name, expected=version, lease=lease)
-            except Conflict:
-                continue
-            with lock:
-                wins.append(version)
-
-    threads = [threading.Thread(target=write, args=(str(i),)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    entry = store.get("state")
-    assert sorted(wins) == list(range(entry.version))
+    if request.param == "kubernetes":
+        api = Api()
+        yield KubernetesStore(httpx.Client(base_url=api.address), "training", "small", clock)
+        api.shutdown()
+        api.server_close()
+    elif request.param == "file":
+        yield FileStore(tmp_path / "store", clock)
+    else:
+        yield MemoryStore(clock) if request.param == "memory" else SqliteStore(tmp_path / "job.db", clock)
 
 
 def test_what_was_written_outlives_a_kill(tmp_path):
@@ -168,3 +80,131 @@ def test_a_store_that_another_process_holds_for_too_long(tmp_path, monkeypatch):
         store.put("state", "one", expected=0, lease=lease)
     other.execute("ROLLBACK")
     assert store.put("state", "one", expected=0, lease=lease) == 1
+
+
+def test_what_a_killed_writer_left_aside_is_ignored(tmp_path, clock):
+    store = FileStore(tmp_path / "store", clock)
+    lease = store.lead("job", "first", 1.0)
+    store.put("state", "one", expected=0, lease=lease)
+    (tmp_path / "store" / "entries" / ".new-state").write_text('{"val')
+    assert list(store.list("")) == ["state"]
+    assert FileStore(tmp_path / "store", clock).put("state", "two", expected=1, lease=lease) == 2
+
+
+def test_a_file_store_that_was_written_to_by_hand_says_so(tmp_path):
+    FileStore(tmp_path / "store")
+    (tmp_path / "store" / "entries" / "state").write_text("half of a fi")
+    with pytest.raises(StoreLost, match="is damaged"):
+        FileStore(tmp_path / "store").get("state")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreLost, match="name a folder that can be written"):
+        FileStore(tmp_path / "file" / "store")
+
+
+def test_a_file_store_that_another_process_locks_for_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("nebula.elastic.file_store.PATIENCE_S", 0.1)
+    store = FileStore(tmp_path / "store")
+    with (tmp_path / "store" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreLost, match=r"is locked by another process for 0\.1 s"):
+            store.lead("job", "first", 1.0)
+    assert store.lead("job", "first", 1.0).holder == "first"
+
+
+@pytest.fixture
+def api():
+    found = Api()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def kubernetes(api, clock):
+    return KubernetesStore(httpx.Client(base_url=api.address), "training", "small", clock)
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_leader_that_is_frozen_between_any_two_requests_changes_nothing_after_another_leads(api, clock, moment):
+    """The old leader's write of a new ConfigMap is stopped before one of its requests; there, another takes over."""
+    old, new = kubernetes(api, clock), kubernetes(api, clock)
+    lease = old.lead("job", "first", 1.0)
+    old.put("state", "one", expected=0, lease=lease)
+    new.lead("job", "second", 1.0)
+    asked, taken = [], []
+
+    def before(verb, path):
+        asked.append(verb)
+        if len(asked) == moment + 1:
+            api.before = lambda verb, path: None
+            clock.now_s += 1.0
+            taken.append(new.lead("job", "second", 1.0))
+
+    api.before = before
+    try:
+        old.put("event/0000000001", "old", expected=0, lease=lease)
+        wrote = True
+    except Fenced:
+        wrote = False
+    if not taken:
+        assert wrote
+        return
+    assert taken[0].token == 2
+    found = new.get("event/0000000001")
+    assert wrote == (found is not None)
+    if wrote:  # its last request came before the other led
+        assert verb_of(asked, moment) is None
+    with pytest.raises(Fenced):
+        old.put("state", "stale", expected=1, lease=lease)
+    assert new.put("state", "two", expected=1, lease=taken[0]) == 2
+
+
+def verb_of(asked, moment):
+    """What was asked when the other took over; None: nothing any longer."""
+    return asked[moment] if moment < len(asked) else None
+
+
+def test_kubernetes_objects_are_what_kubectl_shows(api, clock):
+    store = kubernetes(api, clock)
+    lease = store.renew(store.lead("job 1", "pod-a", 1.5))
+    store.put("event/0000000500", "{}", expected=0, lease=lease)
+    found = api.objects["/apis/coordination.k8s.io/v1/namespaces/training/leases/small-job-1"]
+    assert found["spec"]["holderIdentity"] == "pod-a"
+    assert (found["spec"]["leaseDurationSeconds"], found["spec"]["leaseTransitions"]) == (2, 1)
+    names = {path.rpartition("/")[2] for path in api.objects}
+    assert names == {"small-job-1", "small", "small-1", "small-2"} - {"small-1"}
+    assert "event_2f0000000500" in api.objects["/api/v1/namespaces/training/configmaps/small-2"]["data"]
+
+
+def test_an_api_that_refuses_or_does_not_answer(api, clock, monkeypatch):
+    monkeypatch.setattr("nebula.elastic.kubernetes_store.PATIENCE_S", 0.1)
+    with pytest.raises(StoreLost, match="does not answer"):
+        KubernetesStore(httpx.Client(base_url="http://127.0.0.1:1"), "training", "small")
+    api.answer = lambda verb, path, body: (403, {"message": "configmaps is forbidden"})
+    with pytest.raises(StoreLost, match=r"refuses GET .* 403 configmaps is forbidden; may the pod's account"):
+        kubernetes(api, clock)
+
+
+def test_a_text_names_a_store(tmp_path, api):
+    for text, kind in (
+        (f"{tmp_path}/a.db", SqliteStore),
+        (f"sqlite:{tmp_path}/a.db", SqliteStore),
+        (f"file:{tmp_path}/folder", FileStore),
+        (f"kubernetes:training/small@{api.address}", KubernetesStore),
+    ):
+        assert isinstance(opened(text, "small"), kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("etdc:http://127.0.0.1:2379", "did you mean 'etcd'"),
+        ("file:", "write where it is after the colon"),
+        ("etcd:127.0.0.1:2379", "write it as etcd:http://"),
+        ("etcd:http://me:secret@127.0.0.1:2379", "without a user's name"),
+        ("kubernetes:small", "write it as kubernetes:NAMESPACE/NAME"),
+        ("kubernetes:training/small", "works in a pod with an account of its own"),
+    ],
+)
+def test_a_text_that_names_no_store(text, said):
+    with pytest.raises(BadInput, match=said):
+        opened(text, "small", env={})

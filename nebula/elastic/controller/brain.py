@@ -216,8 +216,14 @@ class Brain:
         )
 
     def _write(self, key: str, text: str) -> None:
-        version = self.versions.get(key, 0)
-        self.versions[key] = self.store.put(key, text, expected=version, lease=self.lease)
+        """Puts a text into the store; without it this controller does nothing further, and the next goes on."""
+        try:
+            version = self.versions.get(key, 0)
+            self.versions[key] = self.store.put(key, text, expected=version, lease=self.lease)
+        except NebulaError as error:
+            self.broken = error
+            self.over.set()
+            raise
 
     def _wake_later(self) -> None:
         if self._timer is not None:
@@ -344,7 +350,7 @@ class Brain:
     def _progress(self, line: Line, progress: wire.Progress) -> None:
         line.progress = progress
         generation, now_s = self.state.generation, self.now_s()
-        least, _ = self.crowd.steps(self.state.members, generation)
+        least, _ = self.crowd.steps(self._workers(), generation)
         if progress.generation != generation:
             return
         if more_s := self.steps.saved(line.hello.node, progress.saving_s):
@@ -355,7 +361,7 @@ class Brain:
         beginning = self.steps.beginning
         if beginning is None or self.state.phase is not Phase.RUNNING:
             return
-        stepping = beginning.progressed(now_s, self.crowd.section(self.state.members, generation), least)
+        stepping = beginning.progressed(now_s, self.crowd.section(self._workers(), generation), least)
         if self._recovery:
             for stage in beginning.marks:
                 self._recovery.mark(stage, time.time())
@@ -385,8 +391,12 @@ class Brain:
         self._done = {*self._done, node} & set(self.state.members)
         if self.state.apart:
             self._look_whether_done()
-        elif self._done == {place for place in self.state.members if place in self._working}:
+        elif self._done == set(self._workers()):
             self.tell(events.Finished(generation=generation), "finished")
+
+    def _workers(self) -> Sequence[str]:
+        """The members that have ranks; all of them for a controller that was away and did not place the ranks."""
+        return [node for node in self.state.members if node in self._working] or self.state.members
 
     def _look_whether_done(self) -> None:
         """Replicas are done once one is, and those that have done as many steps; newcomers have nothing to do."""

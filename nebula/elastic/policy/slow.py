@@ -1,0 +1,100 @@
+"""Which node is slow? From the seconds of work that ranks tell, in which they wait for nobody. Pure.
+
+All ranks of a synchronous training step together, so the time of a step says nothing of who is slow; a rank's own work
+does. A node is compared with the median of the others, by the median of its last windows, so that a single spike, a
+checkpoint or a garbage collection, accuses nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What a rank has worked so far in its generation."""
+
+    steps: int
+    work_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slowness:
+    """How much slower than the others is suspicious.
+
+    Attributes:
+        factor: of the work of a step.
+        windows: that are looked at; more than half of them have to say so.
+        window_steps: steps of a window.
+        least_s: work of a step below which differences are noise.
+    """
+
+    factor: float = 1.3
+    windows: int = 5
+    window_steps: int = 10
+    least_s: float = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What is known of the ranks' pace in a generation.
+
+    Attributes:
+        since: of each rank, where its current window began.
+        recent_s: of each rank, seconds of work of a step in its last windows, the newest last.
+        accused: nodes that were found slow already.
+    """
+
+    generation: int = 0
+    since: Mapping[int, Pace] = field(default_factory=lambda: MappingProxyType({}))
+    recent_s: Mapping[int, Sequence[float]] = field(default_factory=lambda: MappingProxyType({}))
+    accused: frozenset[str] = frozenset()
+
+    def told(self, generation: int, rank: int, pace: Pace, limits: Slowness) -> Scores:
+        """The scores after a rank has told its pace."""
+        scores = self if generation == self.generation else Scores(generation=generation)
+        since = scores.since.get(rank)
+        if since is None or pace.steps < since.steps:
+            return replace(scores, since={**scores.since, rank: pace})
+        steps = pace.steps - since.steps
+        if steps < limits.window_steps:
+            return scores
+        step_s = (pace.work_s - since.work_s) / steps
+        recent_s = (*scores.recent_s.get(rank, ()), step_s)[-limits.windows :]
+        return replace(scores, since={**scores.since, rank: pace}, recent_s={**scores.recent_s, rank: recent_s})
+
+    def slow(self, nodes: Mapping[int, str], limits: Slowness) -> tuple[str, float] | None:
+        """The slowest node that is slow and not accused yet, and by which factor; None: none, or not known yet.
+
+        Args:
+            nodes: where each rank runs.
+        """
+        known = {rank: median(times) for rank, times in self.recent_s.items() if len(times) == limits.windows}
+        if len(known) < len(nodes):
+            return None
+        by_node: dict[str, float] = {}
+        for rank, work_s in known.items():
+            by_node[nodes[rank]] = max(by_node.get(nodes[rank], 0.0), work_s)
+        found = [(factor, node) for node in by_node if (factor := factor_of(node, by_node, limits)) >= limits.factor]
+        fresh = sorted((one for one in found if one[1] not in self.accused), reverse=True)
+        return (fresh[0][1], fresh[0][0]) if fresh else None
+
+    def accuse(self, node: str) -> Scores:
+        """The scores with a node that is not named again in this generation."""
+        return replace(self, accused=self.accused | {node})
+
+
+def factor_of(node: str, by_node: Mapping[str, float], limits: Slowness) -> float:
+    """How much longer a node's work takes than the median of the others'; 1 where there are none, or hardly any work.
+
+    Example:
+        >>> factor_of("b", {"a": 0.1, "b": 0.25, "c": 0.1}, Slowness())
+        2.5
+    """
+    others = [work_s for other, work_s in by_node.items() if other != node]
+    if not others or by_node[node] < limits.least_s:
+        return 1.0
+    return by_node[node] / max(median(others), limits.least_s)
