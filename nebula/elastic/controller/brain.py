@@ -23,6 +23,7 @@ from nebula.elastic.controller.watch import Watch, Watches
 from nebula.elastic.goodput import Account, Category
 from nebula.elastic.policy import JobState, Limits, decide, events
 from nebula.elastic.policy.record import dumps, loads
+from nebula.elastic.policy.slow import Pace, Scores
 from nebula.elastic.policy.values import Action, Again, Bounds, Decision, End, Fault, Phase, Release, Start, Stop
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
@@ -102,6 +103,7 @@ class Brain:
         self._tasks: set[asyncio.Task[None]] = set()
         self.members_expected: Callable[[int], None] = lambda count: None  # noqa: ARG005
         self.watch: Watch = Watches()
+        self._scores, self._nodes_of = Scores(), dict[int, str]()
 
     def kept(self, key: str, value: str) -> str:
         """What the store has under a key; `value` is put there if it has nothing."""
@@ -355,6 +357,7 @@ class Brain:
             return
         if more_s := self.steps.saved(line.hello.node, progress.saving_s):
             self.watch.saved(more_s)
+        self._score(progress)
         if least:
             self.watch.stepped(self.steps.did(now_s, least), self.crowd.step_s(self.state.members))
             self.tell(events.Stepped(generation=generation, step=least), "stepped")
@@ -367,6 +370,18 @@ class Brain:
                 self._recovery.mark(stage, time.time())
         if stepping:
             self._first_new_step(least)
+
+    def _score(self, progress: wire.Progress) -> None:
+        """Looks whether a node's own work takes longer than that of the others."""
+        slowness = self.settings.limits.slowness
+        for told in progress.paces:
+            pace = Pace(steps=told.steps, work_s=told.work_s)
+            self._scores = self._scores.told(progress.generation, told.rank, pace, slowness)
+        found = self._scores.slow(self._nodes_of, slowness) if self._nodes_of else None
+        if found and self.state.phase is Phase.RUNNING and self.steps.beginning is None:
+            node, factor = found
+            self._scores = self._scores.accuse(node)
+            self.tell(events.Slow(node=node, factor=factor), "slow")
 
     def _first_new_step(self, step: int) -> None:
         """A generation has begun, or a recovery is over."""
@@ -498,6 +513,7 @@ class Brain:
         placed = ranks(plan, names, self.crowd.hellos(), self.settings.select)
         same = plan == self.plan
         self.plan, self._done, self._working = plan, set(), frozenset(rank.node for rank in placed)
+        self._nodes_of = {rank.rank: rank.node for rank in placed} if _waits_for_nobody(plan) else {}
         if self._recovery:
             self._recovery.mark("planned", time.time())
         if found and self.steps.beginning:
@@ -574,6 +590,13 @@ class Brain:
             everything=bool(found) and not (same and found is not None and own <= found.ranks_on(node)),
             log_folder=self.settings.log_folder,
         )
+
+
+def _waits_for_nobody(plan: Plan) -> bool:
+    """Whether forward passes of a plan wait for no other rank, so that their time is the rank's own."""
+    one, alone = plan.stages[0], len(plan.stages) == 1
+    whole = alone and all(len(replica.ranks) == 1 for replica in one.replicas)
+    return whole and one.context == one.expert == 1 and one.sharding.stage < 3
 
 
 def _first_state(settings: Settings) -> JobState:

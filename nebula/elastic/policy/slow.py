@@ -32,9 +32,9 @@ class Slowness:
         least_s: work of a step below which differences are noise.
     """
 
-    factor: float = 1.3
+    factor: float = 1.5
     windows: int = 5
-    window_steps: int = 10
+    window_steps: int = 4
     least_s: float = 0.001
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from nebula.elastic.policy.slow import Slowness
 from nebula.errors import BadInput
 
 
@@ -79,6 +80,7 @@ class Limits:
         node_failures: a node that fails by so many more than the others within `window_s` is put aside, where enough
             others are left and its failures, `failure_s` each, cost more than its share of the work.
         slow_gain: a slow node is put aside where training gets so much faster without it.
+        slowness: from when on a node counts as slow.
     """
 
     gather_s: float = 3.0
@@ -90,6 +92,7 @@ class Limits:
     window_s: float = 600.0
     failure_s: float = 30.0
     slow_gain: float = 1.2
+    slowness: Slowness = field(default_factory=Slowness)
 
     def pause_s(self, fruitless: int) -> float:
         """Before an attempt after so many fruitless ones.
