@@ -1,9 +1,11 @@
 """Copies of a rank's part of the training in its node's memory, which outlive the rank.
 
 After every step, or every few, a rank copies what it holds into one of two files in shared memory, in turn. Of what the
-ranks of a node hold alike one copies it. What no other node holds goes into files of its own (`alone`), which the
-node's agent passes on to a neighbour; the rest (`common`) survives a lost node anyway. An agent names the folder in the
-environment; without one there are no copies.
+ranks of a node hold alike one copies it. What no other node holds goes into files of its own (`alone`); the rest
+(`common`) survives a lost node anyway. Copies of some steps, the same ones on all ranks, go into two other files: what
+is alone in these the node's agent passes on to a neighbour, and they stay until the next but one of them. The more
+there is to pass on, the further these steps lie apart. An agent names the folder in the environment; without one there
+are no copies.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ FOLDER, EVERY, RESUME = "NEBULA_MEMORY", "NEBULA_MEMORY_EVERY", "NEBULA_RESUME"
 """Variables: where a rank's copies go, after how many steps, and the folder of copies that a rank takes up."""
 NODE, GENERATION = "NEBULA_NODE", "NEBULA_GENERATION"
 COMMON, ALONE = "common", "alone"
+TURNS = 4
+"""Files that a rank writes in turn: two for most copies, two for those that are passed on."""
+BYTES_A_STEP = 4 << 20
+"""So much a copy a rank passes on to its neighbour, on average."""
 
 _Pieces = set[tuple[str, Box]]
 
@@ -45,12 +51,14 @@ class Share:
     Attributes:
         others: pieces that it leaves to another rank of its node.
         common: pieces that other nodes hold as well; whatever is neither goes into the file `alone`.
+        passed_every: of so many copies one is passed on.
         tensors: that all ranks hold together, so that a copy that lacks some is known.
     """
 
     others: _Pieces
     common: _Pieces
     tensors: int
+    passed_every: int
 
 
 class MemoryCopies:
@@ -61,7 +69,8 @@ class MemoryCopies:
         self.node, self.generation = env.get(NODE, ""), int(env.get(GENERATION, "0"))
         self._folder, rank = Path(env[FOLDER]), step.place.rank
         self._files = {
-            kind: [CopyFile(self._folder / file_name(rank, kind, turn)) for turn in (0, 1)] for kind in (COMMON, ALONE)
+            kind: [CopyFile(self._folder / file_name(rank, kind, turn)) for turn in range(TURNS)]
+            for kind in (COMMON, ALONE)
         }
         self._share: Share | None = None
 
@@ -82,7 +91,7 @@ class MemoryCopies:
                 if (part.key, part.box) not in self._share.others:
                     parts[COMMON if (part.key, part.box) in self._share.common else ALONE].append(part)
         facts = {**facts, TENSORS: self._share.tensors}
-        turn = done // self.every % 2  # the same on all ranks, so that what one has not written another still has
+        turn = turn_of(done // self.every, self._share.passed_every)
         for kind, files in self._files.items():
             files[turn].write(
                 parts[kind], facts, generation=self.generation, ranks=self.step.plan.world_size, step=done
@@ -112,6 +121,16 @@ def offered(env: Mapping[str, str] = os.environ) -> CopyReader | None:
     """
     folder = env.get(RESUME, "")
     return CopyReader(Path(folder)) if folder else None
+
+
+def turn_of(number: int, passed_every: int) -> int:
+    """The file of a copy: the same on all ranks, so that what one has not written yet another still has.
+
+    >>> [turn_of(number, 3) for number in range(1, 10)], [turn_of(number, 1) for number in range(4)]
+    ([1, 0, 3, 0, 1, 2, 1, 0, 3], [2, 3, 2, 3])
+    """
+    passed, rest = divmod(number, passed_every)
+    return 2 + passed % 2 if not rest else number % 2
 
 
 def file_name(rank: int, kind: str, turn: int) -> str:
@@ -146,8 +165,11 @@ def _agree(mine: Sequence[Held], node: str, ranks: int, rank: int) -> Share:
     chosen = writers_of_each(here)
     elsewhere = {(copy.key, copy.box) for place, copies in told if place != node for copy in copies}
     pieces = {(copy.key, copy.box) for copy in layout}
+    others = {piece for piece in pieces if chosen[piece] != rank}
+    alone = sum(copy.bytes for copy in layout if (copy.key, copy.box) not in others | elsewhere)
     return Share(
-        others={piece for piece in pieces if chosen[piece] != rank},
+        others=others,
+        passed_every=max(1, max(from_all(alone, ranks)) // BYTES_A_STEP),
         common=pieces & elsewhere,
         tensors=len({copy.key for _, copies in told for copy in copies}),
     )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -94,6 +95,11 @@ class Job:
         path = self.folder / "run" / "steps.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def events(self):
+        """The texts of all events, from the store."""
+        with sqlite3.connect(self.folder / "run" / "job.db") as store:
+            return [row[0] for row in store.execute("SELECT value FROM entries WHERE key LIKE 'event/%' ORDER BY key")]
 
     def last_step(self):
         return max((one["step"] for one in self.steps()), default=0)

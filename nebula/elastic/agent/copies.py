@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ OWN, KEPT, RESUME = "own", "kept", "resume"
 CHUNK_BYTES = 1 << 20
 SHARE = 0.1
 """Of the time, that passing copies on to the neighbour may take."""
-_NAME = re.compile(r"rank-(\d{5,})\.(common|alone)\.[01]")
+_NAME = re.compile(r"rank-(\d{5,})\.(common|alone)\.[0-3]")
 
 Dial = Callable[[str], grpc.Channel]
 
@@ -87,15 +88,19 @@ class Copies:
         if of is None:
             raise BadInput(f"{self.node} holds no whole copy {name}")
         digest, left = hashlib.sha256(), of.bytes
-        with path.open("rb") as file:
+        with tempfile.TemporaryFile(dir=self.scratch) as file:
+            # a worker writes the file anew two steps later, sooner than it may be sent
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, file, 1 << 24)
+            if stamp(path) != of:
+                raise BadInput(f"{name} of {self.node} was written anew while it was read")
+            file.seek(0)
             while left:
                 data = file.read(min(CHUNK_BYTES, left))
                 if not data:
                     raise BadInput(f"{path} is shorter than it says")
                 left -= len(data)
                 digest.update(data)
-                if not left and stamp(path) != of:
-                    raise BadInput(f"{name} of {self.node} was written anew while it was read")
                 yield wire.Chunk(
                     name=path.name,
                     generation=of.generation,
@@ -114,10 +119,13 @@ class Copies:
         receive(chunks, self.scratch / KEPT)
 
     def pass_on(self, neighbour: str) -> None:
-        """Passes on what is new and no other node holds, a file at a time, in a thread and not too often."""
+        """Passes on the newest copies of steps that are passed on (nebula.runtime.memory_copy).
+
+        A file at a time, in a thread and not too often.
+        """
         if not neighbour or (self._passing and not self._passing.done()) or time.monotonic() < self._not_before_s:
             return
-        for path in sorted((self.scratch / OWN).glob("*.alone.*")):
+        for path in sorted((self.scratch / OWN).glob("*.alone.[23]")):
             of = stamp(path)
             if of and self._passed.get(path.name) != of:
                 self._passed[path.name] = of

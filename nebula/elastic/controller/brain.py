@@ -38,6 +38,8 @@ STATE, SEATS = "state", "seats"
 """Keys of the store."""
 STEPPING = ("begun", "stepping")
 """Kinds of events from which on new steps are done: of a job that begins, and after a recovery."""
+HOLD_S = 30.0
+"""A node that leaves keeps its copies for the next generation until it steps, but no longer than this."""
 SKEW_S = 60.0
 """A node's clock may differ from the controller's by so much before a warning is given."""
 
@@ -101,6 +103,7 @@ class Brain:
         self._working: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: set[str] = set()
         self.members_expected: Callable[[int], None] = lambda count: None  # noqa: ARG005
         self.watch: Watch = Watches()
         self._scores, self._nodes_of = Scores(), dict[int, str]()
@@ -387,6 +390,8 @@ class Brain:
         """A generation has begun, or a recovery is over."""
         beginning, recovery = self.steps.beginning, self._recovery
         assert beginning is not None
+        for node in sorted(self._leaving):
+            self._let_go(node)
         seconds = {**beginning.seconds(self.now_s()), LOST: beginning.lost}
         self.steps.beginning = None
         if recovery is None:
@@ -447,11 +452,23 @@ class Brain:
                 self.steps.begin(max(done, self.state.step), -1)
             self._spawn(self._start(action))
         elif isinstance(action, Release):
-            self._release(action.node, f"{action.node} may go", failed=False)
+            self._leaving.add(action.node)
+            hold_s = 0.0 if self._is_settled() else HOLD_S
+            asyncio.get_running_loop().call_later(hold_s, self._let_go, action.node)
         elif isinstance(action, End):
             for node in list(self.crowd.lines):
                 self._release(node, self.state.why, failed=action.failed)
             self.over.set()
+
+    def _is_settled(self) -> bool:
+        """Whether a generation steps, so that nobody needs the copies of a node that leaves."""
+        return self.state.phase is Phase.RUNNING and self._recovery is None and self.steps.beginning is None
+
+    def _let_go(self, node: str) -> None:
+        """Releases a node that is to leave, once."""
+        if node in self._leaving:
+            self._leaving.discard(node)
+            self._release(node, f"{node} may go", failed=False)
 
     def _rate(self) -> dict[str, str]:
         """How often the job fails, for the interval of checkpoints: what was assumed counts like one failure seen."""
