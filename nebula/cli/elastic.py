@@ -133,6 +133,9 @@ def agent(
     ] = None,
     address: Annotated[str, typer.Option("--address", help="Where other nodes reach this one.")] = "",
     spares: Annotated[bool, typer.Option("--spares/--no-spares", help="Keep processes ready that have Paddle.")] = True,
+    check: Annotated[
+        bool, typer.Option("--check", help="Try the device before joining, and the ways to other nodes after.")
+    ] = False,
     certs: Certificates = Path("certs"),
     certificate: Annotated[
         str, typer.Option("--certificate", metavar="NAME", help="Of this node; default: agent-NAME if there, or agent.")
@@ -160,6 +163,7 @@ def agent(
         allows_faults=allow_faults,
         address=address,
         certificate=None if insecure else (certs, certificate),
+        check=check,
         say=_teller(log_format, json=json, node=name),
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 from nebula import __version__
 from nebula.elastic.agent import environment
 from nebula.elastic.agent.addresses import Ports
+from nebula.elastic.agent.check import rates
 from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.crew import Crew
 from nebula.elastic.agent.faults import inject
@@ -50,6 +51,7 @@ class Node:
         logs: folder for the workers' logs; None: where the controller says.
         allows_faults: whether it does to itself and its workers what `nebula chaos` asks for.
         spares: whether processes stand by with Paddle imported.
+        fitness: what was measured of its device; None: it was not tried.
         roll: environment by which a member of a group of replicas finds the others.
     """
 
@@ -60,6 +62,7 @@ class Node:
     logs: Path | None = None
     spares: bool = True
     allows_faults: bool = False
+    fitness: wire.Fitness | None = None
     patience: Patience = field(default_factory=Patience)
     roll: Mapping[str, str] = field(default_factory=dict)
 
@@ -178,6 +181,8 @@ class Agent:
             if not self.epoch:
                 raise BadInput(message.why)
             self._say_once(message.why)
+        elif isinstance(message, wire.Probed):
+            self._session.send(probed=message)
         elif isinstance(message, Prepared):
             self._begin(message)
         else:
@@ -195,8 +200,18 @@ class Agent:
                 "stop": self._stop,
                 "leave": self._leave,
                 "again": self._again,
+                "probe": self._probe,
                 "inject": self._inject,
             }[kind](value)
+
+    def _probe(self, probe: wire.Probe) -> None:
+        """Tries the ways to others in a thread of its own."""
+
+        def try_them() -> None:
+            found = list(rates(probe.peers, self.copies.dial))
+            self.hear(wire.Probed(rates=found))
+
+        threading.Thread(target=try_them, name="probe", daemon=True).start()
 
     def _say_once(self, sentence: str) -> None:
         if sentence != self._said:
@@ -218,6 +233,7 @@ class Agent:
             wall_s=time.time(),
             version=__version__,
             instance=self._instance,
+            fitness=self.node.fitness,
         )
 
     def _welcome(self, welcome: wire.Welcome) -> None:

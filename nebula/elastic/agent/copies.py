@@ -39,7 +39,7 @@ class Copies:
     """The copies of a node, below its scratch folder."""
 
     def __init__(self, scratch: Path, node: str, dial: Dial) -> None:
-        self.scratch, self.node, self._dial = scratch, node, dial
+        self.scratch, self.node, self.dial = scratch, node, dial
         for name in (OWN, KEPT, RESUME):
             (scratch / name).mkdir()
         self._passed: dict[str, Stamp] = {}
@@ -135,7 +135,7 @@ class Copies:
     def _pass(self, neighbour: str, name: str) -> None:
         began_s = time.monotonic()
         try:
-            with self._dial(neighbour) as channel:
+            with self.dial(neighbour) as channel:
                 PeerStub(channel).Keep(self.chunks(name), timeout=30)
         except (grpc.RpcError, NebulaError):
             self._passed.pop(name.partition("/")[2], None)  # a later one is tried
@@ -166,7 +166,7 @@ class Copies:
 
     def _fetch(self, source: wire.Source, folder: Path) -> None:
         try:
-            with self._dial(source.address) as channel:
+            with self.dial(source.address) as channel:
                 receive(PeerStub(channel).Fetch(wire.FetchRequest(name=source.name), timeout=120), folder)
         except grpc.RpcError as error:
             why = error.details() if isinstance(error, grpc.Call) else error

@@ -37,6 +37,13 @@ class Peer(PeerServicer):
             context.abort(grpc.StatusCode.DATA_LOSS, str(error))
         return wire.Answer(done=True)
 
+    def Swallow(self, request_iterator: Iterator[wire.Chunk], context: Any) -> wire.Answer:  # noqa: N802
+        """Takes bytes and forgets them."""
+        self._admit(context)
+        for _ in request_iterator:
+            pass
+        return wire.Answer(done=True)
+
     def _admit(self, context: Any) -> None:
         refusal = self._door.refusal(context)
         if refusal:

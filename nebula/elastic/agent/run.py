@@ -14,13 +14,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from nebula.elastic.agent.addresses import own_address
 from nebula.elastic.agent.agent import Agent, Node, of_signal
+from nebula.elastic.agent.check import tried
 from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.peer import Peer
 from nebula.elastic.agent.session import Session
 from nebula.elastic.authority import Identity
 from nebula.elastic.entry import replica
+from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.control_pb2_grpc import add_PeerServicer_to_server
 from nebula.elastic.trust import Doorkeeper, OpenDoor, check_partner, dial, server_credentials
+from nebula.units import format_rate
 
 SHARED_MEMORY = Path("/dev/shm")
 BEGIN = "nebula-agent-"
@@ -46,6 +49,7 @@ def run(
     allows_faults: bool = False,
     address: str = "",
     certificate: tuple[Path, str] | None = None,
+    check: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Works for a job until the controller says that it is over.
@@ -56,10 +60,13 @@ def run(
         address: where other nodes reach this one; empty: as the way to the controller tells.
         certificate: where the identity was read from, folder and name: members of a group of replicas read it, too.
 
+        check: try the device before joining, and the ways to others after.
+
     Raises:
         BadInput: the controller refuses this agent.
-        RunFailed: the job failed.
+        RunFailed: the job failed, or the device did not pass.
     """
+    fitness = _tried(say) if check else None
     sweep(SHARED_MEMORY)
     scratch = Path(tempfile.mkdtemp(prefix=f"{BEGIN}{os.getpid()}-", dir=SHARED_MEMORY))
     node = Node(
@@ -68,6 +75,7 @@ def run(
         address=address or own_address(controllers[0]),
         scratch=scratch,
         logs=logs,
+        fitness=fitness,
         spares=spares,
         allows_faults=allows_faults,
         roll=_roll(controllers, address or own_address(controllers[0]), certificate),
@@ -85,16 +93,23 @@ def run(
     server.start()
     try:
 
-        def check(target: str) -> None:
+        def trusted(target: str) -> None:
             if identity is not None:
                 check_partner(target, identity)
 
-        agent = Agent(node, copies, lambda hello, heard: Session(controllers, to, hello, heard, check), port, say)
+        agent = Agent(node, copies, lambda hello, heard: Session(controllers, to, hello, heard, trusted), port, say)
         of_signal(agent)
         agent.run()
     finally:
         server.stop(0)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _tried(say: Callable[[str], None]) -> wire.Fitness:
+    found = tried(os.environ)
+    rate = f"{format_rate(found.copy_bytes_per_s)} to the device and back"
+    say(f"the device was tried: {found.flops / 1e9:.1f} GFLOP/s in fp32, {rate}, no byte wrong")
+    return wire.Fitness(flops=found.flops, copy_bytes_per_s=found.copy_bytes_per_s)
 
 
 def _roll(controllers: Sequence[str], host: str, certificate: tuple[Path, str] | None) -> dict[str, str]:

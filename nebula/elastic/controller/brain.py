@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nebula.elastic.controller.admission import Admission
 from nebula.elastic.controller.crowd import Crowd, Line
 from nebula.elastic.controller.journal import Happened, Journal
 from nebula.elastic.controller.ledger import LOST, SAVING, Ledger
@@ -22,6 +23,7 @@ from nebula.elastic.controller.steps import Steps
 from nebula.elastic.controller.watch import Watch, Watches
 from nebula.elastic.goodput import Account, Category
 from nebula.elastic.policy import JobState, Limits, decide, events
+from nebula.elastic.policy.fitness import Unfit
 from nebula.elastic.policy.record import dumps, loads
 from nebula.elastic.policy.slow import Pace, Scores
 from nebula.elastic.policy.values import Action, Again, Bounds, Decision, End, Fault, Phase, Release, Start, Stop
@@ -106,6 +108,7 @@ class Brain:
         self._leaving: set[str] = set()
         self.members_expected: Callable[[int], None] = lambda count: None  # noqa: ARG005
         self.watch: Watch = Watches()
+        self._admission = Admission(settings.limits.slowness)
         self._scores, self._nodes_of = Scores(), dict[int, str]()
 
     def kept(self, key: str, value: str) -> str:
@@ -303,16 +306,25 @@ class Brain:
             self.note("clock", f"the clock of {hello.node} is {skew_s:+.0f} s off: set it, or certificates will fail")
         joined = events.Joined(node=hello.node, slots=hello.slots, generation=hello.generation)
         self.tell(joined, "joined")
+        self._unfit(self._admission.joined(hello))
+        if peers := self._admission.peers(hello.node, {name: there.peer for name, there in self.crowd.lines.items()}):
+            line.tell(wire.ToAgent(probe=wire.Probe(epoch=self.lease.token, peers=peers)))
         if self.state.phase is Phase.STOPPING and hello.node not in self._awaited:
             self._awaited.add(hello.node)
             line.tell(wire.ToAgent(stop=wire.Stop(epoch=self.lease.token, generation=self.state.generation)))
         return line
+
+    def _unfit(self, found: Iterable[Unfit]) -> None:
+        """Tells the policy of nodes that were found unfit."""
+        for one in found:
+            self.tell(events.Slow(node=one.node, factor=one.factor, cause=one.because), "slow")
 
     def gone(self, node: str, line: Line) -> None:
         """Notices that an agent's line has ended."""
         if self.crowd.lines.get(node) is not line:
             return
         del self.crowd.lines[node]
+        self._admission.left(node)
         line.outbox.put_nowait(None)
         self.tell(events.Gone(node=node), "gone")
         self._one_stopped(node)
@@ -336,6 +348,8 @@ class Brain:
             self._untrusted = message.refused.generation
             cause = f"{node}: {message.refused.cause}"
             self.tell(events.Refused(generation=message.refused.generation, cause=cause), "refused")
+        elif kind == "probed":
+            self._unfit(self._admission.probed(node, message.probed))
         elif kind == "leaving":
             self.tell(events.DrainAsked(node=node, cause=message.leaving.because), "drained")
 

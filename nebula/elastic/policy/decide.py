@@ -115,7 +115,7 @@ def _slow(now_s: float, state: JobState, event: events.Slow, limits: Limits) -> 
     node = state.nodes.get(event.node)
     if node is None or not node.able:
         return Decision(state=state)
-    told = f"{event.node} takes {event.factor:.2f} times as long as the others"
+    told = event.cause or f"{event.node} takes {event.factor:.2f} times as long as the others"
     here = len(state.members) or 1
     left = state.bounds.usable(able_but(state, event.node))
     if event.factor * left / here < limits.slow_gain:

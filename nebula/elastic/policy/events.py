@@ -36,10 +36,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slow:
-    """A node's work takes `factor` times as long as that of the others, step after step."""
+    """A node is `factor` times slower than the others; `cause` says how, else its work takes so much longer."""
 
     node: str
     factor: float
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "node", "slots", "generation", "epoch", "address", "peer_port", "ports", "wall_s", "version", "instance")
+    __slots__ = ("protocol", "node", "slots", "generation", "epoch", "address", "peer_port", "ports", "wall_s", "version", "instance", "fitness")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class Hello(_message.Message):
     WALL_S_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    FITNESS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     node: str
     slots: int
@@ -30,7 +31,38 @@ class Hello(_message.Message):
     wall_s: float
     version: str
     instance: int
-    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., slots: _Optional[int] = ..., generation: _Optional[int] = ..., epoch: _Optional[int] = ..., address: _Optional[str] = ..., peer_port: _Optional[int] = ..., ports: _Optional[_Iterable[int]] = ..., wall_s: _Optional[float] = ..., version: _Optional[str] = ..., instance: _Optional[int] = ...) -> None: ...
+    fitness: Fitness
+    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., slots: _Optional[int] = ..., generation: _Optional[int] = ..., epoch: _Optional[int] = ..., address: _Optional[str] = ..., peer_port: _Optional[int] = ..., ports: _Optional[_Iterable[int]] = ..., wall_s: _Optional[float] = ..., version: _Optional[str] = ..., instance: _Optional[int] = ..., fitness: _Optional[_Union[Fitness, _Mapping]] = ...) -> None: ...
+
+class Fitness(_message.Message):
+    __slots__ = ("flops", "copy_bytes_per_s")
+    FLOPS_FIELD_NUMBER: _ClassVar[int]
+    COPY_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    flops: float
+    copy_bytes_per_s: float
+    def __init__(self, flops: _Optional[float] = ..., copy_bytes_per_s: _Optional[float] = ...) -> None: ...
+
+class Probe(_message.Message):
+    __slots__ = ("epoch", "peers")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    peers: _containers.RepeatedCompositeFieldContainer[Source]
+    def __init__(self, epoch: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Source, _Mapping]]] = ...) -> None: ...
+
+class Rate(_message.Message):
+    __slots__ = ("node", "bytes_per_s")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    bytes_per_s: float
+    def __init__(self, node: _Optional[str] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
+
+class Probed(_message.Message):
+    __slots__ = ("rates",)
+    RATES_FIELD_NUMBER: _ClassVar[int]
+    rates: _containers.RepeatedCompositeFieldContainer[Rate]
+    def __init__(self, rates: _Optional[_Iterable[_Union[Rate, _Mapping]]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "epoch", "job", "heartbeat_s", "environment", "memory_every")
@@ -180,7 +212,7 @@ class Inject(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., fault: _Optional[str] = ..., local: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class ToAgent(_message.Message):
-    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject")
+    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject", "probe")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +220,7 @@ class ToAgent(_message.Message):
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     AGAIN_FIELD_NUMBER: _ClassVar[int]
     INJECT_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     start: Start
@@ -195,7 +228,8 @@ class ToAgent(_message.Message):
     leave: Leave
     again: Again
     inject: Inject
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ...) -> None: ...
+    probe: Probe
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("generation", "rank", "fault", "cause", "last_lines", "seen_s")
@@ -292,7 +326,7 @@ class Leaving(_message.Message):
     def __init__(self, because: _Optional[str] = ...) -> None: ...
 
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving")
+    __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving", "probed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +334,7 @@ class FromAgent(_message.Message):
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    PROBED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     failed: Failed
     progress: Progress
@@ -307,7 +342,8 @@ class FromAgent(_message.Message):
     finished: Finished
     refused: Refused
     leaving: Leaving
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ...) -> None: ...
+    probed: Probed
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("name", "generation", "step", "node", "rank", "data", "sha256")

@@ -334,6 +334,11 @@ class PeerStub:
                 request_serializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Chunk.SerializeToString,
                 response_deserializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.FromString,
                 _registered_method=True)
+        self.Swallow = channel.stream_unary(
+                '/nebula.elastic.v1.Peer/Swallow',
+                request_serializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Chunk.SerializeToString,
+                response_deserializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.FromString,
+                _registered_method=True)
 
 
 class PeerServicer:
@@ -353,6 +358,13 @@ class PeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Swallow(self, request_iterator, context):
+        """Takes bytes and forgets them: how fast is the way here?
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -363,6 +375,11 @@ def add_PeerServicer_to_server(servicer, server):
             ),
             'Keep': grpc.stream_unary_rpc_method_handler(
                     servicer.Keep,
+                    request_deserializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Chunk.FromString,
+                    response_serializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.SerializeToString,
+            ),
+            'Swallow': grpc.stream_unary_rpc_method_handler(
+                    servicer.Swallow,
                     request_deserializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Chunk.FromString,
                     response_serializer=nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.SerializeToString,
             ),
@@ -419,6 +436,33 @@ class Peer:
             request_iterator,
             target,
             '/nebula.elastic.v1.Peer/Keep',
+            nebula_dot_elastic_dot_protocol_dot_control__pb2.Chunk.SerializeToString,
+            nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Swallow(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/nebula.elastic.v1.Peer/Swallow',
             nebula_dot_elastic_dot_protocol_dot_control__pb2.Chunk.SerializeToString,
             nebula_dot_elastic_dot_protocol_dot_control__pb2.Answer.FromString,
             options,
