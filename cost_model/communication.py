@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -60,7 +61,8 @@ def collective(kind: str, levels: Levels) -> AlphaBeta:
         return NOTHING
     known: AlphaBeta | None = levels.__dict__.get(kind)
     if known is None:
-        known = levels.__dict__[kind] = FORMULAS[kind](levels)
+        fixed_s, per_byte_s = FORMULAS[kind](levels)
+        known = levels.__dict__[kind] = AlphaBeta(fixed_s + levels[0].start_s, per_byte_s)
     return known
 
 
@@ -166,10 +168,14 @@ class Fabric:
 
     Two groups that lie alike (same node groups, same pattern of nodes and switches) have equal levels, so a search
     over thousands of splits asks the topology a few dozen times. Emulated devices know one flat ring per group.
+
+    Args:
+        cluster: with the rates that collectives attain.
+        start_s: of every level, see there.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, start_s: float = 0.0) -> None:
+        self.cluster, self.start_s = cluster, start_s
         counts = [g.device_count for g in cluster.groups]
         group = np.repeat(np.arange(len(counts)), counts)
         first_device_of = np.cumsum([0, *counts[:-1]])
@@ -320,6 +326,8 @@ class Fabric:
         key = (ranks, met, groups, crowded, senders)
         if key not in self._by_meetings:
             levels = Levels(levels_met(self.cluster, met, groups=groups, crowded=crowded, senders=senders))
+            if self.start_s:
+                levels = Levels(replace(level, start_s=self.start_s) for level in levels)
             self._by_meetings[key] = one_ring(levels, ranks) if self._flat else levels
         return self._by_meetings[key]
 

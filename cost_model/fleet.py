@@ -22,7 +22,7 @@ from nebula.cost_model.confidence import interval, provenance
 from nebula.cost_model.groups import Groups, replica_devices, stage_groups
 from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
-from nebula.cost_model.step_parameters import DEFAULT
+from nebula.cost_model.step_parameters import parameters_on
 from nebula.cost_model.traffic import attained
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
@@ -44,7 +44,9 @@ class Pricing:
 
     def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job, chains: Chains | None = None) -> None:
         self.graph, self.cluster, self.job = graph, cluster, job
-        self.chains, self.fabric = chains or Chains(graph), Fabric(attained(cluster, DEFAULT))
+        self.chains = chains or Chains(graph)
+        parameters = parameters_on(cluster)
+        self.fabric = Fabric(attained(cluster, parameters), parameters.start_s)
         self._device: dict[RankPlace, int] = {}
         self._placed: dict[tuple[object, ...], list[_Place]] = {}
         self._types: dict[str, DeviceType] = {}

@@ -308,13 +308,18 @@ class Prices:
         return self._packings[ranks, tensor]
 
     def _pack(self, ranks: int, tensor: int) -> Levels:
-        groups = self.pricing.cluster.groups
+        fabric = self.pricing.fabric
+        groups = fabric.cluster.groups
         inside = max(1, min(ranks, max(g.devices_per_node for g in groups) // tensor))
         bus = Link(kind="widest", bytes_per_s=max(g.intra.bytes_per_s for g in groups), latency_s=0.0)
         wire = Link(kind="widest", bytes_per_s=max(nic_share(g) for g in groups), latency_s=0.0)
         fastest = max(bus, wire, key=lambda link: link.bytes_per_s)
         levels = ((inside, fastest), (ranks // inside, wire))
-        return Levels(Level(name=link.kind, members=members, link=link) for members, link in levels if members > 1)
+        return Levels(
+            Level(name=link.kind, members=members, link=link, start_s=fabric.start_s)
+            for members, link in levels
+            if members > 1
+        )
 
     @cached_property
     def _ways(self) -> Arrangements | None:

@@ -28,11 +28,13 @@ class Level:
             the most.
         link: what one device of the set has at this level while all of them (and the rest of their nodes) talk; the
             slowest where they differ. The latency is of one message between two members.
+        start_s: what a collective takes beside that before its first byte, where it is told.
     """
 
     name: str
     members: int
     link: Link
+    start_s: float = 0.0
 
 
 class Spot(NamedTuple):

@@ -63,7 +63,8 @@ def test_the_order_in_which_nodes_are_listed_costs_nothing():
 
 def test_the_reason_says_what_placing_gains():
     where = cluster(nodes=2, per_node=4, kind=GPU, intra=1e11, nic=1e9)
-    asked = Objective(fixed={"data": 4, "pipeline": 2, "tensor": 1, "sharding": 0})
+    one = {"data": 4, "pipeline": 2, "tensor": 1, "sharding": 0, "micro_batch_rows": 1}
+    asked = Objective(fixed=one)
     before, found = (
         search(GRAPH, where, Job(global_batch=16), asked),
         placed_search(GRAPH, where, Job(global_batch=16), asked),
