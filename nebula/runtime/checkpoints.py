@@ -250,6 +250,7 @@ class Checkpoints:
         if save.error is not None:
             raise save.error
         if save.bytes:
+            self.step.progress.wrote("disk", save.bytes)
             record = save.record(asynchronous=self.policy.asynchronous)
             self.records.append(record)
             if self.journal is not None:

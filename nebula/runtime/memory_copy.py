@@ -92,6 +92,7 @@ class MemoryCopies:
                     parts[COMMON if (part.key, part.box) in self._share.common else ALONE].append(part)
         facts = {**facts, TENSORS: self._share.tensors}
         turn = turn_of(done // self.every, self._share.passed_every)
+        self.step.progress.wrote("memory", sum(part.array.nbytes for kind in parts.values() for part in kind))
         for kind, files in self._files.items():
             files[turn].write(
                 parts[kind], facts, generation=self.generation, ranks=self.step.plan.world_size, step=done

@@ -42,7 +42,10 @@ class Section(IntEnum):
     END = 8
 
 
-SIZE = _TOTALS + 8 * len(Section)
+_WRITTEN = _TOTALS + 8 * len(Section)
+TIERS = ("memory", "disk")
+"""Where copies of a training go."""
+SIZE = _WRITTEN + 8 * len(TIERS)
 
 
 class Progress:
@@ -68,6 +71,12 @@ class Progress:
     def keep(self, clock: Callable[[], float]) -> None:
         """Counts the time in each section by another clock from now on."""
         self.clock, self._entered_s = clock, clock()
+
+    def wrote(self, tier: str, nbytes: int) -> None:
+        """Counts bytes of copies."""
+        at = _WRITTEN + 8 * TIERS.index(tier)
+        (so_far,) = struct.unpack_from("<Q", self._memory, at)
+        struct.pack_into("<Q", self._memory, at, so_far + nbytes)
 
     def _count(self) -> None:
         """Adds the time since the last section began to its total."""
@@ -122,6 +131,9 @@ class NoProgress:
     def keep(self, clock: Callable[[], float]) -> None:
         """Nobody reads it."""
 
+    def wrote(self, tier: str, nbytes: int) -> None:
+        """Nobody reads it."""
+
     def observe(self, kind: str, _index: int, moment: str) -> None:
         """Nobody reads it."""
 
@@ -166,6 +178,10 @@ class Watched:
     def spent_s(self, section: Section) -> float:
         """Seconds in a section so far, by the clock of the rank's device."""
         return float(struct.unpack_from("<Q", self._memory, _TOTALS + 8 * section)[0]) / 1e9
+
+    def written_bytes(self, tier: str) -> int:
+        """Bytes of copies so far; those on the disk count on rank 0, which makes them visible, for all ranks."""
+        return int(struct.unpack_from("<Q", self._memory, _WRITTEN + 8 * TIERS.index(tier))[0])
 
     def ask_to_stop(self, step: int) -> None:
         """Has the rank end after a step."""

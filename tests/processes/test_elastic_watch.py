@@ -125,6 +125,7 @@ def test_metrics_tell_what_status_and_events_do(job):
     assert found["nebula_checkpoint_stall_seconds_sum"] > 0
     assert abs(found["nebula_last_step_timestamp_seconds"] - time.time()) < 30
     assert 0 < found["nebula_goodput_ratio"] < 1
+    assert found['nebula_checkpoint_bytes_total{tier="memory"}'] > 8 * 10**6
     assert any(name.startswith("nebula_build_info{version=") for name in found)
     back = next(one for one in events(job) if one["event"] == "stepping")
     whole = found['nebula_recovery_duration_seconds_sum{stage="all"}']

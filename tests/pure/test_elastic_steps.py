@@ -53,6 +53,15 @@ def test_saves_of_the_slowest_node_count_once():
     assert steps.take_saving_s() == 0.5
 
 
+def test_bytes_that_were_written_count_once_and_begin_anew_with_a_generation():
+    steps = Steps()
+    assert steps.wrote("a", {"memory": 5, "disk": 0}) == {"memory": 5}
+    assert steps.wrote("a", {"memory": 7, "disk": 2}) == {"memory": 2, "disk": 2}
+    assert steps.wrote("b", {"memory": 7}) == {"memory": 7}
+    steps.begin(1, 1)
+    assert steps.wrote("a", {"memory": 3}) == {"memory": 3}
+
+
 def test_seconds_since_a_step_begin_with_the_first_one():
     steps = Steps()
     steps.begin(0, -1)

@@ -430,6 +430,7 @@ class Agent:
                 warm=self.crew.warm,
                 section=self.crew.section(),
                 saving_s=self.crew.saving_s(),
+                written_bytes=self.crew.written_bytes(),
                 paces=[wire.Pace(rank=rank, steps=steps, work_s=work_s) for rank, steps, work_s in self.crew.paces()],
             )
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nebula.elastic.agent.hang import Patience, Silence
 from nebula.elastic.agent.worker import Order, Worker
-from nebula.runtime.progress import Section
+from nebula.runtime.progress import TIERS, Section
 
 OWN = (Section.DATA, Section.FORWARD)
 """Sections in which a rank of a data-parallel job waits for nobody."""
@@ -99,6 +99,10 @@ class Crew:
     def saving_s(self) -> float:
         """By how much saves have held up the slowest worker."""
         return max((worker.watched.spent_s(Section.CHECKPOINT) for worker in self.ranks.values()), default=0.0)
+
+    def written_bytes(self) -> dict[str, int]:
+        """Bytes of copies of all workers, by tier."""
+        return {tier: sum(worker.watched.written_bytes(tier) for worker in self.ranks.values()) for tier in TIERS}
 
     def paces(self) -> list[tuple[int, int, float]]:
         """Of each rank: its steps, and the seconds of work in which it waited for no other."""

@@ -374,6 +374,8 @@ class Brain:
             return
         if more_s := self.steps.saved(line.hello.node, progress.saving_s):
             self.watch.saved(more_s)
+        for tier, nbytes in self.steps.wrote(line.hello.node, progress.written_bytes).items():
+            self.watch.wrote(tier, nbytes)
         self._score(progress)
         if least:
             self.watch.stepped(self.steps.did(now_s, least), self.crowd.step_s(self.state.members))

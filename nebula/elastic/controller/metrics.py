@@ -47,6 +47,7 @@ class Meter:
         self._failures = self._counter("nebula_failures", "Failures that were told.", "kind")
         self._lost = self._counter("nebula_lost_steps", "Steps that had to be done again.")
         self._badput = self._counter("nebula_badput_seconds", "Seconds of the job that were no progress.", "category")
+        self._bytes = self._counter("nebula_checkpoint_bytes", "Bytes of copies of the training.", "tier")
         self._step = self._histogram("nebula_step_duration_seconds", "Seconds of a step.")
         self._detection = self._histogram(
             "nebula_failure_detection_seconds", "From the last step to the event of a failure.", "kind"
@@ -79,6 +80,10 @@ class Meter:
     def saved(self, stall_s: float) -> None:
         """Counts the time by which saves held steps up."""
         self._stall.observe(stall_s)
+
+    def wrote(self, tier: str, nbytes: int) -> None:
+        """Counts bytes of copies."""
+        self._bytes.labels(tier).inc(nbytes)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

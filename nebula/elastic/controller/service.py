@@ -61,7 +61,12 @@ class Service(ControllerServicer):
     async def _read(self, node: str, line: Line, messages: AsyncIterator[wire.FromAgent]) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             async for message in messages:
-                self.brain.heard(node, line, message)
+                try:
+                    self.brain.heard(node, line, message)
+                except Exception as error:  # the next controller goes on from the store
+                    self.brain.broken = error
+                    self.brain.over.set()
+                    raise
 
     async def Status(self, request: wire.StatusRequest, context: Any) -> wire.StatusReply:  # noqa: N802
         """How the job stands."""

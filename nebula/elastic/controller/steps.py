@@ -78,11 +78,12 @@ class Steps:
     saving_s: float = 0.0
     _least: int = 0
     _told_s: dict[str, float] = field(default_factory=dict)
+    _written: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
     def begin(self, before: int, resumed: int) -> None:
         """A generation begins; `resumed` is -1 where that is not known yet."""
         self.beginning, self.boundary, self.last_s = Beginning(before, resumed), False, math.inf
-        self._least, self._told_s = 0, {}
+        self._least, self._told_s, self._written = 0, {}, {}
 
     def did(self, now_s: float, least: int) -> int:
         """All ranks have done so many steps; how many more those are."""
@@ -98,6 +99,14 @@ class Steps:
         more_s = max(self._told_s.values()) - before_s
         self.saving_s += more_s
         return more_s
+
+    def wrote(self, node: str, written_bytes: Mapping[str, int]) -> Mapping[str, int]:
+        """A node has written so many bytes in this generation, by tier; how many more those are."""
+        before = self._written.get(node, {})
+        self._written[node] = dict(written_bytes)
+        return {
+            tier: nbytes - before.get(tier, 0) for tier, nbytes in written_bytes.items() if nbytes > before.get(tier, 0)
+        }
 
     def since_s(self, now_s: float) -> float:
         """How long ago a step was done; 0 where none was."""

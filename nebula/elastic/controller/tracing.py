@@ -88,6 +88,9 @@ class Tracer:
     def saved(self, stall_s: float) -> None:
         """Saves are no part of traces."""
 
+    def wrote(self, tier: str, nbytes: int) -> None:
+        """Copies are no part of traces."""
+
     def close(self) -> None:
         """Sends what is left."""
         self._provider.shutdown()

@@ -20,6 +20,9 @@ class Watch(Protocol):
     def saved(self, stall_s: float) -> None:
         """Saves have held steps up for so many seconds more."""
 
+    def wrote(self, tier: str, nbytes: int) -> None:
+        """So many more bytes of copies of the training lie in a tier: memory, disk."""
+
 
 class Watches:
     """Several, or none."""
@@ -41,3 +44,8 @@ class Watches:
         """See Watch."""
         for watch in self._watches:
             watch.saved(stall_s)
+
+    def wrote(self, tier: str, nbytes: int) -> None:
+        """See Watch."""
+        for watch in self._watches:
+            watch.wrote(tier, nbytes)

@@ -248,7 +248,14 @@ class Failed(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., fault: _Optional[str] = ..., cause: _Optional[str] = ..., last_lines: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("generation", "least_step", "most_step", "step_s", "warm", "section", "saving_s", "paces")
+    __slots__ = ("generation", "least_step", "most_step", "step_s", "warm", "section", "saving_s", "paces", "written_bytes")
+    class WrittenBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LEAST_STEP_FIELD_NUMBER: _ClassVar[int]
     MOST_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +264,7 @@ class Progress(_message.Message):
     SECTION_FIELD_NUMBER: _ClassVar[int]
     SAVING_S_FIELD_NUMBER: _ClassVar[int]
     PACES_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     generation: int
     least_step: int
     most_step: int
@@ -265,7 +273,8 @@ class Progress(_message.Message):
     section: int
     saving_s: float
     paces: _containers.RepeatedCompositeFieldContainer[Pace]
-    def __init__(self, generation: _Optional[int] = ..., least_step: _Optional[int] = ..., most_step: _Optional[int] = ..., step_s: _Optional[float] = ..., warm: _Optional[float] = ..., section: _Optional[int] = ..., saving_s: _Optional[float] = ..., paces: _Optional[_Iterable[_Union[Pace, _Mapping]]] = ...) -> None: ...
+    written_bytes: _containers.ScalarMap[str, int]
+    def __init__(self, generation: _Optional[int] = ..., least_step: _Optional[int] = ..., most_step: _Optional[int] = ..., step_s: _Optional[float] = ..., warm: _Optional[float] = ..., section: _Optional[int] = ..., saving_s: _Optional[float] = ..., paces: _Optional[_Iterable[_Union[Pace, _Mapping]]] = ..., written_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Pace(_message.Message):
     __slots__ = ("rank", "steps", "work_s")
