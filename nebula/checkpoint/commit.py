@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,19 @@ def write_part(saving: Path, rank: int, parts: Sequence[Part]) -> int:
 
 
 def commit(
-    saving: Path, *, step: int, ranks: int, facts: Mapping[str, Any], patience_s: float = 600.0
+    saving: Path,
+    *,
+    step: int,
+    ranks: int,
+    facts: Mapping[str, Any],
+    patience_s: float = 600.0,
+    fence: Callable[[], None] = lambda: None,
 ) -> tuple[Path, Manifest]:
     """Waits for the records of all ranks and makes the checkpoint visible.
 
     Args:
         patience_s: how long a rank's record may take.
+        fence: raises where another generation of the job writes the folder by now; asked last of all.
 
     Returns:
         The checkpoint's folder, safe on the disk, and its manifest.
@@ -75,6 +82,7 @@ def commit(
         for rank in range(ranks):
             (saving / _record_name(rank)).unlink()
         sync_folder(saving)
+        fence()
         os.rename(saving, final)
         sync_folder(final.parent)
     except (OSError, NebulaError) as error:

@@ -92,6 +92,7 @@ def controller(
     from nebula.elastic.place import opened
     from nebula.elastic.policy.values import Limits
     from nebula.elastic.trust import Doorkeeper, OpenDoor, refusals_told, server_credentials
+    from nebula.launch import devices
 
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
@@ -104,7 +105,13 @@ def controller(
     _make_folder(folder, subject, plan, search, force=force, goes_on=goes_on)
     limits = Limits(node_failures=node_failures)
     settings = _settings(subject, folder, bounds, script, memory_every, limits, replicas)
-    settings = replace(settings, allows_faults=allow_faults)
+    cluster = subject.run.cluster
+    settings = replace(
+        settings,
+        allows_faults=allow_faults,
+        environment=devices.of_processes(cluster, plan, folder),
+        select=lambda rank, device: devices.of_rank(cluster, plan, rank, device),
+    )
     say = _teller(log_format, json=json, job_id=settings.name)
     show = _show(metrics, settings.name, say, traces=traces)
     say(f"{plan.split} · {folder} · store {at}")
@@ -264,6 +271,7 @@ def _host_of(text: str, option: str) -> str:
 def _make_folder(folder: Path, subject: Subject, plan: Plan, search: object, *, force: bool, goes_on: bool) -> None:
     from nebula.cli.run_folder import make_folder
     from nebula.errors import BadInput
+    from nebula.runtime.fence import FILE as FENCE
 
     run = subject.run
     if not run.checkpoint.every:
@@ -272,6 +280,7 @@ def _make_folder(folder: Path, subject: Subject, plan: Plan, search: object, *, 
             "add `checkpoint: {every: 100}`"
         )
     if not goes_on:
+        (folder / run.checkpoint.folder / FENCE).unlink(missing_ok=True)  # another job's generations begin at 1, too
         make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=run.checkpoint)  # type: ignore[arg-type]
 
 
@@ -313,7 +322,6 @@ def _settings(
         limits=limits,
         words=words,
         log_folder=str(folder / LOGS),
-        environment={"PADDLE_DISTRI_BACKEND": "gloo"},
         memory_every=0 if shards else memory_every,
         mtbf_s=subject.run.checkpoint.mtbf_s,
         shards=shards,

@@ -36,6 +36,7 @@ from nebula.plan.plain import encode
 from nebula.plan.values import Plan
 from nebula.runtime import random_state
 from nebula.runtime.circles import from_all
+from nebula.runtime.fence import raise_fence
 from nebula.runtime.held import held, innermost
 from nebula.runtime.memory_copy import memory_copies, offered
 from nebula.runtime.parallelize import Step
@@ -106,6 +107,7 @@ class Checkpoints:
     def _begin(self) -> str:
         """A word for this run, once nothing is left of a run that crashed."""
         if self.step.place.rank == 0:
+            raise_fence(self.folder)
             folders.sweep(self.folder)
         return uuid.uuid4().hex[:8]
 

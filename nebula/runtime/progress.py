@@ -104,7 +104,7 @@ class Progress:
     def observe(self, kind: str, _index: int, moment: str) -> None:
         """An observer of a driver: forward and backward passes, and the update."""
         if moment == "begin":
-            self.enter(_OF_KIND[kind])
+            self.enter(_OF_KIND.get(kind, Section.BACKWARD))  # the executor also tells parts of a backward pass
         elif kind == "update":
             self.enter(Section.COLLECTIVE)
 

@@ -60,7 +60,10 @@ def resume(step: Step, folder: Path, split: str, about: Mapping[str, Any], reade
     make_states(step)
     mine = held(step)
     kinds = {key: kind for rank in from_all(_kinds(mine), ranks) for key, kind in rank.items()}
-    check_same(reader, kinds, type(innermost(step.optimizer)).__name__)
+    if on_disk:
+        check_same(reader, kinds, type(innermost(step.optimizer)).__name__)
+    else:
+        _together(ranks, lambda: _check_here(reader, _kinds(mine)))
     _together(ranks, lambda: _fill(step, mine, reader))
     others = sorted(reader.manifest.tensors.keys() - kinds.keys()) if on_disk else []
     _together(ranks, lambda: [reader.read(key) for key in others[step.place.rank :: ranks]])
@@ -116,6 +119,15 @@ def check_same(reader: Reader, kinds: _Kinds, optimizer: str) -> None:
             f"{reader.folder} is a checkpoint of another optimizer: {made_with} with {_listed(there)} there, "
             f"{optimizer} with {_listed(here)} here; train on with {made_with}"
         )
+
+
+def _check_here(reader: Reader, kinds: _Kinds) -> None:
+    """Refuses copies that lack weights of this rank, or hold others; those of other ranks may lie on other nodes."""
+    saved = {key: (tensor.dtype, tensor.shape) for key, tensor in reader.manifest.tensors.items() if key in kinds}
+    begins = (MODEL, BUFFER)
+    odd = _differences(_only(saved, begins), _only(kinds, begins))
+    if odd:
+        raise BadInput(f"the copies in {reader.folder} are of another model: {'; '.join(odd[:SHOWN])}")
 
 
 def check_about(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from nebula.checkpoint.commit import abandon, commit, write_part
 from nebula.checkpoint.folder import retain
 from nebula.checkpoint.shard_file import Part
+from nebula.runtime.fence import check_fence
 from nebula.units import format_bytes, format_seconds
 
 
@@ -76,7 +77,14 @@ class Save:
     def _write(self) -> None:
         write_part(self.saving, self.rank, self.parts)
         if self.rank == 0:
-            _, manifest = commit(self.saving, step=self.done, ranks=self.facts["ranks"], facts=self.facts)
+            check_fence(self.saving.parent)
+            _, manifest = commit(
+                self.saving,
+                step=self.done,
+                ranks=self.facts["ranks"],
+                facts=self.facts,
+                fence=lambda: check_fence(self.saving.parent),
+            )
             self.bytes, self.safe_s = manifest.nbytes, time.monotonic()
             retain(self.saving.parent, self.keep)
 
