@@ -18,10 +18,11 @@ RUN = """
 model: {{preset: ernie-3.0-small, seq_len: 16}}
 cluster:
   name: two
+  devices: {{core: {{like: cpu, peak_flops: {{fp32: 2e10}}}}}}  # slow enough for two nodes to be worth while
   nodes:
     - name: host
       count: 2
-      device: cpu
+      device: core
       devices_per_node: 1
       intra: {{kind: memory, bandwidth: 10GB/s, latency: 10us}}
       nic: {{count: 1, bandwidth: 10GB/s}}
