@@ -82,8 +82,12 @@ class Moment(Generic[Amount]):
 def held_all_along(totals: Totals[Amount], setting: Setting) -> Held[Amount]:
     """Weights, gradients and states of a rank."""
     of = held_beside_host if holds_states(setting.offload) else held
-    plain = of(totals.elements - setting.tied_elements, setting.execution, setting.sharding)
-    return plain + of(totals.expert_elements, setting.execution, setting.expert_sharding)
+    plain = totals.elements - setting.tied_elements
+    if setting.expert_sharding == setting.sharding:
+        return of(plain + totals.expert_elements, setting.execution, setting.sharding)
+    return of(plain, setting.execution, setting.sharding) + of(
+        totals.expert_elements, setting.execution, setting.expert_sharding
+    )
 
 
 def moments(totals: Totals[Amount], setting: Setting, own: Held[Amount]) -> dict[str, Moment[Amount]]:

@@ -120,7 +120,7 @@ class Spans:
             chain.loss_bytes,
             chain.logits_bytes,
         )
-        self._most = np.array([_maxima(each) for each in most])
+        self._most = np.array([_maxima(each).reshape(-1) for each in most])
         self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
         self._borders: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
@@ -134,7 +134,7 @@ class Spans:
         """The sums of the runs [first, end)."""
         summed = self._prefixes[:, end] - self._prefixes[:, first]
         summed[-1] -= self._shared_bytes[end] - self._shared_bytes[np.minimum(first + 1, end)]
-        return Sums(first, end, *summed, *self._most[:, first, end])
+        return Sums(first, end, *summed, *self._most.take(first * (self.layers + 1) + end, axis=1))
 
     def added(self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups) -> Passes[Floats]:
         """What sharding and the sums of gradients add to one forward and one backward."""

@@ -132,16 +132,19 @@ class SplitPrice:
         forward_s, backward_s = (np.minimum.reduce(column) * there for column in zip(*each, strict=True))
         return forward_s, backward_s
 
-    def fits(self, boundaries: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-        """Which of several boundaries fit into memory."""
-        stages = len(self.placed.stages)
+    def fitting_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
+        """The exact step time of each of several boundaries, infinite where it does not fit into memory."""
+        costs, stages = self._costs(boundaries), len(self.placed.stages)
         needed = np.minimum(np.arange(stages, 0, -1), self.micro_batches)
-        fits: NDArray[np.bool_] = (self._costs(boundaries).room >= needed).all(axis=1)
-        return fits
+        fitting_s: Floats = np.where((costs.room >= needed).all(axis=1), self._step_seconds(boundaries, costs), np.inf)
+        return fitting_s
 
     def step_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
         """The exact step time of each of several boundaries."""
-        costs, met_s = self._costs(boundaries), None
+        return self._step_seconds(boundaries, self._costs(boundaries))
+
+    def _step_seconds(self, boundaries: Sequence[Sequence[int]], costs: Costs) -> Floats:
+        met_s = None
         if meets(self.spans.device):
             back_s = np.array([self.spans.entry(groups)[1] for groups, _ in self.placed.kinds])
             met_s = back_s[np.array(self.placed.stages), np.array(boundaries)[:, :-1]]

@@ -397,7 +397,7 @@ def climb(price: SplitPrice, boundaries: tuple[int, ...], bound_s: float) -> tup
     way = next(ways)
     while step_s > bound_s * (1.0 + 1e-9):
         near = list(way(boundaries))
-        times = np.where(price.fits(near), price.step_seconds(near), np.inf) if near else np.array([np.inf])
+        times = price.fitting_seconds(near) if near else np.array([np.inf])
         best = int(times.argmin())
         if times[best] < step_s * (1.0 - 1e-12):
             boundaries, step_s = near[best], float(times[best])
