@@ -117,11 +117,42 @@ def test_a_hang_is_seen_by_progress_or_runs_into_a_timeout():
     assert spent(with_faults(fault), replace(REPLAYED, hang_detection=False))["detecting"] == 6.0 + 1800.0
 
 
-def test_survivors_go_on_without_a_replica():
+def test_survivors_finish_the_step_and_go_on_until_the_worker_is_back():
+    """Struck 6 s into step 4, they stand still for 3 s; the worker was heard of after 1 s, and is back 15 s later."""
     found = spent(with_faults(Fault(at_s=100.0, node=1, kind=Kind.WORKER)), Mechanisms())
-    assert found["starting"] == pytest.approx(74.0 + 3.0 + 10.0 / (3 / 4), abs=1e-5)
+    assert found["starting"] == 74.0
+    assert found["detecting"] == 3.0
+    assert found["degraded"] == pytest.approx((101.0 + 10.0 + 5.0 - 103.0) / 4, abs=1e-5)
+    assert found.keys() == {"starting", "detecting", "degraded", "productive"}
+
+
+def test_replicas_of_several_nodes_go_on_where_one_is_whole():
+    fault = Fault(at_s=100.0, node=1, kind=Kind.WORKER)
+    found = spent(with_faults(fault, replica_nodes=2), Mechanisms())
+    # the other replica's step of 20 s begins at 104; at 120 the first replica is back, and the last fifth takes 2 s
+    assert found["starting"] == pytest.approx(74.0 + 3.0 + 16.0 + 2.0, abs=1e-5)
     assert "recomputing" not in found
-    assert 0.0 < found["degraded"] < 10.0
+    alone = spent(with_faults(fault, replica_nodes=4), Mechanisms())
+    assert alone["stopping"] == 2.0
+
+
+def test_replicas_that_are_all_lost_go_on_from_the_disk():
+    """Step 300 is on the disk; all fail in step 310, 96 s later, and read it again."""
+    faults = [Fault(at_s=64.0 + 3096.0, node=node, kind=Kind.WORKER) for node in range(4)]
+    scenario = with_faults(*faults, spare_nodes=0)
+    outcome = played(scenario, faults, Mechanisms())
+    assert outcome.done
+    assert outcome.account.lost_steps == 9
+    assert round(outcome.account.seconds()[Category.RESTORING], 6) == 50.0
+
+
+def test_a_node_of_replicas_that_is_lost_is_done_without_until_it_is_back():
+    fault = Fault(at_s=100.0, node=1, kind=Kind.NODE, repair_s=1000.0)
+    found = spent(with_faults(fault, spare_nodes=0), Mechanisms())
+    assert found["detecting"] == 6.0
+    assert found["degraded"] == pytest.approx((1100.0 + 10.0 + 5.0 - 106.0) / 4, abs=1e-5)
+    assert "starting" in found
+    assert found["starting"] == 74.0
 
 
 def test_two_neighbours_lost_at_once_take_the_memory_with_them():

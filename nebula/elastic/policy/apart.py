@@ -69,7 +69,8 @@ def failed(now_s: float, state: JobState, event: events.Failed, limits: Limits) 
 
 def put_aside(state: JobState, name: str, because: str) -> Decision:
     """A node's workers end; those of a node that stands by begin in its place."""
-    standby = [other for other, node in state.nodes.items() if node.able and other not in state.members]
+    here = frozenset(state.members)
+    standby = [other for other, node in state.nodes.items() if node.able and other not in here]
     instead = sorted(standby, key=lambda other: state.nodes[other].number)[:1]
     members = (*(other for other in state.members if other != name), *instead)
     actions: tuple[Action, ...] = (
@@ -91,7 +92,8 @@ def scaled(state: JobState, because: str) -> Decision:
     """Other bounds: the last members leave, or nodes that stand by begin."""
     stay = state.members[: state.bounds.most]
     actions: list[Start | Stop] = [Stop(generation=state.generation, node=name) for name in state.members[len(stay) :]]
-    able = [name for name, node in state.nodes.items() if node.able and name not in state.members]
+    here = frozenset(state.members)
+    able = [name for name, node in state.nodes.items() if node.able and name not in here]
     more = sorted(able, key=lambda name: state.nodes[name].number)[: max(0, state.bounds.most - len(stay))]
     actions += [Start(generation=state.generation, members=(name,)) for name in more]
     return Decision(state=replace(state, members=(*stay, *more)), actions=tuple(actions), because=because)

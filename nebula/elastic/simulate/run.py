@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nebula.elastic.goodput import Account, Category, Moment, account
 from nebula.elastic.policy import JobState, decide, events
-from nebula.elastic.policy.values import Bounds, NodeState, Phase, Start, Stop
+from nebula.elastic.policy.values import Action, Bounds, NodeState, Phase, Start, Stop
 from nebula.elastic.simulate.training import Training
 from nebula.elastic.simulate.values import Mechanisms, Scenario
 
@@ -43,6 +43,8 @@ class Run:
 
     Attributes:
         ended: why it ended although the policy would go on; empty while it has not.
+        begun: the last generation that was begun.
+        load_s: that it takes to read the state.
     """
 
     def __init__(self, scenario: Scenario, mechanisms: Mechanisms) -> None:
@@ -57,7 +59,8 @@ class Run:
         self.account, self.training = account(0.0, ()), Training(scenario, mechanisms)
         self.ended, self.met = "", 0
         self.suspect: Callable[[str], None] = lambda name: None  # noqa: ARG005
-        self._clean, self._load_s, self._told, self._turn, self._number = True, 0.0, 0, 0, 0
+        self.begun, self.load_s = 0, 0.0
+        self._clean, self._told, self._turn, self._number = True, 0, 0, 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
 
     def play(self) -> Outcome:
@@ -72,7 +75,7 @@ class Run:
                 happen()
         if self.training.going:
             self.training.count(self.now_s)
-        self._note()
+        self.note()
         return Outcome(
             done=self.state.phase is Phase.DONE,
             because=self.ended or self.state.why,
@@ -103,16 +106,31 @@ class Run:
         changed = (decision.state.phase, decision.state.generation) != (self.state.phase, self.state.generation)
         self.state = decision.state
         if changed:
-            stops = [action for action in decision.actions if isinstance(action, Stop)]
+            stops = [action for action in decision.actions if isinstance(action, Stop) and not action.node]
             boundary = any(stop.at_boundary for stop in stops) and self._stepping
-            self._note(self._detecting() if stops and not boundary else before, stepping=boundary)
+            self.note(self._detecting() if stops and not boundary else before, stepping=boundary)
         for action in decision.actions:
-            if isinstance(action, Stop):
-                self._stop(action)
-            elif isinstance(action, Start):
-                self._start(action)
+            self.act(action)
+        self.told()
         if changed and (wake_s := self.state.wake_s()) != math.inf:
             self.later(wake_s - self.now_s, lambda: self.tell(events.Tick()))
+
+    def act(self, action: Action) -> None:
+        """Carries out what the policy says."""
+        if isinstance(action, Stop):
+            self._stop(action)
+        elif isinstance(action, Start):
+            self._start(action)
+
+    def told(self) -> None:
+        """The policy was told something."""
+
+    def struck(self, name: str, heard_s: float) -> None:
+        """A member is lost, which others would hear of after so many seconds: no step is done from now on."""
+        del name, heard_s
+        if self.training.going and self.running:
+            self.training.freeze(self.now_s)
+            self.tell(events.Stepped(generation=self.state.generation, step=self.training.current))
 
     def wake(self, after_s: float) -> None:
         """Has the policy asked again."""
@@ -129,7 +147,7 @@ class Run:
             return ()
         return ((Category.DETECTING, self.training.since_step_s(self.now_s)),)
 
-    def _note(self, before: Before = (), *, stepping: bool = False, lost_steps: int = 0) -> None:
+    def note(self, before: Before = (), *, stepping: bool = False, lost_steps: int = 0) -> None:
         """Has the account told."""
         training = self.training
         if training.going:
@@ -194,21 +212,22 @@ class Run:
         self.later(max(0.0, until_s) + stop_s, stopped)
 
     def _start(self, start: Start) -> None:
+        self.begun = start.generation
         timings, training = self.scenario.timings, self.training
         goes_on = training.intact() and not training.broken.issuperset(set(training.keepers) & set(start.members))
-        self._load_s, step = training.taken_up(goes_on=goes_on, clean=self._clean)
+        self.load_s, step = training.taken_up(goes_on=goes_on, clean=self._clean)
         warm = self.mechanisms.warm_spares and training.keepers
-        ready_s = timings.plan_s + (timings.warm_s if warm else timings.cold_s) + self._load_s
+        ready_s = timings.plan_s + (timings.warm_s if warm else timings.cold_s) + self.load_s
         training.join(start.members, goes_on=goes_on)
         if goes_on:
             self.later(ready_s, lambda: self._whole(start.generation))
-            ready_s, self._load_s = timings.gap_s, 0.0
+            ready_s, self.load_s = timings.gap_s, 0.0
         training.begin(self.now_s + ready_s, step)
-        self._await_steps()
+        self.await_steps()
         for name in list(training.slow):
             self.suspect(name)
 
-    def _await_steps(self) -> None:
+    def await_steps(self) -> None:
         """Has the first new step told, and the end of the training."""
         self._turn += 1
         turn, training = self._turn, self.training
@@ -227,8 +246,8 @@ class Run:
             new = ((Category.PRODUCTIVE, cost_s), (Category.RECOMPUTING, (lost - 1) * cost_s)) if lost else ()
             training.count(self.now_s)
             self._told = training.reached
-            before = (*new, (Category.STARTING, cost_s), (Category.RESTORING, self._load_s))
-            self._note(before, stepping=True, lost_steps=lost)
+            before = (*new, (Category.STARTING, cost_s), (Category.RESTORING, self.load_s))
+            self.note(before, stepping=True, lost_steps=lost)
             training.stepped()
         self.tell(events.Stepped(generation=self.state.generation, step=first))
 
@@ -247,5 +266,5 @@ class Run:
             stepping = self._stepping
             self.training.at_new_rate(self.now_s)
             if stepping:
-                self._note(stepping=True)
-            self._await_steps()
+                self.note(stepping=True)
+            self.await_steps()

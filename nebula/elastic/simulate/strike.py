@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from nebula.elastic.policy import events
 from nebula.elastic.policy.values import Fault as Failure
+from nebula.elastic.simulate.apart import ApartRun
 from nebula.elastic.simulate.run import Outcome, Run
 from nebula.elastic.simulate.values import Fault, Kind, Mechanisms, Scenario
 
@@ -15,7 +16,8 @@ TAKEN_AWAY_S = 60.0
 
 def played(scenario: Scenario, faults: Sequence[Fault], mechanisms: Mechanisms) -> Outcome:
     """How a job fares that meets these faults."""
-    run = Run(scenario, mechanisms)
+    apart = mechanisms.continuation and mechanisms.restart and scenario.replica_nodes == 1
+    run = ApartRun(scenario, mechanisms) if apart else Run(scenario, mechanisms)
     strikes = Strikes(run)
     for fault in faults:
         if fault.node < len(run.nodes):
@@ -50,8 +52,8 @@ class Strikes:
         seen = hang and run.mechanisms.hang_detection
         wait_s = (timings.hang_s if seen else timings.hang_timeout_s) if hang else timings.exit_s
         cause = "made no progress" if seen else "waited in vain for a peer" if hang else "ended"
+        run.struck(name, wait_s if hang else 0.0)
         run.training.broken.add(name)
-        self._stop_steps()
         failed = events.Failed(
             node=name,
             rank=run.state.members.index(name),
@@ -61,12 +63,6 @@ class Strikes:
         )
         run.later(wait_s, lambda: run.tell(failed))
 
-    def _stop_steps(self) -> None:
-        run = self.run
-        if run.training.going and run.running:
-            run.training.freeze(run.now_s)
-            run.tell(events.Stepped(generation=run.state.generation, step=run.training.current))
-
     def _lose(self, name: str, repair_s: float) -> None:
         """A node is gone, with all that its memory held."""
         run, timings = self.run, self.run.scenario.timings
@@ -74,8 +70,8 @@ class Strikes:
         run.training.gone.add(name)
         run.training.slow.pop(name, None)
         if run.training.has(name):
+            run.struck(name, timings.silence_s)
             run.training.broken.add(name)
-            self._stop_steps()
             run.break_boundary(timings.silence_s)
         run.later(timings.silence_s, lambda: self._not_heard(name))
         run.later(repair_s, lambda: self._back(name))

@@ -6,7 +6,7 @@ It knows no policy and no queue; whoever does tells it who trains, who is lost a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nebula.elastic.simulate.pace import Pace
 from nebula.elastic.simulate.values import Mechanisms, Scenario
@@ -90,8 +90,12 @@ class Training:
             return False
         if size == 1:
             return len(away.intersection(self.keepers)) < len(self.keepers)
-        groups = (self.keepers[first : first + size] for first in range(0, len(self.keepers), size))
-        return any(len(group) == size and away.isdisjoint(group) for group in groups)
+        return any(len(group) == size and away.isdisjoint(group) for group in self._replicas())
+
+    def _replicas(self) -> Iterator[tuple[str, ...]]:
+        """The keepers that hold a replica together."""
+        size = self.scenario.replica_nodes
+        return (self.keepers[first : first + size] for first in range(0, len(self.keepers), size))
 
     def in_memory(self) -> bool:
         """Whether every part of the state is on the node that wrote it, or on its neighbour."""
@@ -120,7 +124,14 @@ class Training:
     def join(self, members: Sequence[str], *, goes_on: bool) -> None:
         """A generation of these nodes; where a replica goes on, the others come in later."""
         self.members, self._here = tuple(members), frozenset(members)
-        self.broken = self.broken | (self._here - set(self.keepers)) if goes_on else set()
+        away, kept = self.broken | self.gone, frozenset(self.keepers)
+        halves = {node for group in self._replicas() if not away.isdisjoint(group) for node in group}
+        self.broken = {node for node in members if node in halves or node not in kept} if goes_on else set()
+
+    def sync(self, members: Sequence[str]) -> None:
+        """Other members of the same generation."""
+        self.members, self._here = tuple(members), frozenset(members)
+        self.broken &= self._here
 
     def begin(self, begin_s: float, step: int) -> None:
         """Steps follow from then on."""
