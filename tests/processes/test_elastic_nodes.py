@@ -59,3 +59,13 @@ def test_the_size_that_pays_is_told_first_and_asked_for_then(tmp_path):
         job.wait(lambda: "2 ranks begin under" in job.log(), 30)
     finally:
         job.close()
+
+
+def test_an_agent_that_gets_a_notice_leaves_at_a_step_and_the_rest_goes_on(job):
+    job.controller().agents("a", "b").wait_step(4)
+    job.kill("b", signal.SIGTERM)
+    assert job.ends("b") == 0
+    assert "b is drained: its agent got SIGTERM" in job.log()
+    assert "0 steps were done again" in job.log()
+    assert job.ends() == 0
+    assert [one["step"] for one in job.steps()] == list(range(1, 41))
