@@ -96,6 +96,9 @@ def controller(
 
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
+    begun = folder / "plan.json"
+    if (folder / "job.db").exists() and begun.is_file() and not (plan_file or replicas or force):
+        plan_file = begun  # a controller that comes back goes on with the job's plan, and at once
     plan, search = _member_plan(subject, replicas) if replicas else chosen_in_depth(subject, plan_file)
     bounds = _bounds(nodes, subject.run.cluster, unit)
     identity = identity_of(certs, "controller", [listen], "--listen", insecure=insecure)
