@@ -113,7 +113,7 @@ def controller(
         settings,
         allows_faults=allow_faults,
         environment=devices.of_processes(cluster, plan, folder),
-        select=lambda rank, device: devices.of_rank(cluster, plan, rank, device),
+        select=lambda rank, device: devices.of_rank(cluster, plan, 0 if replicas else rank, device),
     )
     say = _teller(log_format, json=json, job_id=settings.name)
     show = _show(metrics, settings.name, say, traces=traces)
@@ -346,7 +346,9 @@ def _member_plan(subject: Subject, shards: int):  # type: ignore[no-untyped-def]
     """The plan of each member of a group of replicas: one process, a micro-batch for each shard."""
     from dataclasses import replace
 
+    from nebula.cluster.places import usable_nodes
     from nebula.errors import BadInput
+    from nebula.plan.values import RankPlace
     from nebula.report.findings import Search
     from nebula.runtime.serial import serial_plan
 
@@ -358,6 +360,8 @@ def _member_plan(subject: Subject, shards: int):  # type: ignore[no-untyped-def]
             f"--replicas {shards}: so many shards do not cut a global batch of {job.global_batch} rows evenly; "
             "give a divisor of it"
         )
-    plan = serial_plan(global_batch=job.global_batch, micro_batches=shards, layers=len(graph.layers))
+    group, node, _ = next(iter(usable_nodes(subject.run.cluster)))
+    alone = serial_plan(global_batch=job.global_batch, micro_batches=shards, layers=len(graph.layers))
+    plan = replace(alone, ranks=(RankPlace(f"{group.name}/{node}", 0),))
     because = f"every worker is a replica and does some of the {shards} shards of a batch"
     return replace(plan, job=job, because=because), Search()

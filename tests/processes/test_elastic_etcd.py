@@ -81,7 +81,7 @@ def test_of_several_addresses_one_that_answers_is_enough(etcd, clock):
 
 @pytest.fixture
 def job(tmp_path, etcd):
-    made = Job(tmp_path, steps=40, options=("--store", f"etcd:{etcd.client}/watched/{tmp_path.name}"))
+    made = Job(tmp_path, steps=150, options=("--store", f"etcd:{etcd.client}/watched/{tmp_path.name}"))
     yield made
     made.close()
 
@@ -103,4 +103,4 @@ def test_a_job_keeps_its_state_in_etcd(job, etcd):
     job.controller()
     job.wait_step(step + 2)
     assert job.ends("controller", 60) == 0
-    assert sorted({one["step"] for one in job.steps()}) == list(range(1, 41))
+    assert sorted({one["step"] for one in job.steps()}) == list(range(1, 151))

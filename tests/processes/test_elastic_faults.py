@@ -64,6 +64,7 @@ def test_ends_of_a_worker_are_told_with_their_cause(job):
     assert [one["step"] for one in job.steps()] == list(range(1, len(job.steps()) + 1))
 
 
+@pytest.mark.slow
 def test_hangs_of_a_worker_are_seen_by_its_progress_and_its_stacks_are_kept(job):
     job.controller().agents("a", "b")
     for kind, words in HANGS.items():
@@ -75,6 +76,7 @@ def test_hangs_of_a_worker_are_seen_by_its_progress_and_its_stacks_are_kept(job)
             assert any("own_faults.py" in line for line in event.last_lines), event.last_lines
 
 
+@pytest.mark.slow
 def test_a_slow_worker_and_a_short_cut_of_the_line_stop_nobody(job):
     job.controller().agents("a", "b").wait_step(4)
     workers = [job.worker(node).pid for node in "ab"]
@@ -116,6 +118,7 @@ def test_a_job_that_allows_no_faults_refuses_them(tmp_path):
         job.close()
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_no_number_gets_into_no_copy_and_the_losses_are_those_without_it(job, tmp_path):
     job.controller().agents("a", "b")
     event = recovered(job, Kind.NAN, "failed")

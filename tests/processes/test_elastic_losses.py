@@ -45,6 +45,7 @@ def test_losses_after_kills_are_bit_by_bit_those_of_an_undisturbed_run(job, calm
     assert losses(job) == calm
 
 
+@pytest.mark.slow
 def test_losses_from_the_disk_are_bit_by_bit_those_of_an_undisturbed_run(tmp_path, calm):
     job = Job(tmp_path, steps=STEPS, every=5, options=("--memory-every", 0))
     try:
@@ -58,6 +59,7 @@ def test_losses_from_the_disk_are_bit_by_bit_those_of_an_undisturbed_run(tmp_pat
         job.close()
 
 
+@pytest.mark.slow
 def test_losses_over_two_one_and_two_nodes_are_those_of_an_undisturbed_run(job, calm):
     """Also of the state that one node alone held, which its neighbour kept."""
     job.controller().agents("a", "b").wait_step(13)
@@ -70,6 +72,7 @@ def test_losses_over_two_one_and_two_nodes_are_those_of_an_undisturbed_run(job, 
     assert max(abs(one - other) for one, other in zip(losses(job), calm, strict=True)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_drained_node_loses_no_step_and_scaling_brings_it_back(job, calm):
     job.controller().agents("a", "b").wait_step(4)
     assert "b is drained: its fan is loud" in job.client().drain("b", "its fan is loud")

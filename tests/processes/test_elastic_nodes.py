@@ -45,6 +45,7 @@ def test_workers_go_on_while_the_controller_is_away(job):
     assert [one["step"] for one in job.steps()] == list(range(1, 41))
 
 
+@pytest.mark.slow
 def test_the_size_that_pays_is_told_first_and_asked_for_then(tmp_path):
     job = Job(tmp_path, steps=400, nodes="1:1")
     try:

@@ -19,6 +19,7 @@ def losses(job):
     return [step["loss"] for step in job.steps()]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_begins_anew_while_the_other_goes_on(job):
     job.controller().agents("a", "b").wait_step(5)
     job.worker("b").send_signal(signal.SIGKILL)
@@ -47,6 +48,7 @@ def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run
     assert job.log().count("has done all steps") == 2
 
 
+@pytest.mark.slow
 def test_the_controller_is_killed_and_comes_back_while_replicas_go_on(job):
     job.controller().agents("a", "b").wait_step(5)
     job.kill("controller")

@@ -139,6 +139,7 @@ def test_two_members_of_whom_one_is_killed_and_another_joins_have_the_losses_of_
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_member_that_writes_is_killed_and_the_next_one_writes_on(group):
     both = group("both", 2, every=5)
     first = both.join()

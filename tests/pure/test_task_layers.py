@@ -64,7 +64,7 @@ def test_each_type_deals_them_differently_and_every_other_deal_is_slower_there(p
 def test_a_deal_by_number_is_slower_on_every_type(plans):
     for device, own in plans.items():
         even = evaluate(ERNIE, where(device), dealt(own, (0, 16, 32, 47, 63)))
-        assert even.step_time_s > 1.1 * own.prediction.step_time_s
+        assert even.step_time_s > 1.05 * own.prediction.step_time_s
 
 
 def test_the_last_stage_holds_more_where_small_layers_cost_less_beside_large_ones(plans):

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nebula.elastic.agent.hang import Patience, Silence
+from nebula.elastic.agent.hang import WAITING, Patience, Silence
 from nebula.elastic.agent.worker import Order, Worker
 from nebula.runtime.progress import TIERS, Section
 
@@ -129,7 +129,9 @@ class Crew:
             section, since_s = watched.section, watched.changed_s
             began = [] if section < Section.DATA or not watched.step_times() else times
             silent_s = now_s - since_s
-            if since_s and silent_s > patience.seconds(section, began):
+            # who may be waiting speaks later, so that whom the others wait for is blamed, on whichever node it is
+            doubt_s = patience.doubt_s if section in WAITING and not worker.frozen else 0.0
+            if since_s and silent_s > patience.seconds(section, began) + doubt_s:
                 assert worker.order is not None
                 found.append(
                     Silence(

@@ -24,11 +24,13 @@ class Patience:
         least_s: whatever the steps take.
         times: the 99th percentile of the steps.
         begin_s: in BEGIN, LOAD and the first step of a process; infinite in END.
+        doubt_s: how much longer one may be silent that may only be waiting for another.
     """
 
     least_s: float = 2.0
     times: float = 5.0
     begin_s: float = 120.0
+    doubt_s: float = 0.5
 
     def seconds(self, section: Section, step_times: Sequence[float]) -> float:
         """For a rank in a section.

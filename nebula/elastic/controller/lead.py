@@ -97,6 +97,7 @@ async def serve(
     port = _bind(server, listen, credentials)
     await server.start()
     brain.note("controller", f"{holder} leads {settings.name} with epoch {lease.token} on port {port}")
+    asyncio.get_running_loop().set_exception_handler(_quietly)
     brain.begin()
     renewing = asyncio.create_task(_renew(store, brain))
     over = asyncio.create_task(brain.over.wait())
@@ -107,7 +108,8 @@ async def serve(
         await renewing
     renewing.cancel()
     if brain.broken is not None:
-        raise brain.broken
+        await server.stop(0)
+        raise _told(brain.broken)
     await _hang_up(brain)
     await server.stop(0.5)
     if brain.state.phase is Phase.FAILED:
@@ -141,7 +143,18 @@ async def _renew(store: Store, brain: Brain) -> None:
         try:
             await asyncio.to_thread(store.renew, brain.lease)
         except Fenced as error:
-            raise Fenced(f"{error}; this controller ends, workers go on") from None
+            raise _told(error) from None
+
+
+def _told(error: BaseException) -> BaseException:
+    """An error as its reader is told it."""
+    return Fenced(f"{error}; this controller ends, workers go on") if isinstance(error, Fenced) else error
+
+
+def _quietly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What ends the controller is said once, by whoever ends it; all else as always."""
+    if not isinstance(context.get("exception"), Fenced):
+        loop.default_exception_handler(context)
 
 
 def _bind(server: Any, listen: str, credentials: grpc.ServerCredentials | None) -> int:
