@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "processes"))
@@ -24,6 +25,7 @@ def run_file(steps):
     return yaml.safe_dump(run).replace("{", "{{").replace("}", "}}")
 
 
+@pytest.mark.slow
 def test_stages_are_dealt_anew_from_memory_when_a_node_is_lost_and_back(tmp_path):
     job = Job(tmp_path, nodes="1:2", run=run_file(36))
     job.agent_options = ["--devices", "2"]

@@ -86,6 +86,7 @@ def job(tmp_path, etcd):
     made.close()
 
 
+@pytest.mark.slow
 def test_a_job_keeps_its_state_in_etcd(job, etcd):
     """A worker and the controller are killed, etcd goes away: workers train on, and the next controller takes over."""
     job.controller().agents("a", "b").wait_step(3)

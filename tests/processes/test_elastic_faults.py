@@ -60,7 +60,7 @@ def test_ends_of_a_worker_are_told_with_their_cause(job):
         event = recovered(job, kind, "failed")
         assert words in event.because
         assert " on b " in event.because
-        assert event.last_lines
+        assert event.last_lines or kind is Kind.KILL  # which leaves no time for words
     assert [one["step"] for one in job.steps()] == list(range(1, len(job.steps()) + 1))
 
 

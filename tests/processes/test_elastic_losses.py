@@ -35,6 +35,7 @@ def losses(job):
     return [one["loss"] for one in job.steps()]
 
 
+@pytest.mark.slow
 def test_losses_after_kills_are_bit_by_bit_those_of_an_undisturbed_run(job, calm):
     job.controller().agents("a", "b").wait_step(4)
     job.worker("b").send_signal(signal.SIGKILL)

@@ -62,6 +62,7 @@ def test_the_size_that_pays_is_told_first_and_asked_for_then(tmp_path):
         job.close()
 
 
+@pytest.mark.slow
 def test_an_agent_that_gets_a_notice_leaves_at_a_step_and_the_rest_goes_on(job):
     job.controller().agents("a", "b").wait_step(4)
     job.kill("b", signal.SIGTERM)
