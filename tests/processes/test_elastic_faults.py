@@ -54,6 +54,7 @@ def recovered(job, kind, told):
     return events(job, told)[-1]
 
 
+@pytest.mark.slow
 def test_ends_of_a_worker_are_told_with_their_cause(job):
     job.controller().agents("a", "b")
     for kind, words in EXITS.items():

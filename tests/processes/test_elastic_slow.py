@@ -44,6 +44,7 @@ class Slowed:
         self.thread.join()
 
 
+@pytest.mark.slow
 def test_a_slow_node_gives_its_place_to_one_that_stands_by(job):
     job.controller().agents("a", "b").wait_step(3)
     job.agents("c").wait(lambda: "c joined and stands by" in job.log(), 30)
