@@ -147,7 +147,7 @@ def _init_fleet(plan: Plan, kinds: tuple[str, ...]) -> None:
         rows = replica_rows(plan) // plan.micro_batches
         strategy.pipeline_configs = {"accumulate_steps": plan.micro_batches, "micro_batch_size": rows}
     paddle_faults.end_in_peace()
-    if not paddle.distributed.is_initialized():
+    if not paddle.distributed.is_initialized() and not kinds:  # ranks of unlike kinds make no groups over gloo
         meeting.meet()
     topology._HYBRID_PARALLEL_GROUP = None  # else fleet keeps the groups of the plan before
     with quiet(), _unlike(kinds):
