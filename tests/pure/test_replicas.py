@@ -1,277 +1,139 @@
-"""Members that come and go while they train; here each is a thread that descends a quadratic, over loopback."""
+"""What replicas share: gradients, states and parameters by sharding stage, and that sharding over one is none."""
 
-import threading
+from __future__ import annotations
+
 from dataclasses import replace
-from itertools import count
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.errors import RunFailed
-from nebula.runtime.hosts import Hosts
-from nebula.runtime.replicas.members import Members
-from nebula.runtime.replicas.session import Session
-from nebula.runtime.replicas.tree import Sums, shares
+from nebula.cluster.topology import Level
+from nebula.cluster.values import Link
+from nebula.cost_model.communication import Levels, collective
+from nebula.cost_model.execution import Execution
+from nebula.cost_model.passes import NOTHING, Passes
+from nebula.cost_model.replicas import LayerLoad, Replicas, Weights
+from nebula.cost_model.step_parameters import DEFAULT
+from nebula.cost_model.traffic import Axes
+from nebula.plan.values import Replica, Sharding, Stage
+from tests.pure.cost_samples import device
 
-SHARDS, SIZE, STEPS = 8, 1001, 24
-
-
-class Killed(Exception):
-    """A member ends as a killed process does: its sockets close, it says nothing."""
-
-
-class Office:
-    """The controller in memory: who is a member, in rising epochs."""
-
-    def __init__(self):
-        self.members = Members(epoch=0, addresses={})
-        self.change, self.sessions, self.addresses = threading.Condition(), {}, {}
-        self.numbers = count()
-
-    def become(self, changed):
-        """Another epoch, of what `changed` makes of the members, which all hear of."""
-        with self.change:
-            before = self.members
-            self.members = replace(changed(before), epoch=before.epoch + 1)
-            self.change.notify_all()
-            members, sessions = self.members, [self.sessions[number] for number in self.members.numbers]
-        for session in sessions:
-            session.heard(members)
-
-    def join(self, numbers):
-        told = {number: self.addresses[number] for number in numbers}
-        self.become(lambda m: replace(m, addresses=m.addresses | told, fresh=m.fresh | set(numbers)))
-
-    def leave(self, number):
-        def without(members):
-            left = {n: address for n, address in members.addresses.items() if n != number}
-            return replace(members, addresses=left, fresh=members.fresh - {number})
-
-        self.become(without)
-
-    # as a directory of Hosts
-    def token(self):
-        return b"known to all 1:1"
-
-    def tell(self, rank, address):
-        with self.change:
-            self.addresses[rank] = address
-            self.change.notify_all()
-
-    def find(self, rank):
-        return self.addresses[rank]
-
-    # as a roll
-    def now(self):
-        return self.members
-
-    def wait(self, epoch):
-        with self.change:
-            assert self.change.wait_for(lambda: self.members.epoch >= epoch, 20)
-
-    def broken(self, epoch, why):
-        with self.change:
-            over = epoch == self.members.epoch
-        if over:
-            self.become(lambda members: members)
-
-    def settled(self, epoch):
-        with self.change:
-            if epoch == self.members.epoch:
-                self.members = replace(self.members, fresh=frozenset())
+EMPTY = Passes(forward=NOTHING, backward=NOTHING, again=NOTHING)
+MEMORY = device().memory_bytes_per_s
+FREE = replace(DEFAULT, start_s=0.0)
 
 
-class Descent:
-    """Weights that follow a gradient which depends on them, on the step and on the shard."""
-
-    def __init__(self):
-        self.weights, self.memory = np.zeros(SIZE, np.float32), {}
-        self.saw = []
-
-    def gradient(self, step, shard):
-        noise = np.random.default_rng([step, shard]).normal(size=SIZE).astype(np.float32)
-        remembered = self.memory.get(shard, 0.0)
-        self.saw.append((step, shard))
-        return (self.weights - noise) / SHARDS + np.float32(remembered), float(noise[0]) * 1e-3
-
-    def apply(self, total, memory):
-        assert sorted(memory) == list(range(SHARDS))
-        self.weights = self.weights - np.float32(0.1) * total
-        self.memory = dict(memory)
-
-    def state(self):
-        return [self.weights, np.array([self.memory.get(s, 0.0) for s in range(SHARDS)])]
-
-    def load(self, arrays):
-        self.weights = np.frombuffer(arrays[0], np.float32)
-        self.memory = dict(enumerate(np.frombuffer(arrays[1]).tolist()))
+def levels(members: int, bytes_per_s: float = 1e9, name: str = "node") -> Levels:
+    """One level, without latency; of one rank none."""
+    link = Link(kind="bus", bytes_per_s=bytes_per_s, latency_s=0.0)
+    return Levels((Level(name=name, members=members, link=link),)) if members > 1 else Levels()
 
 
-class Member:
-    """A thread that trains to the end, or dies when it is told to."""
-
-    def __init__(self, office, steps, dies=lambda step, moment: False):
-        self.office, self.steps, self.dies = office, steps, dies
-        self.number = next(office.numbers)
-        self.replica, self.error = Descent(), None
-        self.hosts = Hosts(self.number, office, "127.0.0.1", 20.0)
-        self.session = office.sessions[self.number] = Session(self.hosts, office, self.replica, shards=SHARDS)
-        self.thread = threading.Thread(target=self.run, daemon=True)
-
-    def run(self):
-        shard = count()
-        gradient, apply = self.replica.gradient, self.replica.apply
-
-        def watched(step, index):
-            if self.dies(step, next(shard) % SHARDS):
-                raise Killed
-            return gradient(step, index)
-
-        def applied(total, memory):
-            if self.dies(self.session.done, "apply"):
-                raise Killed
-            apply(total, memory)
-            if self.dies(self.session.done, "applied"):
-                raise Killed
-
-        self.replica.gradient, self.replica.apply = watched, applied
-        try:
-            while self.session.done < self.steps:
-                self.session.step()
-        except Killed:
-            self.hosts.hang_up("")
-            self.hosts.close()
-            self.office.leave(self.number)
-        except BaseException as error:
-            self.error = error
-            raise
+def load(elements: float = 1e6, experts: float = 0.0) -> LayerLoad:
+    weights = Weights(elements=elements, expert_elements=experts)
+    return LayerLoad(passes=EMPTY, weights=weights, border_bytes=0.0)
 
 
-def train(members, office):
-    office.join([member.number for member in members])
-    for member in members:
-        member.thread.start()
-    for member in members:
-        member.thread.join(60)
-        assert not member.thread.is_alive(), f"member {member.number} is stuck at step {member.session.done}"
+def replicas(
+    stage: int, degree: int = 1, *, data: int = 1, experts: int = 1, micro_batches: int = 1, rate=1e9, **more
+) -> Replicas:
+    """Replicas of one rank each, of which `degree` share states and `experts` the same experts."""
+    held = tuple(Replica(ranks=(r,), tensor_shares=(1,), micro_batch_rows=1) for r in range(data))
+    return Replicas(
+        stage=Stage(layers=(0, 1), replicas=held, sharding=Sharding(stage=stage, degree=degree)),
+        micro_batches=micro_batches,
+        axes=Axes(
+            shard=levels(degree, rate), outer=levels(data // degree, rate, "leaf"), expert_shard=levels(experts, rate)
+        ),
+        device=device(),
+        execution=more.get("execution", Execution()),
+        parameters=FREE,
+    )
 
 
-def alone(steps=STEPS):
-    office = Office()
-    member = Member(office, steps)
-    train([member], office)
-    return member.replica.weights
+def everything(of: Replicas, *loads: tuple[LayerLoad, int]) -> list[float]:
+    return [
+        *(s for one, _ in loads for s in of.layer_seconds(one)),
+        of.adds_seconds(loads),
+        *of.sync_seconds(loads),
+        of.update_seconds(loads),
+    ]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_any_number_of_members_has_the_bits_of_one(size):
-    office = Office()
-    members = [Member(office, STEPS) for _ in range(size)]
-    train(members, office)
-    for member in members:
-        np.testing.assert_array_equal(member.replica.weights, alone())
-    done = sorted(pair for member in members for pair in member.replica.saw)
-    assert done == [(step, shard) for step in range(STEPS) for shard in range(SHARDS)]
+@given(st.integers(1, 3), st.integers(1, 8), st.floats(0, 1e9), st.floats(0, 1e9))
+def test_sharding_over_one_replica_is_none(stage: int, micro_batches: int, dense: float, experts: float) -> None:
+    alone = [everything(replicas(s, micro_batches=micro_batches), (load(dense, experts), 3)) for s in (0, stage)]
+    assert alone[0] == alone[1]
 
 
-@pytest.mark.parametrize("moment", [0, 1, "apply", "applied"])
-@pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_member_that_dies_in_the_middle_of_a_step_costs_no_step(victim, moment):
-    office = Office()
-    dies = [lambda step, at, number=number: number == victim and step == 7 and at == moment for number in range(3)]
-    members = [Member(office, STEPS, die) for die in dies]
-    train(members, office)
-    for number, member in enumerate(members):
-        if number != victim:
-            np.testing.assert_array_equal(member.replica.weights, alone())
+def test_a_rank_alone_has_nothing_to_share() -> None:
+    assert replicas(0).sync_seconds([(load(), 2)]) == (0.0, 0.0)
+    assert replicas(3).layer_seconds(load()) == (0.0, 0.0)
 
 
-def test_members_that_die_one_after_the_other_leave_the_last_with_the_bits_of_one():
-    office = Office()
-    dies = [lambda step, at, number=number: number > 0 and step == 3 * number for number in range(4)]
-    members = [Member(office, STEPS, die) for die in dies]
-    train(members, office)
-    np.testing.assert_array_equal(members[0].replica.weights, alone())
+def test_gradients_of_four_replicas_by_hand() -> None:
+    loads, elements = [(load(1e6), 3)], 3e6
+    ring = 3 / 4 / 1e9  # seconds per byte of a reduce_scatter or an all_gather
+    reduce_s, gather_s = replicas(0, data=4).sync_seconds(loads)
+    assert (reduce_s, gather_s) == (pytest.approx(2 * ring * elements * 4), 0.0)
+    reduce_s, gather_s = replicas(1, 4, data=4).sync_seconds(loads)
+    assert (reduce_s, gather_s) == (pytest.approx(ring * elements * 4), pytest.approx(ring * elements * 2))
 
 
-def test_two_that_die_at_once():
-    office = Office()
-    dies = [lambda step, at, number=number: number in (0, 2) and step == 5 and at == 1 for number in range(4)]
-    members = [Member(office, STEPS, die) for die in dies]
-    train(members, office)
-    for member in (members[1], members[3]):
-        np.testing.assert_array_equal(member.replica.weights, alone())
+def test_stage_3_gathers_and_reduces_every_layer_and_nothing_around_the_passes() -> None:
+    whole = replicas(3, 4, data=4)
+    ring = 3 / 4 / 1e9
+    assert whole.layer_seconds(load(1e6)) == (pytest.approx(ring * 2e6), pytest.approx(ring * 4e6))
+    assert whole.sync_seconds([(load(), 3)]) == (0.0, 0.0)
+    assert replicas(2, 4, data=4).layer_seconds(load()) == (0.0, 0.0)
 
 
-def test_four_two_four_has_the_bits_of_one():
-    """Two die at different steps, two others join while training goes on."""
-    office = Office()
-    dies = [lambda step, at, number=number: number > 1 and step == 2 + number for number in range(4)]
-    members = [Member(office, 200, die) for die in dies]
-    office.join([member.number for member in members])
-    for member in members:
-        member.thread.start()
-    for member in members[2:]:
-        member.thread.join(30)
-    late = [Member(office, 200) for _ in range(2)]
-    for member in late:
-        member.thread.start()
-        office.join([member.number])
-    for member in (*members[:2], *late):
-        member.thread.join(60)
-        assert not member.thread.is_alive()
-        np.testing.assert_array_equal(member.replica.weights, alone(200))
-    assert all(member.replica.saw for member in late)
+@pytest.mark.parametrize("stage", [1, 3])
+def test_replicas_that_hold_the_same_share_reduce_that_share_alone(stage: int) -> None:
+    whole = replicas(stage, 4, data=8)
+    one_group = replicas(stage, 4, data=4)
+    more = collective("all_reduce", levels(2)).seconds(1e6 / 4 * 4)
+    if stage == 3:
+        assert whole.layer_seconds(load())[1] == pytest.approx(one_group.layer_seconds(load())[1] + more)
+    else:
+        found, without = (of.sync_seconds([(load(), 1)])[0] for of in (whole, one_group))
+        assert found == pytest.approx(without + more)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_random_comings_and_goings(seed):
-    """A failure prints its seed; the same seed makes the same wishes, not the same interleaving."""
-    rng, office = np.random.default_rng(seed), Office()
-    deaths = {number: (int(rng.integers(1, 60)), rng.choice([0, 1, 2, "apply", "applied"])) for number in range(1, 9)}
-    deaths = {number: (step, at if at in ("apply", "applied") else int(at)) for number, (step, at) in deaths.items()}
-
-    def dies(number):
-        return lambda step, at: number in deaths and step >= deaths[number][0] and at == deaths[number][1]
-
-    members = [Member(office, 80, dies(number)) for number in range(3)]
-    office.join([member.number for member in members])
-    for member in members:
-        member.thread.start()
-    for number in range(3, 9):
-        members.append(Member(office, 80, dies(number)))
-        members[-1].thread.start()
-        office.join([number])
-        members[0].thread.join(float(rng.uniform(0, 0.1)))
-        if not members[0].thread.is_alive():
-            break
-    members[0].thread.join(60)
-    assert not members[0].thread.is_alive(), f"seed {seed} is stuck at step {members[0].session.done}"
-    np.testing.assert_array_equal(members[0].replica.weights, alone(80))
-    for member in members[1:]:
-        if member.number in office.members.fresh:
-            continue  # it came when there was nobody left to learn from
-        member.thread.join(30)
-        assert not member.thread.is_alive()
-        assert member.error is None or isinstance(member.error, RunFailed)
+def test_the_update_moves_a_rank_s_share() -> None:
+    # gradient read for the norm, read and written by the clip, read again; two moments and the copy both ways; weight
+    width = 4 * 4 + 2 * 2 * 4 + 2 * 4 + 2
+    loads = [(load(1e6, 2e6), 2)]
+    assert replicas(0, data=4).update_seconds(loads) == pytest.approx(6e6 * width / MEMORY)
+    assert replicas(1, 4, data=4, experts=2).update_seconds(loads) == pytest.approx(
+        (2e6 / 4 + 4e6 / 2) * width / MEMORY
+    )
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
-def test_a_sum_has_the_same_bits_in_any_order_and_from_any_members(shards, members, random):
-    arrays = np.random.default_rng(shards).normal(size=(shards, 5)).astype(np.float32)
-    straight = Sums(shards)
-    for shard in range(shards):
-        straight.add(shard, arrays[shard].copy())
-    joined = Sums(shards)
-    for run in shares(shards, list(range(members))).values():
-        own, order = Sums(shards), list(run)
-        random.shuffle(order)
-        for shard in order:
-            own.add(shard, arrays[shard].copy())
-        assert own.lacking == sorted(set(range(shards)) - set(run))
-        joined.put(own.parts)
-    assert joined.lacking == []
-    np.testing.assert_array_equal(joined.total(), straight.total())
+def test_gradients_of_the_first_micro_batch_are_added_to_nothing() -> None:
+    loads = [(load(1e6), 1)]
+    assert replicas(0).adds_seconds(loads) == 0.0
+    assert replicas(0, micro_batches=4).adds_seconds(loads) == pytest.approx(3 / 4 * 1e6 * (2 * 4 + 2) / MEMORY)
+    assert replicas(3, 4, data=4, micro_batches=4).adds_seconds(loads) == pytest.approx(
+        replicas(0, micro_batches=4).adds_seconds(loads) / 4
+    )
+
+
+@given(st.sampled_from([0, 1, 2, 3]), st.integers(1, 4), st.floats(1e6, 1e12), st.floats(1, 10), st.floats(0, 1e9))
+def test_faster_links_are_never_slower(stage: int, degree: int, rate: float, factor: float, experts: float) -> None:
+    degree = degree if stage else 1
+    loads = ((load(1e6, experts), 2),)
+    slow, fast = (
+        everything(replicas(stage, degree, data=2 * degree, experts=2, micro_batches=4, rate=r), *loads)
+        for r in (rate, rate * factor)
+    )
+    assert all(b <= a for a, b in zip(slow, fast, strict=True))
+
+
+@given(st.sampled_from(["bfloat16", "float32"]), st.integers(2, 16))
+def test_more_ranks_that_share_states_update_no_slower(dtype: str, degree: int) -> None:
+    execution = Execution(accumulation_dtype=dtype)
+    loads = [(load(1e6, 1e6), 1)]
+    few, many = (replicas(1, d, data=2 * degree, execution=execution).update_seconds(loads) for d in (1, degree))
+    assert many < few
