@@ -17,6 +17,9 @@ from nebula.planner.placed_answer import placed_search
 TYPES = {"Ascend-910": "30GB/s", "A100-80GB-SXM": "300GB/s", "H100-80GB-SXM": "450GB/s"}
 """Device types with the links inside of their nodes."""
 
+EVEN_PCT = {"Ascend-910": 13.8, "A100-80GB-SXM": 13.7, "H100-80GB-SXM": 6.4}
+"""By how much a step takes longer where each stage has as many layers, as docs/placement.md says."""
+
 JOB = Job(global_batch=256, precision="fp16")
 ERNIE = graph("ernie-3.0-10b", dtype="float16")
 TASKS = [i for i, name in enumerate(ERNIE.layer_names) if name.startswith("task")]
@@ -64,7 +67,8 @@ def test_each_type_deals_them_differently_and_every_other_deal_is_slower_there(p
 def test_a_deal_by_number_is_slower_on_every_type(plans):
     for device, own in plans.items():
         even = evaluate(ERNIE, where(device), dealt(own, (0, 16, 32, 47, 63)))
-        assert even.step_time_s > 1.05 * own.prediction.step_time_s
+        more_pct = 100 * (even.step_time_s / own.prediction.step_time_s - 1)
+        assert more_pct == pytest.approx(EVEN_PCT[device], abs=0.05)
 
 
 def test_the_last_stage_holds_more_where_small_layers_cost_less_beside_large_ones(plans):
