@@ -54,6 +54,8 @@ def test_text_and_json_of_an_explanation_say_the_same(plans):
     assert [sentence for sentence in sentences if sentence not in text] == []
     assert document["alternatives"]
     assert {"bound"} <= {each["rule"] for each in document["rejected"]}
+    on_fleet = json.loads(nebula("explain", EXAMPLE, "objective.fixed.engine=fleet", "--json").stdout)
+    assert {"devices", "bound"} <= {each["rule"] for each in on_fleet["rejected"]}
     assert load_plan(plans[0]).because == document["because"]
 
 
