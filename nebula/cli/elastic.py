@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from nebula.elastic.controller.brain import Settings
     from nebula.elastic.controller.plans import Plans
     from nebula.elastic.controller.show import Show
-    from nebula.elastic.policy.values import Bounds, Limits
+    from nebula.elastic.policy.values import Bounds
     from nebula.elastic.telling import Tell
     from nebula.plan.values import Plan
+    from nebula.report.findings import Search
 
 TEXT, JSON = "text", "json"
 LogFormat = Annotated[
@@ -83,7 +84,6 @@ def controller(
     """Lead an elastic job: agents connect, workers train, and the job goes on when some of them fail."""
     import asyncio
     from contextlib import closing, nullcontext
-    from dataclasses import replace
 
     from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
@@ -92,7 +92,6 @@ def controller(
     from nebula.elastic.place import opened
     from nebula.elastic.policy.values import Limits
     from nebula.elastic.trust import Doorkeeper, OpenDoor, refusals_told, server_credentials
-    from nebula.launch import devices
 
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
@@ -106,14 +105,16 @@ def controller(
     at = store or f"sqlite:{folder / 'job.db'}"
     goes_on = kept.get(STATE) is not None if kept else (folder / "job.db").exists()
     _make_folder(folder, subject, plan, search, force=force, goes_on=goes_on)
-    limits = Limits(node_failures=node_failures)
-    settings = _settings(subject, folder, bounds, script, memory_every, limits, replicas)
-    cluster = subject.run.cluster
-    settings = replace(
-        settings,
+    settings = _settings(
+        subject,
+        plan,
+        folder,
+        script=script,
+        bounds=bounds,
+        limits=Limits(node_failures=node_failures),
+        memory_every=0 if replicas else memory_every,
+        shards=replicas,
         allows_faults=allow_faults,
-        environment=devices.of_processes(cluster, plan, folder),
-        select=lambda rank, device: devices.of_rank(cluster, plan, 0 if replicas else rank, device),
     )
     say = _teller(log_format, json=json, job_id=settings.name)
     show = _show(metrics, settings.name, say, traces=traces)
@@ -271,7 +272,7 @@ def _host_of(text: str, option: str) -> str:
     return host
 
 
-def _make_folder(folder: Path, subject: Subject, plan: Plan, search: object, *, force: bool, goes_on: bool) -> None:
+def _make_folder(folder: Path, subject: Subject, plan: Plan, search: Search, *, force: bool, goes_on: bool) -> None:
     from nebula.cli.run_folder import make_folder
     from nebula.errors import BadInput
     from nebula.runtime.fence import FILE as FENCE
@@ -284,19 +285,42 @@ def _make_folder(folder: Path, subject: Subject, plan: Plan, search: object, *, 
         )
     if not goes_on:
         (folder / run.checkpoint.folder / FENCE).unlink(missing_ok=True)  # another job's generations begin at 1, too
-        make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=run.checkpoint)  # type: ignore[arg-type]
+        make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=run.checkpoint)
 
 
-def _settings(
-    subject: Subject, folder: Path, bounds: Bounds, script: str, memory_every: int, limits: Limits, shards: int
-) -> Settings:
+def _settings(subject: Subject, plan: Plan, folder: Path, *, script: str, shards: int, **more: Any) -> Settings:
+    """What the job is.
+
+    Args:
+        script: with its arguments; empty: the built-in training.
+        shards: of a batch, where workers are replicas; 0: they are not.
+        more: settings that are taken as they are.
+    """
+    from nebula.elastic.controller.brain import Settings
+    from nebula.launch import devices
+    from nebula.launch.training import LOGS
+
+    cluster = subject.run.cluster
+    return Settings(
+        name=str(folder.name),
+        words=_words(subject, folder, script, shards),
+        log_folder=str(folder / LOGS),
+        mtbf_s=subject.run.checkpoint.mtbf_s,
+        shards=shards,
+        environment=devices.of_processes(cluster, plan, folder),
+        select=lambda rank, device: devices.of_rank(cluster, plan, 0 if shards else rank, device),
+        **more,
+    )
+
+
+def _words(subject: Subject, folder: Path, script: str, shards: int) -> list[str]:
+    """The script of every worker and its arguments."""
     import shlex
 
     from nebula.cli.running import STEPS
-    from nebula.elastic.controller.brain import Settings
     from nebula.elastic.entry import replica
     from nebula.errors import BadInput
-    from nebula.launch.training import LOGS, SCRIPT
+    from nebula.launch.training import SCRIPT
     from nebula.models.data.encoded import encoded_corpus
     from nebula.runtime.training import Training, save
 
@@ -319,16 +343,7 @@ def _settings(
         raise BadInput(f"there is no script {words[0]}")
     else:
         words[0] = str(Path(words[0]).resolve())
-    return Settings(
-        name=str(folder.name),
-        bounds=bounds,
-        limits=limits,
-        words=words,
-        log_folder=str(folder / LOGS),
-        memory_every=0 if shards else memory_every,
-        mtbf_s=subject.run.checkpoint.mtbf_s,
-        shards=shards,
-    )
+    return words
 
 
 def _plans(subject: Subject, plan: Plan, *, apart: bool) -> Plans:
@@ -342,7 +357,7 @@ def _plans(subject: Subject, plan: Plan, *, apart: bool) -> Plans:
     return Plans(run.cluster, plan, lambda changed: kept.replan(changed).plan)
 
 
-def _member_plan(subject: Subject, shards: int):  # type: ignore[no-untyped-def]
+def _member_plan(subject: Subject, shards: int) -> tuple[Plan, Search]:
     """The plan of each member of a group of replicas: one process, a micro-batch for each shard."""
     from dataclasses import replace
 

@@ -18,7 +18,8 @@ from nebula.elastic.controller.journal import Happened, Journal
 from nebula.elastic.controller.ledger import LOST, SAVING, Ledger
 from nebula.elastic.controller.plans import Plans, ranks
 from nebula.elastic.controller.recovery import Recovery
-from nebula.elastic.controller.restore import Restorable, newest
+from nebula.elastic.controller.restore import newest
+from nebula.elastic.controller.starts import of_generation, of_replicas
 from nebula.elastic.controller.steps import Steps
 from nebula.elastic.controller.watch import Watch, Watches
 from nebula.elastic.goodput import Account, Category
@@ -555,74 +556,28 @@ class Brain:
             f"from memory at step {found.step}" if found else "from the newest checkpoint on the disk, if there is one"
         )
         self.note("started", f"{len(placed)} ranks begin under {plan.split}, {told}")
-        for node in action.members:
-            start = self._message(action, plan, placed, found, node, same=same)
-            self.crowd.lines[node].tell(wire.ToAgent(start=start))
+        common = self._common(action, plan)
+        for node, start in of_generation(common, action.members, placed, self.crowd.lines, found, same=same):
+            self._tell(node, start=start)
 
     def _begin_apart(self, action: Start, plan: Plan) -> None:
         """Has the workers of some nodes begin as members of the group; they find the others by themselves."""
         self.plan, lines = plan, self.crowd.lines
-        slots = sum(lines[node].hello.slots for node in self.state.members if node in lines)
-        self.members_expected(slots)
-        for node in action.members:
-            if node not in lines:
-                continue
-            hello, first = lines[node].hello, self.state.numbers[node] * lines[node].hello.slots
-            placed = [
-                wire.Rank(
-                    rank=first + slot,
-                    node=node,
-                    local=slot,
-                    device=slot,
-                    environment=self.settings.select(first + slot, slot),
-                )
-                for slot in range(hello.slots)
-            ]
-            start = wire.Start(
-                epoch=self.lease.token,
-                generation=action.generation,
-                plan_json=plan_text(plan),
-                ranks=placed,
-                words=self.settings.words,
-                log_folder=self.settings.log_folder,
-                environment=self._rate(),
-                apart=True,
-            )
-            lines[node].tell(wire.ToAgent(start=start))
+        self.members_expected(sum(lines[node].hello.slots for node in self.state.members if node in lines))
+        common, select = self._common(action, plan), self.settings.select
+        for node, start in of_replicas(common, action.members, self.state.numbers, lines, select):
+            self._tell(node, start=start)
 
-    def _message(
-        self, action: Start, plan: Plan, placed: Sequence[wire.Rank], found: Restorable | None, node: str, *, same: bool
-    ) -> wire.Start:
-        first = self.crowd.lines[placed[0].node].hello
-        own = {rank.rank for rank in placed if rank.node == node}
-        others = [name for name in action.members if name in self._working]
-        after = others[(others.index(node) + 1) % len(others)] if node in others else node
-        neighbour = "" if after == node else after
-        lines = self.crowd.lines
-        return wire.Start(
-            epoch=self.lease.token,
-            generation=action.generation,
-            plan_json=plan_text(plan),
-            ranks=placed,
-            master=f"{first.address}:{first.ports[0]}",
-            words=self.settings.words,
-            resume_step=found.step if found else 0,
-            sources=[
-                wire.Source(
-                    name=copy.name,
-                    node=copy.node,
-                    address=lines[copy.node].peer,
-                    rank=copy.rank,
-                    alone=copy.alone,
-                )
-                for copy in (found.copies if found else ())
-                if copy.node in lines
-            ],
-            environment=self._rate(),
-            neighbour=lines[neighbour].peer if neighbour else "",
-            everything=bool(found) and not (same and found is not None and own <= found.ranks_on(node)),
-            log_folder=self.settings.log_folder,
-        )
+    def _common(self, action: Start, plan: Plan) -> dict[str, Any]:
+        """What all nodes are told alike."""
+        return {
+            "epoch": self.lease.token,
+            "generation": action.generation,
+            "plan_json": plan_text(plan),
+            "words": self.settings.words,
+            "environment": self._rate(),
+            "log_folder": self.settings.log_folder,
+        }
 
 
 def _waits_for_nobody(plan: Plan) -> bool:

@@ -6,6 +6,10 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nebula.elastic.authority import Identity
 
 ROLL, HOST, CERTS, CERTIFICATE = (
     "NEBULA_ROLL",
@@ -33,7 +37,7 @@ def main(run_dir: Path, env: Mapping[str, str]) -> None:
     sys.stdout.flush()
 
 
-def _identity(env: Mapping[str, str]):  # type: ignore[no-untyped-def]
+def _identity(env: Mapping[str, str]) -> Identity | None:
     from nebula.elastic.authority import load_identity
     from nebula.elastic.trust import now
 

@@ -37,9 +37,8 @@ def joined(state: JobState, event: events.Joined) -> Decision:
     return Decision(state=state, actions=(Start(generation=state.generation, members=(event.node,)),), because=because)
 
 
-def lost(now_s: float, state: JobState, names: set[str], because: str, limits: Limits) -> Decision:
+def lost(state: JobState, names: set[str], because: str) -> Decision:
     """Nodes are lost: the others have finished the step already."""
-    del now_s, limits
     members = tuple(name for name in state.members if name not in names)
     state = replace(state, members=members)
     if not names or members:

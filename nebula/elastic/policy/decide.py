@@ -81,7 +81,7 @@ def _tick(now_s: float, state: JobState, event: events.Tick, limits: Limits) -> 
     told = f"{listed(lost)} {'are' if len(lost) > 1 else 'is'} lost" if lost else ""
     state = without(state, set(lost))
     if state.phase is Phase.RUNNING and state.apart:
-        return apart.lost(now_s, state, set(lost), told, limits)
+        return apart.lost(state, set(lost), told)
     if state.phase is Phase.RUNNING and not set(lost).isdisjoint(state.members):
         return stop(_fell(state, now_s, limits), told)
     if state.phase is Phase.WAITING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from nebula.elastic.policy import events
 from nebula.elastic.policy.values import Fault as Failure
@@ -21,7 +22,7 @@ def played(scenario: Scenario, faults: Sequence[Fault], mechanisms: Mechanisms) 
     strikes = Strikes(run)
     for fault in faults:
         if fault.node < len(run.nodes):
-            run.later(fault.at_s, lambda fault=fault: strikes.strike(fault))  # type: ignore[misc]
+            run.later(fault.at_s, partial(strikes.strike, fault))
     return run.play()
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nebula.checkpoint.folder import newest
-from nebula.errors import BadInput
 from nebula.models.families import family_of
 from nebula.plan.values import Plan
 from nebula.runtime.checkpoints import Checkpoints, NoCheckpoints, split_of
@@ -165,13 +164,3 @@ def _taken_up(step: Step, training: Training, run_dir: Path) -> int:
         return 0
     manifest = resume(step, found.path, split_of(step.plan), about_of(step, training, training.config))
     return int(manifest.step)
-
-
-def check_shards(global_batch: int, shards: int) -> None:
-    """Refuses shards that do not cut a global batch evenly.
-
-    Raises:
-        BadInput: with both numbers.
-    """
-    if shards < 1 or global_batch % shards:
-        raise BadInput(f"{shards} shards do not cut a global batch of {global_batch} rows evenly: give a divisor of it")

@@ -1,0 +1,72 @@
+"""What each node is told when workers are to begin: their ranks, the plan, and from which copies they go on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from nebula.elastic.controller.crowd import Line
+from nebula.elastic.controller.restore import Restorable
+from nebula.elastic.protocol import control_pb2 as wire
+
+Lines = Mapping[str, Line]
+Fields = Mapping[str, Any]
+"""What the messages to all nodes have in common: epoch, generation, plan, words, environment, log folder."""
+
+
+def of_generation(
+    common: Fields,
+    members: Sequence[str],
+    placed: Sequence[wire.Rank],
+    lines: Lines,
+    found: Restorable | None,
+    *,
+    same: bool,
+) -> Iterator[tuple[str, wire.Start]]:
+    """For each member: all ranks of the generation, the copies that they take up, and who keeps the node's own.
+
+    Args:
+        found: None: the newest checkpoint on the disk, if there is one.
+        same: whether the plan is that of the generation before, so that a rank may find its own part on its node.
+    """
+    first = lines[placed[0].node].hello
+    working = {rank.node for rank in placed}
+    others = [node for node in members if node in working]
+    sources = [
+        wire.Source(name=copy.name, node=copy.node, address=lines[copy.node].peer, rank=copy.rank, alone=copy.alone)
+        for copy in (found.copies if found else ())
+        if copy.node in lines
+    ]
+    for node in members:
+        own = {rank.rank for rank in placed if rank.node == node}
+        after = others[(others.index(node) + 1) % len(others)] if node in others else node
+        start = wire.Start(
+            **common,
+            ranks=placed,
+            master=f"{first.address}:{first.ports[0]}",
+            resume_step=found.step if found else 0,
+            sources=sources,
+            neighbour="" if after == node else lines[after].peer,
+            everything=found is not None and not (same and own <= found.ranks_on(node)),
+        )
+        yield node, start
+
+
+def of_replicas(
+    common: Fields,
+    nodes: Sequence[str],
+    numbers: Mapping[str, int],
+    lines: Lines,
+    select: Callable[[int, int], Mapping[str, str]],
+) -> Iterator[tuple[str, wire.Start]]:
+    """For each of these nodes that is connected: its workers, each of which finds the others by itself."""
+    for node in nodes:
+        if node not in lines:
+            continue
+        slots = lines[node].hello.slots
+        first = numbers[node] * slots
+        placed = [
+            wire.Rank(rank=first + slot, node=node, local=slot, device=slot, environment=select(first + slot, slot))
+            for slot in range(slots)
+        ]
+        yield node, wire.Start(**common, ranks=placed, apart=True)
