@@ -1,12 +1,14 @@
 """Saves a training while it goes on, and takes it up again, under the same plan or another.
 
 A save copies what this rank holds to host memory, which is all that training waits for when it is asynchronous; a
-thread writes it (nebula.runtime.save). The next save waits for the one before. What goes wrong in the thread is raised
-at the next call.
+thread writes it (nebula.runtime.save). Where nothing but an optimizer's update changes weights, the thread copies, too,
+beside the passes of the next step. The next save waits for the one before. What goes wrong in the thread is raised at
+the next call.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -15,8 +17,8 @@ import sys
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,8 +39,8 @@ from nebula.plan.values import Plan
 from nebula.runtime import random_state
 from nebula.runtime.circles import from_all
 from nebula.runtime.fence import raise_fence
-from nebula.runtime.held import held, innermost
-from nebula.runtime.memory_copy import memory_copies, offered
+from nebula.runtime.held import Held, held, innermost
+from nebula.runtime.memory_copy import memory_copies, offered, parts_in_place
 from nebula.runtime.parallelize import Step
 from nebula.runtime.progress import STOPPED, Section
 from nebula.runtime.resume import resume
@@ -65,6 +67,7 @@ class Checkpoints:
         every: int,
         keep: int = KEEP,
         asynchronous: bool = True,
+        beside_passes: bool = False,
         mtbf_s: float = 0.0,
         about: Mapping[str, Any] | None = None,
         tell: Callable[[str], None] = print,
@@ -80,6 +83,8 @@ class Checkpoints:
             every: optimizer steps between two saves.
             keep: how many of the newest checkpoints stay.
             asynchronous: go on training while files are written.
+            beside_passes: copy weights and optimizer states in the host's memory while the next step's passes run: only
+                for a script that does not change them between two steps (as an evaluation with averaged weights does).
             mtbf_s: mean seconds between failures of the job; above 0 the interval follows from what saves cost.
             about: plain data that must be the same when the training is taken up again: what the data are, seeds.
             tell: receives a sentence of every save and of the resume, on rank 0.
@@ -103,6 +108,9 @@ class Checkpoints:
         self._save: Save | None = None
         self._saved = -1
         self._copies = memory_copies(step)
+        self._beside_passes = beside_passes and asynchronous
+        if self._beside_passes:
+            step.driver.observers.append(self._before_update)
 
     def _begin(self) -> str:
         """A word for this run, once nothing is left of a run that crashed."""
@@ -203,10 +211,12 @@ class Checkpoints:
         if self.step.place.rank == 0:
             self._refuse_another(done)
         facts = self._facts(plain(position, "the position"))
+        now, later = self._wanted()
         save = Save(
             saving_folder(self.folder, done, self.run),
             done,
-            self._parts(),
+            [*self._copied(now), random_state.part(self.step.place.rank)],
+            functools.partial(self._copied_beside, later),
             facts,
             self.step.place.rank,
             self.policy.keep,
@@ -217,7 +227,7 @@ class Checkpoints:
         self._look_ahead(done)
         if not self.policy.asynchronous:
             save.thread.join()
-        save.stall_s = time.monotonic() - began_s
+        save.stall_s += time.monotonic() - began_s
         self._collect(wait=not self.policy.asynchronous)
 
     def _look_ahead(self, done: int) -> None:
@@ -260,8 +270,13 @@ class Checkpoints:
                     file.write(json.dumps(asdict(record)) + "\n")
             self._tell(record.line)
 
-    def _parts(self) -> list[Part]:
-        """What this rank writes, in host memory."""
+    def _before_update(self, kind: str, _: int, moment: str) -> None:
+        """Sees to it that an update changes nothing that is still to be copied."""
+        if kind == "update" and moment == "begin" and self._save is not None:
+            self._save.wait_for_copies()
+
+    def _wanted(self) -> tuple[list[Held], list[Held]]:
+        """What this rank writes: what has to be copied now, and what may be until the next update."""
         mine = held(self.step)
         layout = [
             Copy(one.key, box, math.prod(one.shape), one.tensor.element_size()) for one in mine for box in one.boxes
@@ -273,8 +288,18 @@ class Checkpoints:
             self._mine = {piece for piece, writer in chosen.items() if writer == self.step.place.rank}
             self._digests = digests
         wanted = [one for one in mine if any((one.key, box) in self._mine for box in one.boxes)]
-        parts = [part for one in wanted for part in one.parts() if (part.key, part.box) in self._mine]
-        return [*parts, random_state.part(self.step.place.rank)]
+        if not self._beside_passes:
+            return wanted, []
+        return [one for one in wanted if not one.rests], [one for one in wanted if one.rests]
+
+    def _copied(self, wanted: Sequence[Held]) -> Iterator[Part]:
+        """Copies in host memory of what this rank writes of some tensors."""
+        return (part for one in wanted for part in one.parts() if (part.key, part.box) in self._mine)
+
+    def _copied_beside(self, wanted: Sequence[Held]) -> Iterator[Part]:
+        """The same of tensors that lie there, without keeping Python's other threads from running."""
+        parts = (part for one in wanted for part in parts_in_place(one) if (part.key, part.box) in self._mine)
+        return (replace(part, array=part.array.copy()) for part in parts)
 
     def _facts(self, position: Any) -> dict[str, Any]:
         plan, optimizer = self.step.plan, innermost(self.step.optimizer)

@@ -51,6 +51,11 @@ class Held:
         return str(self.tensor.dtype).removeprefix("paddle.")
 
     @property
+    def rests(self) -> bool:
+        """Whether it lies in host memory, and nothing but an update of the optimizer changes it."""
+        return self.key.startswith((MODEL, OPTIMIZER, MASTER)) and bool(self.tensor.place.is_cpu_place())
+
+    @property
     def boxes(self) -> tuple[Box, ...]:
         """Its elements as boxes of the whole tensor, in the order in which the tensor holds them."""
         return tuple(self._placed(piece) for box in self._held_boxes() for piece in self._at_seam(box))

@@ -1,14 +1,15 @@
 """One save under way: the thread that writes a rank's part, and what the save took.
 
 Every rank's thread writes its file; rank 0's makes the checkpoint visible once all have (nebula.checkpoint.commit). No
-thread takes part in collectives.
+thread takes part in collectives. What only an optimizer's update changes the thread may copy itself, beside the next
+step's passes; the update waits for that.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ class SaveRecord:
     Attributes:
         step: optimizer steps that were done.
         bytes: of all ranks' files.
-        stall_s: for which training stood still: the wait for the save before, and the copy to host memory, or all.
+        stall_s: for which training stood still: the wait for the save before, the copy to host memory as far as no
+            passes ran beside it, or all.
         written_s: from the begin of the save until the checkpoint was safe and visible.
     """
 
@@ -54,9 +56,23 @@ class Save:
     """
 
     def __init__(
-        self, saving: Path, done: int, parts: Sequence[Part], facts: Mapping[str, Any], rank: int, keep: int
+        self,
+        saving: Path,
+        done: int,
+        parts: Sequence[Part],
+        later: Callable[[], Iterable[Part]],
+        facts: Mapping[str, Any],
+        rank: int,
+        keep: int,
     ) -> None:
+        """Prepares a save.
+
+        Args:
+            parts: copies in host memory.
+            later: makes the other copies, in the thread.
+        """
         self.saving, self.done, self.parts, self.facts = saving, done, parts, facts
+        self._later, self._copied = later, threading.Event()
         self.rank, self.keep = rank, keep
         self.began_s = self.stall_s = self.safe_s = 0.0
         self.bytes = 0
@@ -66,13 +82,23 @@ class Save:
     def run(self) -> None:
         """Writes; what goes wrong is raised in the training's own thread."""
         try:
+            self.parts = [*self.parts, *self._later()]
+            self._copied.set()
             self._write()
         except BaseException as error:
             self.error = error
             if self.rank == 0:
                 abandon(self.saving)
         finally:
+            self._copied.set()
             self.parts = ()
+
+    def wait_for_copies(self) -> None:
+        """Waits until weights and optimizer states may change."""
+        if not self._copied.is_set():
+            began_s = time.monotonic()
+            self._copied.wait()
+            self.stall_s += time.monotonic() - began_s
 
     def _write(self) -> None:
         write_part(self.saving, self.rank, self.parts)

@@ -91,6 +91,7 @@ def checkpoints_of(
         every=policy.every,
         keep=policy.keep,
         asynchronous=policy.asynchronous,
+        beside_passes=True,
         mtbf_s=policy.mtbf_s,
         about=about_of(step, training, config),
         tell=functools.partial(print, flush=True),

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "perturbed",
     "recovery",
     "replicas",
+    "stalls",
 )
 
 

@@ -159,6 +159,33 @@ def test_training_goes_on_while_a_save_is_written(tmp_path):
     assert any(not np.array_equal(p.numpy(), before[n]) for n, p in step.wrapped.named_parameters())
 
 
+def test_copies_beside_the_next_passes_are_those_of_their_step(tmp_path):
+    """Passes are over long before the copies of 2000 x 2000 weights and moments: the update has to wait."""
+    model = nn.Sequential(nn.Linear(2000, 2000), nn.Linear(2000, 1))
+    optimizer = paddle.optimizer.AdamW(0.1, parameters=model.parameters())
+    step = parallelize(model, optimizer, nn.functional.mse_loss, serial_plan())
+    batch = np.ones((2, 2000), np.float32), np.zeros((2, 1), np.float32)
+    step(batch)
+    with nebula.Checkpoints(step, tmp_path, every=1, keep=4, beside_passes=True, tell=str) as saves:
+        before = {}
+        for done in (1, 2, 3):
+            before[done] = [tensor.numpy() for tensor in (*model.parameters(), *states(optimizer))]
+            saves.save(done)
+            step(batch)
+    for one in checkpoints(tmp_path):
+        reader = Reader(one.path)
+        found = [reader.read(key) for key in reader.manifest.tensors if not key.startswith("random/")]
+        assert sorted(map(digest, found)) == sorted(map(digest, before[one.step])), one.step
+
+
+def states(optimizer):
+    return [tensor for kind in optimizer._accumulators.values() for tensor in kind.values()]
+
+
+def digest(array):
+    return array.shape, array.tobytes()
+
+
 def test_saves_come_when_they_are_due_and_the_newest_stay(tmp_path):
     step = trained()
     told = []
