@@ -43,6 +43,7 @@ class RollLine:
         self._token, self._refusal = b"", ""
         self._listening, self._fresh = "", True
         self._outbox: queue.SimpleQueue[wire.MemberSays | None] = queue.SimpleQueue()
+        self._call: grpc.Call | None = None
         self._thread = threading.Thread(target=self._run, name="roll", daemon=True)
         self._thread.start()
 
@@ -104,11 +105,14 @@ class RollLine:
         self._heard = heard
 
     def close(self) -> None:
-        """Says that all steps are done, and hangs up."""
+        """Says that all steps are done, and hangs up; a thread left in gRPC would break the process's end."""
         self._over = True
         self._say(done=wire.Done())
         self._outbox.put(None)
         self._thread.join(LAST_WORDS_S)
+        if self._thread.is_alive() and self._call is not None:
+            self._call.cancel()
+            self._thread.join(LAST_WORDS_S)
 
     def _until(self, done: Callable[[], bool], why: str) -> None:
         with self._change:
@@ -142,7 +146,8 @@ class RollLine:
         )
         channel = self._dial(address)
         try:
-            for message in RollStub(channel).Enrol(_until_none(outbox)):
+            self._call = messages = RollStub(channel).Enrol(_until_none(outbox))
+            for message in messages:
                 if message.HasField("number"):
                     self._numbered(message.number, outbox)
                 else:

@@ -45,7 +45,7 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
     """
     config, (step, rate, data) = training.config, built(plan, training)
     family = family_of(config)
-    with checkpoints_of(step, training, config, run_dir) as checkpoints:
+    with checkpoints_of(step, training, config, run_dir, beside_passes=True) as checkpoints:
         first = checkpoints.resume() if training.resume else 0
         with _journal(run_dir, step.place, first) as journal:
             _loop(step, family, data, rate, training, run_dir, clock, journal, checkpoints, first)
@@ -79,9 +79,13 @@ def optimizer(model: nn.Layer, rate: Any, training: Training, kind: str) -> padd
 
 
 def checkpoints_of(
-    step: Step, training: Training, config: ErnieConfig | DecoderConfig, run_dir: Path
+    step: Step, training: Training, config: ErnieConfig | DecoderConfig, run_dir: Path, *, beside_passes: bool
 ) -> Checkpoints | NoCheckpoints:
-    """Where a training saves; a run that goes on must have the same text in the same order."""
+    """Where a training saves; a run that goes on must have the same text in the same order.
+
+    Args:
+        beside_passes: weights change in `step` alone, so that they may be copied while its passes run.
+    """
     policy = training.checkpoint
     if not policy.every:
         return NoCheckpoints()
@@ -91,7 +95,7 @@ def checkpoints_of(
         every=policy.every,
         keep=policy.keep,
         asynchronous=policy.asynchronous,
-        beside_passes=True,
+        beside_passes=beside_passes,
         mtbf_s=policy.mtbf_s,
         about=about_of(step, training, config),
         tell=functools.partial(print, flush=True),

@@ -17,7 +17,7 @@ def calm(tmp_path_factory):
     job = Job(tmp_path_factory.mktemp("calm"), steps=STEPS)
     try:
         job.controller().agents("a", "b")
-        assert job.ends() == 0
+        job.end_well("controller")
         return losses(job)
     finally:
         job.close()
@@ -41,7 +41,7 @@ def test_losses_after_kills_are_bit_by_bit_those_of_an_undisturbed_run(job, calm
     job.worker("b").send_signal(signal.SIGKILL)
     job.wait_step(12)
     job.worker("a").send_signal(signal.SIGKILL)
-    assert job.ends() == 0
+    job.end_well("controller")
     assert "from memory at step" in job.log()
     assert losses(job) == calm
 
@@ -52,7 +52,7 @@ def test_losses_from_the_disk_are_bit_by_bit_those_of_an_undisturbed_run(tmp_pat
     try:
         job.controller().agents("a", "b").wait_step(8)
         job.worker("b").send_signal(signal.SIGKILL)
-        assert job.ends() == 0
+        job.end_well("controller")
         logs = [path.read_text() for path in (tmp_path / "run" / "log").glob("*/workerlog.0")]
         assert any("resumed from" in text and "step-00000005" in text for text in logs)
         assert losses(job) == calm
@@ -69,7 +69,7 @@ def test_losses_over_two_one_and_two_nodes_are_those_of_an_undisturbed_run(job, 
     job.wait_step(job.last_step() + 4)
     job.agents("b")
     job.wait(lambda: job.log().count("2 ranks begin") == 2, 60)
-    assert job.ends() == 0
+    job.end_well("controller")
     assert max(abs(one - other) for one, other in zip(losses(job), calm, strict=True)) < 1e-5
 
 
@@ -78,10 +78,10 @@ def test_a_drained_node_loses_no_step_and_scaling_brings_it_back(job, calm):
     job.controller().agents("a", "b").wait_step(4)
     assert "b is drained: its fan is loud" in job.client().drain("b", "its fan is loud")
     job.wait(lambda: "1 ranks begin" in job.log(), 60)
-    assert job.ends("b") == 0
+    job.end_well("b")
     job.wait_step(job.last_step() + 3)
     job.agents("b")
-    assert job.ends() == 0
+    job.end_well("controller")
     went_on = [event for event in map(json.loads, job.events()) if event["kind"] == "stepping"]
     assert [event["seconds"]["lost_steps"] for event in went_on] == [0, 0]
     assert max(abs(one - other) for one, other in zip(losses(job), calm, strict=True)) < 1e-5

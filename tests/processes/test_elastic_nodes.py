@@ -25,7 +25,7 @@ def test_a_lost_node_is_left_out_and_taken_back(job):
     assert "1 ranks begin under" in job.log()
     job.agents("b")
     job.wait(lambda: "2 nodes can go on instead of 1" in job.log(), 30)
-    assert job.ends() == 0
+    job.end_well("controller")
     assert [one["step"] for one in job.steps()] == list(range(1, 41))
     assert job.log().count("2 ranks begin under") == 2
 
@@ -41,7 +41,7 @@ def test_workers_go_on_while_the_controller_is_away(job):
     job.wait(lambda: job.log().count("is connected again") == 2, 10)
     assert [job.worker("a").pid, job.worker("b").pid] == workers
     job.worker("a").send_signal(signal.SIGKILL)
-    assert job.ends() == 0
+    job.end_well("controller")
     assert [one["step"] for one in job.steps()] == list(range(1, 41))
 
 
@@ -66,8 +66,8 @@ def test_the_size_that_pays_is_told_first_and_asked_for_then(tmp_path):
 def test_an_agent_that_gets_a_notice_leaves_at_a_step_and_the_rest_goes_on(job):
     job.controller().agents("a", "b").wait_step(4)
     job.kill("b", signal.SIGTERM)
-    assert job.ends("b") == 0
+    job.end_well("b")
     assert "b is drained: its agent got SIGTERM" in job.log()
     assert "0 steps were done again" in job.log()
-    assert job.ends() == 0
+    job.end_well("controller")
     assert [one["step"] for one in job.steps()] == list(range(1, 41))

@@ -23,10 +23,10 @@ def losses(job):
 def test_a_killed_worker_begins_anew_while_the_other_goes_on(job):
     job.controller().agents("a", "b").wait_step(5)
     job.worker("b").send_signal(signal.SIGKILL)
-    assert job.ends() == 0
+    job.end_well("controller")
     assert [one["step"] for one in job.steps()] == list(range(1, 31))
     assert "was killed by SIGKILL; the others go on, it begins anew" in job.log()
-    assert job.ends("a") == job.ends("b") == 0
+    job.end_well("a", "b")
 
 
 def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run(tmp_path, job):
@@ -34,7 +34,7 @@ def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run
     calm = Job(tmp_path / "calm", steps=30, nodes="1:2", options=("--replicas", 2))
     try:
         calm.controller().agents("a").wait_step(1)
-        assert calm.ends() == 0
+        calm.end_well("controller")
         expected = losses(calm)
     finally:
         calm.close()
@@ -42,7 +42,7 @@ def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run
     job.kill("b")
     job.wait_step(12)
     job.agents("c")
-    assert job.ends() == 0
+    job.end_well("controller")
     assert losses(job) == expected
     assert "b is lost; the others go on" in job.log()
     assert job.log().count("has done all steps") == 2
@@ -56,7 +56,7 @@ def test_the_controller_is_killed_and_comes_back_while_replicas_go_on(job):
     job.wait_step(at + 4)
     job.controller()
     job.worker("b").send_signal(signal.SIGKILL)
-    assert job.ends() == 0
+    job.end_well("controller")
     assert [one["step"] for one in job.steps()] == list(range(1, 31))
 
 

@@ -26,6 +26,8 @@ from nebula.elastic.trust import Doorkeeper, OpenDoor, check_partner, dial, serv
 from nebula.units import format_rate
 
 SHARED_MEMORY = Path("/dev/shm")
+GONE_S = 2.0
+"""How long the end of the server is waited for."""
 BEGIN = "nebula-agent-"
 """How the names of scratch folders begin; the process follows."""
 OPTIONS = (
@@ -101,7 +103,7 @@ def run(
         of_signal(agent)
         agent.run()
     finally:
-        server.stop(0)
+        server.stop(0).wait(GONE_S)
         shutil.rmtree(scratch, ignore_errors=True)
 
 

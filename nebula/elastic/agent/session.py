@@ -60,6 +60,7 @@ class Session:
         self._outbox: queue.SimpleQueue[wire.FromAgent | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._down_until_s = 0.0
+        self._call: grpc.Call | None = None
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
 
     def start(self) -> None:
@@ -76,10 +77,13 @@ class Session:
         self._outbox.put(None)
 
     def close(self, patience_s: float = 1.0) -> None:
-        """Says what is still to be said and hangs up."""
+        """Says what is still to be said and hangs up; a thread left in gRPC would break the process's end."""
         self._over.set()
         self._outbox.put(None)
         self._thread.join(patience_s)
+        if self._thread.is_alive() and self._call is not None:
+            self._call.cancel()
+            self._thread.join(patience_s)
 
     def _run(self) -> None:
         pause_s, turn = RETRY_S[0], 0
@@ -105,7 +109,8 @@ class Session:
             return False, str(error)
         channel = self._dial(address)
         try:
-            for message in ControllerStub(channel).Join(_until_none(outbox)):
+            self._call = messages = ControllerStub(channel).Join(_until_none(outbox))
+            for message in messages:
                 welcomed = welcomed or message.HasField("welcome")
                 if message.HasField("leave"):
                     self._over.set()

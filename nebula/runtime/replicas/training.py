@@ -124,7 +124,10 @@ class Books:
         if session.leads:
             self._write([record] if self._leads else self._latest)
             if self._checkpoints is None:
-                self._checkpoints = checkpoints_of(self._step, self._training, self._training.config, self._run_dir)
+                training = self._training
+                self._checkpoints = checkpoints_of(
+                    self._step, training, training.config, self._run_dir, beside_passes=False
+                )
             self._checkpoints.after(session.done)
         self._leads = session.leads
 
