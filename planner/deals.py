@@ -228,20 +228,24 @@ def every_deal(layers: int, stages: int) -> Iterator[tuple[int, ...]]:
         yield (0, *inner, layers)
 
 
-def carried(boundaries: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """The deals that differ by one layer, which one stage gives to another: the borders between them move together."""
-    for first in range(1, len(boundaries) - 1):
-        for last in range(first, len(boundaries) - 1):
-            for step in (-1, 1):
-                borders = tuple(place + step for place in boundaries[first : last + 1])
-                if boundaries[first - 1] < borders[0] and borders[-1] < boundaries[last + 1]:
-                    yield (*boundaries[:first], *borders, *boundaries[last + 1 :])
+def carried(boundaries: tuple[int, ...]) -> Ints:
+    """The deals that differ by one layer, which one stage gives to another: the borders between them move together.
+
+    Returns:
+        [deals, stages + 1].
+    """
+    bounds, stages = np.array(boundaries), len(boundaries) - 1
+    first, last = (np.repeat(side + 1, 2) for side in np.triu_indices(stages - 1))
+    step = np.tile([-1, 1], len(first) // 2)
+    there = (bounds[first - 1] < bounds[first] + step) & (bounds[last] + step < bounds[last + 1])
+    first, last, step = (each[there, None] for each in (first, last, step))
+    border = np.arange(stages + 1)
+    deals: Ints = bounds + step * ((first <= border) & (border <= last))
+    return deals
 
 
-def moved(boundaries: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """The deals that differ by one layer across one border."""
-    for border in range(1, len(boundaries) - 1):
-        for step in (-1, 1):
-            place = boundaries[border] + step
-            if boundaries[border - 1] < place < boundaries[border + 1]:
-                yield (*boundaries[:border], place, *boundaries[border + 1 :])
+def moved(boundaries: tuple[int, ...]) -> Ints:
+    """Of these the deals that differ by one layer across one border."""
+    deals = carried(boundaries)
+    few: Ints = deals[(deals != np.array(boundaries)).sum(axis=1) == 1]
+    return few

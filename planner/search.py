@@ -246,8 +246,7 @@ class _Search:
                 opened, _, node = heapq.heappop(heap)
                 for child in node.open():
                     if isinstance(child, Node):
-                        bound = max(child.bound, opened)
-                        heapq.heappush(heap, (bound, next(self._order), child._replace(bound=bound)))
+                        self._keep(heap, child, max(child.bound, opened))
                     else:
                         self.bound = min(self.bound, max(child.bound, opened))
                         self.note(child, opened)
@@ -278,6 +277,13 @@ class _Search:
         # what is cut already need not be cut again
         much = len(heap) >= MANY and not self.prices.pricing.chains.cut
         return self.prices.cut_ahead(wanted, self.processes or (0 if much else 1))
+
+    def _keep(self, heap: list[tuple[float, int, Node]], node: Node, bound: float) -> None:
+        """Keeps a set to be opened later, unless what there is to beat rules it out already."""
+        if bound < self.to_beat:
+            heapq.heappush(heap, (bound, next(self._order), node))
+        else:
+            self.tree.cut["bound"] += node.splits
 
     def note(self, candidate: Candidate, bound: float) -> None:
         """Keeps a candidate that breaks no limit; others must beat the second best to be worth opening."""

@@ -24,6 +24,10 @@ from nebula.planner.furthest import Ahead, Ceiling, fewest_stages, least
 from nebula.planner.stages import Busy
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Boundaries = Sequence[Sequence[int]] | Ints
+"""[deals, stages + 1]: first layer of each stage of each deal, and the number of layers."""
+
 NOWHERE = Groups()
 """Groups of one rank each: communication that costs nothing, for bounds."""
 
@@ -132,31 +136,31 @@ class SplitPrice:
         forward_s, backward_s = (np.minimum.reduce(column) * there for column in zip(*each, strict=True))
         return forward_s, backward_s
 
-    def fitting_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
+    def fitting_seconds(self, boundaries: Boundaries) -> Floats:
         """The exact step time of each of several boundaries, infinite where it does not fit into memory."""
         costs, stages = self._costs(boundaries), len(self.placed.stages)
         needed = np.minimum(np.arange(stages, 0, -1), self.micro_batches)
         fitting_s: Floats = np.where((costs.room >= needed).all(axis=1), self._step_seconds(boundaries, costs), np.inf)
         return fitting_s
 
-    def step_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
+    def step_seconds(self, boundaries: Boundaries) -> Floats:
         """The exact step time of each of several boundaries."""
         return self._step_seconds(boundaries, self._costs(boundaries))
 
-    def _step_seconds(self, boundaries: Sequence[Sequence[int]], costs: Costs) -> Floats:
+    def _step_seconds(self, boundaries: Boundaries, costs: Costs) -> Floats:
         met_s = None
         if meets(self.spans.device):
             back_s = np.array([self.spans.entry(groups)[1] for groups, _ in self.placed.kinds])
             met_s = back_s[np.array(self.placed.stages), np.array(boundaries)[:, :-1]]
         return step_seconds(costs.forward_s, costs.backward_s, costs.tail_s, self.micro_batches, met_s=met_s)
 
-    def computing_seconds(self, boundaries: Sequence[Sequence[int]]) -> Floats:
+    def computing_seconds(self, boundaries: Boundaries) -> Floats:
         """Seconds of a step in which a device computes, on average over all, for each of several boundaries."""
-        bounds, stages, m = np.array(boundaries), np.array(self.placed.stages), self.micro_batches
-        sums, found = self.spans.of(bounds[:, :-1], bounds[:, 1:]), np.empty((len(bounds), len(stages)))
-        for alike in self._alike.values():
-            own = np.flatnonzero(np.isin(stages, alike))
-            groups, slow = self.placed.kinds[alike[0]]
+        bounds, m = np.array(boundaries), self.micro_batches
+        sums = self.spans.of(bounds[:, :-1], bounds[:, 1:])
+        found = np.empty(sums.first.shape)
+        for kind, own in self._own:
+            groups, slow = self.placed.kinds[kind]
             spans, some = self.where[groups.tensor], sums.where((slice(None), own))
             some = some if spans is self.spans else spans.of(some.first, some.end)
             computing_s = m * spans.computing(some, m, self.sharding, groups, slow)
@@ -164,21 +168,21 @@ class SplitPrice:
         mean_s: Floats = found.mean(axis=1)
         return mean_s
 
-    def _costs(self, boundaries: Sequence[Sequence[int]]) -> Costs:
+    def _costs(self, boundaries: Boundaries) -> Costs:
         """Costs of several boundaries, each array [boundaries, stages]."""
-        bounds, kinds, stages = np.array(boundaries), self.placed.kinds, np.array(self.placed.stages)
-        sums = self.spans.of(bounds[:, :-1], bounds[:, 1:])
-        inside = Costs(*np.empty((4, *sums.first.shape)))
-        for alike in self._alike.values():
-            own = np.flatnonzero(np.isin(stages, alike))
-            costs = self._inside(sums.where((slice(None), own)), *kinds[alike[0]])
-            for column, values in zip(inside, costs, strict=True):
-                column[:, own] = values
-        each = np.array([(*self.spans.entry(groups), *self.spans.exit(groups)) for groups, _ in kinds])
+        bounds, stages = np.array(boundaries), np.array(self.placed.stages)
+        first, end = bounds[:, :-1], bounds[:, 1:]
+        costs = Costs(*np.empty((4, *first.shape)))
+        for kind, own in self._own:
+            runs, which = _distinct(first[:, own], end[:, own], self.spans.layers)
+            inside = self._inside(self.spans.of(*runs), *self.placed.kinds[kind])
+            for column, values in zip(costs, inside, strict=True):
+                column[:, own] = values[which]
+        each = np.array([(*self.spans.entry(groups), *self.spans.exit(groups)) for groups, _ in self.placed.kinds])
         received_s, back_s, sent_s, returned_s = each.swapaxes(0, 1)
-        return inside._replace(
-            forward_s=inside.forward_s + received_s[stages, sums.first] + sent_s[stages, sums.end],
-            backward_s=inside.backward_s + back_s[stages, sums.first] + returned_s[stages, sums.end],
+        return costs._replace(
+            forward_s=costs.forward_s + received_s[stages, first] + sent_s[stages, end],
+            backward_s=costs.backward_s + back_s[stages, first] + returned_s[stages, end],
         )
 
     @cached_property
@@ -189,6 +193,12 @@ class SplitPrice:
             key = (groups.tensor, groups.shard, groups.outer, bool(groups.before or groups.behind), slow)
             found.setdefault(key, []).append(kind)
         return found
+
+    @cached_property
+    def _own(self) -> list[tuple[int, Ints]]:
+        """Of each set of such kinds the first, and the stages that are of any."""
+        stages = np.array(self.placed.stages)
+        return [(alike[0], np.flatnonzero(np.isin(stages, alike))) for alike in self._alike.values()]
 
     def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:
         """Costs of runs as stages of one kind, borders apart."""
@@ -239,3 +249,14 @@ class _Kind(NamedTuple):
     def of(self, which: slice) -> _Kind:
         """Some of the runs."""
         return _Kind(self.busy.of_runs(which), self.room[which], self.tailed_s[which], self.borders_s[which])
+
+
+def _distinct(first: Ints, end: Ints, layers: int) -> tuple[tuple[Ints, Ints], Ints]:
+    """The runs that there are, each once, and which of them each is: near deals share most of their stages."""
+    codes = first * (layers + 1) + end
+    there = np.zeros((layers + 1) ** 2, dtype=bool)
+    there[codes] = True
+    runs = np.flatnonzero(there)
+    place = np.empty(len(there), dtype=np.int64)
+    place[runs] = np.arange(len(runs))
+    return (runs // (layers + 1), runs % (layers + 1)), place[codes]

@@ -316,14 +316,15 @@ class Tree:
         """One set for each sharding that an engine runs, bounded by all work and tails together."""
         every = [replace(split, sharding=sharding) for sharding in allowed]
         run = [one for one in every if runs(one, self.job, self.device_kind)]
-        fit = [one for one in run if self.prices.fewest_that_hold(one) <= one.pipeline]
         self.cut["engine"] += len(every) - len(run)
-        self.cut["memory"] += len(run) - len(fit)
-        for one in fit:
+        for one in run:
             yield Node(self._least(one, self.prices.least_seconds(one)), 1, partial(self._placed, one))
 
     def _placed(self, split: Split) -> Iterator[Node]:
         """The split with its ranks placed, bounded by the best deal of layers."""
+        if self.prices.fewest_that_hold(split) > split.pipeline:
+            self.cut["memory"] += 1
+            return
         if not self.prices.placeable(split):
             self.cut["wan"] += 1
             return
@@ -396,11 +397,11 @@ def climb(price: SplitPrice, boundaries: tuple[int, ...], bound_s: float) -> tup
     ways = iter((moved, carried))
     way = next(ways)
     while step_s > bound_s * (1.0 + 1e-9):
-        near = list(way(boundaries))
-        times = price.fitting_seconds(near) if near else np.array([np.inf])
+        near = way(boundaries)
+        times = price.fitting_seconds(near) if len(near) else np.array([np.inf])
         best = int(times.argmin())
         if times[best] < step_s * (1.0 - 1e-12):
-            boundaries, step_s = near[best], float(times[best])
+            boundaries, step_s = tuple(near[best].tolist()), float(times[best])
         elif (after := next(ways, None)) is None:
             break
         else:
