@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def write_part(saving: Path, rank: int, parts: Sequence[Part]) -> int:
         write_whole(saving / _record_name(rank), json.dumps(_record(written)))
     except (OSError, BadInput) as error:
         sentence = f"{saving / _file_name(rank)} cannot be written: {getattr(error, 'strerror', None) or error}"
+        with suppress(OSError):
+            (saving / _file_name(rank)).unlink()  # on a full disk there is room for the record of it then
         _tell_failure(saving / _failure_name(rank), sentence)
         raise RunFailed(sentence) from None
     return written.file.bytes

@@ -23,6 +23,10 @@ MOST_BYTES = 2**30
 """A larger manifest is not read; 100,000 pieces take 20 MB."""
 
 
+class Damaged(BadInput):
+    """A checkpoint's bytes are not those that were saved, or cannot be read: an older one may be whole."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """A box of a tensor in a file.
@@ -136,7 +140,7 @@ def load(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise BadInput(f"{folder} is no complete checkpoint: it has no {NAME}") from None
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+        raise Damaged(f"{path}: cannot be read: {error.strerror}") from None
     if len(content) > MOST_BYTES:
         raise damaged(path)
     try:
@@ -145,10 +149,10 @@ def load(folder: Path) -> Manifest:
         raise damaged(path) from None
 
 
-def damaged(path: Path, what: str = "") -> BadInput:
+def damaged(path: Path, what: str = "") -> Damaged:
     """What a reader says about a file whose bytes are not those that were saved."""
     why = f" ({what})" if what else ""
-    return BadInput(
+    return Damaged(
         f"{path} is damaged{why}: its bytes are not those that were saved; "
         f"restore it from a copy, or delete {path.parent} to go on from the checkpoint before it"
     )

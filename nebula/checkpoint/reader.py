@@ -17,8 +17,7 @@ import numpy.typing as npt
 from nebula.checkpoint import manifest as manifests
 from nebula.checkpoint.boxes import Box, overlap, whole
 from nebula.checkpoint.dtypes import carrier
-from nebula.checkpoint.manifest import Manifest, Piece, Saved, damaged
-from nebula.errors import BadInput
+from nebula.checkpoint.manifest import Damaged, Manifest, Piece, Saved, damaged
 
 KEPT_PIECES = 4
 """Pieces that stay in memory because neighbouring boxes may need them again."""
@@ -46,7 +45,7 @@ class Reader:
         """Elements of a tensor, in the carrier of its dtype; all of them without a box.
 
         Raises:
-            BadInput: a file is missing or damaged.
+            Damaged: a file is missing or damaged.
         """
         saved = self.manifest.tensors[key]
         wanted = whole(saved.shape) if box is None else box
@@ -61,7 +60,7 @@ class Reader:
         """Reads everything.
 
         Raises:
-            BadInput: the first file that is missing or damaged.
+            Damaged: the first file that is missing or damaged.
         """
         for name in self.manifest.files:
             self._check_file(name)
@@ -83,7 +82,7 @@ class Reader:
             return
         path, file = self.folder / name, self.manifest.files[name]
         if not path.is_file():
-            raise BadInput(f"{path} is missing: restore it from a copy, or delete {self.folder} to go on without it")
+            raise Damaged(f"{path} is missing: restore it from a copy, or delete {self.folder} to go on without it")
         size = path.stat().st_size
         if size != file.bytes:
             raise damaged(path, f"{size} bytes instead of {file.bytes}")
@@ -98,4 +97,4 @@ class Reader:
                 os.lseek(file.fileno(), begin, os.SEEK_SET)
                 return file.read(count)
         except OSError as error:
-            raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+            raise Damaged(f"{path}: cannot be read: {error.strerror}") from None

@@ -12,7 +12,7 @@ from nebula.cli.options import Json
 app = typer.Typer(no_args_is_help=True, help="Make and revoke the certificates of an elastic job.")
 
 Folder = Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Of the authority and its certificates.")]
-Days = Annotated[int, typer.Option("--days", help="For how long certificates are good.")]
+Days = Annotated[float, typer.Option("--days", min=0.0, help="For how long certificates are good; 0.5: half a day.")]
 FIRST = ("controller", "agent", "user")
 """What a new authority signs at once: for the controller, for agents, for people's commands."""
 
@@ -46,7 +46,7 @@ def sign(
     from nebula.elastic.trust import now
 
     path = sign_one(folder, name, now(), days=days, hosts=("127.0.0.1", *(host or ())))
-    _say(f"signed {path}, good for {days} days", json=json)
+    _say(f"signed {path}, good for {days:g} days", json=json)
 
 
 @app.command()

@@ -91,7 +91,7 @@ def controller(
     from nebula.elastic.controller.lead import serve
     from nebula.elastic.place import opened
     from nebula.elastic.policy.values import Limits
-    from nebula.elastic.trust import Doorkeeper, OpenDoor, refusals_told, server_credentials
+    from nebula.elastic.trust import Doorkeeper, OpenDoor, Papers, refusals_told, server_credentials
 
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
@@ -119,7 +119,7 @@ def controller(
     say = _teller(log_format, json=json, job_id=settings.name)
     show = _show(metrics, settings.name, say, traces=traces)
     say(f"{plan.split} · {folder} · store {at}")
-    credentials = server_credentials(identity) if identity else None
+    credentials = server_credentials(Papers(identity)) if identity else None
     with refusals_told() if identity else nullcontext(), closing(show):
         work = serve(
             settings,
@@ -307,6 +307,7 @@ def _settings(subject: Subject, plan: Plan, folder: Path, *, script: str, shards
         log_folder=str(folder / LOGS),
         mtbf_s=subject.run.checkpoint.mtbf_s,
         shards=shards,
+        checkpoints=folder / subject.run.checkpoint.folder,
         environment=devices.of_processes(cluster, plan, folder),
         select=lambda rank, device: devices.of_rank(cluster, plan, 0 if shards else rank, device),
         **more,

@@ -27,6 +27,7 @@ SERVER_NAME = "nebula.job"
 """The name that every certificate carries, so that nodes need no fixed addresses."""
 DAYS = 90
 """How long a certificate is good for by default."""
+_EXPIRED = "has expired on"
 _BEFORE = datetime.timedelta(minutes=5)
 """A certificate is good a little before it is made, because clocks differ."""
 
@@ -39,6 +40,7 @@ class Identity:
         ca, certificate, key: PEM texts.
         revoked: PEM of the list of revoked certificates; empty where none was given.
         folder: where they were read.
+        name: of the files there.
     """
 
     ca: bytes
@@ -46,6 +48,7 @@ class Identity:
     key: bytes
     revoked: bytes
     folder: Path
+    name: str = ""
 
 
 def make_authority(folder: Path, job: str, now: datetime.datetime, *, days: int = DAYS * 4) -> None:
@@ -133,7 +136,8 @@ def load_identity(folder: Path, name: str, now: datetime.datetime) -> Identity:
     """The certificate of a name, its key and the authority's certificate and list.
 
     Raises:
-        BadInput: one is missing, or the certificate is not good now: it would be refused by everybody.
+        BadInput: one is missing, they do not belong together, or the certificate is not good now: it would be refused
+            by everybody.
     """
     files = {part: folder / part for part in (CA, f"{name}.crt", f"{name}.key")}
     for part, path in files.items():
@@ -145,7 +149,10 @@ def load_identity(folder: Path, name: str, now: datetime.datetime) -> Identity:
         key=files[f"{name}.key"].read_bytes(),
         revoked=(folder / REVOKED).read_bytes() if (folder / REVOKED).is_file() else b"",
         folder=folder,
+        name=name,
     )
+    if not _belong_together(found):
+        raise BadInput(f"{files[f'{name}.key']} is not the key of {name}.crt: copy both files, or sign a new one")
     why = unfit(x509.load_pem_x509_certificate(found.certificate), found, now)
     if why:
         raise BadInput(f"{files[f'{name}.crt']}: {why}")
@@ -162,10 +169,25 @@ def unfit(certificate: x509.Certificate, identity: Identity, now: datetime.datet
     if now < certificate.not_valid_before_utc:
         return f"the certificate of {name} is not good before {certificate.not_valid_before_utc}: is the clock right?"
     if now > certificate.not_valid_after_utc:
-        return f"the certificate of {name} has expired on {certificate.not_valid_after_utc}: sign a new one"
+        return f"the certificate of {name} {_EXPIRED} {certificate.not_valid_after_utc}: sign a new one"
     if certificate.serial_number in revoked_numbers(identity.revoked):
         return f"the certificate of {name} is revoked"
     return ""
+
+
+def can_be_renewed(why: str) -> bool:
+    """Whether what `unfit` says is mended by a new certificate of the same name.
+
+    >>> can_be_renewed("the certificate of agent-a has expired on 2026-01-31"), can_be_renewed("... is revoked")
+    (True, False)
+    """
+    return _EXPIRED in why
+
+
+def _belong_together(identity: Identity) -> bool:
+    """Whether the key is that of the certificate; while files are replaced it may not be."""
+    key = serialization.load_pem_private_key(identity.key, None)
+    return key.public_key() == x509.load_pem_x509_certificate(identity.certificate).public_key()
 
 
 def common_name(certificate: x509.Certificate) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 
 from nebula.elastic.authority import Identity
+from nebula.elastic.chaos.values import FAIR, Weather
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.control_pb2_grpc import ControllerStub
-from nebula.elastic.trust import check_partner, dial
+from nebula.elastic.trust import Papers, check_partner, dial
 from nebula.errors import BadInput, RunFailed
 
 PATIENCE_S = 10.0
@@ -29,7 +30,7 @@ class Client:
             RunFailed: none answers.
             BadInput: one is not trusted, or does not trust this side.
         """
-        found: Callable[[str], grpc.Channel] = dial(identity, ())
+        found: Callable[[str], grpc.Channel] = dial(Papers(identity) if identity else None, ())
         self.address = self._answering(addresses.split(","), identity)
         self._stub = ControllerStub(found(self.address))
 
@@ -79,13 +80,16 @@ class Client:
         """
         return self._done(self._stub.Drain, wire.DrainRequest(protocol=VERSION, node=node, because=because))
 
-    def inject(self, node: str, fault: str, *, seconds: float = 0.0) -> str:
+    def inject(self, node: str, fault: str, *, seconds: float = 0.0, weather: Weather = FAIR) -> str:
         """Has something fail on purpose.
+
+        Args:
+            node: empty: the controller, or all nodes.
 
         Raises:
             BadInput: the controller does not allow it, or there is no such node.
         """
-        asked = wire.InjectRequest(protocol=VERSION, node=node, fault=fault, seconds=seconds)
+        asked = wire.InjectRequest(protocol=VERSION, node=node, fault=fault, seconds=seconds, weather=on_wire(weather))
         return self._done(self._stub.Inject, asked)
 
     def _done(self, call: Any, request: Any) -> str:
@@ -94,6 +98,17 @@ class Client:
         if not answer.done:
             raise BadInput(answer.sentence)
         return answer.sentence
+
+
+def on_wire(weather: Weather) -> wire.Weather:
+    """As a message."""
+    return wire.Weather(
+        delay_s=weather.delay_s,
+        bytes_per_s=weather.bytes_per_s,
+        loss=weather.loss,
+        no_way_out=not weather.out,
+        no_way_in=not weather.into,
+    )
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 gRPC itself refuses a partner of another authority and one whose certificate is not good now, and says little. So a
 client first shakes hands on its own and puts the reason into a sentence; a server checks the partner's certificate
-again at every call, because it may have been revoked meanwhile: the list is read anew when its file changes.
+again at every call, because it may have been revoked or expired meanwhile. Certificates, keys and the list of revoked
+ones are read anew when their files change: who renews a certificate restarts nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from typing import Any
 import grpc
 from cryptography import x509
 
-from nebula.elastic.authority import REVOKED, SERVER_NAME, Identity, common_name, unfit
+from nebula.elastic.authority import CA, REVOKED, SERVER_NAME, Identity, common_name, load_identity, unfit
 from nebula.errors import BadInput
 
 HANDSHAKE_S = 5.0
@@ -40,23 +42,62 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc)
 
 
-def server_credentials(identity: Identity) -> grpc.ServerCredentials:
-    """Lets in who has a certificate of the same authority."""
-    pair = (identity.key, identity.certificate)
-    return grpc.ssl_server_credentials([pair], root_certificates=identity.ca, require_client_auth=True)
+class Papers:
+    """A process's identity, read anew when its files are replaced; may be asked from any thread.
+
+    A certificate that does not fit its key yet, or is not good now, is left alone: the one before stays in use.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._files = [identity.folder / name for name in (CA, f"{identity.name}.crt", f"{identity.name}.key")]
+        self._read_ns = self._changed()
+        self._lock = threading.Lock()
+
+    def current(self) -> Identity:
+        """The newest that is good."""
+        with self._lock:
+            changed = self._changed()
+            if changed != self._read_ns:
+                with suppress(BadInput, OSError, ValueError):
+                    self._identity = load_identity(self._identity.folder, self._identity.name, now())
+                    self._read_ns = changed
+            return self._identity
+
+    def _changed(self) -> tuple[int, ...]:
+        return tuple(map(_changed_ns, self._files))
 
 
-def dial(identity: Identity | None, options: Sequence[tuple[str, Any]]) -> Callable[[str], grpc.Channel]:
-    """Makes channels to addresses; without an identity plain ones."""
-    if identity is None:
+def server_credentials(papers: Papers) -> grpc.ServerCredentials:
+    """Lets in who has a certificate of the same authority; every handshake takes the newest certificate."""
+
+    def configuration() -> Any:
+        now_good = papers.current()
+        pair = (now_good.key, now_good.certificate)
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=now_good.ca)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+
+
+def dial(papers: Papers | None, options: Sequence[tuple[str, Any]]) -> Callable[[str], grpc.Channel]:
+    """Makes channels to addresses, each with the newest certificate; without any plain ones."""
+    if papers is None:
         return lambda target: grpc.insecure_channel(target, options=options)
-    credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
     named = [*options, ("grpc.ssl_target_name_override", SERVER_NAME)]
-    return lambda target: grpc.secure_channel(target, credentials, options=named)
+
+    def secured(target: str) -> grpc.Channel:
+        good = papers.current()
+        credentials = grpc.ssl_channel_credentials(good.ca, good.key, good.certificate)
+        return grpc.secure_channel(target, credentials, options=named)
+
+    return secured
 
 
-def check_partner(address: str, identity: Identity) -> None:
+def check_partner(address: str, identity: Identity, through: str = "") -> None:
     """Shakes hands with a server and hangs up.
+
+    Args:
+        through: where it is reached, if elsewhere.
 
     Raises:
         BadInput: it is not of this job, or refuses this certificate, with the reason.
@@ -65,7 +106,7 @@ def check_partner(address: str, identity: Identity) -> None:
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=identity.ca.decode())
     context.set_alpn_protocols(["h2"])
     _load_pair(context, identity)
-    host, _, port = address.rpartition(":")
+    host, _, port = (through or address).rpartition(":")
     try:
         with (
             socket.create_connection((host, int(port)), HANDSHAKE_S) as plain,
@@ -176,16 +217,29 @@ class Doorkeeper:
         self._identity, self._say = identity, say
         self._list = identity.folder / REVOKED
         self._read_ns = 0
+        self._late_until_s: dict[str, float] = {}
 
-    def refusal(self, context: Any) -> str:
-        """Why a call is refused; empty where it is not. It may be asked again while the call lasts."""
+    def refusal(self, context: Any, node: str = "") -> str:
+        """Why a call is refused; empty where it is not. It may be asked again while the call lasts.
+
+        Args:
+            node: who calls, where that is known.
+        """
         pems = context.auth_context().get("x509_pem_cert")
         if not pems:
             return "the call came without a certificate"
-        why = unfit(x509.load_pem_x509_certificate(pems[0]), self._current(), now())
+        certificate = x509.load_pem_x509_certificate(pems[0])
+        late = time.monotonic() < self._late_until_s.get(node, 0.0)
+        at = certificate.not_valid_after_utc + datetime.timedelta(seconds=1) if late else now()
+        why = unfit(certificate, self._current(), at)
         if why:
             self._say(f"refused a call from {context.peer()}: {why}")
         return why
+
+    def take_for_expired(self, node: str, seconds: float) -> bool:
+        """Judges the certificate of a node as after its end, for a while, as a test asks for; whether there is one."""
+        self._late_until_s[node] = time.monotonic() + seconds
+        return True
 
     def _current(self) -> Identity:
         changed_ns = _changed_ns(self._list)
@@ -198,10 +252,15 @@ class Doorkeeper:
 class OpenDoor:
     """Lets everybody in, as without TLS."""
 
-    def refusal(self, context: Any) -> str:
+    def refusal(self, context: Any, node: str = "") -> str:
         """Nobody is refused."""
-        del context
+        del context, node
         return ""
+
+    def take_for_expired(self, node: str, seconds: float) -> bool:
+        """There is no certificate that could expire."""
+        del node, seconds
+        return False
 
 
 def _changed_ns(path: Path) -> int:

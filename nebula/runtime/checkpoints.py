@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 import uuid
@@ -30,22 +31,26 @@ from nebula.checkpoint import folder as folders
 from nebula.checkpoint.boxes import Box
 from nebula.checkpoint.commit import saving_folder
 from nebula.checkpoint.copies import CopyReader
+from nebula.checkpoint.manifest import Damaged
 from nebula.checkpoint.policy import FOLDER, KEEP, Policy
 from nebula.checkpoint.shard_file import Part
 from nebula.checkpoint.share import Copy, writers
-from nebula.errors import BadInput
+from nebula.errors import BadInput, RunFailed
 from nebula.plan.plain import encode
 from nebula.plan.values import Plan
 from nebula.runtime import random_state
 from nebula.runtime.circles import from_all
-from nebula.runtime.fence import raise_fence
+from nebula.runtime.fence import check_fence, raise_fence
 from nebula.runtime.held import Held, held, innermost
-from nebula.runtime.memory_copy import memory_copies, offered, parts_in_place
+from nebula.runtime.memory_copy import NoMemoryCopies, memory_copies, offered, parts_in_place
 from nebula.runtime.parallelize import Step
-from nebula.runtime.progress import STOPPED, Section
+from nebula.runtime.progress import STOPPED, NoProgress, Section
 from nebula.runtime.resume import resume
 from nebula.runtime.save import Save, SaveRecord
 from nebula.runtime.save_interval import SaveInterval
+
+DAMAGED = "damaged-"
+"""Begins the name of a checkpoint that was set aside."""
 
 
 class Checkpoints:
@@ -106,7 +111,7 @@ class Checkpoints:
         self._digests: list[int] = []
         self._mine: set[tuple[str, Box]] = set()
         self._save: Save | None = None
-        self._saved = -1
+        self._saved, self._ending = -1, False
         self._copies = memory_copies(step)
         self._beside_passes = beside_passes and asynchronous
         if self._beside_passes:
@@ -135,7 +140,8 @@ class Checkpoints:
             Optimizer steps that are done: the index of the next batch.
 
         Raises:
-            BadInput: the checkpoint is damaged, or of another model, optimizer or data.
+            Damaged: the checkpoint is damaged; in an elastic job, all are, and it has no copies in memory.
+            BadInput: it is of another model, optimizer or data.
         """
         self.step.progress.enter(Section.LOAD)
         done = self._resume()
@@ -143,14 +149,35 @@ class Checkpoints:
         return done
 
     def _resume(self) -> int:
-        found, copies = folders.newest(self.folder), offered()
-        saved, name = from_all((found.step, found.path.name) if found else (0, ""), self.step.plan.world_size)[0]
-        if copies is not None and copies.manifest.step >= saved:
+        there, copies = [one for one in folders.checkpoints(self.folder) if one.complete], offered()
+        saved = from_all([(one.step, one.path.name) for one in there], self.step.plan.world_size)[0]
+        while saved and (copies is None or copies.manifest.step < saved[-1][0]):
+            _, name = saved.pop()
+            try:
+                return self._take_up(self.folder / name)
+            except Damaged as error:
+                if not (saved or copies) or not self._watched:
+                    raise
+                instead = "copies in memory" if not saved else saved[-1][1]
+                self._set_aside(name, f"{error}; it is set aside and {instead} taken up instead")
+        if copies is not None:
             return self._take_up(copies.folder, copies)
-        if not name:
-            self._tell(f"no complete checkpoint in {self.folder}: training begins at step 1")
-            return 0
-        return self._take_up(self.folder / name)
+        self._tell(f"no complete checkpoint in {self.folder}: training begins at step 1")
+        return 0
+
+    @property
+    def _watched(self) -> bool:
+        """Whether an agent has this process go on by itself, and the job's events are read by people."""
+        return not isinstance(self.step.progress, NoProgress)
+
+    def _set_aside(self, name: str, sentence: str) -> None:
+        """Gives a damaged checkpoint a name under which it is none."""
+        if self.step.place.rank == 0:
+            aside = self.folder / f"{DAMAGED}{name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / name).rename(aside)
+            self.step.progress.remark("damaged", sentence)
+        self._tell(sentence)
 
     def _take_up(self, folder: Path, copies: CopyReader | None = None) -> int:
         """Fills the training with a checkpoint, or with copies in memory."""
@@ -174,7 +201,7 @@ class Checkpoints:
             Whether it was.
 
         Raises:
-            RunFailed: this save or the one before could not be written.
+            RunFailed: this save or the one before could not be written, and no agent keeps copies in memory.
         """
         progress = self.step.progress
         progress.enter(Section.CHECKPOINT)
@@ -245,6 +272,7 @@ class Checkpoints:
         Raises:
             RunFailed: it could not be written.
         """
+        self._ending = True
         self._collect(wait=True)
 
     def _refuse_another(self, done: int) -> None:
@@ -260,7 +288,7 @@ class Checkpoints:
         save.thread.join()
         self._save = None
         if save.error is not None:
-            raise save.error
+            self._failed(save)
         if save.bytes:
             self.step.progress.wrote("disk", save.bytes)
             record = save.record(asynchronous=self.policy.asynchronous)
@@ -269,6 +297,18 @@ class Checkpoints:
                 with self.journal.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(record)) + "\n")
             self._tell(record.line)
+
+    def _failed(self, save: Save) -> None:
+        """An elastic job with copies in memory goes on without one checkpoint; its events say so."""
+        assert save.error is not None
+        spare = self._watched and not isinstance(self._copies, NoMemoryCopies) and not self._ending
+        if not spare or not isinstance(save.error, RunFailed):
+            raise save.error
+        check_fence(self.folder)
+        told = f"no checkpoint of step {save.done}: {save.error}; training goes on, the next save tries again"
+        print(told, flush=True)
+        if self.step.place.rank == 0:
+            self.step.progress.remark("unsaved", told)
 
     def _before_update(self, kind: str, _: int, moment: str) -> None:
         """Sees to it that an update changes nothing that is still to be copied."""

@@ -1,11 +1,13 @@
 """How far a rank is, in shared memory that its agent reads: steps done, what it does now, and since when.
 
 A rank writes a few numbers per step and talks to nobody; who reads needs no answer from it, so that a process that
-hangs, or holds the interpreter's lock, is seen as well. Times are of the machine's monotonic clock. Knows no paddle.
+hangs, or holds the interpreter's lock, is seen as well. Times are of the machine's monotonic clock. What a rank that
+goes on has to say in words it writes into a file beside the numbers. Knows no paddle.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import struct
@@ -26,6 +28,15 @@ _MAGIC = 0x4E45_4250
 _STEP, _SECTION, _CHANGED, _STOP_AT, _ENDED = 8, 16, 24, 32, 40
 _RING, _KEPT = 64, 256
 _TOTALS = _RING + 8 * _KEPT
+
+
+LONGEST = 2000
+"""Characters of a rank's sentence."""
+
+
+def remarks_of(path: Path) -> Path:
+    """Where a rank with this file of numbers writes in words."""
+    return path.with_name(f"{path.name}.remarks")
 
 
 class Section(IntEnum):
@@ -59,6 +70,7 @@ class Progress:
         """Opens a file that `make` has made."""
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), SIZE)
+        self._remarks = remarks_of(path)
         self.step = 0
         self.clock: Callable[[], float] = time.monotonic
         self._entered_s = self.clock()
@@ -77,6 +89,11 @@ class Progress:
         at = _WRITTEN + 8 * TIERS.index(tier)
         (so_far,) = struct.unpack_from("<Q", self._memory, at)
         struct.pack_into("<Q", self._memory, at, so_far + nbytes)
+
+    def remark(self, kind: str, sentence: str) -> None:
+        """Has the job's events say something in words."""
+        with self._remarks.open("a") as file:
+            file.write(json.dumps([kind, sentence[:LONGEST]]) + "\n")
 
     def _count(self) -> None:
         """Adds the time since the last section began to its total."""
@@ -134,6 +151,9 @@ class NoProgress:
     def wrote(self, tier: str, nbytes: int) -> None:
         """Nobody reads it."""
 
+    def remark(self, kind: str, sentence: str) -> None:
+        """Nobody reads it."""
+
     def observe(self, kind: str, _index: int, moment: str) -> None:
         """Nobody reads it."""
 
@@ -150,8 +170,12 @@ def progress_of(env: Mapping[str, str]) -> Progress | NoProgress:
 class Watched:
     """What an agent reads of a rank."""
 
+    MOST = 100
+
     def __init__(self, path: Path) -> None:
         self._memory = make(path)
+        self._remarks, self._read = remarks_of(path), 0
+        self._remarks.unlink(missing_ok=True)
 
     @property
     def step(self) -> int:
@@ -182,6 +206,20 @@ class Watched:
     def written_bytes(self, tier: str) -> int:
         """Bytes of copies so far; those on the disk count on rank 0, which makes them visible, for all ranks."""
         return int(struct.unpack_from("<Q", self._memory, _WRITTEN + 8 * TIERS.index(tier))[0])
+
+    def remarks(self) -> list[tuple[str, str]]:
+        """What the rank has said in words since this was asked last: kind and sentence; the first MOST of a process."""
+        try:
+            lines = self._remarks.read_text().splitlines(keepends=True)[: self.MOST]
+        except OSError:
+            return []
+        whole = [line for line in lines[self._read :] if line.endswith("\n")]
+        self._read += len(whole)
+        return [tuple(json.loads(line)) for line in whole]
+
+    def forget(self) -> None:
+        """Removes the words; the process has ended."""
+        self._remarks.unlink(missing_ok=True)
 
     def ask_to_stop(self, step: int) -> None:
         """Has the rank end after a step."""

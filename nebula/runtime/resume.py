@@ -13,7 +13,7 @@ from typing import Any
 
 import paddle
 
-from nebula.checkpoint.manifest import Manifest
+from nebula.checkpoint.manifest import Damaged, Manifest
 from nebula.checkpoint.reader import Reader
 from nebula.errors import BadInput, NebulaError, shown
 from nebula.runtime import random_state
@@ -50,7 +50,8 @@ def resume(step: Step, folder: Path, split: str, about: Mapping[str, Any], reade
             nobody reads what it does not need.
 
     Raises:
-        BadInput: on all ranks alike: the checkpoint is damaged, or of another model, optimizer or data.
+        Damaged: on all ranks alike: bytes of the checkpoint are not those that were saved.
+        BadInput: on all ranks alike: it is of another model, optimizer or data.
     """
     ranks = step.plan.world_size
     on_disk = reader is None
@@ -78,14 +79,14 @@ def resume(step: Step, folder: Path, split: str, about: Mapping[str, Any], reade
 
 def _together(ranks: int, work: Callable[[], Any]) -> Any:
     """Does a rank's work; where one fails, all do, with its sentence."""
-    answer, sentence = None, ""
+    answer, sentence, hurt = None, "", False
     try:
         answer = work()
     except NebulaError as error:
-        sentence = str(error)
-    for told in from_all(sentence, ranks):
+        sentence, hurt = str(error), isinstance(error, Damaged)
+    for told, there in from_all((sentence, hurt), ranks):
         if told:
-            raise BadInput(told)
+            raise Damaged(told) if there else BadInput(told)
     return answer
 
 

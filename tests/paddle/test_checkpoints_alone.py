@@ -1,8 +1,10 @@
 """Checkpoints on one process: what plain Paddle does not see, what users can do wrong, what goes on beside weights."""
 
 import json
+import resource
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,14 @@ import nebula
 from nebula.checkpoint.boxes import Box
 from nebula.checkpoint.commit import commit, saving_folder, write_part
 from nebula.checkpoint.export import export
-from nebula.checkpoint.folder import checkpoints, newest
+from nebula.checkpoint.folder import checkpoints as checkpoints_of
+from nebula.checkpoint.folder import newest
+from nebula.checkpoint.manifest import Damaged
 from nebula.checkpoint.reader import Reader
 from nebula.checkpoint.shard_file import Part
 from nebula.errors import BadInput, RunFailed
 from nebula.runtime.parallelize import parallelize
+from nebula.runtime.progress import Watched
 from nebula.runtime.serial import serial_plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "emulated"))
@@ -145,6 +150,71 @@ def test_the_end_of_the_block_waits_for_the_last_save_and_raises_its_error(tmp_p
         checkpoints.save(2)
 
 
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
+    """What the agent of this process, which watches it and keeps copies in memory, hears."""
+    watched = Watched(tmp_path / "progress")
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setenv("NEBULA_PROGRESS", str(tmp_path / "progress"))
+    monkeypatch.setenv("NEBULA_MEMORY", str(tmp_path / "copies"))
+    return watched
+
+
+def test_in_an_elastic_job_a_full_disk_costs_a_checkpoint_and_is_told(tmp_path, agent):
+    step = trained()
+    with nebula.Checkpoints(step, tmp_path / "ours", every=1, tell=str) as checkpoints:
+        checkpoints.save(2)
+        checkpoints._collect(wait=True)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with ExitStack() as stack:
+            stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+            checkpoints.save(3)
+            checkpoints._collect(wait=True)
+        ((kind, sentence),) = agent.remarks()
+        assert kind == "unsaved"
+        assert "no checkpoint of step 3" in sentence
+        assert "rank-00000.safetensors cannot be written: File too large; training goes on" in sentence
+        checkpoints.save(4)
+    assert [one.step for one in checkpoints_of(tmp_path / "ours")] == [2, 4]
+    assert not list((tmp_path / "ours").glob(".saving-*"))
+    for one in checkpoints_of(tmp_path / "ours"):
+        Reader(one.path).verify()
+
+
+def test_in_an_elastic_job_a_damaged_checkpoint_is_set_aside_and_told_and_the_one_before_taken_up(tmp_path, agent):
+    step = trained()
+    saved(tmp_path / "ours", step, done=2)
+    newest_path = saved(tmp_path / "ours", step, done=3)
+    flip(newest_path / "rank-00000.safetensors")
+    other = trained(0)
+    assert nebula.Checkpoints(other, tmp_path / "ours", every=1, tell=str).resume() == 2
+    ((kind, sentence),) = agent.remarks()
+    assert kind == "damaged"
+    assert "is damaged" in sentence
+    assert sentence.endswith("it is set aside and step-00000002 taken up instead")
+    assert [one.name for one in (tmp_path / "ours").glob("damaged-*")] == ["damaged-step-00000003"]
+    assert other(toy.batch(2)).loss == step(toy.batch(2)).loss
+    saved(tmp_path / "ours", other, done=3)
+
+
+def test_a_manifest_that_the_disk_does_not_give_back_is_damage_too(tmp_path, agent):
+    """/proc/self/mem answers a read at its begin with EIO."""
+    saved(tmp_path / "ours", done=2)
+    manifest = saved(tmp_path / "ours", done=3) / "manifest.json"
+    manifest.unlink()
+    manifest.symlink_to("/proc/self/mem")
+    assert nebula.Checkpoints(trained(0), tmp_path / "ours", every=1, tell=str).resume() == 2
+    assert "cannot be read: Input/output error" in agent.remarks()[0][1]
+
+
+def test_the_only_checkpoint_of_an_elastic_job_is_not_set_aside(tmp_path, agent):
+    flip(saved(tmp_path / "ours", done=2) / "rank-00000.safetensors")
+    with pytest.raises(Damaged, match="is damaged"):
+        nebula.Checkpoints(trained(0), tmp_path / "ours", every=1, tell=str).resume()
+    assert newest(tmp_path / "ours").step == 2
+
+
 def test_training_goes_on_while_a_save_is_written(tmp_path):
     """What is saved is what was, although the weights have moved on before the file is complete."""
     step = trained()
@@ -172,7 +242,7 @@ def test_copies_beside_the_next_passes_are_those_of_their_step(tmp_path):
             before[done] = [tensor.numpy() for tensor in (*model.parameters(), *states(optimizer))]
             saves.save(done)
             step(batch)
-    for one in checkpoints(tmp_path):
+    for one in checkpoints_of(tmp_path):
         reader = Reader(one.path)
         found = [reader.read(key) for key in reader.manifest.tensors if not key.startswith("random/")]
         assert sorted(map(digest, found)) == sorted(map(digest, before[one.step])), one.step
@@ -193,7 +263,7 @@ def test_saves_come_when_they_are_due_and_the_newest_stay(tmp_path):
         assert saves.resume() == 0
         due = [saves.after(done) for done in range(1, 8)]
     assert due == [False, True, False, True, False, True, False]
-    assert [one.step for one in checkpoints(tmp_path)] == [4, 6]
+    assert [one.step for one in checkpoints_of(tmp_path)] == [4, 6]
     assert [json.loads(line)["step"] for line in (tmp_path / "saves").read_text().splitlines()] == [2, 4, 6]
     assert len(told) == 4
 
@@ -221,7 +291,7 @@ def test_what_is_no_plain_data_is_refused_before_anything_is_written(tmp_path):
         nebula.Checkpoints(trained(0), tmp_path, every=1).save(1, position=np.ones(2))
     with pytest.raises(BadInput, match="checkpoints every 0 steps: give 1 or more"):
         nebula.Checkpoints(trained(0), tmp_path, every=0)
-    assert not checkpoints(tmp_path)
+    assert not checkpoints_of(tmp_path)
 
 
 class Normed(nn.Layer):

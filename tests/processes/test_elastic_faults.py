@@ -1,4 +1,4 @@
-"""Every way to fail that `nebula chaos` knows, done to a job of two workers: it is seen, told and got over.
+"""Ways of a worker to end or to hang, done by `nebula chaos` to a job of two: they are seen, told and got over.
 
 Hangs are seen by progress within max(2 s, 5 x p99 of the steps), which is asked for here with time to spare: the bench
 measures it.
@@ -22,7 +22,6 @@ EXITS = {
     Kind.SEGV: "was killed by SIGSEGV",
     Kind.EXIT: "exited with code 1",
     Kind.EXCEPTION: "exited with code 1: nebula.elastic.entry.own_faults.Asked: a test asked for an exception",
-    Kind.MEMORY: "MemoryError",
 }
 HANGS = {
     Kind.FREEZE: "is stopped by a signal",

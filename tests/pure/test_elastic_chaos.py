@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nebula.elastic.chaos.run import Injected, Result, outcomes
 from nebula.elastic.chaos.schema import load_schedule
-from nebula.elastic.chaos.values import Fault, Kind, Schedule
+from nebula.elastic.chaos.values import Fault, Kind, Schedule, Weather
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.errors import BadInput
 from nebula.report.chaos_text import chaos_text
@@ -28,6 +28,18 @@ def test_a_schedule_is_read(tmp_path):
     assert found.timed() == [(10.0, found.faults[0])]
 
 
+def test_what_happens_to_lines_is_read(tmp_path):
+    text = (
+        "faults: [{fault: link, at: 1s, seconds: 5s, delay: 100ms, rate: 2MB/s, loss: 0.05},"
+        "{fault: partition, at: 2s, seconds: 5s}, {fault: partition, at: 3s, seconds: 5s, way: in}]\nfor: 1min\n"
+    )
+    assert [fault.weather for fault in load(tmp_path, text).faults] == [
+        Weather(delay_s=0.1, bytes_per_s=2e6, loss=0.05),
+        Weather(out=False, into=False),
+        Weather(into=False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -38,6 +50,19 @@ def test_a_schedule_is_read(tmp_path):
         ("faults: []\nfor: 1s\n", "faults"),
         ("faults: [{fault: kill, at: 1s}]\n", "for"),
         ("faults: [{fault: kill, when: 1s}]\nfor: 1s\n", "when"),
+        (
+            "faults:\n  - {fault: kill, at: 1s}\n  - {fault: link, at: 1s, seconds: 2}\nfor: 1s\n",
+            r"yaml:3:5.*how bad the lines",
+        ),
+        ("faults: [{fault: link, at: 1s, delay: 50ms}]\nfor: 1s\n", "say for how long"),
+        ("faults: [{fault: link, at: 1s, seconds: 1, loss: 1.5}]\nfor: 1s\n", "loss"),
+        ("faults: [{fault: link, at: 1s, seconds: 1, rate: 0B/s}]\nfor: 1s\n", "rate"),
+        ("faults: [{fault: kill, at: 1s, delay: 50ms}]\nfor: 1s\n", "go with `fault: link`"),
+        ("faults: [{fault: kill, at: 1s, way: out}]\nfor: 1s\n", "goes with `fault: partition`"),
+        ("faults: [{fault: partition, at: 1s}]\nfor: 1s\n", "say for how long"),
+        ("faults: [{fault: partition, at: 1s, seconds: 1, way: up}]\nfor: 1s\n", "way"),
+        ("faults: [{fault: certificate, at: 1s}]\nfor: 1s\n", "say for how long"),
+        ("faults: [{fault: torn, at: 1s, node: a}]\nfor: 1s\n", "leave out `node: a`"),
     ],
 )
 def test_mistakes_are_said(tmp_path, text, words):

@@ -12,7 +12,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,8 @@ class Agent:
             kind = message.WhichOneof("kind")
             value = getattr(message, kind)
             if kind == "refusal":
-                raise BadInput(f"the controller refuses this agent: {value.sentence}")
+                self._refused(value)
+                return
             if value.epoch < self.epoch:
                 self.say(f"refused {kind} of a controller of epoch {value.epoch}: epoch {self.epoch} leads")
                 return
@@ -202,7 +203,15 @@ class Agent:
                 "again": self._again,
                 "probe": self._probe,
                 "inject": self._inject,
+                "beat": lambda _: None,
             }[kind](value)
+
+    def _refused(self, refusal: wire.Refusal) -> None:
+        """An expired certificate is not the end: somebody may renew it, and the session asks again until then."""
+        sentence = f"the controller refuses this agent: {refusal.sentence}"
+        if not (refusal.passing and self.epoch):
+            raise BadInput(sentence)
+        self._say_once(f"{sentence}; it asks again with the newest in its folder")
 
     def _probe(self, probe: wire.Probe) -> None:
         """Tries the ways to others in a thread of its own."""
@@ -292,7 +301,11 @@ class Agent:
             self.say(f"refused to do {asked.fault}: this agent was started without --allow-faults")
             return
         self.say(f"a test asks for {asked.fault}")
-        inject(Kind(asked.fault), self.crew.ranks.get(asked.local), asked.seconds, self._session.cut)
+        if asked.fault == Kind.TORN:
+            self.crew.kill_ranks()
+            self.copies.forget()
+            return
+        inject(asked, self.crew.ranks.get(asked.local), self._session, self.say)
 
     def _again(self, again: wire.Again) -> None:
         """Begins one worker anew, out of a spare if there is one."""
@@ -317,7 +330,8 @@ class Agent:
         if stop.dump and self.crew.ranks:
             self.crew.dump_stacks()
             time.sleep(DUMP_S)
-        if stop.at_step and self.crew.ranks and not generation.stopping:
+        in_step = stop.generation == generation.number  # those of an older one wait for ranks that are gone
+        if stop.at_step and in_step and self.crew.ranks and not generation.stopping:
             generation.asked_s = time.monotonic()
             self.crew.ask_to_stop(stop.at_step)
         else:
@@ -369,7 +383,9 @@ class Agent:
         self._poll.unregister(descriptor)
         order, generation, seen_s = worker.order, self.generation, time.time()
         times = worker.watched.step_times()
+        self._pass_on(worker.remarks())
         generation.most_step = max(generation.most_step, worker.watched.step if order else 0)
+        short = worker.memory.why()
         code = self.crew.ended(worker)
         if order is None or order.generation != generation.number:
             return  # a spare; the next start or refill makes another
@@ -382,7 +398,9 @@ class Agent:
                 self._session.send(finished=wire.Finished(generation=generation.number))
         elif code != STOPPED:
             lines = worker.last_lines()
-            cause = ending(code) + (f": {lines[-1]}" if lines and code > 0 else "")
+            cause = ending(code) + (
+                f": {lines[-1]}" if lines and code > 0 else short if code == -signal.SIGKILL else ""
+            )
             self._fail(order.rank, "mistake" if code == BadInput.exit_code else "exit", cause, lines, seen_s)
 
     def _fail(self, rank: int, fault: str, cause: str, lines: Sequence[str], seen_s: float) -> None:
@@ -399,11 +417,16 @@ class Agent:
         if now_s - self._said_s >= self.heartbeat_s / 2:
             self._said_s = now_s
             self._tell_progress(least, most)
+            self._session.look()
+            if self._connected and self._session.renew():
+                self.say("this node's certificate was renewed: the line to the controller is taken up again with it")
         if generation.asked_s and self.crew.ranks and now_s - generation.asked_s > BOUNDARY_S:
             self._end_workers()
             self._tell_stopped(generation.number)
         if not generation.running or generation.stopping or not self.crew.ranks:
             return
+        if self._connected:
+            self._pass_on(self.crew.remarks())
         silent = self.crew.silent(now_s, self.node.patience, self._known_s)
         if generation.start.apart:  # who waits for another is not to blame, wherever that one is
             silent = [one for one in silent if one.frozen or one.section not in WAITING]
@@ -418,6 +441,12 @@ class Agent:
             generation.refilled = True
             self._fill(idle=True)
         self.copies.pass_on(generation.start.neighbour)
+
+    def _pass_on(self, remarks: Iterable[tuple[Order, str, str]]) -> None:
+        """Sends what workers have said in words."""
+        for order, kind, sentence in remarks:
+            said = wire.Remark(generation=order.generation, rank=order.rank, kind=kind, sentence=sentence)
+            self._session.send(remark=said)
 
     def _tell_progress(self, least: int, most: int) -> None:
         times = self.crew.step_times()

@@ -172,6 +172,12 @@ class Copies:
             why = error.details() if isinstance(error, grpc.Call) else error
             raise BadInput(f"{source.name} cannot be fetched from {source.node}: {why}") from None
 
+    def forget(self) -> None:
+        """Removes the own and the kept ones, as a test asks for."""
+        for folder in (OWN, KEPT):
+            for path in (self.scratch / folder).iterdir():
+                path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Forgets all of them."""
         self._pool.shutdown(wait=False, cancel_futures=True)

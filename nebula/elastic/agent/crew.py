@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nebula.elastic.agent.hang import WAITING, Patience, Silence
@@ -111,6 +111,11 @@ class Crew:
             for worker in self.ranks.values()
             if worker.order is not None
         ]
+
+    def remarks(self) -> Iterator[tuple[Order, str, str]]:
+        """What ranks have said in words since this was asked last: whose order, kind, sentence."""
+        for worker in self.ranks.values():
+            yield from worker.remarks()
 
     def step_times(self) -> list[float]:
         """Seconds of the latest steps of all workers."""

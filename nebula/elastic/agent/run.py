@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -17,12 +18,13 @@ from nebula.elastic.agent.agent import Agent, Node, of_signal
 from nebula.elastic.agent.check import tried
 from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.peer import Peer
+from nebula.elastic.agent.relay import Relay
 from nebula.elastic.agent.session import Session
 from nebula.elastic.authority import Identity
 from nebula.elastic.entry import replica
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.control_pb2_grpc import add_PeerServicer_to_server
-from nebula.elastic.trust import Doorkeeper, OpenDoor, check_partner, dial, server_credentials
+from nebula.elastic.trust import Doorkeeper, OpenDoor, Papers, dial, server_credentials
 from nebula.units import format_rate
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -82,8 +84,10 @@ def run(
         allows_faults=allows_faults,
         roll=_roll(controllers, address or own_address(controllers[0]), certificate),
     )
-    to = dial(identity, OPTIONS)
-    copies = Copies(scratch, name, to)
+    papers = Papers(identity) if identity else None
+    relay = Relay() if allows_faults else None
+    to = dial(papers, OPTIONS)
+    copies = Copies(scratch, name, (lambda peer: to(relay.through(peer))) if relay else to)
     door = Doorkeeper(identity, say) if identity else OpenDoor()
     server = grpc.server(ThreadPoolExecutor(4, "peer"), options=(("grpc.so_reuseport", 0),))
     add_PeerServicer_to_server(Peer(copies, door), server)
@@ -91,15 +95,14 @@ def run(
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     answers.set("", health_pb2.HealthCheckResponse.SERVING)
     at = f"{node.address}:0"
-    port = server.add_secure_port(at, server_credentials(identity)) if identity else server.add_insecure_port(at)
+    port = server.add_secure_port(at, server_credentials(papers)) if papers else server.add_insecure_port(at)
     server.start()
     try:
 
-        def trusted(target: str) -> None:
-            if identity is not None:
-                check_partner(target, identity)
+        def connect(hello: Callable[[], wire.Hello], heard: Callable[[Any], None]) -> Session:
+            return Session(controllers, to, hello, heard, papers, relay)
 
-        agent = Agent(node, copies, lambda hello, heard: Session(controllers, to, hello, heard, trusted), port, say)
+        agent = Agent(node, copies, connect, relay.front(node.address, port) if relay else port, say)
         of_signal(agent)
         agent.run()
     finally:

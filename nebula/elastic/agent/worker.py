@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nebula.elastic.agent.memory import MemoryWatch
 from nebula.elastic.entry import worker as entry
 from nebula.runtime.progress import VARIABLE, Watched
 
@@ -49,6 +50,7 @@ class Worker:
 
     Attributes:
         slot: of its node.
+        memory: tells whether the kernel ended it for want of memory.
         pidfd: readable once the process has ended.
         order: None while it is a spare.
     """
@@ -85,6 +87,7 @@ class Worker:
         self.watched = Watched(scratch / f"progress.{self.process.pid}")
         self._progress = scratch / f"progress.{self.process.pid}"
         self.ended_s = 0.0
+        self.memory = MemoryWatch(self.process.pid)
 
     @property
     def pid(self) -> int:
@@ -129,6 +132,11 @@ class Worker:
             self.process.stdin.write(json.dumps(document).encode() + b"\n")
             self.process.stdin.close()
 
+    def remarks(self) -> Iterator[tuple[Order, str, str]]:
+        """What the rank has said in words since this was asked last, with its order: kind and sentence."""
+        if self.order is not None:
+            yield from ((self.order, *said) for said in self.watched.remarks())
+
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process, if it is there."""
         with suppress(ProcessLookupError):
@@ -149,6 +157,8 @@ class Worker:
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
         self._progress.unlink(missing_ok=True)
+        self.watched.forget()
+        self.memory.close()
         return code
 
     @property

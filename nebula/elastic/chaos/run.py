@@ -111,7 +111,7 @@ def outcomes(done: Sequence[Injected], events: Sequence[wire.Event]) -> list[Out
     return found
 
 
-_SEEN = ("failed", "hang", "gone", "lost", "controller", "drained")
+_SEEN = ("failed", "hang", "gone", "lost", "controller", "drained", "unsaved", "damaged", "refused")
 
 
 def _told(one: Injected) -> str:
@@ -121,12 +121,12 @@ def _told(one: Injected) -> str:
 
 def _inject(client: Client, fault: Fault, status: wire.StatusReply, rng: random.Random) -> Injected:
     members = sorted(one.node for one in status.nodes if one.state == "member")
-    node = "" if fault.kind is Kind.CONTROLLER else fault.node
+    node = "" if fault.kind.of_the_job else fault.node
     if node == ANY:
         node = rng.choice(members) if members else ""
     began_s, refused = time.time(), ""
     try:
-        client.inject(node, fault.kind.value, seconds=fault.seconds)
+        client.inject(node, fault.kind.value, seconds=fault.seconds, weather=fault.weather)
     except RunFailed:
         refused = "" if fault.kind is Kind.CONTROLLER else "the controller does not answer"
     except NebulaError as error:

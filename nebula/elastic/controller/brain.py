@@ -10,8 +10,11 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from nebula.elastic.authority import can_be_renewed
+from nebula.elastic.chaos.tear import tear
 from nebula.elastic.controller.admission import Admission
 from nebula.elastic.controller.crowd import Crowd, Line
 from nebula.elastic.controller.journal import Happened, Journal
@@ -41,6 +44,8 @@ STATE, SEATS = "state", "seats"
 """Keys of the store."""
 STEPPING = ("begun", "stepping")
 """Kinds of events from which on new steps are done: of a job that begins, and after a recovery."""
+REMARKS = ("unsaved", "damaged")
+"""Kinds of events that ranks may cause in words."""
 HOLD_S = 30.0
 """A node that leaves keeps its copies for the next generation until it steps, but no longer than this."""
 SKEW_S = 60.0
@@ -60,6 +65,7 @@ class Settings:
         memory_every: steps between two copies in memory; 0: none.
         mtbf_s: mean seconds between failures of the job, before any was seen; 0: nobody asks.
         shards: of a batch, where the workers are replicas that fail and join one by one; 0: they are not.
+        checkpoints: folder of the built-in training's; `nebula chaos` tears one of them.
     """
 
     name: str
@@ -75,6 +81,7 @@ class Settings:
     allows_faults: bool = False
     mtbf_s: float = 0.0
     shards: int = 0
+    checkpoints: Path = Path("checkpoints")
 
 
 class Brain:
@@ -246,12 +253,13 @@ class Brain:
         self.tell(events.Tick(), "lost" if lost else "waited")
 
     def _watch(self) -> None:
-        """Cuts off agents that say nothing, again and again."""
+        """Tells agents that the way to them is there, and cuts off those that say nothing, again and again."""
         for node in self.crowd.silent(time.monotonic() - self.settings.silence_s):
             self.gone(node, self.crowd.lines[node])
         for node, line in list(self.crowd.lines.items()):
+            line.tell(wire.ToAgent(beat=wire.Beat(epoch=self.lease.token)))
             if why := line.refusal():
-                line.tell(wire.ToAgent(refusal=wire.Refusal(sentence=why)))
+                line.tell(wire.ToAgent(refusal=wire.Refusal(sentence=why, passing=can_be_renewed(why))))
                 self.note("refused", f"{node} is turned away: {why}")
                 self.gone(node, line)
         asyncio.get_running_loop().call_later(self.settings.silence_s / 4, self._watch)
@@ -351,6 +359,8 @@ class Brain:
             self.tell(events.Refused(generation=message.refused.generation, cause=cause), "refused")
         elif kind == "probed":
             self._unfit(self._admission.probed(node, message.probed))
+        elif kind == "remark":
+            self._remarked(node, message.remark)
         elif kind == "leaving":
             self.tell(events.DrainAsked(node=node, cause=message.leaving.because), "drained")
 
@@ -366,6 +376,11 @@ class Brain:
             cause=failed.cause,
         )
         self.tell(event, "hang" if failed.fault == Fault.HANG else "failed", last_lines=failed.last_lines)
+
+    def _remarked(self, node: str, said: wire.Remark) -> None:
+        """A rank goes on and has something to say."""
+        if said.kind in REMARKS and said.generation == self.state.generation:
+            self.note(said.kind, f"rank {said.rank} on {node}: {said.sentence}", node=node, rank=said.rank)
 
     def _progress(self, line: Line, progress: wire.Progress) -> None:
         line.progress = progress
@@ -511,14 +526,29 @@ class Brain:
         if not self._awaited:
             asyncio.get_running_loop().call_soon(self._all_stopped)
 
-    def inject(self, asked: wire.InjectRequest) -> bool:
-        """Passes a fault that a test asks for on to an agent; whether there is one."""
-        if asked.node not in self.crowd.lines:
-            return False
+    def inject(self, asked: wire.InjectRequest) -> None:
+        """Passes a fault that a test asks for on to an agent."""
         self.note("injected", f"a test asks for {asked.fault} on {asked.node}")
-        inject = wire.Inject(epoch=self.lease.token, fault=asked.fault, local=asked.local, seconds=asked.seconds)
+        inject = wire.Inject(
+            epoch=self.lease.token,
+            fault=asked.fault,
+            local=asked.local,
+            seconds=asked.seconds,
+            weather=asked.weather,
+        )
         self._tell(asked.node, inject=inject)
-        return True
+
+    def tear(self, asked: wire.InjectRequest) -> str:
+        """Tears the newest checkpoint; all agents are told before any of them hears of what comes of it.
+
+        Raises:
+            BadInput: the job could not go on.
+        """
+        told = tear(self.settings.checkpoints)
+        self.note("injected", f"a test asks for {asked.fault}: {told}")
+        for node in sorted(self.crowd.lines):
+            self._tell(node, inject=wire.Inject(epoch=self.lease.token, fault=asked.fault))
+        return told
 
     def _release(self, node: str, because: str, *, failed: bool) -> None:
         line = self.crowd.lines.get(node)

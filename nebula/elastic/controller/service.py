@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from nebula.elastic.authority import can_be_renewed
 from nebula.elastic.chaos.values import Kind
 from nebula.elastic.controller.brain import Brain
 from nebula.elastic.controller.crowd import Line
@@ -29,23 +30,28 @@ class Service(ControllerServicer):
 
     def __init__(self, brain: Brain, holder: str, door: Doorkeeper | OpenDoor) -> None:
         self.brain, self.holder, self.door = brain, holder, door
+        self._refused: dict[str, str] = {}
 
     async def Join(self, request_iterator: AsyncIterator[wire.FromAgent], context: Any) -> None:  # noqa: N802
         """An agent's session."""
         hello = (await anext(request_iterator)).hello
-        refusal = self.door.refusal(context) or misfit(
+        refusal = self.door.refusal(context, hello.node) or misfit(
             hello.protocol, f"the agent of {hello.node or 'a node without a name'}"
         )
         line = None
         if not refusal:
             try:
-                line = self.brain.joined(hello, lambda: self.door.refusal(context))
+                line = self.brain.joined(hello, lambda: self.door.refusal(context, hello.node))
             except NebulaError as error:
                 refusal = str(error)
         if line is None:
-            self.brain.note("refused", f"refused {hello.node}: {refusal}")
-            await context.write(wire.ToAgent(refusal=wire.Refusal(sentence=refusal)))
+            if self._refused.get(hello.node) != refusal:  # who may mend it asks again and again
+                self.brain.note("refused", f"refused {hello.node}: {refusal}")
+            self._refused[hello.node] = refusal
+            told = wire.Refusal(sentence=refusal, passing=can_be_renewed(refusal))
+            await context.write(wire.ToAgent(refusal=told))
             return
+        self._refused.pop(hello.node, None)
         writing = asyncio.create_task(_write(line, context))
         reading = asyncio.create_task(self._read(hello.node, line, request_iterator))
         try:
@@ -138,8 +144,16 @@ class Service(ControllerServicer):
             return wire.Answer(sentence="this controller was started without --allow-faults")
         if request.fault == Kind.CONTROLLER:
             os.kill(os.getpid(), signal.SIGKILL)
-        if not self.brain.inject(request):
+        if request.fault == Kind.TORN:
+            try:
+                return wire.Answer(done=True, sentence=self.brain.tear(request))
+            except (NebulaError, OSError) as error:
+                return wire.Answer(sentence=str(error))
+        if request.node not in self.brain.crowd.lines:
             return wire.Answer(sentence=f"there is no node {request.node}")
+        if request.fault == Kind.CERTIFICATE and not self.door.take_for_expired(request.node, request.seconds):
+            return wire.Answer(sentence="this job runs without TLS: there are no certificates to expire")
+        self.brain.inject(request)
         return wire.Answer(done=True, sentence=f"{request.node} was told")
 
     def _asked(self, event: events.Event, kind: str) -> wire.Answer:

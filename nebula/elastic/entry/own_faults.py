@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
+
+ROOM_BYTES = 1 << 20
+"""Of each file, on a disk that is full."""
 
 
 class Asked(Exception):
     """An exception that a test asked for."""
 
 
-def do(kind: str) -> None:
-    """Fails in that way."""
+def do(kind: str, amount: float) -> None:
+    """Fails in that way; `amount` are seconds, or for memory whether a cgroup limits it."""
     print(f"a test asks this worker for: {kind}", flush=True)
     {
         "exit": _exit,
@@ -20,8 +24,8 @@ def do(kind: str) -> None:
         "loop": _loop,
         "lock": _hold_the_lock,
         "data": _wait,
-        "memory": _no_memory,
-        "disk": _no_disk,
+        "memory": _take_memory if amount else _no_memory,
+        "disk": lambda: _no_disk(amount),
         "nan": _no_number,
     }[kind]()
 
@@ -29,11 +33,11 @@ def do(kind: str) -> None:
 def asked(path: Path) -> None:
     """Does what a file says, once."""
     try:
-        kind = path.read_text()
+        kind, _, amount = path.read_text().partition(" ")
         path.unlink()
     except OSError:
         return
-    do(kind)
+    do(kind, float(amount))
 
 
 def _exit() -> None:
@@ -69,11 +73,25 @@ def _no_memory() -> None:
     bytearray(1 << 30)
 
 
-def _no_disk() -> None:
-    """Files may not grow any longer."""
-    import resource
+def _take_memory() -> None:
+    """Until the kernel ends it."""
+    taken = []
+    while True:
+        taken.append(bytearray(b"x" * (8 << 20)))
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+def _no_disk(seconds: float) -> None:
+    """Files do not grow beyond ROOM_BYTES any longer: those of a checkpoint are torn in the middle."""
+    import resource
+    import threading
+
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, most))
+    if seconds:
+        timer = threading.Timer(seconds, resource.setrlimit, [resource.RLIMIT_FSIZE, (most, most)])
+        timer.daemon = True
+        timer.start()
 
 
 def _no_number() -> None:

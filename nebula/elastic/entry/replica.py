@@ -23,7 +23,7 @@ ROLL, HOST, CERTS, CERTIFICATE = (
 def main(run_dir: Path, env: Mapping[str, str]) -> None:
     """Trains as one member, to the end."""
     from nebula.elastic.member import RollLine
-    from nebula.elastic.trust import dial
+    from nebula.elastic.trust import Papers, dial
     from nebula.plan.files import load_plan
     from nebula.runtime import start
     from nebula.runtime.replicas.training import train
@@ -32,7 +32,9 @@ def main(run_dir: Path, env: Mapping[str, str]) -> None:
     sys.excepthook = start.plainly
     plan = load_plan(Path(env["NEBULA_PLAN"]))
     start.set_up(plan)
-    line = RollLine(env[ROLL].split(","), dial(_identity(env), ()), env.get("NEBULA_NODE", "here"))
+    identity = _identity(env)
+    to = dial(Papers(identity) if identity else None, ())
+    line = RollLine(env[ROLL].split(","), to, env.get("NEBULA_NODE", "here"))
     train(plan, load(run_dir), run_dir, line, env.get(HOST, "127.0.0.1"))
     sys.stdout.flush()
 

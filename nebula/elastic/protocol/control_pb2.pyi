@@ -88,10 +88,12 @@ class Welcome(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., epoch: _Optional[int] = ..., job: _Optional[str] = ..., heartbeat_s: _Optional[float] = ..., environment: _Optional[_Mapping[str, str]] = ..., memory_every: _Optional[int] = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("sentence",)
+    __slots__ = ("sentence", "passing")
     SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    PASSING_FIELD_NUMBER: _ClassVar[int]
     sentence: str
-    def __init__(self, sentence: _Optional[str] = ...) -> None: ...
+    passing: bool
+    def __init__(self, sentence: _Optional[str] = ..., passing: _Optional[bool] = ...) -> None: ...
 
 class Rank(_message.Message):
     __slots__ = ("rank", "node", "local", "device", "endpoint", "environment")
@@ -200,19 +202,41 @@ class Leave(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., because: _Optional[str] = ..., failed: _Optional[bool] = ...) -> None: ...
 
 class Inject(_message.Message):
-    __slots__ = ("epoch", "fault", "local", "seconds")
+    __slots__ = ("epoch", "fault", "local", "seconds", "weather")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WEATHER_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     fault: str
     local: int
     seconds: float
-    def __init__(self, epoch: _Optional[int] = ..., fault: _Optional[str] = ..., local: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    weather: Weather
+    def __init__(self, epoch: _Optional[int] = ..., fault: _Optional[str] = ..., local: _Optional[int] = ..., seconds: _Optional[float] = ..., weather: _Optional[_Union[Weather, _Mapping]] = ...) -> None: ...
+
+class Weather(_message.Message):
+    __slots__ = ("delay_s", "bytes_per_s", "loss", "no_way_out", "no_way_in")
+    DELAY_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    NO_WAY_OUT_FIELD_NUMBER: _ClassVar[int]
+    NO_WAY_IN_FIELD_NUMBER: _ClassVar[int]
+    delay_s: float
+    bytes_per_s: float
+    loss: float
+    no_way_out: bool
+    no_way_in: bool
+    def __init__(self, delay_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ..., loss: _Optional[float] = ..., no_way_out: _Optional[bool] = ..., no_way_in: _Optional[bool] = ...) -> None: ...
+
+class Beat(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class ToAgent(_message.Message):
-    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject", "probe")
+    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject", "probe", "beat")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +245,7 @@ class ToAgent(_message.Message):
     AGAIN_FIELD_NUMBER: _ClassVar[int]
     INJECT_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     start: Start
@@ -229,7 +254,8 @@ class ToAgent(_message.Message):
     again: Again
     inject: Inject
     probe: Probe
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ...) -> None: ...
+    beat: Beat
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("generation", "rank", "fault", "cause", "last_lines", "seen_s")
@@ -334,8 +360,20 @@ class Leaving(_message.Message):
     because: str
     def __init__(self, because: _Optional[str] = ...) -> None: ...
 
+class Remark(_message.Message):
+    __slots__ = ("generation", "rank", "kind", "sentence")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    rank: int
+    kind: str
+    sentence: str
+    def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., kind: _Optional[str] = ..., sentence: _Optional[str] = ...) -> None: ...
+
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving", "probed")
+    __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving", "probed", "remark")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -344,6 +382,7 @@ class FromAgent(_message.Message):
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     PROBED_FIELD_NUMBER: _ClassVar[int]
+    REMARK_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     failed: Failed
     progress: Progress
@@ -352,7 +391,8 @@ class FromAgent(_message.Message):
     refused: Refused
     leaving: Leaving
     probed: Probed
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ...) -> None: ...
+    remark: Remark
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., remark: _Optional[_Union[Remark, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("name", "generation", "step", "node", "rank", "data", "sha256")
@@ -509,18 +549,20 @@ class DrainRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., because: _Optional[str] = ...) -> None: ...
 
 class InjectRequest(_message.Message):
-    __slots__ = ("protocol", "node", "fault", "local", "seconds")
+    __slots__ = ("protocol", "node", "fault", "local", "seconds", "weather")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WEATHER_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     node: str
     fault: str
     local: int
     seconds: float
-    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., fault: _Optional[str] = ..., local: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    weather: Weather
+    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., fault: _Optional[str] = ..., local: _Optional[int] = ..., seconds: _Optional[float] = ..., weather: _Optional[_Union[Weather, _Mapping]] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("done", "sentence")
