@@ -94,6 +94,4 @@ def _left_out(rest: dict[str, int], used: DeviceType, count: int) -> str:
     if not rest:
         return ""
     others = " and ".join(f"{n} {name}" for name, n in rest.items())
-    return (
-        f"Planned on the {count} {used.name} alone; {others} stay unused, because stages are planned on equal devices."
-    )
+    return f"Planned on the {count} {used.name} alone; {others} stay unused, because the stages of fleet are equal."
