@@ -1,5 +1,7 @@
 """Stages on emulated devices beside stages on plain CPUs, which share no communicator, train as one process does."""
 
+import functools
+
 import pytest
 import ranks
 import toy_plans
@@ -9,12 +11,13 @@ from nebula.plan.legality import executable_by
 
 ON_CPUS = {
     ("emulated", "cpu"): ["pipeline, 1f1b", "pipeline, zb-h1"],
-    ("emulated", "emulated", "cpu", "cpu"): ["tensor 2, then rows 1 : 3"],
     ("cpu", "cpu", "emulated", "emulated"): [
         "rows 3 : 1, sharding stage 1, then tensor 2",
         "1 rank, 1 rank, tensor 2, zb-h1",
     ],
+    ("emulated", "emulated", "cpu", "cpu"): ["tensor 2, then rows 1 : 3"],
 }
+SLOW = [*ON_CPUS][2]
 TIED = {"pipeline, 1f1b", "tensor 2, then rows 1 : 3", "rows 3 : 1, sharding stage 1, then tensor 2"}
 WRONG = "momentum|pipeline, 1f1b|1.01"
 
@@ -25,24 +28,35 @@ def cases(kinds):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def trained(tmp_path_factory):
+    """Trains all cases of some kinds, once, and tells the folder."""
     folder = tmp_path_factory.mktemp("mixed")
     ranks.run_serial(WORKER, [folder, "adamw|serial|", "momentum|serial|", "tied|serial|"])
-    for kinds in ON_CPUS:
+
+    @functools.cache
+    def on(kinds):
         words = [folder, *cases(kinds), *([WRONG] if len(kinds) == 2 else [])]
         ranks.run_emulated(len(kinds), WORKER, words, folder, kinds=kinds)
-    return folder
+        return folder
+
+    return on
 
 
-@pytest.mark.parametrize("case", [case for kinds in ON_CPUS for case in cases(kinds)])
-def test_unlike_kinds_equal_serial(results, case):
-    row = compare(results, case)
+def of_kinds():
+    for kinds in ON_CPUS:
+        for case in cases(kinds):
+            yield pytest.param(kinds, case, id=case, marks=[pytest.mark.slow] if kinds == SLOW else [])
+
+
+@pytest.mark.parametrize(("kinds", "case"), of_kinds())
+def test_unlike_kinds_equal_serial(trained, kinds, case):
+    row = compare(trained(kinds), case)
     assert row.losses <= LOSS_TOLERANCE
     assert row.weights <= WEIGHT_TOLERANCE
 
 
-def test_a_wrong_gradient_on_the_cpu_is_seen(results):
-    row = compare(results, WRONG)
+def test_a_wrong_gradient_on_the_cpu_is_seen(trained):
+    row = compare(trained(("emulated", "cpu")), WRONG)
     assert row.losses > LOSS_TOLERANCE
     assert row.weights > WEIGHT_TOLERANCE
 

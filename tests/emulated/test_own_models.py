@@ -44,6 +44,7 @@ def check(folder, case):
     assert row.weights <= WEIGHT_TOLERANCE
 
 
+@pytest.mark.slow
 def test_on_two_devices_it_trains_as_one_process_does(folder):
     ranks.run_emulated(2, WORKER, [folder, *TWO], folder)
     for case in TWO:

@@ -48,6 +48,7 @@ def test_planned_and_launched_on_emulated_devices(alone, tmp_path):
     assert losses(said) == pytest.approx(alone, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_started_by_hand_on_the_plain_cpu(alone, tmp_path):
     run(NEBULA, "plan", RUN, "cluster.nodes.0.count=1", "objective.fixed.data=2", "-o", tmp_path / "plan.json")
     words = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", tmp_path / "log"]
@@ -55,6 +56,7 @@ def test_started_by_hand_on_the_plain_cpu(alone, tmp_path):
     assert losses((tmp_path / "log" / "workerlog.0").read_text()) == pytest.approx(alone, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_a_vision_model_of_paddle_is_planned_and_launched_in_two_stages(tmp_path):
     script, cluster = "examples/vision.py", ROOT / "examples" / "clusters" / "emulated-2.yaml"
     run(NEBULA, "plan", "examples/own-vision.yaml", "-o", tmp_path / "plan.json")

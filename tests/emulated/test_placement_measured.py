@@ -32,6 +32,7 @@ def trained(folder, find):
     return own.prediction.step_time_s, steps[-1]["took_s"], [step["loss"] for step in steps]
 
 
+@pytest.mark.slow
 def test_replicas_in_one_node_train_alike_in_half_the_time(tmp_path):
     told_s, took_s, losses = trained(tmp_path / "placed", placed_search)
     first_told_s, first_took_s, first_losses = trained(tmp_path / "first", search)

@@ -33,8 +33,8 @@ def test_every_command_of_the_readme_ends_well(tmp_path):
         assert done.returncode == 0, f"{short}\n{done.stdout}{done.stderr}"
         verbs.append(command.split()[1])
     told = (
-        "cluster plan explain plan compare check replan train rehearse emit report checkpoint what-if sweep scaling "
-        "plan plan graph launch"
+        "cluster plan explain plan compare check replan train rehearse emit cert report checkpoint outlast what-if "
+        "sweep scaling plan plan graph launch"
     )
     assert verbs == told.split()
     assert (tmp_path / "runs" / "small" / "report.html").is_file()

@@ -27,6 +27,7 @@ def scored(folder, faults):
     return scores.slow(NODES, LIMITS), took_s[1] / took_s[0]
 
 
+@pytest.mark.slow
 def test_a_slow_device_is_found_and_alike_ones_are_not(tmp_path):
     found, ratio = scored(tmp_path / "alike", [])
     assert found is None

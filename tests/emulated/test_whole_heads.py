@@ -16,6 +16,7 @@ from nebula.plan.files import save_plan
 SCRIPT = Path(__file__).with_name("whole_heads_script.py")
 
 
+@pytest.mark.slow
 def test_an_ernie_with_three_task_heads_learns_alike_at_tensor_two(tmp_path):
     serial = tmp_path / "serial.json"
     subprocess.run([sys.executable, str(SCRIPT), str(serial)], check=True, env=ranks.base_environment(2), timeout=120)
