@@ -143,6 +143,13 @@ def ring_exchange(levels: Levels) -> AlphaBeta:
     return AlphaBeta(passes * latency_s, passes / min(level.link.bytes_per_s for level in levels))
 
 
+def ring_return(levels: Levels) -> AlphaBeta:
+    """The same until every buffer is where it came from: p messages."""
+    once, passes = ring_exchange(levels), ranks_of(levels) - 1
+    again = (passes + 1) / passes if passes else 0.0
+    return AlphaBeta(again * once.fixed_s, again * once.per_byte_s)
+
+
 FORMULAS: dict[str, Callable[[Levels], AlphaBeta]] = {
     "all_reduce": all_reduce,
     "all_gather": reduce_scatter,
@@ -152,6 +159,7 @@ FORMULAS: dict[str, Callable[[Levels], AlphaBeta]] = {
     "reduce": broadcast,
     "send": send,
     "ring_exchange": ring_exchange,
+    "ring_return": ring_return,
 }
 
 

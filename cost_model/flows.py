@@ -76,7 +76,8 @@ def _share(kind: str, ranks: int) -> float:
         (1.5, 0.75, 0.5)
     """
     around = (ranks - 1) / ranks
-    unlike = {"all_reduce": 2.0 * around, "ring_exchange": float(ranks - 1), "send": 0.5}
+    unlike = {"all_reduce": 2.0 * around, "ring_exchange": ranks - 1.0, "ring_return": float(ranks)}
+    unlike["send"] = 0.5
     return unlike.get(kind, around)
 
 

@@ -82,8 +82,10 @@ class Hiding(NamedTuple):
             tensor_s += self.beside(slow * part.weight_products_s, early_s) if hidden.gradients else early_s
             tensor_s -= self._beside_products(part, axes, slow)
         context_s = seconds.get("context", 0.0)
-        if any(w.kind == "ring_exchange" for w in part.wires):
-            context_s = self.beside(slow * part.attention_s, context_s)
+        rings = [w for w in part.wires if w.kind == "ring_exchange"]
+        if rings:
+            ring_s = seconds_by_axis(rings, axes, self.parameters).get("context", 0.0)
+            context_s += self.beside(slow * part.attention_s, ring_s) - ring_s
         idle_s = slow * part.idle_s
         meanwhile_s = min(tensor_s, idle_s)
         tensor_s -= meanwhile_s

@@ -15,6 +15,7 @@ from nebula.cost_model.communication import Levels, collective
 from nebula.cost_model.compute import compute_seconds, moving_seconds
 from nebula.cost_model.execution import default
 from nebula.graph.kept import again_of, block_bytes
+from nebula.graph.ring import KIND as RING
 from nebula.graph.values import Block, Collective, Kernel, Operator, Work
 from nebula.plan.job import RECOMPUTE
 
@@ -141,7 +142,7 @@ def recomputed(block: Block, policy: str) -> tuple[Operator, ...]:
     tensors = block.by_name
     if policy == "none" or not any(tensors[n].needs_gradient for n in block.inputs):
         return ()
-    fused = tuple(op for op in block.operators if op.kind == "attention")
+    fused = tuple(op for op in block.operators if op.kind in ("attention", RING))
     core = (attention_cores(block) or fused) if policy == "selective" else ()
     losses = [index for index, op in enumerate(block.operators) if op.kind == "cross_entropy"]
     return core or block.operators[: losses[0] if losses else None]

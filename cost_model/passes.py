@@ -18,6 +18,7 @@ from nebula.cost_model.execution import Execution
 from nebula.cost_model.fusion import fused, separate
 from nebula.cost_model.layer import BACKWARD_HOST, attention_cores, recomputed
 from nebula.cost_model.siblings import operand_gradients
+from nebula.graph.ring import KIND as RING
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Kernel, Operator, Role, Work
 
 WEIGHTED = ("matmul", "grouped_matmul")
@@ -345,7 +346,7 @@ class _Launches:
             weighted: whether it is a product with a weight or one of its gradients.
             of_weight: whether it gives the gradient of the weight.
         """
-        if kernel.kind.startswith("attention"):
+        if kernel.kind.startswith("attention") or op.kind == RING:
             yield kernel, "attention"
             return
         if kernel.kind.startswith(NORMS) and not self.execution.fused_norm:

@@ -36,6 +36,7 @@ from nebula.errors import BadInput
 from nebula.graph.context import context_parallel
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import dealt_block, undealt_block
+from nebula.graph.ring import with_rings
 from nebula.graph.rows import block_with_rows
 from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
 from nebula.plan.job import EXCHANGES
@@ -414,14 +415,26 @@ class StepPricing:
         key = self.block_key(index, degrees)
         _, rows, tensor, sequence, context, expert, expert_tensor, exchange = key
         if key not in self._blocks:
+            undealt = self._undealt_block(index, rows, tensor, sequence, context, expert_tensor, exchange)
             self._blocks[key] = dealt_block(
-                self._undealt_block(index, rows, tensor, sequence, context, expert_tensor, exchange),
+                self._with_rings(undealt, index, rows, context, exchange),
                 tensor=tensor,
                 sequence=bool(sequence),
                 expert=expert,
                 expert_tensor=expert_tensor,
             )
         return self._blocks[key]
+
+    def _with_rings(self, local: Block, index: int, rows: int, context: int, exchange: int) -> Block:
+        """The block whose attention is a ring where its scores are written out, as the executor runs it.
+
+        What is written in another way than rings are priced for keeps the price of a gather, which moves the same bytes
+        and computes the same products.
+        """
+        if context == 1 or EXCHANGES[exchange] != "ring" or not self.execution.by_tensor:
+            return local
+        whole = block_with_rows(self.graph.blocks[index], rows)
+        return with_rings(local, whole, context) or local
 
     def _undealt_block(self, *key: int) -> Block:
         """The local block of (index, rows, tensor, sequence, context, expert_tensor, exchange) with all experts."""
@@ -439,8 +452,7 @@ class StepPricing:
     def _part_of_sequence(self, *key: int) -> Block:
         """The block of (index, rows, context, exchange) with the positions of one rank of a context group.
 
-        A ring over scores that are written out is priced as a gather: it moves the same bytes and computes the same
-        products.
+        For a ring over scores that are written out that of a gather, see _with_rings.
         """
         if key not in self._parts:
             index, rows, context, exchange = key

@@ -87,15 +87,19 @@ def _core(b: BlockBuilder, config: DecoderConfig, query: str, key: str, value: s
 def _with_scores(b: BlockBuilder, config: DecoderConfig, query: str, key: str, value: str) -> str:
     """Product, scale, mask, softmax, dropout and product, each a kernel that reads and writes all scores.
 
+    The layers of decoder.py, whose norms are not fused, scale the queries instead of the scores.
     Keys that several query heads share are broadcast by the product: heads are [key heads, queries of each].
     """
     rows, length, heads, width = b.shape(query)
     groups = heads // b.shape(key)[2]
+    own = not config.fused_norms
+    query = b.scale(query, width**-0.5) if own else query
     query, key, value = (b.transpose(t, (0, 2, 1, 3)) for t in (query, key, value))
     if groups > 1:
         query = b.reshape(query, (rows, heads // groups, groups, length, width))
         key, value = (b.operate("unsqueeze", (t,), _unsqueezed(b.shape(t)), axes=(2,))[0] for t in (key, value))
-    scores = b.scale(b.matmul(query, key, transpose_y=True), width**-0.5)
+    scores = b.matmul(query, key, transpose_y=True)
+    scores = scores if own else b.scale(scores, width**-0.5)
     if config.causal:
         mask = b.operate("full", (), (length, length), value=HIDDEN_SCORE)[0]
         scores = b.binary("add", scores, b.unary("triu", mask, diagonal=1))
