@@ -13,7 +13,9 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.border import PLUG_INS
 from nebula.cost_model.communication import Levels, collective
 from nebula.cost_model.compute import compute_seconds, moving_seconds
+from nebula.cost_model.exchange_kernels import exchanging
 from nebula.cost_model.execution import default
+from nebula.cost_model.mixture_kernels import dispatched
 from nebula.graph.kept import again_of, block_bytes
 from nebula.graph.ring import KIND as RING
 from nebula.graph.values import Block, Collective, Kernel, Operator, Work
@@ -65,6 +67,7 @@ class LayerCost:
 
 def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     """The cost of a local block on a device type."""
+    block = exchanging(dispatched(block))
     again = {policy: recomputed(block, policy) for policy in RECOMPUTE}
     saved = block.saved_bytes
     tensors, outputs = block.by_name, module_outputs(block)
@@ -95,16 +98,19 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
 def _on_rank_seconds(work: Sequence[Work], device: DeviceType, host: float = 1.0) -> float:
     """Seconds of the kernels, and of the copy that fleet makes of every tensor that it all-reduces.
 
-    Paddle starts a kernel for each expert. They are many and short, so that in a layer with experts the device may wait
-    for its host, which takes `host` times as long for a launch as in a forward; an emulated device waits for none.
+    Paddle starts a kernel for each expert, and one that joins what they made. They are many and short, so that in a
+    layer with experts the device may wait for its host, which takes `host` times as long for a launch as in a forward;
+    an emulated device waits for none.
     """
     copied = [w.bytes for w in work if isinstance(w, Collective) and w.kind == "all_reduce"]
     kernels_s = compute_seconds(work, device) + moving_seconds(2.0 * sum(copied), float(len(copied)), device)
     kernels = [w for w in work if isinstance(w, Kernel)]
-    more = sum(k.product.batch - 1 for k in kernels if k.kind in EXPERT_KERNELS and k.product is not None)
-    if not more:
+    by_expert = [k for k in kernels if k.kind in EXPERT_KERNELS and k.product is not None]
+    if not by_expert:
         return kernels_s
-    launches = len(work) + len(copied) + more - sum(k.kind == "contiguous" for k in kernels)
+    more = sum(k.product.batch - 1 for k in by_expert if k.product is not None)
+    kernels_s += moving_seconds(sum(2.0 * k.written_bytes for k in by_expert), float(len(by_expert)), device)
+    launches = len(work) + len(copied) + more + len(by_expert) - sum(k.kind == "contiguous" for k in kernels)
     host_s = 0.0 if device.emulated else host * float(default("host_kernel_s"))
     return max(kernels_s + more * device.kernel_s, launches * host_s)
 

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.compute import kernels_seconds
+from nebula.cost_model.exchange_kernels import exchanging
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.fusion import fused, separate
 from nebula.cost_model.layer import BACKWARD_HOST, attention_cores, recomputed
+from nebula.cost_model.mixture_kernels import dispatched
 from nebula.cost_model.siblings import operand_gradients
 from nebula.graph.ring import KIND as RING
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Kernel, Operator, Role, Work
@@ -114,7 +116,7 @@ def _launched(block: Block, execution: Execution) -> Block:
     """The block with the kernels that the stack launches."""
     if execution.fused_pointwise:
         return fused(block, execution.compiled)
-    return block if execution.by_tensor else separate(block)
+    return exchanging(dispatched(block)) if execution.by_tensor else separate(block)
 
 
 def computed_again(block: Block, execution: Execution) -> tuple[Operator, ...]:
@@ -184,7 +186,7 @@ def _gathered_again(block: Block) -> frozenset[str]:
         for op in block.operators
         if op.outputs[:1] and op.outputs[0] in read
         if op.forward
-        and all(isinstance(w, Collective) and w.kind == "all_gather" for w in op.forward)
+        and all(w.kind == "all_gather" for w in op.forward if isinstance(w, Collective))
         and any(isinstance(w, Collective) and w.axis == "tensor" for w in op.forward)
     )
 

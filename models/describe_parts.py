@@ -19,7 +19,7 @@ ROTARY_BASE = 10_000.0
 
 
 def rotated(b: BlockBuilder, x: str) -> str:
-    """Heads [rows, S, heads, width] with their positions (RoFormer, arXiv 2104.09864): as many kernels as decoder.py."""
+    """Heads [rows, S, heads, width] with their positions (RoFormer, arXiv 2104.09864), in the kernels of decoder.py."""
     _, length, _, width = b.shape(x)
     angles = _angles(b, length, width)
     first, second = b.split(x, (width // 2, width // 2), 3)

@@ -1,4 +1,4 @@
-"""A ring over attention whose scores are written out, as the executor runs it (nebula/runtime/ring.py), kernel by kernel.
+"""A ring over attention whose scores are written out, as the executor runs it (nebula/runtime/ring.py).
 
 Keys and values travel around, and the queries of a rank meet them run by run: each meeting scores one run of queries
 against one of keys with the model's own operators, and adds to a softmax in float32. The backward scores every meeting
@@ -95,9 +95,8 @@ def _works(local: Block, whole: Block, core: Core, degree: int) -> _Ring | None:
     if bare:
         masking = _masking(scoring)
         meetings.append(Meeting.of([op for op in scoring.operators if op.name not in masking], bare))
-    addends = [t for t in scoring.parameters]
     forward = forward_works(sizes, meetings, degree)
-    backward = backward_works(sizes, meetings, degree, [float(t.bytes) for t in addends])
+    backward = backward_works(sizes, meetings, degree, [float(t.bytes) for t in scoring.parameters])
     return _Ring(
         forward=(*_passed((key, value)), *forward),
         backward=(*_passed((key, value)), *backward, *_returned(sizes)),
@@ -203,7 +202,7 @@ def _before(name: str, makers: dict[str, Operator]) -> list[Operator]:
 
 
 def _replaced(local: Block, core: Core, own: frozenset[str], ring: _Ring) -> Block:
-    """The block with one operator in the place of a core and of what gathers for it; `own` are the layer's operators."""
+    """The block with one operator in the place of a core and of what gathers for it; `own` are the layer's own."""
     gone = set(core.names)
     for op in reversed(local.operators):  # what the partition put between operators that go
         readers = [r for r in local.operators if set(op.outputs) & set(r.inputs)]

@@ -107,6 +107,7 @@ def forward_works(sizes: Sizes, meetings: Sequence[Meeting], ranks: int) -> tupl
         works += [*_finite(stat), _kernel("divide", s.mixed + stat, s.mixed)]
         works += [*_finite(stat), *_finite(stat), _moved("concat", 2 * stat)]
     works += [_moved("concat", RUNS * s.mixed), _moved("concat", 2 * RUNS * stat)]
+    works.append(_moved("reshape", RUNS * s.mixed))  # heads come last, out of order
     return tuple(works)
 
 

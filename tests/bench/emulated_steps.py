@@ -1,6 +1,6 @@
 """What each rank of the benchmarks on emulated devices runs: a few steps of a built-in model under one plan.
 
-Arguments: the plan file, the preset.
+Arguments: the plan file, the preset, at other widths perhaps (tests.bench.shapes).
 """
 
 import json
@@ -15,10 +15,10 @@ from nebula.emulator import clock
 from nebula.models.config import masked_count
 from nebula.models.data.masking import IGNORED
 from nebula.models.families import family_of
-from nebula.models.presets import trained
 from nebula.plan.files import load_plan
 from nebula.runtime import start
 from nebula.runtime.parallelize import parallelize
+from tests.bench.shapes import config_of
 
 WARM, COUNTED = 2, 2
 
@@ -54,5 +54,5 @@ def run(plan, config):
 
 
 plan_path = Path(sys.argv[1])
-found = run(load_plan(plan_path), trained(sys.argv[2]))
+found = run(load_plan(plan_path), config_of(sys.argv[2]))
 plan_path.with_suffix(f".{paddle.distributed.get_rank()}").write_text(json.dumps(found))

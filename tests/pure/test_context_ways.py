@@ -48,8 +48,16 @@ def test_every_way_has_its_price_where_attention_is_one_kernel():
     assert len({exchanged_s(FUSED, way) for way in EXCHANGES}) == 3
 
 
-def test_a_ring_over_scores_that_are_written_out_is_priced_as_a_gather():
-    assert exchanged_s(WRITTEN_OUT, "ring") == exchanged_s(WRITTEN_OUT, "gather") > exchanged_s(WRITTEN_OUT, "ulysses")
+def test_a_ring_over_scores_that_are_written_out_scores_run_by_run():
+    """In many small kernels, whose part shrinks as the sequence grows; what travels does so beside them."""
+    assert exchanged_s(WRITTEN_OUT, "ring") < exchanged_s(WRITTEN_OUT, "gather")
+    ratio = []
+    for length in (64, 512):
+        model = graph("ernie-3.0-small", seq_len=length, dtype="float32")
+        ring, gather = (evaluate(model, ON, plan(model, 1, 4, way)).parts.compute_s for way in ("ring", "gather"))
+        ratio.append(ring / gather)
+    assert ratio[0] > 1.2
+    assert ratio[1] < ratio[0]
 
 
 def test_gradients_are_summed_over_all_ranks_at_once_however_replicas_and_sequences_are_shared():

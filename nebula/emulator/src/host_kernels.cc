@@ -79,7 +79,9 @@ void register_host_kernels() {
     entry->cpu = new phi::Kernel(candidate.cpu);
     entry->function = reinterpret_cast<void*>(candidate.cpu.GetVariadicKernelFn<void (*)()>());
     entry->rule = rule_for(candidate.name);
-    if (candidate.key.layout() == phi::DataLayout::STRIDED) entry->rule.form = Form::Free;  // a view, whatever its name
+    // a view, whatever its name; but a reshape that strides do not allow has to copy
+    if (candidate.key.layout() == phi::DataLayout::STRIDED && entry->rule.form != Form::FreeIfShared)
+      entry->rule.form = Form::Free;
     if (!entry->function || !lay_out(candidate.cpu.args_def(), entry)) {
       delete entry->cpu;  // Paddle's fall-back to the CPU serves it
       delete entry;
