@@ -153,11 +153,12 @@ class Collective:
     """One communication among the ranks along a mesh axis.
 
     Attributes:
-        kind: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast or ring_exchange.
+        kind: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, ring_exchange or ring_return.
         axis: name of the mesh axis (`tensor`, `expert`, `context`, ...).
         bytes: size of the larger buffer on one rank: the tensor of an all_reduce or broadcast, the output of an
             all_gather, the input of a reduce_scatter, the local buffer of an all_to_all. Of a ring_exchange it is what
-            a rank sends to the next one at a time; among p ranks it does so p - 1 times, beside the kernels.
+            a rank sends to the next one at a time; among p ranks it does so p - 1 times, beside the kernels, and p
+            times in a ring_return, which is waited for.
     """
 
     kind: str

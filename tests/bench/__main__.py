@@ -20,6 +20,7 @@ BENCHMARKS = (
     "cpu_step",
     "emulated",
     "experts",
+    "heldout",
     "overhead",
     "perturbed",
     "recovery",

@@ -128,6 +128,7 @@ def prices() -> dict[str, Any]:
         "sum": events_of(lambda: wide + wide),
         "sum_grad": events_of(backward_of(wide * 2.0 + bias)),
         "views": events_of(lambda: wide.reshape([32, 4096]).transpose([1, 0])[3:9]),
+        "moved": events_of(lambda: wide.transpose([1, 0]).reshape([-1])),
     }
 
 

@@ -98,6 +98,8 @@ def test_other_kernels_cost_their_bytes_and_views_nothing(answers: dict[str, Any
     (sum_,) = answers["prices"]["sum"]
     assert matches(sum_, 0, 2 * F32 * 64 * 2048)  # the same tensor twice is read once
     assert answers["prices"]["views"] == []
+    (moved,) = answers["prices"]["moved"]
+    assert matches(moved, 0, 2 * F32 * 64 * 2048)
 
 
 def test_a_gradient_that_is_passed_on_is_not_written_again(answers: dict[str, Any]) -> None:

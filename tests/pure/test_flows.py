@@ -43,7 +43,18 @@ def sharded(chosen: Plan, level: int) -> Plan:
 
 
 @given(
-    st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "ring_exchange", "send"]),
+    st.sampled_from(
+        [
+            "all_reduce",
+            "all_gather",
+            "reduce_scatter",
+            "all_to_all",
+            "broadcast",
+            "ring_exchange",
+            "ring_return",
+            "send",
+        ]
+    ),
     st.integers(1, 4),
     st.integers(2, 9),
     st.floats(1, 1e9),
