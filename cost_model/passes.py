@@ -23,6 +23,9 @@ from nebula.cost_model.siblings import operand_gradients
 from nebula.graph.ring import KIND as RING
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Kernel, Operator, Role, Work
 
+Floats = NDArray[np.float64]
+Chosen = NDArray[np.bool_]
+
 WEIGHTED = ("matmul", "grouped_matmul")
 """Kinds whose second input may be a weight."""
 
@@ -90,6 +93,7 @@ def passes_under(
         tuple(reversed(done.operators)),
         lambda op: (*op.forward, *op.backward) if op.name in again_gathered else op.backward,
         again_gathered,
+        BACKWARD_HOST,
     )
     repeated = [computed_again(done, e) for e in executions]
     again = [
@@ -98,18 +102,25 @@ def passes_under(
     ]
     found = []
     for device in devices:
-        ahead, back = forward.on(device, execution), backward.on(device, execution, BACKWARD_HOST)
+        # one call prices the kernels of all directions
+        listed = (forward, backward, *(more for more in again if more is not forward))
+        ahead, back, *others = _on(listed, device, execution)
+        rest = iter(others)
         found.append(
             tuple(
                 Passes(
                     forward=ahead,
                     backward=back,
-                    again=ahead if more is forward else more.on(device, execution) if operators else NOTHING,
+                    again=ahead if more is forward else _again(next(rest), operators),
                 )
                 for more, operators in zip(again, repeated, strict=True)
             )
         )
     return tuple(found)
+
+
+def _again(own: Pass, operators: tuple[Operator, ...]) -> Pass:
+    return own if operators else NOTHING
 
 
 def _launched(block: Block, execution: Execution) -> Block:
@@ -221,33 +232,40 @@ class _Listed:
 
     Attributes:
         kernels: in order.
-        tags: of each, what it is: `product` with a weight, `weight` and `bias` the gradients of what a split backward
-            leaves for later, `whole` that of any other weight, `attention` or `other`.
+        products: which of them are matrix products with weights or give gradients of these.
+        of_weights: which give gradients of weights.
+        later: which a split backward leaves for later.
+        attention: which are fused attention.
         more: of each, how many launches it takes beside the first.
         wires: collectives in order.
         beside: as of Pass.
+        host: how often a launch takes what one of a forward takes.
     """
 
     kernels: tuple[Kernel, ...]
-    tags: NDArray[np.str_]
+    products: Chosen
+    of_weights: Chosen
+    later: Chosen
+    attention: Chosen
     more: NDArray[np.int64]
     wires: tuple[Collective, ...]
     beside: tuple[Collective, ...]
+    host: float
 
-    def on(self, device: DeviceType, execution: Execution, host: float = 1.0) -> Pass:
-        """The direction on a device, where launches take `host` times as long as those of a forward."""
+    def taking(self, kernels_s: Floats, device: DeviceType, execution: Execution) -> Pass:
+        """The direction on a device that so many seconds of each kernel occupy, further launches apart."""
         if not self.kernels:
             return replace(NOTHING, wires=self.wires)
-        seconds = kernels_seconds(self.kernels, device, max(1, execution.attention)) + self.more * device.kernel_s
-        host_s = 0.0 if execution.compiled else host * execution.host_kernel_s
+        seconds = kernels_s + self.more * device.kernel_s
+        host_s = 0.0 if execution.compiled else self.host * execution.host_kernel_s
         device_s, launches_s = float(seconds.sum()), (self._calls + len(self.wires)) * host_s
         return Pass(
             kernels_s=device_s + launches_s if execution.blocking else max(device_s, launches_s),
             idle_s=0.0 if execution.blocking else max(0.0, launches_s - device_s),
-            products_s=float(seconds[np.isin(self.tags, ("product", "weight", "whole"))].sum()),
-            weight_products_s=float(seconds[np.isin(self.tags, ("weight", "whole"))].sum()),
-            later_s=float(seconds[np.isin(self.tags, ("weight", "bias"))].sum()),
-            attention_s=float(seconds[self.tags == "attention"].sum()),
+            products_s=float(seconds[self.products].sum()),
+            weight_products_s=float(seconds[self.of_weights].sum()),
+            later_s=float(seconds[self.later].sum()),
+            attention_s=float(seconds[self.attention].sum()),
             wires=self.wires,
             beside=self.beside,
         )
@@ -256,6 +274,19 @@ class _Listed:
     def _calls(self) -> int:
         """What the host launches one by one: copies of views are made inside the operators that need them."""
         return sum(kernel.kind != "contiguous" for kernel in self.kernels) + int(self.more.sum())
+
+
+def _on(every: Sequence[_Listed], device: DeviceType, execution: Execution) -> list[Pass]:
+    """Those directions on a device."""
+    kernels = [kernel for each in every for kernel in each.kernels]
+    seconds = kernels_seconds(kernels, device, max(1, execution.attention)) if kernels else np.zeros(0)
+    ends = np.cumsum([len(each.kernels) for each in every])
+    own = np.split(seconds, ends[:-1])
+    return [each.taking(kernels_s, device, execution) for each, kernels_s in zip(every, own, strict=True)]
+
+
+def _tagged(tags: Sequence[str], *wanted: str) -> Chosen:
+    return np.array([tag in wanted for tag in tags], dtype=bool)
 
 
 class _Launches:
@@ -274,8 +305,13 @@ class _Launches:
         operators: Sequence[Operator],
         direction: Callable[[Operator], Iterable[Work]],
         beside: frozenset[str] = frozenset(),
+        host: float = 1.0,
     ) -> _Listed:
-        """One direction of those operators; the collectives of those named in `beside` run beside products."""
+        """One direction of those operators; the collectives of those named in `beside` run beside products.
+
+        Kernels have tags: `product` with a weight, `weight` and `bias` the gradients of what a split backward leaves
+        for later, `whole` that of any other weight, `attention` or `other`.
+        """
         kernels: list[Kernel] = []
         tags: list[str] = []
         more: dict[int, int] = {}
@@ -300,10 +336,14 @@ class _Launches:
                     tags.append(tag)
         return _Listed(
             kernels=tuple(kernels),
-            tags=np.array(tags),
+            products=_tagged(tags, "product", "weight", "whole"),
+            of_weights=_tagged(tags, "weight", "whole"),
+            later=_tagged(tags, "weight", "bias"),
+            attention=_tagged(tags, "attention"),
             more=np.array([more.get(i, 0) for i in range(len(kernels))], dtype=np.int64),
             wires=tuple(wires),
             beside=tuple(hidden),
+            host=host,
         )
 
     def _by_expert(self, op: Operator) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from typing import NamedTuple
 
 from nebula.cluster.topology import NO_HOST, HostShare, Level
@@ -87,6 +86,8 @@ Counted = Sequence[tuple[LayerLoad, int]]
 
 
 Wires = tuple[Collective, ...]
+Sends = tuple[tuple[Collective, int], ...]
+"""Collectives, each with how many there are in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Replicas:
     def layer_seconds(self, load: LayerLoad) -> tuple[float, float]:
         """Gathering a layer's parameters, and reducing its gradients, in every micro-batch: under stage 3."""
         gathers, reduces = self.layer_wires(load)
-        return self._seconds(gathers), self._seconds(reduces)
+        return self._seconds(_once(gathers)), self._seconds(_once(reduces))
 
     def layer_wires(self, load: LayerLoad) -> tuple[Wires, Wires]:
         """The collectives of that."""
@@ -161,7 +162,7 @@ class Replicas:
 
     def sync_seconds(self, loads: Counted) -> tuple[float, float]:
         """Gradients reduced and parameters gathered once a step, whatever hides them, with the copies around them."""
-        (reduces, gathers), (reduced_s, gathered_s) = self.sync_wires(loads), self._copies_seconds(loads)
+        (reduces, gathers), (reduced_s, gathered_s) = self._sync_sends(loads), self._copies_seconds(loads)
         return self._seconds(reduces) + reduced_s, self._seconds(gathers) + gathered_s
 
     def _copies_seconds(self, loads: Counted) -> tuple[float, float]:
@@ -185,28 +186,33 @@ class Replicas:
 
     def sync_wires(self, loads: Counted) -> tuple[Wires, Wires]:
         """The collectives of that; axis `replicas` is all ranks that hold the same."""
+        reduces, gathers = (
+            tuple(collective for collective, count in sends for _ in range(count)) for sends in self._sync_sends(loads)
+        )
+        return reduces, gathers
+
+    def _sync_sends(self, loads: Counted) -> tuple[Sends, Sends]:
+        """The same, each with how many of it there are."""
         dense, experts, *_ = _sum(loads, "weights")
         if self.stage.sharding.stage == 3:
             return (), ()
         if self.stage.sharding.stage == 0:
             every = Collective(kind="all_reduce", axis="replicas", bytes=dense * self._reduce_bytes)
-            return (
-                every,
-                Collective(kind="all_reduce", axis="expert_shard", bytes=experts * self._reduce_bytes),
-            ), ()
+            of_experts = Collective(kind="all_reduce", axis="expert_shard", bytes=experts * self._reduce_bytes)
+            return _once((every, of_experts)), ()
         if self.execution.by_tensor and self.stage.sharding.stage == 1:
             return self._to_owners(dense, experts)
         gathers = (
             Collective(kind="all_gather", axis="shard", bytes=dense * self._gather_bytes),
             Collective(kind="all_gather", axis="expert_shard", bytes=experts * self._gather_bytes),
         )
-        return self._reduces(dense, experts), gathers
+        return _once(self._reduces(dense, experts)), _once(gathers)
 
-    def _to_owners(self, dense: float, experts: float) -> tuple[Wires, Wires]:
+    def _to_owners(self, dense: float, experts: float) -> tuple[Sends, Sends]:
         """Gradients to the owners of whole tensors, or to all where not all replicas share states, and weights back."""
 
-        def each(kind: str, axis: str, size_bytes: float, owners: int) -> Wires:
-            return (Collective(kind=kind, axis=axis, bytes=size_bytes / owners),) * owners
+        def each(kind: str, axis: str, size_bytes: float, owners: int) -> Sends:
+            return ((Collective(kind=kind, axis=axis, bytes=size_bytes / owners), owners),)
 
         same = ranks_of(self.axes.expert_shard)
         reduced = (
@@ -243,13 +249,11 @@ class Replicas:
         width = 4 * gradient + 2 * DTYPE_BYTES[e.moments_dtype] * e.moments + copy
         return moving_seconds(owned * width, UPDATE_KERNELS * self._launches(sum(weights[2:])), self.device)
 
-    def _seconds(self, wires: Wires) -> float:
-        # what goes to many owners is one value many times
-        runs = [list(same) for _, same in groupby(wires, key=id)]
+    def _seconds(self, sends: Sends) -> float:
         return sum(
-            len(same) * wire(same[0].kind, self._levels(same[0].axis), self.parameters).seconds(same[0].bytes)
-            for same in runs
-            if same[0].bytes
+            count * wire(one.kind, self._levels(one.axis), self.parameters).seconds(one.bytes)
+            for one, count in sends
+            if one.bytes
         )
 
     def _levels(self, axis: str) -> Levels:
@@ -279,6 +283,10 @@ class Replicas:
     @property
     def _reduce_bytes(self) -> int:
         return DTYPE_BYTES[self.execution.reduction_dtype]
+
+
+def _once(wires: Wires) -> Sends:
+    return tuple((one, 1) for one in wires)
 
 
 def _sum(loads: Counted, which: str) -> Weights:

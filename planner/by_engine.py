@@ -20,6 +20,7 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
 from nebula.plan.legality import kind_of_device
 from nebula.plan.values import Job
+from nebula.planner.collection import seldom_collected
 from nebula.planner.engine_choice import STOPPED, WORTH, Side, chosen, first_line
 from nebula.planner.explore.extent import Extent, executor_extent
 from nebula.planner.explore.search import NothingFaster, explore
@@ -69,6 +70,7 @@ class Asked:
     processes: int = 0
 
 
+@seldom_collected()
 def planned(asked: Asked, clock: Callable[[], float] = time.perf_counter) -> Answer:
     """The best plan for training a model on a cluster that some engine executes there.
 

@@ -12,6 +12,7 @@ from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nebula.cluster.topology import HostShare
 from nebula.cluster.values import DeviceType
@@ -70,6 +71,8 @@ class WayPrices:
         self._chains: dict[tuple[Inner, int], Chain] = {}
         self._packings: dict[tuple[int, ...], Packing] = {}
         self._rates: dict[tuple[object, ...], Rates] = {}
+        self._hosts: dict[int, HostShare] = {}
+        self._told: dict[tuple[object, ...], tuple[float, float]] = {}
         self._kept: dict[Inner, Floats] = {}
         self._kept_before: dict[Inner, Floats] = {}
         self._elements_before: dict[tuple[int, int, int], tuple[Floats, ...]] = {}
@@ -166,7 +169,10 @@ class WayPrices:
 
     def best_host(self, pool: int) -> HostShare:
         """What a device of a pool has of its host at most."""
-        return HostShare(*map(max, zip(*self.layers.fabric.hosts(self.pools.devices[pool]), strict=True)))
+        if pool not in self._hosts:
+            hosts = self.layers.fabric.hosts(self.pools.devices[pool])
+            self._hosts[pool] = HostShare(*map(max, zip(*hosts, strict=True)))
+        return self._hosts[pool]
 
     def _packed(self, inner: Inner, pool: int) -> Packing:
         """How tensor, context and expert groups may lie: the first of a pool that repeats, else any."""
@@ -217,8 +223,7 @@ class WayPrices:
         back[0] = 0.0
         (busy, send), (busy_back, back) = self.hiding.around(forward, send), self.hiding.around(backward, back)
         tail_s, update_s = self._tails(way, homes, boundaries, places)
-        devices = np.concatenate([g.reshape(-1) for g in grids])
-        nodes = len(np.unique(self.layers.fabric.node_of(devices)))
+        waiting, told_s = self._together(way, grids)
         return Placed(
             forward_s=forward + busy,
             backward_s=backward + busy_back,
@@ -229,9 +234,19 @@ class WayPrices:
             tail_s=tail_s,
             update_s=update_s,
             tied=self._tied(way, homes),
-            waiting=float(waiting_factor(np.array(nodes), self.parameters)),
-            host_s=self.layers.pricings[way.inner.recompute].meeting_seconds(devices) + self.parameters.step_host_s,
+            waiting=waiting,
+            host_s=told_s + self.parameters.step_host_s,
         )
+
+    def _together(self, way: Way, grids: Sequence[NDArray[np.int64]]) -> tuple[float, float]:
+        """By how much devices wait for each other, and seconds of what all of them tell each other once a step."""
+        key = (way.inner.recompute, way.inner.width * way.outer.data, way.outer.stages)
+        if key not in self._told:
+            devices = np.concatenate([g.reshape(-1) for g in grids])
+            nodes = len(np.unique(self.layers.fabric.node_of(devices)))
+            told_s = self.layers.pricings[way.inner.recompute].meeting_seconds(devices)
+            self._told[key] = float(waiting_factor(np.array(nodes), self.parameters)), told_s
+        return self._told[key]
 
     def _takes_s(self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]) -> Floats:
         """[virtual stages] what taking the gradient of its output costs each; nothing for the last."""

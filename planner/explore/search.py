@@ -25,6 +25,7 @@ from nebula.graph.values import DistributedGraph
 from nebula.plan.job import OFFLOAD, RECOMPUTE, Objective
 from nebula.plan.values import Job, MadeFrom, Plan
 from nebula.planner.aims import wants_more
+from nebula.planner.collection import seldom_collected
 from nebula.planner.explain import reason, runner_up
 from nebula.planner.explore.asked import check_asked
 from nebula.planner.explore.extent import EVERYTHING, Extent
@@ -95,6 +96,7 @@ TOLERANCE = 0.03
 """Then ways whose bound is nearer to the best than this share are not looked at: so far an answer may lie above it."""
 
 
+@seldom_collected()
 def explore(
     graph: DistributedGraph,
     cluster: Cluster,
