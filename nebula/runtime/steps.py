@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from nebula.errors import BadInput, RunFailed
 from nebula.units import format_bytes, format_count, format_seconds
+from nebula.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,37 @@ class StepRecord:
         """Appends the step to steps.jsonl, at once."""
         file.write(json.dumps(asdict(self)) + "\n")
         file.flush()
+
+
+class Journal:
+    """steps.jsonl of a training that may have been interrupted before.
+
+    Lines of steps that are done again are replaced by the first of them, not sooner: a process that is killed before it
+    has done a step leaves the file as it was, and so does one that is killed while it replaces it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def write(self, record: StepRecord) -> None:
+        """Appends a step, at once.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
+        try:
+            if self._file is None:
+                write_whole(self._path, "".join(kept_lines(self._path, record.step - 1)))
+                self._file = self._path.open("a", encoding="utf-8")
+            record.write(self._file)
+        except (BadInput, OSError) as error:
+            raise RunFailed(f"{self._path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+    def close(self) -> None:
+        """Nothing further is written."""
+        if self._file is not None:
+            self._file.close()
 
 
 def kept_lines(path: Path, steps: int) -> list[str]:

@@ -12,9 +12,9 @@ import functools
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import paddle
 from paddle import nn
@@ -32,7 +32,7 @@ from nebula.runtime.clock import Clock
 from nebula.runtime.parallelize import Step, parallelize
 from nebula.runtime.place import Place
 from nebula.runtime.progress import Section
-from nebula.runtime.steps import StepRecord, kept_lines
+from nebula.runtime.steps import Journal, StepRecord
 from nebula.runtime.training import EVALUATION, SAVES, STEPS, WEIGHTS, Training
 
 
@@ -47,7 +47,7 @@ def train(plan: Plan, training: Training, run_dir: Path, clock: Clock) -> None:
     family = family_of(config)
     with checkpoints_of(step, training, config, run_dir, beside_passes=True) as checkpoints:
         first = checkpoints.resume() if training.resume else 0
-        with _journal(run_dir, step.place, first) as journal:
+        with _journal(run_dir, step.place) as journal:
             _loop(step, family, data, rate, training, run_dir, clock, journal, checkpoints, first)
     finish(step, family, config, data, training, run_dir)
 
@@ -114,15 +114,13 @@ def about_of(step: Step, training: Training, config: ErnieConfig | DecoderConfig
 
 
 @contextmanager
-def _journal(run_dir: Path, place: Place, first: int) -> Iterator[IO[str] | None]:
-    """steps.jsonl on rank 0, with the `first` steps that are kept of an interrupted run; nothing elsewhere."""
+def _journal(run_dir: Path, place: Place) -> Iterator[Journal | None]:
+    """steps.jsonl on rank 0; nothing elsewhere."""
     if place.rank != 0:
         yield None
         return
-    kept = kept_lines(run_dir / STEPS, first)
-    with (run_dir / STEPS).open("w") as file:
-        file.writelines(kept)
-        yield file
+    with closing(Journal(run_dir / STEPS)) as journal:
+        yield journal
 
 
 def _loop(
@@ -133,7 +131,7 @@ def _loop(
     training: Training,
     run_dir: Path,
     clock: Clock,
-    journal: IO[str] | None,
+    journal: Journal | None,
     checkpoints: Checkpoints | NoCheckpoints,
     first: int,
 ) -> None:
@@ -161,7 +159,7 @@ def _loop(
         checkpoints.save(training.steps)
 
 
-def _tell(step: Step, index: int, loss: float, tokens: int, took_s: float, clock: Clock, journal: IO[str]) -> None:
+def _tell(step: Step, index: int, loss: float, tokens: int, took_s: float, clock: Clock, journal: Journal) -> None:
     prediction = step.plan.prediction
     record = StepRecord(
         step=index + 1,
@@ -173,7 +171,7 @@ def _tell(step: Step, index: int, loss: float, tokens: int, took_s: float, clock
         memory_bytes=clock.peak_bytes(),
         mfu=prediction.mfu * prediction.step_time_s / took_s if prediction and took_s else 0.0,
     )
-    record.write(journal)
+    journal.write(record)
     print(record.line, flush=True)
 
 
