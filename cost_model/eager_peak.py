@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from nebula.cost_model.held import Held
+from nebula.cost_model.moments import Summing
 from nebula.cost_model.offload import holds_activations
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.executor_limits import BUCKET_BYTES, UNDERWAY
@@ -66,8 +67,7 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
     kept = sum(chunk.flight * chunk.kept_bytes for chunk in chunks)
     queued = staged_bytes + sum(_queued(chunk, m) for chunk in chunks)
     all_ahead = all(chunk.flight >= m for chunk in chunks)
-    sharing = setting.replicas > 1
-    flat = min(own.gradients, float(BUCKET_BYTES)) if sharing else 0.0
+    flat = min(own.gradients / _owners(setting), float(BUCKET_BYTES)) if _joins(setting) else 0.0
     # gradients that replicas sum are joined to one array, which is parted again
     yield _Moment("optimizer step", own.gradients, 0.0, 0.0, buffers=2.0 * flat)
     behind = 0.0
@@ -101,6 +101,17 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
         if all_ahead:
             # every micro-batch passes the virtual stages behind before the first passes this one
             behind, kept = later, kept - chunk.flight * chunk.kept_bytes
+
+
+def _joins(setting: Setting) -> bool:
+    """Whether gradients are joined to be summed; fleet sums them where they lie."""
+    return setting.replicas > 1 and setting.summing is Summing.JOINED
+
+
+def _owners(setting: Setting) -> int:
+    """Among how many owners of whole weights what is summed is dealt, each part for itself."""
+    shares = setting.sharding.stage == 1 and setting.sharding.degree == setting.replicas
+    return setting.sharding.degree if shares else 1
 
 
 def _elements(chunk: Chunk) -> float:

@@ -446,6 +446,7 @@ class StepPricing:
                 splits=self.graph.splits,
                 sequence=bool(sequence),
                 expert_tensor=expert_tensor,
+                deals_tokens=not self.execution.by_tensor,
             )
         return self._undealt[key]
 

@@ -64,11 +64,14 @@ def undealt_block(
     splits: tuple[tuple[str, str], ...],
     sequence: bool,
     expert_tensor: int = 1,
+    deals_tokens: bool = True,
 ) -> Block:
     """The block of one rank that still holds all experts whole; `dealt_block` deals them.
 
     Args:
         block: cut along the sequence already, where it is (`context_parallel`); the others as of local_block.
+        deals_tokens: whether ranks with the same tokens send each a part of them to whole experts; otherwise all of
+            them compute all.
 
     Raises:
         BadInput: a degree does not divide what it must cut.
@@ -85,7 +88,7 @@ def undealt_block(
         annotations = annotate(local, tensor, splits, sequence=sequence)
         mesh = Mesh(shape=(tensor,), axes=("tensor",))
         annotations |= {name: whole(mesh, len(local.tensor(name).shape)) for name in experts}
-        if alike and expert_tensor == 1:
+        if alike and expert_tensor == 1 and deals_tokens:
             annotations |= dict(_dealt_tokens(local, mesh))
         local = partition(complete(local, annotations, later=streams_of(local)))
     return local

@@ -1,19 +1,20 @@
 """ZeRO stage 1: of replicas that share states, each keeps those of its weights, steps on these, and shares them out.
 
-Weights are dealt whole, the largest first to who has least, as fleet deals them; a rank's slices of experts among those
-of them that hold the same.
+Ranks that share a sequence hold the same weights, and share their states too. Weights are dealt whole, the largest
+first to who has least, as fleet deals them; a rank's slices of experts among those of them that hold the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 import paddle
 
 from nebula.plan.laws import dealing_groups
-from nebula.plan.values import Plan
+from nebula.plan.values import Plan, Replica, Stage
 from nebula.runtime import circles
 from nebula.runtime.executor.buckets import buckets
 from nebula.runtime.executor.seats import Seat
@@ -28,9 +29,24 @@ def all_sharding_ranks(plan: Plan) -> Iterator[tuple[int, ...]]:
     """Every group of ranks that share states, those of one rank too, the same on all ranks."""
     for held in plan.homes:
         stage = plan.stages[held[0]]
-        degree = stage.sharding.degree
+        degree, context = stage.sharding.degree, _sharing_context(stage)
         for first in range(0, stage.data, degree):
-            yield from zip(*(replica.ranks for replica in stage.replicas[first : first + degree]), strict=True)
+            held_alike = [_held_alike(replica, context) for replica in stage.replicas[first : first + degree]]
+            yield from (tuple(chain.from_iterable(same)) for same in zip(*held_alike, strict=True))
+
+
+def _sharing_context(stage: Stage) -> int:
+    """How many ranks of a context group share states: all of them where they hold the same weights.
+
+    Under Ulysses each holds those weights of its own heads that are cut by heads.
+    """
+    return stage.context if stage.sharding.stage and stage.exchange != "ulysses" else 1
+
+
+def _held_alike(replica: Replica, context: int) -> list[tuple[int, ...]]:
+    """The ranks of a replica by what they hold: those at one place of their tensor groups."""
+    width = len(replica.ranks) // context
+    return [replica.ranks[place::width] for place in range(width)]
 
 
 def dealt(sizes: Mapping[str, int], ranks: Sequence[int]) -> dict[str, int]:
