@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from nebula.cost_model.held import Held
-from nebula.cost_model.moments import Summing
 from nebula.cost_model.offload import holds_activations
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.executor_limits import BUCKET_BYTES, UNDERWAY
@@ -67,7 +66,7 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
     kept = sum(chunk.flight * chunk.kept_bytes for chunk in chunks)
     queued = staged_bytes + sum(_queued(chunk, m) for chunk in chunks)
     all_ahead = all(chunk.flight >= m for chunk in chunks)
-    flat = min(own.gradients / _owners(setting), float(BUCKET_BYTES)) if _joins(setting) else 0.0
+    flat = min(own.gradients / _owners(setting), float(BUCKET_BYTES)) if setting.replicas > 1 else 0.0
     # gradients that replicas sum are joined to one array, which is parted again
     yield _Moment("optimizer step", own.gradients, 0.0, 0.0, buffers=2.0 * flat)
     behind = 0.0
@@ -78,9 +77,9 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
             acts, made = layer.activations, width * (layer.elements + layer.expert_elements)
             lying = kept - (0.0 if setting.splits else gone)
             gradient = acts.logits_gradient
-            # a projection that is run again has its logits beside their gradient and that of its weights
+            # a projection that is run again has its logits beside their gradient, a copy of that, and its weights'
             again = acts.again and not setting.splits
-            work = acts.passing + (gradient * again if acts.logits else acts.restored)
+            work = acts.passing + (2.0 * gradient * again if acts.logits else acts.restored)
             logits = chunk.flight * gradient
             if acts.logits:
                 early = 0.0 if all_ahead else own.gradients
@@ -101,11 +100,6 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
         if all_ahead:
             # every micro-batch passes the virtual stages behind before the first passes this one
             behind, kept = later, kept - chunk.flight * chunk.kept_bytes
-
-
-def _joins(setting: Setting) -> bool:
-    """Whether gradients are joined to be summed; fleet sums them where they lie."""
-    return setting.replicas > 1 and setting.summing is Summing.JOINED
 
 
 def _owners(setting: Setting) -> int:

@@ -72,8 +72,7 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     saved = block.saved_bytes
     tensors, outputs = block.by_name, module_outputs(block)
     kept = {policy: block_bytes(block, again_of(ops)) for policy, ops in again.items()}
-    widest = max((_written_bytes(block, op) for op in block.operators), default=0)
-    composed = sum(2 * block.tensor(op.inputs[0]).bytes for op in block.operators if _is_composed(op, device))
+    beside = {policy: _beside_bytes(block, device, again=bool(ops)) for policy, ops in again.items()}
     backward = [w for op in block.operators for w in op.backward]
     forward = _forward(block.operators)
     split_loss_s = [_split_loss_seconds(block, op, device) for op in block.operators]
@@ -88,11 +87,31 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
         parameter_tensors=len(block.parameters),
         parameters_bytes=sum(t.bytes for t in block.parameters),
         kept_bytes=kept,
-        working_bytes={p: max(0, saved - kept[p]) + 2 * widest + composed for p in RECOMPUTE},
+        working_bytes={p: max(0, saved - kept[p]) + beside[p] for p in RECOMPUTE},
         module_outputs=len(outputs),
         module_output_bytes=sum(tensors[name].bytes for name in outputs),
         output_bytes=block.output_bytes,
     )
+
+
+def _beside_bytes(block: Block, device: DeviceType, *, again: bool) -> int:
+    """What lies beside what a layer keeps while it runs backward: gradients, of which one of a weight is on its way.
+
+    Of a loss, whose softmax is kept and becomes the gradient of the logits, these logits lie beside it, and after them
+    the gradient of the weight that made them; where the layer is run again a copy of the gradient comes to both. One
+    composed of operators has four tensors as large as its logits beside its softmax.
+    """
+    widest = max((_written_bytes(block, op) for op in block.operators), default=0)
+    weight = max((t.bytes for t in block.parameters), default=0)
+    losses = [op for op in block.operators if op.kind == "cross_entropy"]
+    if not losses:
+        # when the first layer's gradients are made, what the others kept is gone
+        last = not any(block.tensor(name).needs_gradient for name in block.inputs)
+        return 2 * widest + (0 if last else weight)
+    logits = block.tensor(losses[0].inputs[0]).bytes
+    if _is_composed(losses[0], device):
+        return 2 * widest + 2 * logits
+    return max((2 if again else 1) * logits, weight + (2 * logits if again else 0))
 
 
 def _on_rank_seconds(work: Sequence[Work], device: DeviceType, host: float = 1.0) -> float:

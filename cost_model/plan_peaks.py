@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 from nebula.cost_model.activations import activations
 from nebula.cost_model.execution import Execution
-from nebula.cost_model.moments import Summing
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, Peak, Setting, layer_load, rank_peak
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.schedule import alive, splits_backward
@@ -102,7 +101,6 @@ def setting_of(
         limit_bytes=limit_bytes,
         offload=stage.offload,
         splits=splits_backward(plan.schedule),
-        summing=Summing.FUSED if plan.engine == "fleet" else Summing.JOINED,
     )
 
 

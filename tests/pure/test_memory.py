@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from nebula.cost_model.layer import layer_cost
 from nebula.cost_model.memory import MOMENTS, fixed_bytes, in_flight, smaller, stage_memory, state_bytes_per_parameter
 from nebula.errors import BadInput
+from nebula.graph.rows import block_with_rows
+from nebula.models.describe import graph
 from nebula.plan.job import OPTIMIZERS, RECOMPUTE
 from nebula.plan.values import Job, Sharding
 from tests.pure.cost_samples import WHOLE, device, feed_forward
@@ -115,3 +117,22 @@ def test_a_layer_without_attention_is_run_again_whole_under_selective():
     assert cost.kept_bytes["selective"] == cost.kept_bytes["full"]
     assert cost.recompute_s["selective"] == cost.recompute_s["full"]
     assert set(cost.kept_bytes) == set(RECOMPUTE)
+
+
+def test_beside_a_softmax_lie_its_logits_and_then_the_gradient_of_the_weight_that_made_them():
+    """Run again, the logits have a copy of their gradient beside them."""
+    model = graph("ernie-3.0-small", dtype="float32")
+    for rows in (1, 8):
+        head = block_with_rows(model.blocks[-1], rows)
+        logits = next(head.tensor(op.inputs[0]).bytes for op in head.operators if op.kind == "cross_entropy")
+        weight = max(t.bytes for t in head.parameters)
+        cost = layer_cost(head, device())
+        assert cost.working_bytes["none"] == max(logits, weight)
+        again = cost.working_bytes["full"] - (cost.kept_bytes["none"] - cost.kept_bytes["full"])
+        assert again == 2 * logits + weight
+
+
+def test_the_first_layers_gradients_find_nothing_left_of_the_others():
+    embedding = graph("ernie-3.0-small", dtype="float32").blocks[0]
+    table = max(t.bytes for t in embedding.parameters)
+    assert layer_cost(embedding, device()).working_bytes["none"] < table
