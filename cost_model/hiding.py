@@ -27,7 +27,7 @@ class Hiding(NamedTuple):
 
     def beside(self, work_s: float, wire_s: float) -> float:
         """What communication adds to kernels that run meanwhile: what is longer, and what both delay one another."""
-        return max(0.0, wire_s - work_s) + float(self.delay(work_s, wire_s))
+        return max(0.0, wire_s - work_s) + self.parameters.contention * min(work_s, wire_s)
 
     def _beside_products(self, part: Pass, axes: Axes, slow: float) -> float:
         """Seconds of what goes on beside products that these hide.
@@ -35,6 +35,8 @@ class Hiding(NamedTuple):
         A gather goes on beside the product that gives the gradient of the input, the sum of that beside the one that
         gives the weight's. About half of a layer's products read what is gathered, the others what is summed.
         """
+        if not part.beside:
+            return 0.0
         gathers = [w for w in part.beside if w.kind == "all_gather"]
         sums = [w for w in part.beside if w.kind != "all_gather"]
         weight_s = part.weight_products_s / 2
@@ -68,6 +70,8 @@ class Hiding(NamedTuple):
         so that faster kernels never make a layer slower. Collectives of two axes that run at once are taken not to slow
         each other.
         """
+        if not part.wires:
+            return 0.0, 0.0, 0.0
         hidden = self.hidden
         behind = () if forward else ("all_reduce", "reduce_scatter")
         early = [w for w in part.wires if w.axis == "tensor" and w.kind in behind]

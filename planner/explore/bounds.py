@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nebula.planner.explore.durations import waiting_factor
 from nebula.planner.explore.mixed import Mixed
 from nebula.planner.explore.options import Options, options_of
 from nebula.planner.explore.price import WayPrices
@@ -96,7 +95,7 @@ class Bounds:
     def _alone_seconds(self, inner: Inner, pool: int) -> float:
         """The same of the ways on one pool; fewer devices wait less, but not by as much as they are fewer."""
         devices = self.space.devices[pool]
-        waiting = float(waiting_factor(np.array(devices / self.prices.pools.per_node[pool]), self.prices.parameters))
+        waiting = self.prices.waiting(devices / self.prices.pools.per_node[pool])
         pass_s = self.prices.chain(inner, pool).pass_s * inner.width / (inner.rows * devices)
         return waiting * self.space.job.global_batch * pass_s + self.prices.parameters.step_host_s
 

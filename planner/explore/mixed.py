@@ -14,7 +14,7 @@ import numpy as np
 
 from nebula.plan.values import Sharding
 from nebula.planner.explore.deal import Chain, Floats, Ints
-from nebula.planner.explore.durations import WAITING, passing_back, sums_at, waiting_factor
+from nebula.planner.explore.durations import WAITING, passing_back, sums_at
 from nebula.planner.explore.options import flights, least_flights
 from nebula.planner.explore.price import WayPrices
 from nebula.planner.explore.shares import NOTHING, Share, Shares
@@ -117,8 +117,9 @@ class Mixed:
     def _undealt(self, to_beat_s: float) -> dict[tuple[str, int], list[Sharding]]:
         """The shardings under which each schedule may be faster than `to_beat_s` and may fit, however it is dealt."""
         near = [each for each in self._schedules if self._step_s(self._least_ends_s(*each)) < to_beat_s]
-        room = np.array([self._room(*each) for each in near]).reshape(-1, len(self.pools))
-        count = len(self._shardings)
+        if not near:
+            return {}
+        room, count = self._room(near).reshape(-1, len(self.pools)), len(self._shardings)
         left = np.flatnonzero(room.sum(axis=1) >= self.prices.common_layers)
         for extra_s in (self._own_s, self._shared_s):
             each_s = {i: self.micro_batches * self._common_s + extra_s(i) for i in set((left % count).tolist())}
@@ -221,11 +222,11 @@ class Mixed:
         """[devices]: both passes of a layer of the most common kind."""
         return np.array([chain.common_s for count, chain in self._used for _ in range(count)])
 
-    def _room(self, schedule: str, chunks: int) -> Floats:
-        """[shardings, devices]: for how many layers of the most common kind there is room."""
-        least = least_flights(schedule, len(self.pools), chunks, self.micro_batches)
+    def _room(self, schedules: Sequence[tuple[str, int]]) -> Floats:
+        """[schedules, shardings, devices]: for how many layers of the most common kind there is room."""
+        least = np.array([least_flights(each, len(self.pools), n, self.micro_batches) for each, n in schedules])
         kept: Floats = np.asarray(least * self._kept_bytes, dtype=np.float64)
-        each = self.prices.pools.least_bytes(self._held_bytes[:, None], kept)
+        each = self.prices.pools.least_bytes(self._held_bytes[None, :, None], kept[:, None, :])
         found: Floats = np.floor(self._room_bytes / np.maximum(each, 1.0) * (1.0 + 1e-12))
         return found
 
@@ -248,7 +249,7 @@ class Mixed:
             -(-count * self.inner.width * self.data // per_node)
             for count, per_node in zip(self.stages, self.prices.pools.per_node, strict=True)
         )
-        return float(waiting_factor(np.array(nodes), self.prices.parameters))
+        return self.prices.waiting(nodes)
 
     def ways(self, to_beat_s: float = np.inf) -> Iterator[Bounded]:
         """Those that may be faster than `to_beat_s` and may fit, by what is told of them before they are dealt."""

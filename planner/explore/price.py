@@ -72,6 +72,7 @@ class WayPrices:
         self._packings: dict[tuple[int, ...], Packing] = {}
         self._rates: dict[tuple[object, ...], Rates] = {}
         self._hosts: dict[int, HostShare] = {}
+        self._waits: dict[float, float] = {}
         self._told: dict[tuple[object, ...], tuple[float, float]] = {}
         self._kept: dict[Inner, Floats] = {}
         self._kept_before: dict[Inner, Floats] = {}
@@ -245,8 +246,14 @@ class WayPrices:
             devices = np.concatenate([g.reshape(-1) for g in grids])
             nodes = len(np.unique(self.layers.fabric.node_of(devices)))
             told_s = self.layers.pricings[way.inner.recompute].meeting_seconds(devices)
-            self._told[key] = float(waiting_factor(np.array(nodes), self.parameters)), told_s
+            self._told[key] = self.waiting(nodes), told_s
         return self._told[key]
+
+    def waiting(self, nodes: float) -> float:
+        """By what factor a step over so many nodes is longer since they wait for one another."""
+        if nodes not in self._waits:
+            self._waits[nodes] = float(waiting_factor(np.array(nodes), self.parameters))
+        return self._waits[nodes]
 
     def _takes_s(self, way: Way, homes: Sequence[int], boundaries: Sequence[int], places: Sequence[Place]) -> Floats:
         """[virtual stages] what taking the gradient of its output costs each; nothing for the last."""
