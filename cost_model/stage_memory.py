@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from nebula.cluster.values import DeviceType
 from nebula.cost_model.eager import eager_execution
 from nebula.cost_model.groups import Groups
+from nebula.cost_model.held import held
 from nebula.cost_model.memory import fixed_bytes, stage_memory
-from nebula.cost_model.moments import Summing, Totals, held_all_along
+from nebula.cost_model.moments import Summing, Totals
 from nebula.cost_model.peak import (
     Counted,
     Line,
@@ -68,6 +69,7 @@ class StageMemories:
         counted = Counted.EMULATED if self.tensors_alone else Counted.PROCESS
         self.process_bytes = process_bytes(counted, 0)
         self._width = DTYPE_BYTES[dtype]
+        self._known: dict[Sharding, float] = {}
         self._base = Setting(
             execution=eager_execution(dtype, job.optimizer, (device,)),
             sharding=Sharding(),
@@ -128,9 +130,16 @@ class StageMemories:
         if self.tensors_alone:
             nothing = 0.0 * runs.elements
             return Line(fixed_bytes(runs.parameters_bytes, runs.elements, nothing, sharding, self.job), runs.kept_bytes)
-        own = held_all_along(self._totals(runs, 1), self._setting(sharding, Groups()))
         share = 1.0 + fragmentation(self._base.counted)
-        return Line(own.states + share * (own.weights + own.gradients), share * runs.kept_bytes)
+        return Line(self._element_bytes(sharding) * runs.elements, share * runs.kept_bytes)
+
+    def _element_bytes(self, sharding: Sharding) -> float:
+        """What one element adds to that."""
+        if sharding not in self._known:
+            own = held(1.0, self._base.execution, sharding)
+            share = 1.0 + fragmentation(self._base.counted)
+            self._known[sharding] = own.states + share * (own.weights + own.gradients)
+        return self._known[sharding]
 
     def _totals(self, runs: Sums, flights: Ints | int) -> Totals[Floats]:
         return Totals(

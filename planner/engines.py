@@ -23,11 +23,23 @@ def engine_of(split: Split) -> str:
 
 def runs(split: Split, job: Job, device_kind: str) -> bool:
     """Whether an engine can run the split on devices of a kind, as far as that depends on the split."""
-    return _runs(_small(split), job, device_kind)
+    sharding = split.sharding
+    degrees = min(split.data, 2), min(split.tensor, 2), min(split.pipeline, 2), min(sharding.degree, FEW)
+    return _runs(degrees, sharding.stage, split.recompute, job, device_kind)
 
 
 @lru_cache(maxsize=1024)
-def _runs(small: Split, job: Job, device_kind: str) -> bool:
+def _runs(degrees: tuple[int, int, int, int], stage: int, recompute: str, job: Job, device_kind: str) -> bool:
+    data, tensor, pipeline, degree = degrees
+    # a split with the same features and few ranks
+    small = Split(
+        data=degree if degree > 1 else data,
+        tensor=tensor,
+        pipeline=pipeline,
+        rows=1,
+        sharding=Sharding(stage=stage, degree=degree),
+        recompute=recompute,
+    )
     return not set(missing(small, job, device_kind)) - set(missing(ALONE, job, device_kind))
 
 
@@ -56,16 +68,3 @@ def missing(split: Split, job: Job, device_kind: str) -> tuple[str, ...]:
 
 ALONE = Split(data=1, tensor=1, pipeline=1, rows=1, sharding=Sharding(), recompute="none")
 """One rank: what keeps every engine from running it is the job's matter."""
-
-
-def _small(split: Split) -> Split:
-    """A split with the same features and few ranks."""
-    degree = min(split.sharding.degree, FEW)
-    return Split(
-        data=degree if degree > 1 else min(split.data, 2),
-        tensor=min(split.tensor, 2),
-        pipeline=min(split.pipeline, 2),
-        rows=1,
-        sharding=Sharding(stage=split.sharding.stage, degree=degree),
-        recompute=split.recompute,
-    )

@@ -70,7 +70,7 @@ class Prices:
         self._computing_s: dict[Work, float] = {}
         self._busiest_s: dict[tuple[int, int, str], Floats] = {}
         self._least_s: dict[tuple[object, ...], tuple[float, float]] = {}
-        self._least_held: dict[tuple[int, int, str, Sharding], tuple[float, float]] = {}
+        self._fitting: dict[tuple[int, int, str, int, int], tuple[float, int]] = {}
 
     def spans(self, tensor: int, rows: int, recompute: str) -> Spans:
         """Costs of all runs of layers for that tensor degree, micro-batch and policy; no tensor group takes less.
@@ -262,19 +262,27 @@ class Prices:
 
         What does not depend on the deal, one micro-batch in flight, lies on all stages together.
         """
-        alone, together = self._least_bytes(split)
-        room_bytes = self.limit_bytes - self._spans_of(split).memories.process_bytes
-        return max(1, ceil(together / room_bytes)) if alone <= self.limit_bytes else inf
+        if not self._each_fits(split):
+            return inf
+        spans = self._spans_of(split)
+        together = sum(spans.memories.lasting(spans.whole, split.sharding))
+        return max(1, ceil(together / (self.limit_bytes - spans.memories.process_bytes)))
 
-    def _least_bytes(self, split: Split) -> tuple[float, float]:
-        """Bytes of the fullest layer, and of what all stages hold together."""
-        key = (split.tensor, split.rows, split.recompute, split.sharding)
-        if key not in self._least_held:
-            spans, sharding = self._spans_of(split), split.sharding
-            lines = spans.lines(spans.single, sharding, NOWHERE)
-            alone = max(float((line.held + line.kept).max()) for line in lines)
-            self._least_held[key] = alone, float(sum(spans.memories.lasting(spans.whole, sharding)))
-        return self._least_held[key]
+    def _each_fits(self, split: Split) -> bool:
+        """Whether every layer fits alone on a device.
+
+        Cut among more ranks a layer never holds more, but for the buffers of other owners under stage 2.
+        """
+        degree, stage = split.sharding.degree, split.sharding.stage
+        key = (split.tensor, split.rows, split.recompute, stage, degree if stage == 2 else 0)
+        enough, too_few = self._fitting.get(key, (inf, 0))
+        if too_few < degree < enough:
+            spans = self._spans_of(split)
+            lines = spans.lines(spans.single, split.sharding, NOWHERE)
+            fits = max(float((line.held + line.kept).max()) for line in lines) <= self.limit_bytes
+            enough, too_few = (degree, too_few) if fits else (enough, degree)
+            self._fitting[key] = enough, too_few
+        return degree >= enough
 
     def fewest_stages(self, split: Split, to_beat_s: float) -> int:
         """Stages that split.pipeline must be at least, by all memory and work together; one more when none will do.

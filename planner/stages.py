@@ -99,8 +99,10 @@ def least_largest(weights: Floats) -> Floats:
     """
     ends = np.concatenate([[0.0], np.cumsum(weights)])
     parts = np.where(np.tri(len(ends), k=-1, dtype=bool), ends[:, None] - ends, np.inf)
-    best, found = parts[:, 0], [float(parts[-1, 0])]
-    while len(found) < len(weights) and found[-1] > weights.max():
-        best = np.maximum(best, parts).min(axis=1)
+    best, found, widest = parts[1:, 0], [float(parts[-1, 0])], float(weights.max())
+    while len(found) < len(weights) and found[-1] > widest:
+        # each of the parts before has a member at least
+        count = len(found)
+        best = np.maximum(best[:-1], parts[count + 1 :, count:-1]).min(axis=1)
         found.append(min(found[-1], float(best[-1])))
     return np.array(found + found[-1:] * (len(weights) - len(found)))

@@ -1,13 +1,18 @@
 """Memory of plans that fleet runs on devices that are not emulated: that of the same plan on the executor, and sums."""
 
 from dataclasses import replace
+from itertools import product
 
+import numpy as np
 import pytest
 
 from nebula.cost_model.evaluate import evaluate
+from nebula.cost_model.groups import Groups
 from nebula.cost_model.peak import COMMUNICATOR_BYTES, CONTEXT_BYTES, FRAGMENTATION
 from nebula.plan.job import RECOMPUTE
 from nebula.plan.values import Job, Sharding
+from nebula.planner.pool import equal_devices
+from nebula.planner.price import Prices
 from tests.pure.brute_cases import wide_model
 from tests.pure.cost_samples import chain, cluster, device, plan
 
@@ -70,3 +75,24 @@ def test_gradients_are_copied_once_activations_are_gone():
 def test_tensors_alone_fill_emulated_devices_and_plain_cpus(kind):
     found = evaluate(chain(6), cluster(kind=kind), plan((0, 3, 6), data=2)).memory
     assert all(m.context_bytes == m.fragmentation_bytes == 0.0 for m in found)
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+@pytest.mark.parametrize(("precision", "optimizer"), list(product(("fp32", "bf16"), ("adamw", "sgd"))))
+def test_a_layer_alone_never_holds_more_where_more_ranks_share_it(emulated, precision, optimizer):
+    """But under stage 2, where a rank has buffers for all owners; searches count on it."""
+    kind = replace(GPU, emulated=emulated)
+    job = Job(global_batch=64, precision=precision, optimizer=optimizer)
+    where = cluster(8, 8, kind=kind)
+    for graph in (wide_model(6, 256, True), wide_model(6, 256, False)):
+        prices = Prices(graph, where, job, equal_devices(where, "bfloat16"))
+        for rows, recompute in product((1, 4), RECOMPUTE):
+            spans = prices.spans(2, rows, recompute)
+            for stage in (1, 3):
+                held_bytes = np.array(
+                    [
+                        np.max([line.held + line.kept for line in spans.lines(spans.single, one, Groups())], axis=0)
+                        for one in (Sharding(stage=stage, degree=degree) for degree in (2, 3, 4, 8, 64))
+                    ]
+                )
+                assert (np.diff(held_bytes, axis=0) <= 1e-9 * held_bytes[0]).all()
