@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 import time
 import uuid
@@ -40,6 +39,7 @@ from nebula.plan.plain import encode
 from nebula.plan.values import Plan
 from nebula.runtime import random_state
 from nebula.runtime.circles import from_all
+from nebula.runtime.damaged import set_aside
 from nebula.runtime.fence import check_fence, raise_fence
 from nebula.runtime.held import Held, held, innermost
 from nebula.runtime.memory_copy import NoMemoryCopies, memory_copies, offered, parts_in_place
@@ -48,9 +48,6 @@ from nebula.runtime.progress import STOPPED, NoProgress, Section
 from nebula.runtime.resume import resume
 from nebula.runtime.save import Save, SaveRecord
 from nebula.runtime.save_interval import SaveInterval
-
-DAMAGED = "damaged-"
-"""Begins the name of a checkpoint that was set aside."""
 
 
 class Checkpoints:
@@ -156,10 +153,7 @@ class Checkpoints:
             try:
                 return self._take_up(self.folder / name)
             except Damaged as error:
-                if not (saved or copies) or not self._watched:
-                    raise
-                instead = "copies in memory" if not saved else saved[-1][1]
-                self._set_aside(name, f"{error}; it is set aside and {instead} taken up instead")
+                self._set_aside(name, error, saved, copies)
         if copies is not None:
             return self._take_up(copies.folder, copies)
         self._tell(f"no complete checkpoint in {self.folder}: training begins at step 1")
@@ -170,14 +164,16 @@ class Checkpoints:
         """Whether an agent has this process go on by itself, and the job's events are read by people."""
         return not isinstance(self.step.progress, NoProgress)
 
-    def _set_aside(self, name: str, sentence: str) -> None:
-        """Gives a damaged checkpoint a name under which it is none."""
+    def _set_aside(
+        self, name: str, error: Damaged, older: Sequence[tuple[int, str]], copies: CopyReader | None
+    ) -> None:
+        """Has all ranks go on from what there is besides; raises the error where there is nothing."""
+        in_memory = copies is not None and (not older or copies.manifest.step >= older[-1][0])
+        instead = "copies in memory are" if in_memory else f"{older[-1][1]} is" if older else ""
         if self.step.place.rank == 0:
-            aside = self.folder / f"{DAMAGED}{name}"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / name).rename(aside)
-            self.step.progress.remark("damaged", sentence)
-        self._tell(sentence)
+            self._tell(set_aside(self.folder / name, error, instead, self.step.progress))
+        elif not instead or not self._watched:
+            raise error
 
     def _take_up(self, folder: Path, copies: CopyReader | None = None) -> int:
         """Fills the training with a checkpoint, or with copies in memory."""

@@ -192,7 +192,7 @@ def test_in_an_elastic_job_a_damaged_checkpoint_is_set_aside_and_told_and_the_on
     ((kind, sentence),) = agent.remarks()
     assert kind == "damaged"
     assert "is damaged" in sentence
-    assert sentence.endswith("it is set aside and step-00000002 taken up instead")
+    assert sentence.endswith("it is set aside and step-00000002 is taken up instead")
     assert [one.name for one in (tmp_path / "ours").glob("damaged-*")] == ["damaged-step-00000003"]
     assert other(toy.batch(2)).loss == step(toy.batch(2)).loss
     saved(tmp_path / "ours", other, done=3)

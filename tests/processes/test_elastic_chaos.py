@@ -52,7 +52,7 @@ def test_a_worker_without_memory_a_full_disk_and_a_torn_checkpoint(job):
     event = goes_on(job, "torn", "", told="damaged")
     torn = int(event.because.partition("/step-")[2][:8])
     assert "is damaged" in event.because
-    assert f"it is set aside and step-{torn - 5:08} taken up instead" in event.because
+    assert f"it is set aside and step-{torn - 5:08} is taken up instead" in event.because
     assert (job.folder / "run" / "checkpoints" / f"damaged-step-{torn:08}").is_dir()
     job.wait(lambda: newest(job) >= torn, 60)
     assert numbered(job)
@@ -82,3 +82,20 @@ def test_slow_and_lossy_lines_hold_nobody_up_and_a_partition_leaves_the_node_out
         job.wait(lambda back=back: len(events(job, "stepping")) > back, 60)
     assert job.log().count("b is lost") == 3
     assert numbered(job)
+
+
+@pytest.mark.slow
+def test_replicas_set_a_torn_checkpoint_aside_as_well(tmp_path):
+    job = Job(tmp_path, steps=100_000, every=5, options=("--allow-faults", "--node-failures", "1000", "--replicas", 2))
+    job.agent_options = ["--allow-faults"]
+    try:
+        job.controller().agents("a", "b").wait_step(5)
+        job.wait(lambda: newest(job) >= 10, 60)
+        job.client().inject("", "torn")
+        event = job.wait(lambda: events(job, "damaged"), 60)[0]
+        torn = int(event.because.partition("/step-")[2][:8])
+        assert f"it is set aside and step-{torn - 5:08} is taken up instead" in event.because
+        job.wait(lambda: newest(job) >= torn, 60)
+        assert numbered(job)
+    finally:
+        job.close()

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from nebula.checkpoint.folder import newest
+from nebula.checkpoint.folder import checkpoints
+from nebula.checkpoint.manifest import Damaged
 from nebula.models.families import family_of
 from nebula.plan.values import Plan
 from nebula.runtime.checkpoints import Checkpoints, NoCheckpoints, split_of
+from nebula.runtime.damaged import set_aside
 from nebula.runtime.hosts import Directory, Hosts
 from nebula.runtime.parallelize import Step
 from nebula.runtime.progress import NoProgress, Progress, Section, progress_of
@@ -58,7 +60,7 @@ def train(plan: Plan, training: Training, run_dir: Path, line: Line, host: str) 
     replica = Watched(
         step, lambda index, rows: family.batch(data, index, rows), progress, seed=training.seed, after=rate.step
     )
-    first = _taken_up(step, training, run_dir)
+    first = _taken_up(step, training, run_dir, progress)
     progress.begin_at(first)
     hosts = Hosts(line.number, line, host)
     session = Session(hosts, line, replica, shards=plan.micro_batches, step=first)
@@ -159,11 +161,17 @@ def _last_step(path: Path) -> int:
     return int(json.loads(whole[-1])["step"]) if whole else 0
 
 
-def _taken_up(step: Step, training: Training, run_dir: Path) -> int:
-    """Optimizer steps that are done when the process begins: those of the newest checkpoint."""
+def _taken_up(step: Step, training: Training, run_dir: Path, progress: Progress | NoProgress) -> int:
+    """Optimizer steps that are done when the process begins: those of the newest whole checkpoint."""
     policy = training.checkpoint
-    found = newest(run_dir / policy.folder) if training.resume and policy.every else None
-    if found is None:
-        return 0
-    manifest = resume(step, found.path, split_of(step.plan), about_of(step, training, training.config))
-    return int(manifest.step)
+    goes_on = training.resume and policy.every
+    there = [one for one in checkpoints(run_dir / policy.folder) if one.complete] if goes_on else []
+    about = about_of(step, training, training.config)
+    while there:
+        newest = there.pop()
+        try:
+            return int(resume(step, newest.path, split_of(step.plan), about).step)
+        except Damaged as error:
+            instead = f"{there[-1].path.name} is" if there else ""
+            print(set_aside(newest.path, error, instead, progress), flush=True)
+    return 0
