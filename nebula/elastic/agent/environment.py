@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from nebula.elastic.agent.copies import OWN
 from nebula.elastic.agent.worker import Order
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from nebula.elastic.agent.agent import Node
 
 PLAN = "plan.json"
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+"""Variable by which Paddle's gloo chooses a network interface."""
 
 
 def of_process(base: Mapping[str, str], job: Mapping[str, str], *, slots: int) -> dict[str, str]:
@@ -55,6 +61,7 @@ def orders(
         more["NEBULA_RESUME"] = str(resume)
     if start.apart:
         more |= node.roll
+    more |= of_network(os.environ, node.address)
     return {
         rank.local: Order(
             generation=start.generation,
@@ -71,6 +78,25 @@ def orders(
         )
         for rank in ranks
     }
+
+
+def of_network(base: Mapping[str, str], address: str) -> dict[str, str]:
+    """Has gloo use the interface by which others reach this node; by itself it takes that of the host's name.
+
+    That name often leads to a loopback address, which no other node reaches.
+
+    Args:
+        base: the agent's own environment, which wins.
+    """
+    if base.get(GLOO_INTERFACE):
+        return {}
+    try:
+        number = socket.gethostbyname(address)
+    except OSError:
+        return {}
+    interfaces = {one.address: name for name, there in psutil.net_if_addrs().items() for one in there}
+    found = interfaces.get(number, "")
+    return {GLOO_INTERFACE: found} if found and not ipaddress.ip_address(number).is_loopback else {}
 
 
 def of_rank(start: wire.Start, rank: wire.Rank, here: int, logs: str) -> dict[str, str]:
