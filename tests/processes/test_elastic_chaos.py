@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from elastic_job import Job
 
-from nebula.elastic.chaos.values import Weather
+from nebula.elastic.chaos.run import run
+from nebula.elastic.chaos.values import Fault, Kind, Schedule, Weather
 
 
 @pytest.fixture
@@ -69,7 +70,9 @@ def test_slow_and_lossy_lines_hold_nobody_up_and_a_partition_leaves_the_node_out
     job.controller().agents("a", "b").wait_step(3)
     workers = [job.worker(node).pid for node in "ab"]
     bad = Weather(delay_s=0.2, bytes_per_s=50e3, loss=0.05)
-    job.client().inject("b", "link", seconds=8.0, weather=bad)
+    slow = Fault(kind=Kind.LINK, node="b", at_s=0.0, seconds=8.0, weather=bad)
+    done = run(Schedule(faults=(slow,), lasts_s=1.0), job.client(), print)
+    assert not done.outcomes[0].injected.refused
     job.wait_step(job.last_step() + 10)
     assert workers == [job.worker(node).pid for node in "ab"]
     assert not events(job, "gone")
