@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from nebula.cli.subject import Subject
     from nebula.cluster.values import Cluster
     from nebula.elastic.authority import Identity
-    from nebula.elastic.controller.brain import Settings
     from nebula.elastic.controller.plans import Plans
+    from nebula.elastic.controller.settings import Settings
     from nebula.elastic.controller.show import Show
     from nebula.elastic.policy.values import Bounds
     from nebula.elastic.telling import Tell
@@ -296,11 +296,12 @@ def _settings(subject: Subject, plan: Plan, folder: Path, *, script: str, shards
         shards: of a batch, where workers are replicas; 0: they are not.
         more: settings that are taken as they are.
     """
-    from nebula.elastic.controller.brain import Settings
+    from nebula.elastic.controller.settings import Settings
     from nebula.launch import devices
     from nebula.launch.training import LOGS
 
     cluster = subject.run.cluster
+    select = devices.of_ranks(cluster, plan)
     return Settings(
         name=str(folder.name),
         words=_words(subject, folder, script, shards),
@@ -309,7 +310,7 @@ def _settings(subject: Subject, plan: Plan, folder: Path, *, script: str, shards
         shards=shards,
         checkpoints=folder / subject.run.checkpoint.folder,
         environment=devices.of_processes(cluster, plan, folder),
-        select=lambda rank, device: devices.of_rank(cluster, plan, 0 if shards else rank, device),
+        select=(lambda _rank, device: select(0, device)) if shards else select,
         **more,
     )
 

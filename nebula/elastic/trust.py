@@ -217,6 +217,7 @@ class Doorkeeper:
         self._identity, self._say = identity, say
         self._list = identity.folder / REVOKED
         self._read_ns = 0
+        self._good: dict[bytes, x509.Certificate] = {}
         self._late_until_s: dict[str, float] = {}
 
     def refusal(self, context: Any, node: str = "") -> str:
@@ -228,12 +229,21 @@ class Doorkeeper:
         pems = context.auth_context().get("x509_pem_cert")
         if not pems:
             return "the call came without a certificate"
-        certificate = x509.load_pem_x509_certificate(pems[0])
-        late = time.monotonic() < self._late_until_s.get(node, 0.0)
-        at = certificate.not_valid_after_utc + datetime.timedelta(seconds=1) if late else now()
-        why = unfit(certificate, self._current(), at)
+        why = self._unfit(pems[0], late=time.monotonic() < self._late_until_s.get(node, 0.0))
         if why:
             self._say(f"refused a call from {context.peer()}: {why}")
+        return why
+
+    def _unfit(self, pem: bytes, *, late: bool) -> str:
+        """Signatures are checked once for each list; what is good by then is asked for its dates alone."""
+        identity = self._current()
+        certificate = self._good.get(pem) or x509.load_pem_x509_certificate(pem)
+        at = certificate.not_valid_after_utc + datetime.timedelta(seconds=1) if late else now()
+        if pem in self._good and certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
+            return ""
+        why = unfit(certificate, identity, at)
+        if not why:
+            self._good[pem] = certificate
         return why
 
     def take_for_expired(self, node: str, seconds: float) -> bool:
@@ -245,6 +255,7 @@ class Doorkeeper:
         changed_ns = _changed_ns(self._list)
         if changed_ns != self._read_ns:
             self._read_ns = changed_ns
+            self._good.clear()
             self._identity = replace(self._identity, revoked=self._list.read_bytes() if changed_ns else b"")
         return self._identity
 

@@ -6,7 +6,7 @@ the job begins with. Refuses a cluster of several kinds of devices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nebula.cluster.values import Cluster
@@ -42,17 +42,18 @@ def of_processes(cluster: Cluster, plan: Plan, folder: Path) -> Mapping[str, str
     return {**emulator.environment(device_table(cluster, plan, folder / TABLE)), **of_device}
 
 
-def of_rank(cluster: Cluster, plan: Plan, rank: int, device: int) -> Mapping[str, str]:
-    """What gives a rank its device.
+def of_ranks(cluster: Cluster, plan: Plan) -> Callable[[int, int], Mapping[str, str]]:
+    """What gives a rank its device: a function of the rank and of the device's number on its node.
 
     Args:
         plan: that the job begins with.
-        device: its number on its node.
     """
     kind = _kind(cluster, plan)
     if kind == "cpu":
-        return {}
-    return {f"FLAGS_selected_{DEVICE}s": str(rank)} if kind == DEVICE else {SELECTS[kind]: str(device)}
+        return lambda _rank, _device: {}
+    if kind == DEVICE:
+        return lambda rank, _device: {f"FLAGS_selected_{DEVICE}s": str(rank)}
+    return lambda _rank, device: {SELECTS[kind]: str(device)}
 
 
 def _kind(cluster: Cluster, plan: Plan) -> str:

@@ -22,7 +22,7 @@ def scored(folder, faults):
     scores = Scores()
     for done in range(1, STEPS):
         for rank in NODES:
-            scores = scores.told(1, rank, Pace(steps=done, work_s=told[rank]["work_s"][done]), LIMITS)
+            scores = scores.told(1, {rank: Pace(steps=done, work_s=told[rank]["work_s"][done])}, LIMITS)
     took_s = [sum(one["took_s"][2:]) for one in told]
     return scores.slow(NODES, LIMITS), took_s[1] / took_s[0]
 

@@ -107,7 +107,7 @@ def copy(rank, step, *, node="", alone=True, generation=1, ranks=2, kept=False):
 def test_the_newest_step_of_which_every_rank_has_its_part_is_chosen():
     found = newest([copy(0, 9), copy(0, 8), copy(1, 8), copy(1, 7)])
     assert (found.generation, found.step, len(found.copies)) == (1, 8, 2)
-    assert found.ranks_on("a") == {0}
+    assert found.ranks_by_node()["a"] == {0}
     assert newest([copy(0, 9), copy(1, 8)]) is None
     assert newest([]) is None
 
@@ -115,7 +115,7 @@ def test_the_newest_step_of_which_every_rank_has_its_part_is_chosen():
 def test_a_neighbour_stands_in_for_a_lost_node():
     found = newest([copy(0, 6), copy(1, 6, node="a", kept=True)])
     assert found.step == 6
-    assert found.ranks_on("a") == {0, 1}
+    assert found.ranks_by_node()["a"] == {0, 1}
     both = newest([copy(1, 6, node="a", kept=True), copy(0, 6), copy(1, 6)])
     assert [one.node for one in both.copies] == ["a", "b"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.elastic.policy.slow import Pace, Scores, Slowness, factor_of
+from nebula.elastic.policy.slow import Pace, Scores, Slowness, factors
 
 LIMITS = Slowness()
 NODES = {0: "a", 1: "b", 2: "c", 3: "d"}
@@ -20,7 +20,7 @@ def run(work_s, steps=ENOUGH, nodes=NODES, scores=None, generation=1):
     scores, done = scores or Scores(), dict.fromkeys(nodes, 0.0)
     for step in range(steps):
         for rank in nodes:
-            scores = scores.told(generation, rank, Pace(steps=step, work_s=done[rank]), LIMITS)
+            scores = scores.told(generation, {rank: Pace(steps=step, work_s=done[rank])}, LIMITS)
             done[rank] += work_s(rank, step)
     return scores
 
@@ -76,11 +76,11 @@ def test_a_node_is_as_slow_as_its_slowest_rank():
 
 def test_a_new_generation_begins_anew_and_a_rank_that_began_anew_does_too():
     slow = run(lambda rank, step: 0.3 if rank == 2 else 0.1)
-    assert slow.told(2, 0, Pace(steps=5, work_s=1.0), LIMITS).slow(NODES, LIMITS) is None
-    again = slow.told(1, 2, Pace(steps=0, work_s=0.0), LIMITS)
+    assert slow.told(2, {0: Pace(steps=5, work_s=1.0)}, LIMITS).slow(NODES, LIMITS) is None
+    again = slow.told(1, {2: Pace(steps=0, work_s=0.0)}, LIMITS)
     assert again.since[2] == Pace(steps=0, work_s=0.0)
 
 
 def test_hardly_any_work_says_nothing():
     assert run(lambda rank, step: 2e-4 if rank == 2 else 1e-5).slow(NODES, LIMITS) is None
-    assert factor_of("a", {"a": 1.0}, LIMITS) == 1.0
+    assert factors({"a": 1.0}, LIMITS) == {"a": 1.0}

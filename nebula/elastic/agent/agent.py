@@ -30,6 +30,7 @@ from nebula.elastic.agent.worker import STACK_LINES, Order, Worker, ending
 from nebula.elastic.chaos.values import Kind
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.protocol.shared import whole
 from nebula.errors import BadInput, NebulaError, RunFailed
 from nebula.runtime.progress import STOPPED
 
@@ -255,7 +256,8 @@ class Agent:
         if generation.running and len(generation.finished) == len(self._orders_of(generation.start)):
             self._session.send(finished=wire.Finished(generation=generation.number))
 
-    def _start(self, start: wire.Start) -> None:
+    def _start(self, told: wire.Start) -> None:
+        start = whole(told)
         rested = start.apart and start.generation == self.generation.number and not self.crew.ranks
         if start.generation <= self.generation.number and not rested:
             self.say(f"refused to start generation {start.generation}: {self.generation.number} is there already")

@@ -63,6 +63,16 @@ class Crowd:
         """Nodes that have said nothing since then."""
         return [node for node, line in self.lines.items() if line.heard_s < before_s]
 
+    def hang_up(self) -> None:
+        """Ends all lines."""
+        for line in self.lines.values():
+            line.outbox.put_nowait(None)
+
+    def forgive(self, late_s: float) -> None:
+        """Counts nobody's silence for a time in which nobody was listened to."""
+        for line in self.lines.values():
+            line.heard_s += late_s
+
     def copies(self) -> Iterable[Copy]:
         """All that the nodes hold."""
         return (copy for line in self.lines.values() for copy in line.copies)

@@ -7,9 +7,12 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 
-KEPT = 10_000
-"""Events that stay in memory."""
+KEPT, KEPT_BYTES = 10_000, 32 << 20
+"""Events that stay in memory, and how long their texts may be together; the newest stays whatever its length."""
+LINES, LINE_CHARACTERS = 60, 500
+"""Of a log that an event keeps: its last lines, and of each the beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +59,30 @@ class Journal:
             kept: texts of earlier events, in order.
         """
         self._write = write
-        self._events = deque((loads(text) for text in kept), maxlen=KEPT)
+        self._events: deque[tuple[Happened, int]] = deque()
+        self._nbytes = 0
+        for text in kept[-KEPT:]:
+            self._keep(loads(text), len(text))
         self._changed = asyncio.Condition()
 
     @property
     def last(self) -> int:
         """The number of the newest event; 0 without one."""
-        return self._events[-1].number if self._events else 0
+        return self._events[-1][0].number if self._events else 0
 
     def add(self, event: Happened) -> None:
         """Keeps an event."""
         assert event.number == self.last + 1
-        self._events.append(event)
-        self._write(key(event.number), json.dumps(asdict(event)))
+        text = json.dumps(asdict(event))
+        self._keep(event, len(text))
+        self._write(key(event.number), text)
+
+    def _keep(self, event: Happened, nbytes: int) -> None:
+        """Has an event in memory, and the oldest go where they are too many."""
+        self._events.append((event, nbytes))
+        self._nbytes += nbytes
+        while len(self._events) > KEPT or (self._nbytes > KEPT_BYTES and len(self._events) > 1):
+            self._nbytes -= self._events.popleft()[1]
 
     async def tell(self) -> None:
         """Wakes those who follow."""
@@ -77,7 +91,8 @@ class Journal:
 
     def after(self, number: int) -> list[Happened]:
         """The events after a number, as far as they are kept."""
-        return [event for event in self._events if event.number > number]
+        first = self._events[0][0].number if self._events else 0
+        return [event for event, _ in islice(self._events, max(0, number + 1 - first), None)]
 
     async def follow(self, number: int) -> AsyncIterator[Happened]:
         """The events after a number, then those that come."""
@@ -97,6 +112,15 @@ def key(number: int) -> str:
     'event/0000000007'
     """
     return f"event/{number:010}"
+
+
+def end_of_log(lines: Sequence[str]) -> tuple[str, ...]:
+    """What an event keeps of a log, however much of it an agent sends.
+
+    >>> [len(line) for line in end_of_log(["first"] + ["x" * 10_000] * LINES)] == [LINE_CHARACTERS] * LINES
+    True
+    """
+    return tuple(line[:LINE_CHARACTERS] for line in lines[-LINES:])
 
 
 def loads(text: str) -> Happened:

@@ -13,10 +13,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from nebula.elastic.controller.brain import Brain, Settings
+from nebula.elastic.controller.brain import Brain
 from nebula.elastic.controller.plans import Plans
 from nebula.elastic.controller.roll_office import RollOffice
 from nebula.elastic.controller.service import Service
+from nebula.elastic.controller.settings import Settings
 from nebula.elastic.controller.show import Show
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol.control_pb2_grpc import add_ControllerServicer_to_server
@@ -88,7 +89,7 @@ async def serve(
         token = bytes.fromhex(brain.kept("token", secrets.token_hex(16)))
         first = (lease.token - 1) * NUMBERS
         office = RollOffice(token=token, wanted=1, gather_s=GATHER_S, note=brain.note, first_number=first)
-        brain.members_expected = office.expect
+        brain.deeds.members_expected = office.expect
         add_RollServicer_to_server(office, server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
@@ -98,8 +99,25 @@ async def serve(
     await server.start()
     brain.note("controller", f"{holder} leads {settings.name} with epoch {lease.token} on port {port}")
     asyncio.get_running_loop().set_exception_handler(_quietly)
+    try:
+        await _until_over(brain, server, answers)
+    finally:
+        brain.over.set()
+        brain.crowd.hang_up()
+        await server.stop(0.5)
+    if brain.state.phase is Phase.FAILED:
+        raise RunFailed(brain.state.why)
+    return brain.state.why
+
+
+async def _until_over(brain: Brain, server: Any, answers: Any) -> None:
+    """Leads until the job is over.
+
+    Raises:
+        NebulaError: this controller cannot lead any longer.
+    """
     brain.begin()
-    renewing = asyncio.create_task(_renew(store, brain))
+    renewing = asyncio.create_task(_renew(brain.store, brain))
     over = asyncio.create_task(brain.over.wait())
     await asyncio.wait({renewing, over}, return_when=asyncio.FIRST_COMPLETED)
     await answers.enter_graceful_shutdown()
@@ -108,13 +126,9 @@ async def serve(
         await renewing
     renewing.cancel()
     if brain.broken is not None:
-        await server.stop(0)
         raise _told(brain.broken)
     await _hang_up(brain)
     await server.stop(0.5)
-    if brain.state.phase is Phase.FAILED:
-        raise RunFailed(brain.state.why)
-    return brain.state.why
 
 
 async def _lead(name: str, holder: str, store: Store, say: Tell, show: Show) -> Lease:

@@ -13,6 +13,9 @@ from nebula.elastic.protocol import control_pb2 as wire
 from nebula.errors import BadInput
 from nebula.plan.values import Plan
 
+REMEMBERED = 16
+"""Plans that were found and are not looked for again."""
+
 Replan = Callable[[Cluster], Plan]
 """Finds a plan for what is left of the cluster; raises Infeasible where there is none."""
 
@@ -33,6 +36,8 @@ class Plans:
         """
         here = frozenset(seats)
         if here not in self._found:
+            if len(self._found) >= REMEMBERED:
+                del self._found[next(iter(self._found))]
             missing = [name for name in self.nodes if name not in here]
             used = {place.node for place in self.base.ranks}
             same = not missing or used <= here
@@ -51,7 +56,8 @@ class Plans:
         if node in taken:
             wanted = taken[node]
         else:
-            free = [name for name in self.nodes if name not in taken.values()]
+            here = frozenset(taken.values())
+            free = [name for name in self.nodes if name not in here]
             fitting = [name for name in free if self.nodes[name] <= slots]
             if not fitting:
                 why = f"those that are left have more than {slots} devices" if free else "all of them are taken"

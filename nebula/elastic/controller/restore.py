@@ -8,6 +8,7 @@ seen by the node that puts them together; where they do not, training goes on fr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 
@@ -32,9 +33,13 @@ class Restorable:
     step: int
     copies: tuple[Copy, ...]
 
-    def ranks_on(self, node: str) -> frozenset[int]:
-        """The ranks whose own files are on a node."""
-        return frozenset(copy.rank for copy in self.copies if copy.node == node and copy.alone)
+    def ranks_by_node(self) -> Mapping[str, AbstractSet[int]]:
+        """The ranks whose own files are on a node, of each that has some."""
+        found: dict[str, set[int]] = {}
+        for copy in self.copies:
+            if copy.alone:
+                found.setdefault(copy.node, set()).add(copy.rank)
+        return found
 
 
 def newest(copies: Iterable[Copy], *, before: int = 0) -> Restorable | None:

@@ -41,7 +41,7 @@ class Service(ControllerServicer):
         line = None
         if not refusal:
             try:
-                line = self.brain.joined(hello, lambda: self.door.refusal(context, hello.node))
+                line = self.brain.attendance.joined(hello, lambda: self.door.refusal(context, hello.node))
             except NebulaError as error:
                 refusal = str(error)
         if line is None:
@@ -62,7 +62,7 @@ class Service(ControllerServicer):
         finally:
             for task in (writing, reading):
                 task.cancel()
-            self.brain.gone(hello.node, line)
+            self.brain.attendance.gone(hello.node, line)
 
     async def _read(self, node: str, line: Line, messages: AsyncIterator[wire.FromAgent]) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -89,7 +89,7 @@ class Service(ControllerServicer):
             why=state.why,
             least_nodes=state.bounds.least,
             most_nodes=state.bounds.most,
-            split=brain.plan.split,
+            split=brain.deeds.plan.split,
             step_s=brain.crowd.step_s(state.members),
             nodes=[self._node(name, node) for name, node in sorted(state.nodes.items())],
             controller=self.holder,
@@ -146,14 +146,14 @@ class Service(ControllerServicer):
             os.kill(os.getpid(), signal.SIGKILL)
         if request.fault == Kind.TORN:
             try:
-                return wire.Answer(done=True, sentence=self.brain.tear(request))
+                return wire.Answer(done=True, sentence=self.brain.deeds.tear(request))
             except (NebulaError, OSError) as error:
                 return wire.Answer(sentence=str(error))
         if request.node not in self.brain.crowd.lines:
             return wire.Answer(sentence=f"there is no node {request.node}")
         if request.fault == Kind.CERTIFICATE and not self.door.take_for_expired(request.node, request.seconds):
             return wire.Answer(sentence="this job runs without TLS: there are no certificates to expire")
-        self.brain.inject(request)
+        self.brain.deeds.inject(request)
         return wire.Answer(done=True, sentence=f"{request.node} was told")
 
     def _asked(self, event: events.Event, kind: str) -> wire.Answer:

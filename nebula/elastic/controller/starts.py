@@ -8,6 +8,7 @@ from typing import Any
 from nebula.elastic.controller.crowd import Line
 from nebula.elastic.controller.restore import Restorable
 from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.protocol.shared import packed
 
 Lines = Mapping[str, Line]
 Fields = Mapping[str, Any]
@@ -30,24 +31,32 @@ def of_generation(
         same: whether the plan is that of the generation before, so that a rank may find its own part on its node.
     """
     first = lines[placed[0].node].hello
-    working = {rank.node for rank in placed}
-    others = [node for node in members if node in working]
+    own: dict[str, set[int]] = {}
+    for rank in placed:
+        own.setdefault(rank.node, set()).add(rank.rank)
+    others = [node for node in members if node in own]
+    after = dict(zip(others, [*others[1:], *others[:1]], strict=True))
     sources = [
         wire.Source(name=copy.name, node=copy.node, address=lines[copy.node].peer, rank=copy.rank, alone=copy.alone)
         for copy in (found.copies if found else ())
         if copy.node in lines
     ]
+    shared = wire.Start(
+        **common,
+        ranks=placed,
+        master=f"{first.address}:{first.ports[0]}",
+        resume_step=found.step if found else 0,
+        sources=sources,
+    )
+    alike, held = packed(shared), found.ranks_by_node() if found else {}
     for node in members:
-        own = {rank.rank for rank in placed if rank.node == node}
-        after = others[(others.index(node) + 1) % len(others)] if node in others else node
+        neighbour = after.get(node, node)
         start = wire.Start(
-            **common,
-            ranks=placed,
-            master=f"{first.address}:{first.ports[0]}",
-            resume_step=found.step if found else 0,
-            sources=sources,
-            neighbour="" if after == node else lines[after].peer,
-            everything=found is not None and not (same and own <= found.ranks_on(node)),
+            epoch=shared.epoch,
+            generation=shared.generation,
+            shared=alike,
+            neighbour="" if neighbour == node else lines[neighbour].peer,
+            everything=found is not None and not (same and own.get(node, set()) <= held.get(node, frozenset())),
         )
         yield node, start
 

@@ -77,13 +77,13 @@ class Steps:
     boundary: bool = False
     saving_s: float = 0.0
     _least: int = 0
-    _told_s: dict[str, float] = field(default_factory=dict)
+    _slowest_s: float = 0.0
     _written: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
     def begin(self, before: int, resumed: int) -> None:
         """A generation begins; `resumed` is -1 where that is not known yet."""
         self.beginning, self.boundary, self.last_s = Beginning(before, resumed), False, math.inf
-        self._least, self._told_s, self._written = 0, {}, {}
+        self._least, self._slowest_s, self._written = 0, 0.0, {}
 
     def did(self, now_s: float, least: int) -> int:
         """All ranks have done so many steps; how many more those are."""
@@ -92,11 +92,10 @@ class Steps:
             self._least, self.last_s = least, now_s
         return max(0, more)
 
-    def saved(self, node: str, saving_s: float) -> float:
-        """Saves have held up a node for so long in this generation; how much more the slowest was held up."""
-        before_s = max(self._told_s.values(), default=0.0)
-        self._told_s[node] = max(saving_s, self._told_s.get(node, 0.0))
-        more_s = max(self._told_s.values()) - before_s
+    def saved(self, saving_s: float) -> float:
+        """Saves have held up a node for so long in this generation; by how much more that is than any was before."""
+        more_s = max(0.0, saving_s - self._slowest_s)
+        self._slowest_s += more_s
         self.saving_s += more_s
         return more_s
 

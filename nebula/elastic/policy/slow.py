@@ -7,6 +7,7 @@ checkpoint or a garbage collection, accuses nobody.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -53,18 +54,19 @@ class Scores:
     recent_s: Mapping[int, Sequence[float]] = field(default_factory=lambda: MappingProxyType({}))
     accused: frozenset[str] = frozenset()
 
-    def told(self, generation: int, rank: int, pace: Pace, limits: Slowness) -> Scores:
-        """The scores after a rank has told its pace."""
+    def told(self, generation: int, paces: Mapping[int, Pace], limits: Slowness) -> Scores:
+        """The scores after some ranks have told their pace."""
         scores = self if generation == self.generation else Scores(generation=generation)
-        since = scores.since.get(rank)
-        if since is None or pace.steps < since.steps:
-            return replace(scores, since={**scores.since, rank: pace})
-        steps = pace.steps - since.steps
-        if steps < limits.window_steps:
-            return scores
-        step_s = (pace.work_s - since.work_s) / steps
-        recent_s = (*scores.recent_s.get(rank, ()), step_s)[-limits.windows :]
-        return replace(scores, since={**scores.since, rank: pace}, recent_s={**scores.recent_s, rank: recent_s})
+        since, recent_s = dict(scores.since), dict(scores.recent_s)
+        for rank, pace in paces.items():
+            begun = since.get(rank)
+            if begun is None or pace.steps < begun.steps:
+                since[rank] = pace
+            elif (steps := pace.steps - begun.steps) >= limits.window_steps:
+                since[rank] = pace
+                step_s = (pace.work_s - begun.work_s) / steps
+                recent_s[rank] = (*recent_s.get(rank, ()), step_s)[-limits.windows :]
+        return replace(scores, since=since, recent_s=recent_s)
 
     def slow(self, nodes: Mapping[int, str], limits: Slowness) -> tuple[str, float] | None:
         """The slowest node that is slow and not accused yet, and by which factor; None: none, or not known yet.
@@ -78,7 +80,7 @@ class Scores:
         by_node: dict[str, float] = {}
         for rank, work_s in known.items():
             by_node[nodes[rank]] = max(by_node.get(nodes[rank], 0.0), work_s)
-        found = [(factor, node) for node in by_node if (factor := factor_of(node, by_node, limits)) >= limits.factor]
+        found = [(factor, node) for node, factor in factors(by_node, limits).items() if factor >= limits.factor]
         fresh = sorted((one for one in found if one[1] not in self.accused), reverse=True)
         return (fresh[0][1], fresh[0][0]) if fresh else None
 
@@ -87,14 +89,30 @@ class Scores:
         return replace(self, accused=self.accused | {node})
 
 
-def factor_of(node: str, by_node: Mapping[str, float], limits: Slowness) -> float:
-    """How much longer a node's work takes than the median of the others'; 1 where there are none, or hardly any work.
+def factors(by_node: Mapping[str, float], limits: Slowness) -> Mapping[str, float]:
+    """How much longer each node's work takes than the median of the others'.
+
+    It is 1 where there are no others, or hardly any work.
 
     Example:
-        >>> factor_of("b", {"a": 0.1, "b": 0.25, "c": 0.1}, Slowness())
+        >>> factors({"a": 0.1, "b": 0.25, "c": 0.1}, Slowness())["b"]
         2.5
     """
-    others = [work_s for other, work_s in by_node.items() if other != node]
-    if not others or by_node[node] < limits.least_s:
-        return 1.0
-    return by_node[node] / max(median(others), limits.least_s)
+    ordered = sorted(by_node.values())
+    if len(ordered) < 2:
+        return dict.fromkeys(by_node, 1.0)
+    return {
+        node: work_s / max(_median_but(ordered, work_s), limits.least_s) if work_s >= limits.least_s else 1.0
+        for node, work_s in by_node.items()
+    }
+
+
+def _median_but(ordered: Sequence[float], one: float) -> float:
+    """The median of sorted values without one of them.
+
+    >>> _median_but([1.0, 2.0, 4.0], 4.0), _median_but([1.0, 2.0, 3.0, 4.0], 1.0)
+    (1.5, 3.0)
+    """
+    left, at = len(ordered) - 1, bisect_left(ordered, one)
+    low, high = ((left - 1) // 2, left // 2)
+    return (ordered[low + (low >= at)] + ordered[high + (high >= at)]) / 2

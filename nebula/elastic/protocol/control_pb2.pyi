@@ -133,7 +133,7 @@ class Source(_message.Message):
     def __init__(self, name: _Optional[str] = ..., node: _Optional[str] = ..., address: _Optional[str] = ..., rank: _Optional[int] = ..., alone: _Optional[bool] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("epoch", "generation", "plan_json", "ranks", "master", "words", "environment", "resume_step", "sources", "neighbour", "everything", "log_folder", "apart")
+    __slots__ = ("epoch", "generation", "plan_json", "ranks", "master", "words", "environment", "resume_step", "sources", "neighbour", "everything", "log_folder", "apart", "shared")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +154,7 @@ class Start(_message.Message):
     EVERYTHING_FIELD_NUMBER: _ClassVar[int]
     LOG_FOLDER_FIELD_NUMBER: _ClassVar[int]
     APART_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     generation: int
     plan_json: str
@@ -167,7 +168,8 @@ class Start(_message.Message):
     everything: bool
     log_folder: str
     apart: bool
-    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., plan_json: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[Rank, _Mapping]]] = ..., master: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., resume_step: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., neighbour: _Optional[str] = ..., everything: _Optional[bool] = ..., log_folder: _Optional[str] = ..., apart: _Optional[bool] = ...) -> None: ...
+    shared: bytes
+    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., plan_json: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[Rank, _Mapping]]] = ..., master: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., resume_step: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., neighbour: _Optional[str] = ..., everything: _Optional[bool] = ..., log_folder: _Optional[str] = ..., apart: _Optional[bool] = ..., shared: _Optional[bytes] = ...) -> None: ...
 
 class Again(_message.Message):
     __slots__ = ("epoch", "generation", "rank")
