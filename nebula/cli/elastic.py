@@ -91,7 +91,7 @@ def controller(
     from nebula.elastic.controller.lead import serve
     from nebula.elastic.place import opened
     from nebula.elastic.policy.values import Limits
-    from nebula.elastic.trust import Doorkeeper, OpenDoor, Papers, refusals_told, server_credentials
+    from nebula.elastic.trust import Doorkeeper, OpenDoor, Papers, refusals_told
 
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
@@ -119,14 +119,13 @@ def controller(
     say = _teller(log_format, json=json, job_id=settings.name)
     show = _show(metrics, settings.name, say, traces=traces)
     say(f"{plan.split} · {folder} · store {at}")
-    credentials = server_credentials(Papers(identity)) if identity else None
     with refusals_told() if identity else nullcontext(), closing(show):
         work = serve(
             settings,
             kept or opened(at, folder.name),
             _plans(subject, plan, apart=replicas > 0),
             listen=listen,
-            credentials=credentials,
+            papers=Papers(identity) if identity else None,
             door=Doorkeeper(identity, say) if identity else OpenDoor(),
             say=say,
             show=show,

@@ -68,15 +68,30 @@ class Papers:
         return tuple(map(_changed_ns, self._files))
 
 
+def fixed_credentials(identity: Identity) -> grpc.ServerCredentials:
+    """Lets in who has a certificate of the same authority."""
+    pair = (identity.key, identity.certificate)
+    return grpc.ssl_server_credentials([pair], root_certificates=identity.ca, require_client_auth=True)
+
+
 def server_credentials(papers: Papers) -> grpc.ServerCredentials:
-    """Lets in who has a certificate of the same authority; every handshake takes the newest certificate."""
+    """The same for a server with threads, where every handshake takes the newest certificate.
 
-    def configuration() -> Any:
-        now_good = papers.current()
-        pair = (now_good.key, now_good.certificate)
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=now_good.ca)
+    gRPC is told of a certificate only where it is another one: while it takes one, handshakes under way may break.
+    """
+    used = papers.current()
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+    def another() -> Any:
+        nonlocal used
+        before, used = used, papers.current()
+        return _configuration(used) if used is not before else None
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(used), another, require_client_authentication=True)
+
+
+def _configuration(identity: Identity) -> Any:
+    pair = (identity.key, identity.certificate)
+    return grpc.ssl_server_certificate_configuration([pair], root_certificates=identity.ca)
 
 
 def dial(papers: Papers | None, options: Sequence[tuple[str, Any]]) -> Callable[[str], grpc.Channel]:
