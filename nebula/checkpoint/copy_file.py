@@ -59,11 +59,11 @@ class Content:
 
 
 class CopyFile:
-    """A file that is written again and again."""
+    """A file that is written again and again; one that somebody keeps by another name is left to them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._descriptor = -1
         self._memory: mmap.mmap | None = None
 
     def write(
@@ -82,10 +82,17 @@ class CopyFile:
         return Stamp(generation=generation, ranks=ranks, step=step, bytes=end)
 
     def _grown(self, size: int) -> mmap.mmap:
+        if self._descriptor < 0:
+            self._descriptor = self._opened()
         if self._memory is None or len(self._memory) < size:
             os.ftruncate(self._descriptor, int(size * _ROOM) + mmap.PAGESIZE)
             self._memory = mmap.mmap(self._descriptor, 0)
         return self._memory
+
+    def _opened(self) -> int:
+        if self.path.exists() and self.path.stat().st_nlink > 1:
+            self.path.unlink()
+        return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def stamp(path: Path) -> Stamp | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,8 +16,11 @@ from nebula.checkpoint.copies import TENSORS, CopyReader, assemble
 from nebula.checkpoint.copy_file import CopyFile, content, stamp
 from nebula.checkpoint.shard_file import Part
 from nebula.elastic.agent.copies import Copies, receive
+from nebula.elastic.agent.peer import Peer
 from nebula.elastic.controller.restore import Copy, newest
 from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.protocol.control_pb2_grpc import add_PeerServicer_to_server
+from nebula.elastic.trust import OpenDoor
 from nebula.errors import BadInput
 
 WEIGHTS = np.arange(24, dtype=np.float32).reshape(6, 4)
@@ -172,3 +177,60 @@ def test_a_node_gives_only_copies_away(tmp_path):
     for name in ("resume/rank-00000.alone.2", "own/../plan.json", "own/rank-00009.alone.2"):
         with pytest.raises(BadInput):
             list(copies.chunks(name))
+
+
+def in_step(copies, *names, step, generation):
+    """What two ranks of one node hold after a step: a half of the weights each, written in place of an older one."""
+    for name, part in zip(names, (rows(0, 3), rows(3, 6)), strict=True):
+        write(copies.scratch / "own" / name, part, step=step, generation=generation)
+
+
+def sources(copies, generation):
+    return [
+        wire.Source(name=one.name, node="a", rank=one.rank, alone=one.alone)
+        for one in copies.held()
+        if one.generation == generation
+    ]
+
+
+def test_what_a_generation_began_from_outlasts_its_first_copies(tmp_path):
+    copies, names = Copies(tmp_path, "a", lambda address: None), ("rank-00000.alone.1", "rank-00001.alone.1")
+    in_step(copies, *names, step=7, generation=1)
+    folder = copies.prepare(2, sources(copies, 1), everything=True)
+    in_step(copies, *names, step=9, generation=2)
+    assert CopyReader(folder).manifest.step == 7
+    (copies.scratch / "own" / names[1]).unlink()  # with the node that held it
+    held = [
+        Copy(node="a", name=one.name, generation=one.generation, ranks=2, step=one.step, rank=one.rank, alone=one.alone)
+        for one in copies.held()
+    ]
+    assert (newest(held).generation, newest(held).step) == (1, 7)
+    again = copies.prepare(3, sources(copies, 1), everything=True)
+    assert (CopyReader(again).read("model/w") == WEIGHTS).all()
+    assert folder.exists()  # another node may be fetching from it
+    copies.prepare(4, [source for source in sources(copies, 1) if "/3/" in source.name], everything=True)
+    assert not folder.exists()
+
+
+def test_what_a_generation_began_from_is_given_up_once_two_steps_are_with_the_neighbour(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    neighbour = Copies(tmp_path / "b", "b", lambda address: None)
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_PeerServicer_to_server(Peer(neighbour, OpenDoor()), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        copies = Copies(tmp_path / "a", "a", grpc.insecure_channel)
+        in_step(copies, "rank-00000.alone.1", "rank-00001.alone.1", step=7, generation=1)
+        folder = copies.prepare(2, sources(copies, 1), everything=True)
+        for generation, step, there in ((1, 5, True), (1, 6, True), (2, 8, True), (2, 16, False)):
+            in_step(copies, "rank-00000.alone.2", "rank-00001.alone.2", step=step, generation=generation)
+            for _ in range(2):
+                copies._not_before_s = 0.0
+                copies.pass_on(f"127.0.0.1:{port}")
+                copies._passing.result(10)
+            assert {(one.rank, one.step) for one in neighbour.held()} == {(0, step), (1, step)}
+            assert folder.exists() is there
+    finally:
+        server.stop(0).wait()

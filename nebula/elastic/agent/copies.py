@@ -1,8 +1,9 @@
 """The copies of the training's state that a node keeps in memory: its own, and those of a neighbour.
 
 Workers write their own (nebula.runtime.memory_copy); what no other node holds is passed on to the neighbour. For a new
-generation the copies that it needs are put into one folder: local ones as links, others fetched from the nodes that
-have them. Every file that travels is checked against its sha256.
+generation the copies that it needs are put into one folder: local ones by another name, others fetched from the nodes
+that have them. They stay there until the generation's own are with the neighbours, so that a node that is lost soon
+after another costs no more. Every file that travels is checked against its sha256.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from nebula.elastic.protocol.control_pb2_grpc import PeerStub
 from nebula.errors import BadInput, NebulaError
 
 OWN, KEPT, RESUME = "own", "kept", "resume"
-"""Folders of the scratch space; a copy is named by one of the first two and its file."""
+"""Folders of the scratch space; a copy is named by its folder, below the last by the generation, too, and its file."""
+PASSED_FIRST = 2
+"""Steps that a generation passes on before what it began from is given up: all nodes have passed on the first then."""
 CHUNK_BYTES = 1 << 20
 SHARE = 0.1
 """Of the time, that passing copies on to the neighbour may take."""
 _NAME = re.compile(r"rank-(\d{5,})\.(common|alone)\.[0-3]")
+_PATH = re.compile(rf"(?:{OWN}|{KEPT}|{RESUME}/\d+)/{_NAME.pattern}")
 
 Dial = Callable[[str], grpc.Channel]
 
@@ -43,20 +47,21 @@ class Copies:
         for name in (OWN, KEPT, RESUME):
             (scratch / name).mkdir()
         self._passed: dict[str, Stamp] = {}
+        self._passed_steps: set[tuple[int, int]] = set()
         self._pool = ThreadPoolExecutor(1, "neighbour")
         self._passing: Future[None] | None = None
         self._not_before_s = 0.0
 
     def held(self) -> list[wire.Copy]:
-        """All whole copies, the own and the kept ones."""
+        """All whole copies: the own, the kept ones, and those from which the generation began."""
         found = []
-        for folder in (OWN, KEPT):
-            for path in sorted((self.scratch / folder).iterdir()):
+        for folder in (OWN, KEPT, RESUME):
+            for path in sorted((self.scratch / folder).rglob("rank-*")):
                 match, of = _NAME.fullmatch(path.name), stamp(path)
                 if match and of:
                     found.append(
                         wire.Copy(
-                            name=f"{folder}/{path.name}",
+                            name=str(path.relative_to(self.scratch)),
                             generation=of.generation,
                             step=of.step,
                             rank=int(match[1]),
@@ -72,10 +77,9 @@ class Copies:
         Raises:
             BadInput: it is no name of a copy.
         """
-        folder, _, file = name.partition("/")
-        if folder not in (OWN, KEPT) or not _NAME.fullmatch(file):
+        if not _PATH.fullmatch(name):
             raise BadInput(f"{name!r} is no name of a copy")
-        return self.scratch / folder / file
+        return self.scratch / name
 
     def chunks(self, name: str) -> Iterator[wire.Chunk]:
         """A copy in pieces.
@@ -137,10 +141,21 @@ class Copies:
         try:
             with self.dial(neighbour) as channel:
                 PeerStub(channel).Keep(self.chunks(name), timeout=30)
+            self._give_up_the_beginning(self._passed.get(Path(name).name))
         except (grpc.RpcError, NebulaError):
-            self._passed.pop(name.partition("/")[2], None)  # a later one is tried
+            self._passed.pop(Path(name).name, None)  # a later one is tried
         took_s = time.monotonic() - began_s
         self._not_before_s = time.monotonic() + took_s * (1 / SHARE - 1)
+
+    def _give_up_the_beginning(self, of: Stamp | None) -> None:
+        """Removes what a generation began from, once its own copies of some steps are with neighbours."""
+        if of is None:
+            return
+        self._passed_steps = {one for one in self._passed_steps if one[0] == of.generation} | {(of.generation, of.step)}
+        if len(self._passed_steps) >= PASSED_FIRST:
+            for one in (self.scratch / RESUME).iterdir():
+                if int(one.name) <= of.generation:  # a later one has not begun yet
+                    shutil.rmtree(one, ignore_errors=True)
 
     def prepare(self, generation: int, sources: Sequence[wire.Source], *, everything: bool) -> Path:
         """Puts the copies that a generation takes up into one folder.
@@ -151,17 +166,20 @@ class Copies:
         Raises:
             BadInput: they cannot be fetched, or do not make up the training.
         """
-        shutil.rmtree(self.scratch / RESUME)
+        begun_from = {Path(source.name).parent.name for source in sources}  # others may still fetch from there
+        before = [one for one in (self.scratch / RESUME).iterdir() if one.name not in begun_from]
         folder = self.scratch / RESUME / str(generation)
-        folder.mkdir(parents=True)
+        folder.mkdir()
         for source in sources:
             if source.node == self.node:
                 target = self.path(source.name)
-                os.symlink(target, folder / target.name)
+                os.link(target, folder / target.name)
         for source in sources if everything else ():
-            if source.node != self.node and not (folder / source.name.partition("/")[2]).exists():
+            if source.node != self.node and not (folder / Path(source.name).name).exists():
                 self._fetch(source, folder)
         assemble(folder, everything=everything)
+        for one in before:
+            shutil.rmtree(one)
         return folder
 
     def _fetch(self, source: wire.Source, folder: Path) -> None:
@@ -173,10 +191,9 @@ class Copies:
             raise BadInput(f"{source.name} cannot be fetched from {source.node}: {why}") from None
 
     def forget(self) -> None:
-        """Removes the own and the kept ones, as a test asks for."""
-        for folder in (OWN, KEPT):
-            for path in (self.scratch / folder).iterdir():
-                path.unlink(missing_ok=True)
+        """Removes all of them, as a test asks for."""
+        for path in self.scratch.rglob("rank-*"):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Forgets all of them."""
