@@ -60,7 +60,11 @@ class Job:
         listen = f"127.0.0.1:{self.port}"
         words = ("--nodes", self.nodes, "--listen", listen, "-o", "run", *self._trust("certs"), *self.options, *more)
         self.start(name, "controller", "run.yaml", *words)
-        self.port = int(self.wait(lambda: re.search(r"on port (\d+)", log.read_text()[seen:]), 60, name)[1])
+        self.port = int(
+            self.wait(lambda: re.search(r"on port (\d+)", log.read_bytes()[seen:].decode(errors="replace")), 60, name)[
+                1
+            ]
+        )
         return self
 
     def _trust(self, certs):
