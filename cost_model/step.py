@@ -138,6 +138,7 @@ class StepPricing:
         self._blocks: dict[tuple[int, ...], Block] = {}
         self._undealt: dict[tuple[int, ...], Block] = {}
         self._parts: dict[tuple[int, ...], Block] = {}
+        self._wholes: dict[tuple[int, int], Block] = {}
         self._experts = frozenset(i for i, block in enumerate(graph.blocks) if expert_parameters(block))
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
         self.under: Mapping[str, StepPricing] = {}
@@ -415,9 +416,8 @@ class StepPricing:
         key = self.block_key(index, degrees)
         _, rows, tensor, sequence, context, expert, expert_tensor, exchange = key
         if key not in self._blocks:
-            undealt = self._undealt_block(index, rows, tensor, sequence, context, expert_tensor, exchange)
             self._blocks[key] = dealt_block(
-                self._with_rings(undealt, index, rows, context, exchange),
+                self._undealt_block(index, rows, tensor, sequence, context, expert_tensor, exchange),
                 tensor=tensor,
                 sequence=bool(sequence),
                 expert=expert,
@@ -433,14 +433,13 @@ class StepPricing:
         """
         if context == 1 or EXCHANGES[exchange] != "ring" or not self.execution.by_tensor:
             return local
-        whole = block_with_rows(self.graph.blocks[index], rows)
-        return with_rings(local, whole, context) or local
+        return with_rings(local, self._whole_block(index, rows), context) or local
 
     def _undealt_block(self, *key: int) -> Block:
         """The local block of (index, rows, tensor, sequence, context, expert_tensor, exchange) with all experts."""
         if key not in self._undealt:
             index, rows, tensor, sequence, context, expert_tensor, exchange = key
-            self._undealt[key] = undealt_block(
+            undealt = undealt_block(
                 self._part_of_sequence(index, rows, context, exchange),
                 tensor=tensor,
                 splits=self.graph.splits,
@@ -448,6 +447,7 @@ class StepPricing:
                 expert_tensor=expert_tensor,
                 deals_tokens=not self.execution.by_tensor,
             )
+            self._undealt[key] = self._with_rings(undealt, index, rows, context, exchange)
         return self._undealt[key]
 
     def _part_of_sequence(self, *key: int) -> Block:
@@ -457,11 +457,17 @@ class StepPricing:
         """
         if key not in self._parts:
             index, rows, context, exchange = key
-            whole = block_with_rows(self.graph.blocks[index], rows)
+            whole = self._whole_block(index, rows)
             fused_core = any(op.kind == "attention" for op in whole.operators)
             way = EXCHANGES[exchange]
             self._parts[key] = context_parallel(whole, context, "gather" if way == "ring" and not fused_core else way)
         return self._parts[key]
+
+    def _whole_block(self, index: int, rows: int) -> Block:
+        """The block of an index with so many rows, cut by nothing."""
+        if (index, rows) not in self._wholes:
+            self._wholes[index, rows] = block_with_rows(self.graph.blocks[index], rows)
+        return self._wholes[index, rows]
 
     def _send(self, last: LayerLoad, axes: Axes, sent: float, *, sequence: bool) -> float:
         """Handing a layer's output to the next stage, such a part of it to each rank.

@@ -78,7 +78,8 @@ class Layers:
         first = self.pricings[RECOMPUTE[0]]
         for pricing in self.pricings.values():
             # a cut does not depend on what is computed again
-            pricing._blocks, pricing._undealt, pricing._parts = first._blocks, first._undealt, first._parts
+            pricing._blocks, pricing._undealt = first._blocks, first._undealt
+            pricing._parts, pricing._wholes = first._parts, first._wholes
             pricing.fabric = self.fabric
         self._loads: dict[tuple[object, ...], list[LayerLoad]] = {}
         self._memory: dict[tuple[object, ...], MemoryLoad] = {}
