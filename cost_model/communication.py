@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -171,6 +172,12 @@ FEW = 4
 """Groups that are told apart one by one."""
 
 
+@lru_cache(maxsize=256)
+def _weights(columns: int) -> NDArray[np.int64]:
+    """Of each column of a pattern, by which patterns are told apart."""
+    return np.random.default_rng(0).integers(1 << 62, size=columns)
+
+
 class Fabric:
     """The levels of many groups of one cluster, each shape worked out once.
 
@@ -287,7 +294,7 @@ class Fabric:
         switches = [position // width - position[:, :1] // width for width in self._widths]
         patterns = np.hstack([self._group[groups], node - node[:, :1], *switches])
         # equal patterns have equal sums; unequal ones collide with a chance of about 2**-60
-        sums = patterns @ np.random.default_rng(0).integers(1 << 62, size=patterns.shape[1])
+        sums = patterns @ _weights(patterns.shape[1])
         _, first, which = np.unique(sums, return_index=True, return_inverse=True)
         return [(patterns[i].tobytes(), groups[i]) for i in first], which.ravel()[same]
 

@@ -47,9 +47,12 @@ def _grows(op: Operator, tensors: Mapping[str, Tensor]) -> bool:
 def _written(op: Operator, tensors: Mapping[str, Tensor], times: Mapping[str, int], gathers: set[str]) -> Operator:
     """One operator; gradients of what is gathered are added once they are shares, by the exchange."""
     forward, backward = op.forward, op.backward
+    made = op.outputs[0] if op.outputs else ""
+    moves = any(isinstance(work, Collective) for work in (*forward, *backward))
+    if not moves and made not in times and gathers.isdisjoint(op.inputs):
+        return op
     for name in gathers.intersection(op.inputs):
         backward = tuple(w for w in backward if not _adds(w, tensors[name].bytes))
-    made = op.outputs[0] if op.outputs else ""
     if made in times:
         forward, backward = forward * times[made], backward * times[made]
         if made in gathers and backward:

@@ -27,6 +27,8 @@ def dispatched(block: Block) -> Block:
 
 def _dispatched(op: Operator, tensors: Mapping[str, Tensor], told_bytes: float) -> Operator:
     """The operator; where copies travel, ranks first tell each other how many to expect, and their hosts."""
+    if op.kind != "moe_permute" and not any(work.kind in _TABLE for work in (*op.forward, *op.backward)):
+        return op
     forward = [piece for work in op.forward for piece in _pieces(op, work, tensors)]
     if op.kind == "moe_permute" and told_bytes:
         told = Collective(kind="all_to_all", axis="expert", bytes=told_bytes)

@@ -73,16 +73,14 @@ def _choices(run_s: Sequence[Floats]) -> list[Ints]:
     layers = len(run_s[0]) - 1
     best, choices = np.full(layers + 1, np.inf), []
     best[0] = 0.0
+    rows = np.arange(layers + 1)
     worst = np.empty_like(run_s[0])
     for index, own in enumerate(run_s):
-        # with a layer at least on each of the stages before
-        ends, firsts = slice(index + 1, None), slice(index, None)
-        taken = np.maximum(own[ends, firsts], best[firsts], out=worst[ends, firsts])
-        choice = np.zeros(layers + 1, dtype=np.int64)
-        choice[ends] = taken.argmin(axis=1) + index if len(taken) else 0
+        np.maximum(own, best, out=worst)
+        choice = worst.argmin(axis=1)
         choices.append(choice)
-        best = np.full(layers + 1, np.inf)
-        best[ends] = taken.min(axis=1)
+        best = worst[rows, choice]
+        best[: index + 1] = np.inf
     return choices
 
 
