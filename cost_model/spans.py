@@ -120,7 +120,7 @@ class Spans:
             chain.loss_bytes,
             chain.logits_bytes,
         )
-        self._most = np.array([_maxima(each).reshape(-1) for each in most])
+        self._most = _maxima(np.array(most)).reshape(len(most), -1)
         self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
         self._borders: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
@@ -244,19 +244,15 @@ class Spans:
         return float(forward_s + backward_s)
 
 
-def _ahead(by_layer: Floats) -> Floats:
-    """[layers + 1]: for each layer the value of the one before it, 0 where a chain begins."""
-    return np.concatenate([[0.0], by_layer])
-
-
 def _inner(by_layer: Floats) -> Floats:
     """[layers + 1]: at each border what crosses it, 0 at both ends of the chain."""
     return np.concatenate([[0.0], by_layer[:-1], [0.0]])
 
 
 def _maxima(by_layer: Floats) -> Floats:
-    """[layers + 1, layers + 1]: the maximum over the layers of each run, 0 where a run has none."""
-    layers = len(by_layer)
-    spread = np.triu(np.broadcast_to(_ahead(by_layer), (layers + 1, layers + 1)), 1)
-    maxima: Floats = np.maximum.accumulate(spread, axis=1)
+    """[figures, layers + 1, layers + 1]: of [figures, layers] the maximum over each run, 0 where it is empty."""
+    figures, layers = by_layer.shape
+    ahead = np.concatenate([np.zeros((figures, 1)), by_layer], axis=1)
+    behind = np.tri(layers + 1, k=-1, dtype=bool).T
+    maxima: Floats = np.maximum.accumulate(np.where(behind, ahead[:, None], 0.0), axis=2)
     return maxima
