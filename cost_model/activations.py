@@ -45,6 +45,7 @@ class Activations:
         logits: of the loss, from its forward to the gradient of the projection; 0 in other layers.
         logits_gradient: of these, what its backward leaves: one tensor as large as the logits.
         again: whether the backward computes some of the layer's forward again.
+        later: of what is kept, and of gradients, what a split backward leaves for the gradients of weights.
     """
 
     kept: float
@@ -53,6 +54,7 @@ class Activations:
     logits: float = 0.0
     logits_gradient: float = 0.0
     again: bool = False
+    later: float = 0.0
 
 
 def activations(block: Block, execution: Execution, *, again: bool = True, parts: int = 1) -> Activations:
@@ -86,6 +88,7 @@ def activations_under(
                 logits=logits_bytes / parts,
                 logits_gradient=view.logits_gradient_bytes / parts,
                 again=again and execution.recompute.what != "none",
+                later=view.later() / parts,
             )
         )
     return tuple(found)
@@ -197,6 +200,14 @@ class _View:
         """
         outputs = {op.outputs[0] for op in self.block.operators if op.kind == "attention"}
         return self.size(outputs & kept) if parts > 1 else 0.0
+
+    def later(self) -> float:
+        """Inputs of products with weights, and the gradients of their outputs; the logits' are counted as such."""
+        weights = {t.name for t in self.block.parameters}
+        products = [op for op in self.block.operators if op.kind in PRODUCTS and weights.intersection(op.inputs[1:])]
+        inputs = self.memories(op.inputs[0] for op in products)
+        outputs = {op.outputs[0] for op in products} - self.logits
+        return self.size(inputs) + self.size(outputs)
 
     def passing(self, op: Operator) -> float:
         """Gradients of tensors, weights apart, that lie there while the backward of one operator runs."""

@@ -63,19 +63,19 @@ def eager_moments(
 def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged_bytes: float) -> Iterator[_Moment]:
     m = setting.micro_batches
     width = DTYPE_BYTES[setting.execution.accumulation_dtype]
-    kept = sum(chunk.flight * chunk.kept_bytes for chunk in chunks)
+    kept = sum(_kept_bytes(chunk, setting) for chunk in chunks)
     queued = staged_bytes + sum(_queued(chunk, m) for chunk in chunks)
     all_ahead = all(chunk.flight >= m for chunk in chunks)
-    flat = min(own.gradients / _owners(setting), float(BUCKET_BYTES)) if setting.replicas > 1 else 0.0
+    flat = _joined_bytes(chunks, setting)
     # gradients that replicas sum are joined to one array, which is parted again
     yield _Moment("optimizer step", own.gradients, 0.0, 0.0, buffers=2.0 * flat)
     behind = 0.0
     for chunk in reversed(chunks):
         gone, later = 0.0, behind
         for layer in reversed(chunk.layers):
-            # what the backward of this micro-batch has used up; a split one keeps it for the gradients of weights
+            # what the backward of this micro-batch has used up; a split one keeps what gradients of weights need
             acts, made = layer.activations, width * (layer.elements + layer.expert_elements)
-            lying = kept - (0.0 if setting.splits else gone)
+            lying = kept - gone
             gradient = acts.logits_gradient
             # a projection that is run again has its logits beside their gradient, a copy of that, and its weights'
             again = acts.again and not setting.splits
@@ -96,16 +96,35 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
             else:
                 more = work + layer.widest_bytes
                 yield _Moment("last backward", own.gradients, lying, more, logits, queued)
-            gone, later = gone + (0.0 if holds_activations(chunk.offload) else acts.kept), later + made
+            used = max(0.0, acts.kept - acts.later) if setting.splits else acts.kept
+            gone, later = gone + (0.0 if holds_activations(chunk.offload) else used), later + made
         if all_ahead:
             # every micro-batch passes the virtual stages behind before the first passes this one
-            behind, kept = later, kept - chunk.flight * chunk.kept_bytes
+            behind, kept = later, kept - _kept_bytes(chunk, setting)
 
 
-def _owners(setting: Setting) -> int:
-    """Among how many owners of whole weights what is summed is dealt, each part for itself."""
+def _kept_bytes(chunk: Chunk, setting: Setting) -> float:
+    """What all micro-batches in flight keep; at the loss of one the others are left to gradients of weights alone."""
+    if not setting.splits or not any(layer.activations.logits for layer in chunk.layers):
+        return chunk.flight * chunk.kept_bytes
+    left = sum(min(layer.activations.kept, layer.activations.later) for layer in chunk.layers)
+    return chunk.kept_bytes + (chunk.flight - 1) * min(left, chunk.kept_bytes)
+
+
+def _joined_bytes(chunks: Sequence[Chunk], setting: Setting) -> float:
+    """The largest array to which gradients are joined that are summed together: those for one owner, or for all.
+
+    Gradients of experts that are dealt are summed apart, and where no other rank holds the same ones not at all.
+    """
+    layers = [layer for chunk in chunks for layer in chunk.layers]
+    width = DTYPE_BYTES[setting.execution.accumulation_dtype]
+    dense, experts = (width * sum(getattr(x, name) for x in layers) for name in ("elements", "expert_elements"))
+    if setting.expert_replicas == setting.replicas:
+        dense, experts = dense + experts, 0.0
     shares = setting.sharding.stage == 1 and setting.sharding.degree == setting.replicas
-    return setting.sharding.degree if shares else 1
+    joined = dense / (setting.sharding.degree if shares else 1) if setting.replicas > 1 else 0.0
+    apart = experts / (setting.expert_sharding.degree if shares else 1) if setting.expert_replicas > 1 else 0.0
+    return min(max(joined, apart), float(BUCKET_BYTES))
 
 
 def _elements(chunk: Chunk) -> float:

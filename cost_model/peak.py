@@ -140,6 +140,7 @@ class Setting:
         sharding: stage, and degree among ranks with equal parameters.
         expert_sharding: likewise, of experts.
         replicas: ranks that add their gradients.
+        expert_replicas: ranks that add those of the same experts.
         micro_batches: of one step.
         communicators: groups of ranks that a rank is in.
         counted: what the measurement counts.
@@ -154,6 +155,7 @@ class Setting:
     sharding: Sharding
     expert_sharding: Sharding
     replicas: int = 1
+    expert_replicas: int = 1
     micro_batches: int = 1
     communicators: int = 0
     counted: Counted = Counted.ALLOCATED

@@ -94,6 +94,7 @@ def setting_of(
         sharding=Sharding(stage=level, degree=stage.sharding.degree * context if level else 1),
         expert_sharding=Sharding(stage=level, degree=same if level else 1),
         replicas=replicas,
+        expert_replicas=same,
         micro_batches=plan.micro_batches,
         communicators=sum(groups),
         counted=counted,

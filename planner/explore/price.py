@@ -464,6 +464,7 @@ class WayPrices:
             sharding=Sharding(stage=level, degree=outer.sharding.degree * inner.context if level else 1),
             expert_sharding=Sharding(stage=level, degree=same if level else 1),
             replicas=replicas,
+            expert_replicas=same,
             micro_batches=way.micro_batches(self.job),
             communicators=sum(groups),
             counted=self.pools.counted,
