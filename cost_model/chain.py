@@ -44,6 +44,9 @@ class ChainCost:
         elements: trainable elements on one rank.
         tensors: how many tensors they are.
         parameters_bytes: their bytes.
+        again_bytes: of these, parameters of layers whose whole forward the backward runs again.
+        cut_tensors: of the tensors, those that sharding stage 3 cuts.
+        again_tensors: of these, those of such layers.
         kept_bytes: kept from forward to backward of one micro-batch.
         shared_bytes: of these, outputs that the layer before keeps as well: one memory where both are on one stage.
         module_outputs: outputs of sublayers with parameters of their own.
@@ -66,6 +69,9 @@ class ChainCost:
     elements: Floats
     tensors: Floats
     parameters_bytes: Floats
+    again_bytes: Floats
+    cut_tensors: Floats
+    again_tensors: Floats
     kept_bytes: Floats
     shared_bytes: Floats
     module_outputs: Floats
@@ -233,6 +239,9 @@ class Chains:
             elements=each([c.parameter_elements for c in layers]),
             tensors=each([c.parameter_tensors for c in layers]),
             parameters_bytes=each([c.parameters_bytes for c in layers]),
+            again_bytes=under(lambda c, policy: c.parameters_bytes * _runs_again_whole(c, policy)),
+            cut_tensors=each([c.cut_tensors for c in layers]),
+            again_tensors=under(lambda c, policy: c.cut_tensors * _runs_again_whole(c, policy)),
             kept_bytes=holding(lambda h: h.kept),
             shared_bytes=np.array(shared, float),
             module_outputs=each([c.module_outputs for c in layers]),
@@ -305,3 +314,8 @@ def border_of(block: Block) -> tuple[float, float, float, float]:
     out = [tensors[n] for n in block.outputs]
     returned = [t for t in out if t.needs_gradient]
     return sum(t.bytes for t in out), sum(t.bytes for t in returned), len(out), len(returned)
+
+
+def _runs_again_whole(cost: LayerCost, policy: str) -> float:
+    """1 where a backward runs all of a layer's forward again, and so reads its parameters once more; else 0."""
+    return float(cost.recompute_s[policy] > 0 and cost.kept_bytes[policy] == cost.kept_bytes["full"])

@@ -25,6 +25,9 @@ BACKWARD_HOST = 1.9
 """What a launch costs the host in a backward, over one in a forward: measured on layers of PyTorch on an H100's host,
 20 us forward and 38 us backward."""
 
+LEAST_CUT = 1024
+"""Elements of a tensor up to which fleet's sharding stage 3 leaves it whole on every rank: biases and norms."""
+
 EXPERT_KERNELS = ("grouped_matmul", "grouped_matmul_grad")
 
 
@@ -41,6 +44,7 @@ class LayerCost:
         recompute_collectives: by policy, communication that the backward runs again.
         parameter_elements: trainable elements that the rank holds.
         parameter_tensors: how many tensors they are.
+        cut_tensors: of these, those that sharding stage 3 cuts.
         parameters_bytes: their bytes, which are also the bytes of their gradients.
         kept_bytes: by policy, what lies in memory from the forward to the backward.
         working_bytes: by policy, what only this layer's backward needs while it runs.
@@ -57,6 +61,7 @@ class LayerCost:
     recompute_collectives: Mapping[str, tuple[Collective, ...]]
     parameter_elements: int
     parameter_tensors: int
+    cut_tensors: int
     parameters_bytes: int
     kept_bytes: Mapping[str, int]
     working_bytes: Mapping[str, int]
@@ -85,6 +90,7 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
         recompute_collectives={p: _collectives(_forward(ops)) for p, ops in again.items()},
         parameter_elements=block.parameter_count,
         parameter_tensors=len(block.parameters),
+        cut_tensors=sum(t.size > LEAST_CUT for t in block.parameters),
         parameters_bytes=sum(t.bytes for t in block.parameters),
         kept_bytes=kept,
         working_bytes={p: max(0, saved - kept[p]) + beside[p] for p in RECOMPUTE},

@@ -26,12 +26,6 @@ BUCKET_PASSES = 6
 BUCKET_BYTES = 32.0 * 2**20
 """Size at which fleet closes a bucket of plain data parallelism."""
 
-CUT_SHARE = 0.5
-"""Share of a model's tensors that stage 3 cuts, for kernel launches: those above 1,024 elements, not biases and norms.
-
-An assumption: of the small ERNIE they are 45 of 103.
-"""
-
 CLIP_PASSES = 3
 """The norm of the gradients, read once, and their scaling, a read and a write."""
 
@@ -50,6 +44,8 @@ def pass_costs(
     parameters_bytes: Amount,
     tensors: Amount,
     *,
+    cut_tensors: Amount,
+    gathered_again: tuple[Amount, Amount],
     outputs: tuple[Amount, Amount],
     sharding: Sharding,
     shard: Levels,
@@ -59,12 +55,15 @@ def pass_costs(
     """What sharding and the accumulation of gradients add to the passes of one micro-batch, on average over a step.
 
     Stage 2 reduces every micro-batch's gradients to their owners. Stage 3 gathers parameters in both passes and
-    all-reduces gradients, of which each rank keeps its part (Rajbhandari et al., SC 2020, section 7, ask for half). Its
-    kernels run beside its messages, so that only what takes longer counts.
+    all-reduces gradients, of which each rank keeps its part (Rajbhandari et al., SC 2020, section 7, ask for half). The
+    kernels of a gather run beside messages, so that only what takes longer counts; those of a gradient wait for its
+    sum. A layer that a backward runs again gathers its parameters once more for that.
 
     Args:
         parameters_bytes: of the stage on one rank; gradients have as many.
         tensors: how many they are.
+        cut_tensors: of the tensors, those that stage 3 cuts.
+        gathered_again: of the parameters, bytes and cut tensors of layers that the backward runs again whole.
         outputs: outputs of sublayers with parameters of their own, and their bytes.
         sharding: stage and degree.
         shard: where the ranks of a sharding group meet.
@@ -79,15 +78,16 @@ def pass_costs(
     if sharding.stage == 2:
         reduce_s = collective("broadcast", shard).seconds(parameters_bytes, float(sharding.degree))
         return Passes(nothing, reduce_s, nothing, add_s)
-    gather_s = collective("all_gather", shard).seconds(parameters_bytes, tensors)
-    reduce_s = collective("all_reduce", shard).seconds(parameters_bytes, tensors)
-    gather_moves_s = gather_kernels_seconds(parameters_bytes, tensors, outputs, sharding.degree, device)
-    scatter_moves_s = scatter_kernels_seconds(parameters_bytes, tensors, sharding.degree, device)
+    gather_s = collective("all_gather", shard).seconds(parameters_bytes, cut_tensors)
+    reduce_s = collective("all_reduce", shard).seconds(parameters_bytes, cut_tensors)
+    again_s = collective("all_gather", shard).seconds(*gathered_again)
+    gather_moves_s = gather_kernels_seconds(parameters_bytes, cut_tensors, outputs, sharding.degree, device)
+    scatter_moves_s = scatter_kernels_seconds(parameters_bytes, cut_tensors, sharding.degree, device)
     return Passes(
         gather_s,
-        gather_s + reduce_s,
+        gather_s + reduce_s + again_s,
         excess(gather_moves_s, gather_s),
-        excess(scatter_moves_s, gather_s + reduce_s) + (1 + again / sharding.degree) * add_s,
+        scatter_moves_s + (1 + again / sharding.degree) * add_s,
     )
 
 
@@ -101,7 +101,7 @@ def gather_kernels_seconds(
     """
     count, output_bytes = outputs
     moved = (1.0 + 2.0 / degree) * parameters_bytes + 2.0 * output_bytes
-    return moving_seconds(moved, 2 * CUT_SHARE * tensors + count, device)
+    return moving_seconds(moved, 2 * tensors + count, device)
 
 
 def scatter_kernels_seconds(parameters_bytes: Amount, tensors: Amount, degree: int, device: DeviceType) -> Amount:
@@ -110,7 +110,7 @@ def scatter_kernels_seconds(parameters_bytes: Amount, tensors: Amount, degree: i
     Two writes, a read and a write, and two copies of a part: 4 + 4/degree passes over the parameters, five kernels for
     each tensor that is cut.
     """
-    return moving_seconds((4.0 + 4.0 / degree) * parameters_bytes, 5 * CUT_SHARE * tensors, device)
+    return moving_seconds((4.0 + 4.0 / degree) * parameters_bytes, 5 * tensors, device)
 
 
 def excess(part: Amount, other: Amount) -> Amount:

@@ -112,6 +112,8 @@ class Spans:
             chain.kept_bytes,
         )
         self._prefixes = np.concatenate([np.zeros((len(summed), 1)), np.cumsum(summed, axis=1)], axis=1)
+        cut = np.stack([chain.cut_tensors, chain.again_bytes, chain.again_tensors])
+        self._cut = np.concatenate([np.zeros((3, 1)), np.cumsum(cut, axis=1)], axis=1)
         self._shared_bytes = np.concatenate([[0.0], np.cumsum(chain.shared_bytes)])
         most = (
             chain.working_bytes,
@@ -138,9 +140,12 @@ class Spans:
 
     def added(self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups) -> Passes[Floats]:
         """What sharding and the sums of gradients add to one forward and one backward."""
+        cut_tensors, *again = self._cut[:, sums.end] - self._cut[:, sums.first]
         return pass_costs(
             sums.parameters_bytes,
             sums.tensors,
+            cut_tensors=cut_tensors,
+            gathered_again=(again[0], again[1]),
             outputs=(sums.module_outputs, sums.module_output_bytes),
             sharding=sharding,
             shard=groups.shard,
