@@ -24,6 +24,7 @@ PLANS = {
 QUICK = ["sequence, tensor 2", "context 2 by ring", "context 2 by ulysses"]
 ADAMW = ["sequence, tensor 2, recompute of some layers", "context 2 by ulysses"]
 ADAMW += ["sequence, tensor 2, sharding stage 1", "context 2 by gather, data 2, sharding stage 1"]
+ADAMW += ["context 2 by ulysses, data 2, sharding stage 1"]
 WRONG = ["momentum|sequence, tensor 2|1.003", "momentum|context 2 by ring|1.003"]
 FIRST = [f"momentum|{name}|" for name in QUICK] + [f"masked momentum|context 2 by {way}|" for way in EXCHANGES]
 

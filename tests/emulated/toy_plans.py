@@ -192,6 +192,9 @@ CONTEXT_FOUR = {
     "context 2 by gather, data 2, sharding stage 1": sharing(
         unlike(((0, 6), [(A + B, 4), (C + D, 4)], "none", 0, 2), micro_batches=2), 2, "gather"
     ),
+    "context 2 by ulysses, data 2, sharding stage 1": sharing(
+        unlike(((0, 6), [(A + B, 4), (C + D, 4)], "none", 0, 2), micro_batches=2), 2, "ulysses"
+    ),
     "context 2 by ring, 2 stages, zb-h1": sharing(
         unlike(((0, 3), [(A + B, 4)]), ((3, 6), [(C + D, 4)]), schedule="zb-h1"), 2, "ring"
     ),

@@ -66,7 +66,7 @@ def on_executor(model: nn.Layer, optimizer: Any, loss: Loss, plan: Plan, split: 
     parameters = dict(held(part, shapes, context))
     weights = {name: parameter for name, (parameter, _) in parameters.items()}
     with quiet():
-        shards = Shards(plan, seat, weights, _expert_degrees(part, weights))
+        shards = Shards(plan, seat, weights, _expert_degrees(part, weights), _cut_by_heads(part, weights))
     keep_parameters(optimizer, part.cut.replaced, [id(weights[name]) for name in weights if shards.owns(name)])
     part.cut.serial.clear()
     decorate(part.elements, optimizer, precision)
@@ -198,6 +198,13 @@ def gather(step: Step) -> dict[str, np.ndarray]:
             if owner.setdefault(holding[0], home) == home:  # layers of two homes may share a weight
                 pieces.setdefault(holding[0], []).append((Holding(*holding), array))
     return {name: _assembled(parts) for name, parts in pieces.items()}
+
+
+def _cut_by_heads(part: Part, weights: Mapping[str, paddle.Tensor]) -> frozenset[str]:
+    """Weights of which ranks that share a sequence hold different slices: those of heads, under Ulysses."""
+    members = {name: part.cut.members.get(id(weight), part.member) for name, weight in weights.items()}
+    experts = _expert_degrees(part, weights)
+    return frozenset(name for name, own in members.items() if own.degree > part.member.degree and name not in experts)
 
 
 def _expert_degrees(part: Part, weights: Mapping[str, paddle.Tensor]) -> dict[str, int]:

@@ -6,7 +6,7 @@ first to who has least, as fleet deals them; a rank's slices of experts among th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import paddle
 
 from nebula.plan.laws import dealing_groups
-from nebula.plan.values import Plan, Replica, Stage
+from nebula.plan.values import Plan, Replica
 from nebula.runtime import circles
 from nebula.runtime.executor.buckets import buckets
 from nebula.runtime.executor.seats import Seat
@@ -29,18 +29,17 @@ def all_sharding_ranks(plan: Plan) -> Iterator[tuple[int, ...]]:
     """Every group of ranks that share states, those of one rank too, the same on all ranks."""
     for held in plan.homes:
         stage = plan.stages[held[0]]
-        degree, context = stage.sharding.degree, _sharing_context(stage)
+        degree, context = stage.sharding.degree, stage.context if stage.sharding.stage else 1
         for first in range(0, stage.data, degree):
             held_alike = [_held_alike(replica, context) for replica in stage.replicas[first : first + degree]]
             yield from (tuple(chain.from_iterable(same)) for same in zip(*held_alike, strict=True))
 
 
-def _sharing_context(stage: Stage) -> int:
-    """How many ranks of a context group share states: all of them where they hold the same weights.
-
-    Under Ulysses each holds those weights of its own heads that are cut by heads.
-    """
-    return stage.context if stage.sharding.stage and stage.exchange != "ulysses" else 1
+def same_heads(plan: Plan, ranks: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Of ranks that share states those at one place of their context groups: under Ulysses they have the same heads."""
+    stage = next(stage for stage in plan.stages if ranks[0] in stage.ranks)
+    context = stage.context if stage.sharding.stage else 1
+    return tuple(ranks[place::context] for place in range(context))
 
 
 def _held_alike(replica: Replica, context: int) -> list[tuple[int, ...]]:
@@ -80,6 +79,7 @@ class Shards:
     Args:
         parameters: what the rank holds, by name in the whole model.
         dealt_over: for those that are slices of experts the size of the expert group.
+        by_heads: those of which ranks that share a sequence hold different slices.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Shards:
         seat: Seat,
         parameters: Mapping[str, paddle.Tensor],
         dealt_over: Mapping[str, int] = MappingProxyType({}),
+        by_heads: Collection[str] = (),
     ) -> None:
         self._parameters, self._rank = parameters, seat.rank
         self._circles = {ranks: circles.circle(ranks) for ranks in _groups(plan) if len(ranks) > 1}
@@ -96,6 +97,8 @@ class Shards:
         for degree in set(dealt_over.values()):
             same = next(s for s in same_experts(plan, ranks, degree).values() if seat.rank in s)
             self._ranks |= {name: same for name in dealt_over if dealt_over[name] == degree}
+        heads = next(same for same in same_heads(plan, ranks) if seat.rank in same)
+        self._ranks |= dict.fromkeys(by_heads, heads)
         self.owners: dict[str, int] = {}
         for among in sorted(set(self._ranks.values())):
             self.owners |= dealt({n: p.size for n, p in parameters.items() if self._ranks[n] == among}, among)
@@ -140,6 +143,7 @@ def _groups(plan: Plan) -> Iterator[tuple[int, ...]]:
         degrees = {stage.expert for stage in plan.stages if ranks[0] in stage.ranks}
         for degree in sorted({1, *degrees}):
             found |= dict.fromkeys(same_experts(plan, ranks, degree).values())
+        found |= dict.fromkeys(same_heads(plan, ranks))
     yield from found
 
 
