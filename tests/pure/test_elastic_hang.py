@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.elastic.agent.hang import WAITING, Patience, Silence, culprit, long_step
+from nebula.elastic.agent.hang import Patience, long_step
+from nebula.elastic.policy.blame import WAITING, Silence, culprit
 from nebula.runtime.progress import Progress, Section, Watched, make
 
 TIMES = st.lists(st.floats(0.001, 100), min_size=1, max_size=300)

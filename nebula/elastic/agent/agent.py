@@ -24,10 +24,11 @@ from nebula.elastic.agent.check import rates
 from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.crew import Crew
 from nebula.elastic.agent.faults import inject
-from nebula.elastic.agent.hang import WAITING, Patience, culprit
+from nebula.elastic.agent.hang import Patience
 from nebula.elastic.agent.session import Lost, Session, Untrusted
 from nebula.elastic.agent.worker import STACK_LINES, Order, Worker, ending
 from nebula.elastic.chaos.values import Kind
+from nebula.elastic.policy.blame import WAITING, Silence, culprit
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.shared import whole
@@ -205,6 +206,8 @@ class Agent:
                 "probe": self._probe,
                 "inject": self._inject,
                 "beat": lambda _: None,
+                "look": self._stand,
+                "accuse": self._accused,
             }[kind](value)
 
     def _refused(self, refusal: wire.Refusal) -> None:
@@ -433,12 +436,7 @@ class Agent:
         if generation.start.apart:  # who waits for another is not to blame, wherever that one is
             silent = [one for one in silent if one.frozen or one.section not in WAITING]
         if silent and generation.failed is None:
-            blamed = culprit(silent)
-            self.crew.dump_stacks()
-            time.sleep(DUMP_S)
-            hung = next(one for one in self.crew.ranks.values() if one.order and one.order.rank == blamed.rank)
-            lines = hung.last_lines(STACK_LINES)
-            self._fail(blamed.rank, "hang", blamed.cause, lines, time.time())
+            self._hangs(culprit(silent))
         if most > generation.start.resume_step and not generation.refilled and self.crew.step_times():
             generation.refilled = True
             self._fill(idle=True)
@@ -449,6 +447,29 @@ class Agent:
         for order, kind, sentence in remarks:
             said = wire.Remark(generation=order.generation, rank=order.rank, kind=kind, sentence=sentence)
             self._session.send(remark=said)
+
+    def _hangs(self, blamed: Silence) -> None:
+        """Tells of a rank that hangs, with its stacks."""
+        self.crew.dump_stacks()
+        time.sleep(DUMP_S)
+        hung = next(one for one in self.crew.ranks.values() if one.order and one.order.rank == blamed.rank)
+        self._fail(blamed.rank, "hang", blamed.cause, hung.last_lines(STACK_LINES), time.time())
+
+    def _stand(self, look: wire.Look) -> None:
+        """Says how far each rank is: one hangs, on this node or on another."""
+        standings = self.crew.standings(time.monotonic()) if look.generation == self.generation.number else []
+        ranks = [
+            wire.Standing(rank=one.rank, step=one.step, section=one.section, silent_s=one.silent_s, frozen=one.frozen)
+            for one in standings
+        ]
+        self._session.send(standings=wire.Standings(generation=look.generation, ranks=ranks))
+
+    def _accused(self, accuse: wire.Accuse) -> None:
+        """A rank of this node holds up all others."""
+        if accuse.generation == self.generation.number and not self.generation.stopping:
+            for one in self.crew.standings(time.monotonic()):
+                if one.rank == accuse.rank:
+                    self._hangs(one)
 
     def _tell_progress(self, least: int, most: int) -> None:
         times = self.crew.step_times()

@@ -11,8 +11,9 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nebula.elastic.agent.hang import WAITING, Patience, Silence
+from nebula.elastic.agent.hang import Patience
 from nebula.elastic.agent.worker import Order, Worker
+from nebula.elastic.policy.blame import Silence
 from nebula.runtime.progress import TIERS, Section
 
 OWN = (Section.DATA, Section.FORWARD)
@@ -121,6 +122,24 @@ class Crew:
         """Seconds of the latest steps of all workers."""
         return [took_s for worker in self.ranks.values() for took_s in worker.watched.step_times()]
 
+    def standings(self, now_s: float) -> list[Silence]:
+        """How far each rank is, and for how long it has said nothing; who has not begun yet is not among them.
+
+        Args:
+            now_s: of the machine's monotonic clock.
+        """
+        return [
+            Silence(
+                rank=worker.order.rank,
+                step=worker.watched.step,
+                section=worker.watched.section,
+                silent_s=now_s - worker.watched.changed_s,
+                frozen=worker.frozen,
+            )
+            for worker in self.ranks.values()
+            if worker.order is not None and worker.watched.changed_s
+        ]
+
     def silent(self, now_s: float, patience: Patience, known_s: Sequence[float] = ()) -> list[Silence]:
         """The workers that hang, or wait for one that does.
 
@@ -128,26 +147,14 @@ class Crew:
             now_s: of the machine's monotonic clock.
             known_s: seconds of steps from before, to judge by.
         """
-        times, found = [*known_s, *self.step_times()], []
-        for worker in self.ranks.values():
-            watched = worker.watched
-            section, since_s = watched.section, watched.changed_s
-            began = [] if section < Section.DATA or not watched.step_times() else times
-            silent_s = now_s - since_s
-            # who may be waiting speaks later, so that whom the others wait for is blamed, on whichever node it is
-            doubt_s = patience.doubt_s if section in WAITING and not worker.frozen else 0.0
-            if since_s and silent_s > patience.seconds(section, began) + doubt_s:
-                assert worker.order is not None
-                found.append(
-                    Silence(
-                        rank=worker.order.rank,
-                        step=watched.step,
-                        section=section,
-                        silent_s=silent_s,
-                        frozen=worker.frozen,
-                    )
-                )
-        return found
+        times = [*known_s, *self.step_times()]
+        new = {worker.order.rank for worker in self.ranks.values() if worker.order and not worker.watched.step_times()}
+        return [
+            one
+            for one in self.standings(now_s)
+            if one.silent_s
+            > patience.seconds(one.section, [] if one.section < Section.DATA or one.rank in new else times)
+        ]
 
     def close(self) -> None:
         """Ends all of them and waits for it."""

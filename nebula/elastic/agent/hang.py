@@ -1,7 +1,8 @@
 """Does a rank hang? Judged by its progress, against step times of its own job.
 
 A rank that has said nothing for longer than max(2 s, 5 x the 99th percentile of the job's steps) hangs. While a process
-begins, loads or ends there are no steps to judge by, and other, longer patience holds. Pure: time is an argument.
+begins, loads or ends there are no steps to judge by, and other, longer patience holds. Which of several ranks is to
+blame is judged where all are known (nebula.elastic.policy.blame). Pure: time is an argument.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from dataclasses import dataclass
 
 from nebula.runtime.progress import Section
 
-WAITING = frozenset({Section.BACKWARD, Section.UPDATE, Section.COLLECTIVE, Section.CHECKPOINT})
-"""Sections in which a rank may only be waiting for others."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
@@ -24,13 +22,11 @@ class Patience:
         least_s: whatever the steps take.
         times: the 99th percentile of the steps.
         begin_s: in BEGIN, LOAD and the first step of a process; infinite in END.
-        doubt_s: how much longer one may be silent that may only be waiting for another.
     """
 
     least_s: float = 2.0
     times: float = 5.0
     begin_s: float = 120.0
-    doubt_s: float = 0.5
 
     def seconds(self, section: Section, step_times: Sequence[float]) -> float:
         """For a rank in a section.
@@ -67,36 +63,3 @@ def percentile(values: Sequence[float], share: float) -> float:
     """
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Silence:
-    """A rank that has said nothing for a while.
-
-    Attributes:
-        silent_s: for how long.
-        frozen: its process is stopped by a signal.
-    """
-
-    rank: int
-    step: int
-    section: Section
-    silent_s: float
-    frozen: bool = False
-
-    @property
-    def cause(self) -> str:
-        """As after 'rank 1 on a'."""
-        state = " and is stopped by a signal" if self.frozen else ""
-        return (
-            f"made no progress for {self.silent_s:.1f} s in {self.section.name.lower()} of step {self.step + 1}{state}"
-        )
-
-
-def culprit(silent: Sequence[Silence]) -> Silence:
-    """Of ranks that are silent together the one that the others wait for.
-
-    A process that is stopped comes first, then one that cannot be waiting, then the one that is least far and has been
-    silent for longest.
-    """
-    return min(silent, key=lambda one: (not one.frozen, one.section in WAITING, one.step, one.section, -one.silent_s))

@@ -15,6 +15,7 @@ from typing import Any
 from nebula.elastic.controller.attendance import Attendance
 from nebula.elastic.controller.crowd import Crowd, Line
 from nebula.elastic.controller.deeds import Deeds
+from nebula.elastic.controller.inquiry import Inquiry
 from nebula.elastic.controller.journal import Happened, Journal, end_of_log
 from nebula.elastic.controller.ledger import SAVING, Ledger
 from nebula.elastic.controller.plans import Plans
@@ -49,6 +50,7 @@ class Brain:
 
     Attributes:
         attendance, pulse, deeds: who is there, how far they are, and what is done to them.
+        inquiry: which rank hangs.
         recovery: that is under way.
         over: set once this controller is to end; `broken` is the error that it ends with.
     """
@@ -77,6 +79,7 @@ class Brain:
         self._ahead_s = max(0.0, written_s - time.time())
         self._began_s = time.time() - time.monotonic()
         self.attendance, self.pulse, self.deeds = Attendance(self), Pulse(self), Deeds(self)
+        self.inquiry = Inquiry(self, self._failed)
 
     def stored(self, key: str) -> str:
         """What the store has under a key of this controller's own; empty: nothing."""
@@ -256,8 +259,12 @@ class Brain:
         kind = message.WhichOneof("kind")
         if kind == "progress":
             self.pulse.told(line, message.progress)
+        elif kind == "failed" and message.failed.fault == Fault.HANG and not self.state.apart:
+            self.inquiry.hangs(node, message.failed)
         elif kind == "failed":
             self._failed(node, message.failed)
+        elif kind == "standings":
+            self.inquiry.stand(node, message.standings)
         elif kind == "stopped":
             line.stopped(message.stopped)
             if self.recovery and message.stopped.generation == self.state.generation:

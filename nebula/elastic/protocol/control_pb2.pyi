@@ -237,8 +237,26 @@ class Beat(_message.Message):
     epoch: int
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
+class Look(_message.Message):
+    __slots__ = ("epoch", "generation")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    generation: int
+    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class Accuse(_message.Message):
+    __slots__ = ("epoch", "generation", "rank")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    generation: int
+    rank: int
+    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
+
 class ToAgent(_message.Message):
-    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject", "probe", "beat")
+    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject", "probe", "beat", "look", "accuse")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +266,8 @@ class ToAgent(_message.Message):
     INJECT_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FIELD_NUMBER: _ClassVar[int]
+    ACCUSE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     start: Start
@@ -257,7 +277,9 @@ class ToAgent(_message.Message):
     inject: Inject
     probe: Probe
     beat: Beat
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ...) -> None: ...
+    look: Look
+    accuse: Accuse
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., look: _Optional[_Union[Look, _Mapping]] = ..., accuse: _Optional[_Union[Accuse, _Mapping]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("generation", "rank", "fault", "cause", "last_lines", "seen_s")
@@ -374,8 +396,30 @@ class Remark(_message.Message):
     sentence: str
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., kind: _Optional[str] = ..., sentence: _Optional[str] = ...) -> None: ...
 
+class Standing(_message.Message):
+    __slots__ = ("rank", "step", "section", "silent_s", "frozen")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SECTION_FIELD_NUMBER: _ClassVar[int]
+    SILENT_S_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    step: int
+    section: int
+    silent_s: float
+    frozen: bool
+    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., section: _Optional[int] = ..., silent_s: _Optional[float] = ..., frozen: _Optional[bool] = ...) -> None: ...
+
+class Standings(_message.Message):
+    __slots__ = ("generation", "ranks")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    ranks: _containers.RepeatedCompositeFieldContainer[Standing]
+    def __init__(self, generation: _Optional[int] = ..., ranks: _Optional[_Iterable[_Union[Standing, _Mapping]]] = ...) -> None: ...
+
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving", "probed", "remark")
+    __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving", "probed", "remark", "standings")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -385,6 +429,7 @@ class FromAgent(_message.Message):
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     PROBED_FIELD_NUMBER: _ClassVar[int]
     REMARK_FIELD_NUMBER: _ClassVar[int]
+    STANDINGS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     failed: Failed
     progress: Progress
@@ -394,7 +439,8 @@ class FromAgent(_message.Message):
     leaving: Leaving
     probed: Probed
     remark: Remark
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., remark: _Optional[_Union[Remark, _Mapping]] = ...) -> None: ...
+    standings: Standings
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., remark: _Optional[_Union[Remark, _Mapping]] = ..., standings: _Optional[_Union[Standings, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("name", "generation", "step", "node", "rank", "data", "sha256")

@@ -1,0 +1,53 @@
+"""Of ranks that stand still together, which one do the others wait for? Pure.
+
+A rank that hangs holds up all others of a synchronous training, and each of them may be the first that is found silent:
+so all ranks of all nodes are asked before one is blamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nebula.runtime.progress import Section
+
+WAITING = frozenset({Section.BACKWARD, Section.UPDATE, Section.COLLECTIVE, Section.CHECKPOINT, Section.END})
+"""Sections in which a rank may only be waiting for others."""
+STILL = 0.5
+"""Who has been silent for less than this share of the longest silence was going on meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A rank that has said nothing for a while.
+
+    Attributes:
+        silent_s: for how long.
+        frozen: its process is stopped by a signal.
+    """
+
+    rank: int
+    step: int
+    section: Section
+    silent_s: float
+    frozen: bool = False
+
+    @property
+    def cause(self) -> str:
+        """As after 'rank 1 on a'."""
+        state = " and is stopped by a signal" if self.frozen else ""
+        return (
+            f"made no progress for {self.silent_s:.1f} s in {self.section.name.lower()} of step {self.step + 1}{state}"
+        )
+
+
+def culprit(silent: Iterable[Silence]) -> Silence:
+    """Of ranks, some of which are silent, the one that the others wait for.
+
+    A process that is stopped comes first, then one that cannot be waiting, then the one that is least far and has been
+    silent for longest. A rank that was going on meanwhile is not to blame.
+    """
+    told = list(silent)
+    longest_s = max(one.silent_s for one in told)
+    still = [one for one in told if one.silent_s >= STILL * longest_s]
+    return min(still, key=lambda one: (not one.frozen, one.section in WAITING, one.step, one.section, -one.silent_s))

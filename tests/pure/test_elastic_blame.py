@@ -1,0 +1,153 @@
+"""Which of several ranks that stand still is blamed, and how a controller finds out: all agents are asked first."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebula.cli.details import chosen_in_depth
+from nebula.cli.subject import load_subject
+from nebula.elastic.controller import inquiry
+from nebula.elastic.controller.brain import Brain
+from nebula.elastic.controller.plans import Plans
+from nebula.elastic.controller.settings import Settings
+from nebula.elastic.policy.blame import WAITING, Silence, culprit
+from nebula.elastic.policy.values import Bounds, Phase
+from nebula.elastic.protocol import VERSION
+from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.store import MemoryStore
+from nebula.runtime.progress import Section
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "processes"))
+from elastic_job import RUN
+
+OWN = sorted(set(Section) - WAITING)
+
+
+@given(
+    section=st.sampled_from(OWN[2:]),
+    others=st.lists(st.tuples(st.sampled_from(sorted(WAITING)), st.floats(1.0, 2.0)), min_size=1, max_size=7),
+    silent_s=st.floats(1.0, 2.0),
+)
+def test_who_cannot_be_waiting_is_blamed_whoever_was_silent_first(section, others, silent_s):
+    hung = Silence(rank=99, step=7, section=section, silent_s=silent_s)
+    waiting = [Silence(rank=n, step=7, section=one, silent_s=for_s) for n, (one, for_s) in enumerate(others)]
+    assert culprit([*waiting, hung]) == culprit([hung, *waiting]) == hung
+
+
+def test_a_rank_that_was_going_on_is_not_blamed():
+    going_on = Silence(rank=0, step=7, section=Section.DATA, silent_s=0.1)
+    hung = Silence(rank=1, step=7, section=Section.COLLECTIVE, silent_s=3.0)
+    assert culprit([going_on, hung]) == hung
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    path = tmp_path_factory.mktemp("blame") / "run.yaml"
+    path.write_text(RUN.format(steps=10, every=5))
+    subject = load_subject(path, None)
+    plan, _ = chosen_in_depth(subject, None)
+    return Plans(subject.run.cluster, plan, lambda _: plan)
+
+
+async def running(plans):
+    """A job of two nodes that runs, and what its agents were told last."""
+    settings = Settings(name="job", bounds=Bounds(least=2, most=2), words=(), log_folder="")
+    store = MemoryStore()
+    brain = Brain(settings, store, store.lead("job", "me", 60.0), plans)
+    lines = {
+        name: brain.attendance.joined(
+            wire.Hello(protocol=VERSION, node=name, slots=1, ports=[1, 2], wall_s=time.time()), str
+        )
+        for name in "ab"
+    }
+    for name in "ab":
+        while await told(lines[name]) != "start":
+            pass
+    assert brain.state.phase is Phase.RUNNING
+    return brain, lines
+
+
+async def told(line):
+    message = await asyncio.wait_for(line.outbox.get(), 5)
+    return message.WhichOneof("kind")
+
+
+def failed(rank):
+    hang = wire.Failed(generation=1, rank=rank, fault="hang", cause="made no progress", last_lines=[f"stack {rank}"])
+    return wire.FromAgent(failed=hang)
+
+
+def stands(rank, section, silent_s):
+    one = wire.Standing(rank=rank, step=5, section=section, silent_s=silent_s)
+    return wire.FromAgent(standings=wire.Standings(generation=1, ranks=[one]))
+
+
+def last(brain):
+    return [event for event in brain.journal.after(0) if event.kind == "hang"][-1]
+
+
+def test_the_agent_of_a_waiting_rank_speaks_first_and_the_other_is_blamed(plans):
+    async def scenario():
+        brain, lines = await running(plans)
+        brain.heard("a", lines["a"], failed(0))
+        assert [await told(lines[name]) for name in "ab"] == ["look", "look"]
+        brain.heard("a", lines["a"], stands(0, Section.COLLECTIVE, 2.1))
+        assert brain.state.phase is Phase.RUNNING
+        brain.heard("b", lines["b"], stands(1, Section.FORWARD, 1.7))
+        assert await told(lines["b"]) == "accuse"
+        brain.heard("b", lines["b"], failed(1))
+        assert brain.state.phase is Phase.STOPPING
+        assert brain.state.why.startswith("rank 1 on b made no progress")
+        assert (last(brain).node, last(brain).last_lines) == ("b", ("stack 1",))
+        brain.heard("a", lines["a"], failed(0))
+        assert last(brain).rank == 1
+
+    asyncio.run(scenario())
+
+
+def test_who_is_found_silent_and_holds_up_all_is_blamed_at_once(plans):
+    async def scenario():
+        brain, lines = await running(plans)
+        brain.heard("b", lines["b"], failed(1))
+        brain.heard("b", lines["b"], stands(1, Section.DATA, 2.1))
+        brain.heard("a", lines["a"], stands(0, Section.COLLECTIVE, 2.0))
+        assert (brain.state.phase, last(brain).last_lines) == (Phase.STOPPING, ("stack 1",))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_an_agent_that_does_not_answer_is_not_waited_for(plans, monkeypatch, answers):
+    monkeypatch.setattr(inquiry, "STACKS_S", 0.1)
+
+    async def scenario():
+        brain, lines = await running(plans)
+        brain.heard("a", lines["a"], failed(0))
+        if answers:  # how far it is, but not what it is asked for then
+            brain.heard("b", lines["b"], stands(1, Section.DATA, 2.1))
+        await asyncio.sleep(inquiry.ANSWER_S + 0.3)
+        assert brain.state.phase is Phase.STOPPING
+        assert last(brain).rank == (1 if answers else 0)
+        assert last(brain).last_lines == (() if answers else ("stack 0",))
+
+    asyncio.run(scenario())
+
+
+def test_a_rank_that_ends_meanwhile_is_what_is_told(plans):
+    async def scenario():
+        brain, lines = await running(plans)
+        brain.heard("a", lines["a"], failed(0))
+        gone = wire.Failed(generation=1, rank=1, fault="exit", cause="was killed by SIGKILL")
+        brain.heard("b", lines["b"], wire.FromAgent(failed=gone))
+        await asyncio.sleep(inquiry.ANSWER_S + 0.1)
+        assert brain.state.why == "rank 1 on b was killed by SIGKILL"
+        assert brain.state.restarts == 1
+
+    asyncio.run(scenario())
