@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 import pytest
-from elastic_job import Job
+from elastic_job import RUN, Job
+
+THREE = RUN.replace("count: 2", "count: 3").replace("nodes: 2", "nodes: 3")
 
 
 @pytest.fixture
@@ -46,6 +49,24 @@ def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run
     assert losses(job) == expected
     assert "b is lost; the others go on" in job.log()
     assert job.log().count("has done all steps") == 2
+
+
+@pytest.mark.slow
+def test_a_node_that_stands_by_takes_the_place_of_a_lost_one(tmp_path):
+    job = Job(tmp_path, steps=60, nodes="1:2", options=("--replicas", 2), run=THREE)
+    try:
+        job.controller().agents("a", "b").wait_step(3)
+        job.agents("c").wait(lambda: "c joined and stands by" in job.log(), 30)
+        step = job.last_step()
+        job.kill("b")
+        job.wait(lambda: "b is lost; the others go on, c in place" in job.log(), 30)
+        job.wait(lambda: re.search(r"member \d+ on c is here", job.log()), 60)
+        assert job.last_step() > step
+        assert job.ends() == 0
+        assert [one["step"] for one in job.steps()] == list(range(1, 61))
+        assert job.log().count("has done all steps") == 2
+    finally:
+        job.close()
 
 
 @pytest.mark.slow

@@ -108,3 +108,34 @@ def test_scaling_stops_the_last_and_begins_those_that_stand_by():
     again = decide(10.0, decision.state, events.ScaleAsked(least=1, most=3), LIMITS)
     assert again.actions == (Start(generation=1, members=("c",)),)
     assert again.state.members == ("a", "b", "c")
+
+
+def lose(state, *names):
+    for name in names:
+        state = decide(9.0, state, events.Gone(node=name), LIMITS).state
+    return decide(9.0 + LIMITS.grace_s, state, events.Tick(), LIMITS)
+
+
+def test_nodes_that_stand_by_begin_in_place_of_lost_ones():
+    state = running("a", "b", "c", most=3)
+    for name in "def":
+        state = decide(8.0, state, events.Joined(node=name, slots=1), LIMITS).state
+    decision = lose(state, "b", "c", "d")
+    assert decision.actions == (Start(generation=1, members=("e",)), Start(generation=1, members=("f",)))
+    assert decision.state.members == ("a", "e", "f")
+    assert decision.because == "b, c, d are lost; the others go on, e, f in place"
+    back = decide(11.0, decision.state, events.Joined(node="b", slots=1), LIMITS)
+    assert (back.actions, back.because) == ((), "b joined and stands by")
+
+
+def test_a_lost_node_that_stood_by_changes_nothing():
+    state = decide(8.0, running("a", "b", most=2), events.Joined(node="c", slots=1), LIMITS).state
+    decision = lose(state, "c")
+    assert (decision.actions, decision.because, decision.state.members) == ((), "c is lost", ("a", "b"))
+
+
+def test_a_node_that_stands_by_begins_in_place_of_a_drained_one():
+    state = decide(8.0, running("a", "b", most=2), events.Joined(node="c", slots=1), LIMITS).state
+    decision = decide(9.0, state, events.DrainAsked(node="a", cause="somebody asked"), LIMITS)
+    assert decision.actions == (Release(node="a"), Start(generation=1, members=("c",)))
+    assert decision.because == "a is drained: somebody asked; b, c go on"

@@ -38,12 +38,17 @@ def joined(state: JobState, event: events.Joined) -> Decision:
 
 
 def lost(state: JobState, names: set[str], because: str) -> Decision:
-    """Nodes are lost: the others have finished the step already."""
-    members = tuple(name for name in state.members if name not in names)
-    state = replace(state, members=members)
-    if not names or members:
-        return Decision(state=state, because=because and f"{because}; the others go on")
-    return stop(state, f"{because}; nobody is left")
+    """Nodes are lost: the others have finished the step already, and nodes that stand by begin in their place."""
+    stay = tuple(name for name in state.members if name not in names)
+    if stay == state.members:
+        return Decision(state=state, because=because)
+    if not stay:
+        return stop(replace(state, members=()), f"{because}; nobody is left")
+    members, starts = _filled(state, stay)
+    instead = f", {listed(members[len(stay) :])} in place" if starts else ""
+    return Decision(
+        state=replace(state, members=members), actions=starts, because=f"{because}; the others go on{instead}"
+    )
 
 
 def failed(now_s: float, state: JobState, event: events.Failed, limits: Limits) -> Decision:
@@ -68,34 +73,34 @@ def failed(now_s: float, state: JobState, event: events.Failed, limits: Limits) 
 
 def put_aside(state: JobState, name: str, because: str) -> Decision:
     """A node's workers end; those of a node that stands by begin in its place."""
-    here = frozenset(state.members)
-    standby = [other for other, node in state.nodes.items() if node.able and other not in here]
-    instead = sorted(standby, key=lambda other: state.nodes[other].number)[:1]
-    members = (*(other for other in state.members if other != name), *instead)
-    actions: tuple[Action, ...] = (
-        Stop(generation=state.generation, node=name),
-        *(Start(generation=state.generation, members=(other,)) for other in instead),
-    )
+    members, starts = _filled(state, tuple(other for other in state.members if other != name))
+    actions: tuple[Action, ...] = (Stop(generation=state.generation, node=name), *starts)
     return Decision(state=replace(state, members=members), actions=actions, because=because)
 
 
 def drained(state: JobState, event: events.DrainAsked) -> Decision:
     """A node leaves: its workers end, and the others do what they had of the step."""
-    members = tuple(name for name in state.members if name != event.node)
+    state = without(state, {event.node})
+    members, starts = _filled(state, tuple(name for name in state.members if name != event.node))
     because = f"{event.node} is drained: {event.cause}; {listed(members)} go on"
-    state = replace(without(state, {event.node}), members=members)
-    return Decision(state=state, actions=(Release(node=event.node),), because=because)
+    actions: tuple[Action, ...] = (Release(node=event.node), *starts)
+    return Decision(state=replace(state, members=members), actions=actions, because=because)
 
 
 def scaled(state: JobState, because: str) -> Decision:
     """Other bounds: the last members leave, or nodes that stand by begin."""
     stay = state.members[: state.bounds.most]
-    actions: list[Start | Stop] = [Stop(generation=state.generation, node=name) for name in state.members[len(stay) :]]
-    here = frozenset(state.members)
+    stops = [Stop(generation=state.generation, node=name) for name in state.members[len(stay) :]]
+    members, starts = _filled(state, stay)
+    return Decision(state=replace(state, members=members), actions=(*stops, *starts), because=because)
+
+
+def _filled(state: JobState, stay: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Start, ...]]:
+    """The members with as many nodes that stand by as there is room for, and what has those begin."""
+    here = frozenset((*state.members, *stay))
     able = [name for name, node in state.nodes.items() if node.able and name not in here]
     more = sorted(able, key=lambda name: state.nodes[name].number)[: max(0, state.bounds.most - len(stay))]
-    actions += [Start(generation=state.generation, members=(name,)) for name in more]
-    return Decision(state=replace(state, members=(*stay, *more)), actions=tuple(actions), because=because)
+    return (*stay, *more), tuple(Start(generation=state.generation, members=(name,)) for name in more)
 
 
 def _over(state: JobState, because: str) -> Decision:
