@@ -39,6 +39,8 @@ LOOK_S = 0.05
 """How often the workers' progress is looked at."""
 BOUNDARY_S = 20.0
 """How long workers may take to end at a step before they are ended."""
+ALARM_S = 1.0
+"""While a rank hangs the controller is told so again and again."""
 DUMP_S = 0.3
 """How long workers get to write their stacks."""
 
@@ -79,6 +81,7 @@ class Generation:
         failed: what its first failure was told as.
         refilled: spares for the next generation were started.
         most_step: that one of its workers has done.
+        alarmed_s: when the controller was told last that one hangs.
     """
 
     number: int = 0
@@ -90,6 +93,7 @@ class Generation:
     failed: wire.Failed | None = None
     refilled: bool = False
     most_step: int = 0
+    alarmed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,7 +440,11 @@ class Agent:
         if generation.start.apart:  # who waits for another is not to blame, wherever that one is
             silent = [one for one in silent if one.frozen or one.section not in WAITING]
         if silent and generation.failed is None:
-            self._hangs(culprit(silent))
+            if generation.start.apart:
+                self._hangs(culprit(silent))
+            elif now_s - generation.alarmed_s > ALARM_S:
+                generation.alarmed_s = now_s
+                self._tell_standings(hangs=True)
         if most > generation.start.resume_step and not generation.refilled and self.crew.step_times():
             generation.refilled = True
             self._fill(idle=True)
@@ -457,12 +465,23 @@ class Agent:
 
     def _stand(self, look: wire.Look) -> None:
         """Says how far each rank is: one hangs, on this node or on another."""
-        standings = self.crew.standings(time.monotonic()) if look.generation == self.generation.number else []
+        if look.generation == self.generation.number:
+            self._tell_standings(hangs=False)
+
+    def _tell_standings(self, *, hangs: bool) -> None:
         ranks = [
-            wire.Standing(rank=one.rank, step=one.step, section=one.section, silent_s=one.silent_s, frozen=one.frozen)
-            for one in standings
+            wire.Standing(
+                rank=one.rank,
+                step=one.step,
+                section=one.section,
+                silent_s=one.silent_s,
+                frozen=one.frozen,
+                parked=one.parked,
+            )
+            for one in self.crew.standings(time.monotonic())
         ]
-        self._session.send(standings=wire.Standings(generation=look.generation, ranks=ranks))
+        told = wire.Standings(generation=self.generation.number, ranks=ranks, hangs=hangs)
+        self._session.send(standings=told)
 
     def _accused(self, accuse: wire.Accuse) -> None:
         """A rank of this node holds up all others."""

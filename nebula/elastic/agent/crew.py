@@ -128,17 +128,7 @@ class Crew:
         Args:
             now_s: of the machine's monotonic clock.
         """
-        return [
-            Silence(
-                rank=worker.order.rank,
-                step=worker.watched.step,
-                section=worker.watched.section,
-                silent_s=now_s - worker.watched.changed_s,
-                frozen=worker.frozen,
-            )
-            for worker in self.ranks.values()
-            if worker.order is not None and worker.watched.changed_s
-        ]
+        return [_standing(worker, now_s) for worker in self.ranks.values() if worker.watched.changed_s]
 
     def silent(self, now_s: float, patience: Patience, known_s: Sequence[float] = ()) -> list[Silence]:
         """The workers that hang, or wait for one that does.
@@ -147,14 +137,14 @@ class Crew:
             now_s: of the machine's monotonic clock.
             known_s: seconds of steps from before, to judge by.
         """
-        times = [*known_s, *self.step_times()]
-        new = {worker.order.rank for worker in self.ranks.values() if worker.order and not worker.watched.step_times()}
-        return [
-            one
-            for one in self.standings(now_s)
-            if one.silent_s
-            > patience.seconds(one.section, [] if one.section < Section.DATA or one.rank in new else times)
-        ]
+        times, found = [*known_s, *self.step_times()], []
+        for worker in self.ranks.values():
+            watched = worker.watched
+            section, since_s = watched.section, watched.changed_s
+            began = [] if section < Section.DATA or not watched.step_times() else times
+            if since_s and now_s - since_s > patience.seconds(section, began):
+                found.append(_standing(worker, now_s))
+        return found
 
     def close(self) -> None:
         """Ends all of them and waits for it."""
@@ -162,3 +152,16 @@ class Crew:
             worker.kill()
         for worker in self.workers:
             self.ended(worker)
+
+
+def _standing(worker: Worker, now_s: float) -> Silence:
+    assert worker.order is not None
+    watched = worker.watched
+    return Silence(
+        rank=worker.order.rank,
+        step=watched.step,
+        section=watched.section,
+        silent_s=now_s - watched.changed_s,
+        frozen=worker.frozen,
+        parked=worker.parked,
+    )

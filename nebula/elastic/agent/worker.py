@@ -164,10 +164,22 @@ class Worker:
     @property
     def frozen(self) -> bool:
         """Whether the process is stopped by a signal."""
+        return self._state() in ("T", "t")
+
+    @property
+    def parked(self) -> bool:
+        """Whether its main thread sleeps until another thread wakes it, as in a collective; not in a loop or a read."""
+        with suppress(OSError):
+            waits_in = Path(f"/proc/{self.pid}/wchan").read_text()
+            return self._state() == "S" and (waits_in.startswith("futex") or waits_in in ("", "0"))
+        return False
+
+    def _state(self) -> str:
+        """Of its main thread, as a letter."""
         try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
-            return False
+            return ""
 
     def last_lines(self, count: int = SHOWN_LINES) -> list[str]:
         """The end of its log."""

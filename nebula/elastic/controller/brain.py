@@ -260,7 +260,7 @@ class Brain:
         if kind == "progress":
             self.pulse.told(line, message.progress)
         elif kind == "failed" and message.failed.fault == Fault.HANG and not self.state.apart:
-            self.inquiry.hangs(node, message.failed)
+            self.inquiry.failed(node, message.failed)
         elif kind == "failed":
             self._failed(node, message.failed)
         elif kind == "standings":

@@ -1,7 +1,7 @@
 """A rank hangs: which one? All agents are asked how far their ranks are before one is blamed.
 
-The first that is found silent may only be waiting for another. What its agent told is kept; the rank that the others
-wait for is blamed once all have answered, or after a short while, and its own agent tells of it, with its stacks.
+The first that is found silent may only be waiting for another. The rank that the others wait for is blamed once all
+agents have answered, or after a short while, and its own agent tells of it, with its stacks.
 """
 
 from __future__ import annotations
@@ -34,71 +34,69 @@ class Inquiry:
         """
         self._brain, self._tell = brain, tell
         self._generation, self._seen_s = 0, 0.0
-        self._told: dict[int, tuple[str, wire.Failed]] = {}
         self._stand: dict[int, tuple[str, Silence]] = {}
         self._answered: set[str] = set()
-        self._blamed = -1
-
-    def hangs(self, node: str, failed: wire.Failed) -> None:
-        """An agent has found a rank silent."""
-        if self._brain.state.phase is not Phase.RUNNING or failed.generation != self._brain.state.generation:
-            return
-        if self._generation != failed.generation:
-            self._open(failed)
-        self._told[failed.rank] = (node, failed)
-        if failed.rank == self._blamed:
-            self._close(node, failed)
+        self._blamed: Silence | None = None
 
     def stand(self, node: str, standings: wire.Standings) -> None:
-        """An agent says how far its ranks are."""
-        if standings.generation != self._generation or self._blamed >= 0:
+        """An agent says how far its ranks are: that one hangs, or because it was asked."""
+        running = self._brain.state.phase is Phase.RUNNING and standings.generation == self._brain.state.generation
+        if standings.hangs and running and self._generation != standings.generation:
+            self._open(standings.generation)
+        if standings.generation != self._generation or self._blamed:
             return
-        for one in standings.ranks:
-            section = Section(one.section)
-            silence = Silence(rank=one.rank, step=one.step, section=section, silent_s=one.silent_s, frozen=one.frozen)
-            self._stand[one.rank] = (node, silence)
+        self._stand |= {one.rank: (node, _silence(one)) for one in standings.ranks}
         self._answered.add(node)
         if self._answered >= self._asked():
             self._judge(self._generation)
 
-    def _open(self, failed: wire.Failed) -> None:
-        self._generation, self._seen_s, self._blamed = failed.generation, failed.seen_s, -1
-        self._told, self._stand, self._answered = {}, {}, set()
-        look = wire.Look(epoch=self._brain.lease.token, generation=failed.generation)
+    def failed(self, node: str, failed: wire.Failed) -> None:
+        """An agent tells of the rank that is blamed, with its stacks."""
+        if failed.generation == self._generation and self._blamed and failed.rank == self._blamed.rank:
+            self._close(node, failed)
+
+    def _open(self, generation: int) -> None:
+        self._generation, self._seen_s = generation, time.time()
+        self._stand, self._answered, self._blamed = {}, set(), None
+        look = wire.Look(epoch=self._brain.lease.token, generation=generation)
         for node in self._asked():
             self._brain.crowd.lines[node].tell(wire.ToAgent(look=look))
-        asyncio.get_running_loop().call_later(ANSWER_S, self._judge, failed.generation)
+        asyncio.get_running_loop().call_later(ANSWER_S, self._judge, generation)
 
     def _asked(self) -> set[str]:
         return {node for node in self._brain.state.members if node in self._brain.crowd.lines}
 
     def _judge(self, generation: int) -> None:
-        """Blames one; where nobody has answered, who was told of first."""
-        if generation != self._generation or self._blamed >= 0:
+        """Blames one, and has its agent tell of it."""
+        if generation != self._generation or self._blamed:
             return
-        self._blamed = culprit(one for _, one in self._stand.values()).rank if self._stand else next(iter(self._told))
-        if self._blamed in self._told:
-            self._close(*self._told[self._blamed])
-            return
-        node, _ = self._stand[self._blamed]
-        accuse = wire.Accuse(epoch=self._brain.lease.token, generation=generation, rank=self._blamed)
+        self._blamed = culprit(one for _, one in self._stand.values())
+        node, _ = self._stand[self._blamed.rank]
+        accuse = wire.Accuse(epoch=self._brain.lease.token, generation=generation, rank=self._blamed.rank)
         if node in self._brain.crowd.lines:
             self._brain.crowd.lines[node].tell(wire.ToAgent(accuse=accuse))
         asyncio.get_running_loop().call_later(STACKS_S, self._without_stacks, generation)
 
     def _without_stacks(self, generation: int) -> None:
         """The blamed rank's agent has not told of it in time."""
-        if generation == self._generation and self._blamed in self._stand:
-            node, one = self._stand[self._blamed]
-            failed = wire.Failed(
-                generation=generation, rank=one.rank, fault="hang", cause=one.cause, seen_s=time.time()
-            )
-            self._close(node, failed)
+        if generation == self._generation and self._blamed:
+            rank, cause = self._blamed.rank, self._blamed.cause
+            failed = wire.Failed(generation=generation, rank=rank, fault="hang", cause=cause, seen_s=self._seen_s)
+            self._close(self._stand[rank][0], failed)
 
     def _close(self, node: str, failed: wire.Failed) -> None:
         """One failure is told, as seen when the first silence was."""
-        told = wire.Failed()
-        told.CopyFrom(failed)
-        told.seen_s = min(self._seen_s, failed.seen_s)
-        self._generation = 0
-        self._tell(node, told)
+        self._generation, self._blamed = 0, None
+        failed.seen_s = min(self._seen_s, failed.seen_s)
+        self._tell(node, failed)
+
+
+def _silence(one: wire.Standing) -> Silence:
+    return Silence(
+        rank=one.rank,
+        step=one.step,
+        section=Section(one.section),
+        silent_s=one.silent_s,
+        frozen=one.frozen,
+        parked=one.parked,
+    )

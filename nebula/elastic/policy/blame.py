@@ -24,6 +24,7 @@ class Silence:
     Attributes:
         silent_s: for how long.
         frozen: its process is stopped by a signal.
+        parked: its main thread sleeps until another thread wakes it, as one that waits in a collective does.
     """
 
     rank: int
@@ -31,6 +32,7 @@ class Silence:
     section: Section
     silent_s: float
     frozen: bool = False
+    parked: bool = False
 
     @property
     def cause(self) -> str:
@@ -44,10 +46,14 @@ class Silence:
 def culprit(silent: Iterable[Silence]) -> Silence:
     """Of ranks, some of which are silent, the one that the others wait for.
 
-    A process that is stopped comes first, then one that cannot be waiting, then the one that is least far and has been
-    silent for longest. A rank that was going on meanwhile is not to blame.
+    A process that is stopped comes first, then one that cannot be waiting, by its section or by what its main thread
+    does, then the one that is least far and has been silent for longest. A rank that was going on is not to blame.
     """
     told = list(silent)
     longest_s = max(one.silent_s for one in told)
     still = [one for one in told if one.silent_s >= STILL * longest_s]
-    return min(still, key=lambda one: (not one.frozen, one.section in WAITING, one.step, one.section, -one.silent_s))
+    return min(still, key=_innocence)
+
+
+def _innocence(one: Silence) -> tuple[bool, bool, bool, int, Section, float]:
+    return not one.frozen, one.section in WAITING, one.parked, one.step, one.section, -one.silent_s

@@ -397,26 +397,30 @@ class Remark(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., kind: _Optional[str] = ..., sentence: _Optional[str] = ...) -> None: ...
 
 class Standing(_message.Message):
-    __slots__ = ("rank", "step", "section", "silent_s", "frozen")
+    __slots__ = ("rank", "step", "section", "silent_s", "frozen", "parked")
     RANK_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SECTION_FIELD_NUMBER: _ClassVar[int]
     SILENT_S_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
+    PARKED_FIELD_NUMBER: _ClassVar[int]
     rank: int
     step: int
     section: int
     silent_s: float
     frozen: bool
-    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., section: _Optional[int] = ..., silent_s: _Optional[float] = ..., frozen: _Optional[bool] = ...) -> None: ...
+    parked: bool
+    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., section: _Optional[int] = ..., silent_s: _Optional[float] = ..., frozen: _Optional[bool] = ..., parked: _Optional[bool] = ...) -> None: ...
 
 class Standings(_message.Message):
-    __slots__ = ("generation", "ranks")
+    __slots__ = ("generation", "ranks", "hangs")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
+    HANGS_FIELD_NUMBER: _ClassVar[int]
     generation: int
     ranks: _containers.RepeatedCompositeFieldContainer[Standing]
-    def __init__(self, generation: _Optional[int] = ..., ranks: _Optional[_Iterable[_Union[Standing, _Mapping]]] = ...) -> None: ...
+    hangs: bool
+    def __init__(self, generation: _Optional[int] = ..., ranks: _Optional[_Iterable[_Union[Standing, _Mapping]]] = ..., hangs: _Optional[bool] = ...) -> None: ...
 
 class FromAgent(_message.Message):
     __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving", "probed", "remark", "standings")
