@@ -134,6 +134,22 @@ def test_an_agent_that_does_not_answer_is_not_waited_for(plans, monkeypatch, ans
     asyncio.run(scenario())
 
 
+def test_nobody_is_blamed_who_may_wait_for_a_save(plans):
+    async def scenario():
+        brain, lines = await running(plans)
+        brain.heard("a", lines["a"], stands(0, Section.UPDATE, 2.1, hangs=True))
+        brain.heard("b", lines["b"], stands(1, Section.CHECKPOINT, 2.1))
+        await asyncio.sleep(inquiry.ANSWER_S + 0.1)
+        assert brain.state.phase is Phase.RUNNING
+        brain.heard("a", lines["a"], stands(0, Section.UPDATE, 62.0, hangs=True))
+        brain.heard("b", lines["b"], stands(1, Section.CHECKPOINT, 61.0))
+        brain.heard("b", lines["b"], failed(1))
+        brain.heard("a", lines["a"], failed(0))
+        assert brain.state.phase is Phase.STOPPING
+
+    asyncio.run(scenario())
+
+
 def test_a_rank_that_ends_meanwhile_is_what_is_told(plans):
     async def scenario():
         brain, lines = await running(plans)

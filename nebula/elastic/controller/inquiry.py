@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nebula.elastic.policy.blame import Silence, culprit
+from nebula.elastic.policy.blame import Silence, culprit, waits_for_a_save
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.runtime.progress import Section
@@ -70,7 +70,12 @@ class Inquiry:
         """Blames one, and has its agent tell of it."""
         if generation != self._generation or self._blamed:
             return
-        self._blamed = culprit(one for _, one in self._stand.values())
+        told = [one for _, one in self._stand.values()]
+        blamed = culprit(told)
+        if waits_for_a_save(blamed, told):  # agents ask again as long as it lasts
+            self._generation = 0
+            return
+        self._blamed = blamed
         node, _ = self._stand[self._blamed.rank]
         accuse = wire.Accuse(epoch=self._brain.lease.token, generation=generation, rank=self._blamed.rank)
         if node in self._brain.crowd.lines:

@@ -13,6 +13,8 @@ from nebula.runtime.progress import Section
 
 WAITING = frozenset({Section.BACKWARD, Section.UPDATE, Section.COLLECTIVE, Section.CHECKPOINT, Section.END})
 """Sections in which a rank may only be waiting for others."""
+SAVE_S = 60.0
+"""A save may take so long, and others may wait for it."""
 STILL = 0.5
 """Who has been silent for less than this share of the longest silence was going on meanwhile."""
 
@@ -53,6 +55,12 @@ def culprit(silent: Iterable[Silence]) -> Silence:
     longest_s = max(one.silent_s for one in told)
     still = [one for one in told if one.silent_s >= STILL * longest_s]
     return min(still, key=_innocence)
+
+
+def waits_for_a_save(blamed: Silence, told: Iterable[Silence]) -> bool:
+    """Whether one that may be waiting can wait for a rank that saves, and has not done so for too long."""
+    saves = any(one.section is Section.CHECKPOINT and not one.frozen and one.silent_s < SAVE_S for one in told)
+    return saves and blamed.section in WAITING and not blamed.frozen
 
 
 def _innocence(one: Silence) -> tuple[bool, bool, bool, int, Section, float]:
