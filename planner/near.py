@@ -118,7 +118,7 @@ class Near:
     def improved(self, dealt: Dealt) -> Dealt:
         """The same way after single layers were moved across borders for as long as the step got shorter."""
         for _ in range(CLIMBS):
-            near = [dealt.boundaries, *moved(dealt.boundaries)]
+            near = [dealt.boundaries, *map(tuple, moved(dealt.boundaries).tolist())]
             priced = self.many.price(Candidates.of([(dealt.way, near)]))
             step_s = np.where(priced.fits, priced.step_s, np.inf)
             best = int(step_s.argmin())

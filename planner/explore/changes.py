@@ -28,15 +28,15 @@ def changes(plan: Plan, fixed: Fixed) -> Iterator[tuple[str, Plan]]:
 def moved_layers(plan: Plan, fixed: Fixed) -> Iterator[Plan]:
     """A layer across one border."""
     del fixed
-    for boundaries in moved(_boundaries(plan)):
-        yield _dealt(plan, boundaries)
+    for boundaries in moved(_boundaries(plan)).tolist():
+        yield _dealt(plan, tuple(boundaries))
 
 
 def carried_layers(plan: Plan, fixed: Fixed) -> Iterator[Plan]:
     """A layer from one stage to another, the borders between them moved together."""
     del fixed
-    for boundaries in carried(_boundaries(plan)):
-        yield _dealt(plan, boundaries)
+    for boundaries in carried(_boundaries(plan)).tolist():
+        yield _dealt(plan, tuple(boundaries))
 
 
 def recomputed_stages(plan: Plan, fixed: Fixed) -> Iterator[Plan]:
