@@ -92,12 +92,15 @@ def print_or_write(format_name: str, subject: Subject, plans: Sequence[Plan], to
     _print_or_write(format_name, subject, plans, Options(to=str(to or "")), force=force, as_json=False)
 
 
-def _for_fleet(subject: Subject) -> Subject:
-    """The same with fleet for its engine, unless another one or what fleet does not run is asked for."""
+def for_format(format_name: str, subject: Subject) -> Subject:
+    """The same with fleet for its engine where tools above fleet are to read the plan.
+
+    Unless another engine, or what fleet does not run, is asked for.
+    """
     from nebula.planner.search import beyond_fleet
 
     objective = subject.run.objective
-    if beyond_fleet(objective.fixed):
+    if format_name not in OF_FLEET or beyond_fleet(objective.fixed):
         return subject
     fixed = {"engine": "fleet", **objective.fixed}
     return replace(subject, run=replace(subject.run, objective=replace(objective, fixed=fixed)))
@@ -112,7 +115,7 @@ def _candidates(subject: Subject, plan_file: Path | None, first: int, format_nam
         if first > 1:
             raise BadInput("--candidate counts the plans of a search; --plan names one")
         return (given_plan(subject, plan_file),)
-    found = find_plan(_for_fleet(subject) if format_name in OF_FLEET else subject).candidates
+    found = find_plan(for_format(format_name, subject)).candidates
     if first > len(found):
         raise BadInput(f"--candidate {first}: the search kept {len(found)} plans")
     return found[first - 1 :]

@@ -76,7 +76,7 @@ def plan(
     """Find how to train the model on the cluster, and say why."""
     from nebula.cli.console import log, print_json
     from nebula.cli.details import dry_findings, recorded
-    from nebula.cli.emitting import check_asked, print_or_write
+    from nebula.cli.emitting import check_asked, for_format, print_or_write
     from nebula.cli.exploring import explored_plans, refined, unchanged
     from nebula.cli.output import apart, free
     from nebula.cli.phasing import check_no_more, show_phases
@@ -108,6 +108,7 @@ def plan(
         settle = refined(subject, patience) if refine else unchanged
         answer, tried = explored_plans(subject, patience, resume, settle)
     else:
+        subject = for_format(emit, subject)
         answer, tried = find_plans(subject)
     search = search_record(answer)
     if json:

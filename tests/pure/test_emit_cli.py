@@ -22,7 +22,7 @@ def nebula(*arguments):
 @pytest.fixture(scope="module")
 def plan_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("plan") / "plan.json"
-    assert nebula("plan", RUN, "-o", path).exit_code == 0
+    assert nebula("plan", RUN, "objective.fixed.engine=fleet", "-o", path).exit_code == 0
     return path
 
 
