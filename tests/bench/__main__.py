@@ -27,6 +27,7 @@ BENCHMARKS = (
     "replicas",
     "agents",
     "stalls",
+    "alarms",
 )
 
 
