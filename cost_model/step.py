@@ -252,10 +252,6 @@ class StepPricing:
             behind=grids[index + 1] if index + 1 < len(grids) and not alone else None,
             fabric=self.fabric,
         )
-        if self.execution.by_tensor and grid.shape[2] > 1 and not plan.sequence_parallel and stage.expert == 1:
-            # ranks of a tensor group have the same tokens, and the same gradients of experts: replicas alone add theirs
-            alike_ranks = grid.transpose(2, 0, 1).reshape(grid.shape[2], -1)
-            axes = replace(axes, expert_shard=slowest_of(alike_ranks, self.fabric))
         parted: dict[int, float] = {}
         hands_on = index + 1 < len(plan.stages)
         if axes.pair and not alike(stage, plan.stages[index + 1]):
