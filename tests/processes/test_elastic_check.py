@@ -70,6 +70,7 @@ def job(tmp_path):
     made.close()
 
 
+@pytest.mark.slow
 def test_agents_are_tried_and_train(job):
     job.agent_options = ["--check"]
     job.controller().agents("a", "b")

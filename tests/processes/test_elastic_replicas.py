@@ -32,6 +32,7 @@ def test_a_killed_worker_begins_anew_while_the_other_goes_on(job):
     job.end_well("a", "b")
 
 
+@pytest.mark.slow
 def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run(tmp_path, job):
     (tmp_path / "calm").mkdir()
     calm = Job(tmp_path / "calm", steps=30, nodes="1:2", options=("--replicas", 2))

@@ -221,6 +221,7 @@ def test_a_server_shows_its_renewed_certificate_without_a_restart(certs, serve):
     assert answers(address, agent) == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.mark.slow
 def test_an_agent_whose_certificate_expires_is_left_out_until_it_is_renewed(tmp_path):
     assert nebula(tmp_path, "cert", "init").returncode == 0
     assert nebula(tmp_path, "cert", "sign", "agent-b").returncode == 0

@@ -28,6 +28,7 @@ def run(*words):
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_profile_calibrates_a_cluster_that_plans(tmp_path):
     path, calibration = tmp_path / "cluster.yaml", tmp_path / "calibration.yaml"
