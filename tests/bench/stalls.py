@@ -18,7 +18,7 @@ from statistics import median
 from nebula.elastic.agent.hang import percentile
 from tests.bench.rows import Row
 
-ROUNDS, STEPS, WARM, EVERY = 3, 120, 10, 10
+ROUNDS, STEPS, WARM, EVERY = 2, 80, 10, 10
 RUN = """
 model: {{preset: ernie-3.0-small}}
 cluster:
