@@ -179,6 +179,6 @@ def nth(one: Job, kind: str, number: int) -> dict[str, Any] | None:
 
 def say(name: str, told: Sequence[dict[str, float]]) -> None:
     """Where the time went."""
-    stages = [stage for stage in told[0] if stage not in ("all", "lost_steps")]
-    parts = ", ".join(f"{stage} {median(one[stage] for one in told):.2f}" for stage in stages)
+    stages = dict.fromkeys(stage for one in told for stage in one if stage not in ("all", "lost_steps"))
+    parts = ", ".join(f"{stage} {median(one.get(stage, 0.0) for one in told):.2f}" for stage in stages)
     print(f"   recovery {name}, median of each stage in s: {parts}; load {os.getloadavg()[0]:.1f}", flush=True)
