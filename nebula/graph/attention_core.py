@@ -62,7 +62,7 @@ class _View:
         for op in block.operators:
             for name in op.inputs:
                 self.readers.setdefault(name, []).append(op)
-        self.moving = _depending(block)
+        self.moving = depending(block)
 
     def core(self, softmax: Operator) -> Core | None:
         """The core of a softmax, where there is one."""
@@ -164,9 +164,9 @@ class _View:
             name = reader.outputs[0]
 
 
-def _depending(block: Block) -> frozenset[str]:
-    """Tensors that depend on what comes into the block."""
-    known: set[str] = {t.name for t in block.tensors if t.role is Role.INPUT}
+def depending(block: Block) -> frozenset[str]:
+    """Tensors that are made of what comes into the block, weights and numbers of its own apart."""
+    known = set(block.inputs)
     for op in block.operators:
         if known.intersection(op.inputs):
             known.update(op.outputs)

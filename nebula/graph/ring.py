@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from nebula.graph.attention_core import Core, scoring_block, written_cores
+from nebula.graph.attention_core import Core, depending, scoring_block, written_cores
 from nebula.graph.completion import complete
 from nebula.graph.distribution import Mesh, distribution
 from nebula.graph.partition import partition
-from nebula.graph.ring_kernels import Meeting, Sizes, backward_works, forward_works
+from nebula.graph.ring_kernels import RUNS, Meeting, Sizes, backward_works, forward_works
 from nebula.graph.rules import COLLECTIVE_KINDS, apply
 from nebula.graph.rules.context import AXIS
 from nebula.graph.rules.strides import with_copies
@@ -23,9 +23,6 @@ from nebula.graph.values import Block, Collective, Kernel, Operator, Role, Tenso
 
 KIND = "ring_attention"
 """Of the operator that stands for a core."""
-
-RUNS = 2
-"""Runs of positions that a rank of a ring has: an early one and a late one."""
 
 
 def with_rings(local: Block, whole: Block, degree: int) -> Block | None:
@@ -126,8 +123,7 @@ def _one_meeting(whole: Block, core: Core, runs: int, heads: int) -> Block | Non
 
     annotations = {core.query: distribution(mesh, cut(0)), core.key: distribution(mesh, cut(1))}
     found = _unexchanged(partition(complete(block, annotations)))
-    depending = _depending(found)
-    shares = _shares(found, depending)
+    shares = _shares(found, depending(found))
     operators = tuple(
         replace(op, forward=_kernels(op.forward, shares[op.name]), backward=_kernels(op.backward, shares[op.name]))
         for op in found.operators
@@ -156,23 +152,14 @@ def _kernels(works: Iterable[Work], share: float) -> tuple[Work, ...]:
     )
 
 
-def _depending(block: Block) -> frozenset[str]:
-    """Tensors that are made of queries or keys."""
-    known = set(block.inputs)
-    for op in block.operators:
-        if known.intersection(op.inputs):
-            known.update(op.outputs)
-    return frozenset(known)
-
-
-def _shares(block: Block, depending: frozenset[str]) -> dict[str, float]:
+def _shares(block: Block, moving: frozenset[str]) -> dict[str, float]:
     """By operator what part of its work counts: of what is made from positions alone, what a later cut leaves."""
     tensors, wanted, found = block.by_name, dict[str, float](), dict[str, float]()
     for op in reversed(block.operators):
         own = max((wanted.get(name, 0.0) for name in op.outputs), default=1.0) or 1.0
-        found[op.name] = own if depending.isdisjoint(op.outputs) else 1.0
+        found[op.name] = own if moving.isdisjoint(op.outputs) else 1.0
         for name in op.inputs:
-            left = own if depending.isdisjoint(op.outputs) else 1.0
+            left = own if moving.isdisjoint(op.outputs) else 1.0
             if op.kind == "identity":
                 left *= min(1.0, tensors[op.outputs[0]].size / tensors[name].size)
             wanted[name] = max(wanted.get(name, 0.0), left)
@@ -182,14 +169,14 @@ def _shares(block: Block, depending: frozenset[str]) -> dict[str, float]:
 def _masking(block: Block) -> frozenset[str]:
     """Operators that hide later keys, where a mask is added to the scores by itself: earlier keys are met without."""
     makers = {name: op for op in block.operators for name in op.outputs}
-    depending = _depending(block)
+    moving = depending(block)
     found: set[str] = set()
     for op in block.operators:
-        alone = [name for name in op.inputs if name not in depending]
+        alone = [name for name in op.inputs if name not in moving]
         behind = [*chain.from_iterable(_before(name, makers) for name in alone)]
         hides = any(each.kind in ("triu", "tril") for each in behind)
         roles = {block.tensor(name).role for each in behind for name in each.inputs}
-        if op.kind == "add" and depending.intersection(op.inputs) and hides and Role.PARAMETER not in roles:
+        if op.kind == "add" and moving.intersection(op.inputs) and hides and Role.PARAMETER not in roles:
             found |= {op.name, *(each.name for each in behind)}
     return frozenset(found)
 

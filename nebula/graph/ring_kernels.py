@@ -14,7 +14,7 @@ FLOAT = 4
 """Bytes of a float32."""
 
 RUNS = 2
-"""Runs of positions that a rank has."""
+"""Runs of positions that a rank of a ring has: an early one and a late one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,7 @@ def rows() -> list[Row]:
         try:
             job.controller().agents("a", "b")
             bursts.start()
-            job.ends(timeout_s=3600)
-            job.end_well("controller")
+            job.end_well("controller", timeout_s=3600)
             failed = events(job, "failed")
         finally:
             over.set()

@@ -49,8 +49,7 @@ def test_four_three_two_and_four_nodes_of_two_types_train_as_undisturbed_ones(tm
             job.wait_step(job.last_step() + 3)
         job.agents("c", "d")
         job.wait(lambda: job.log().count("4 ranks begin") == 2, 120)
-        job.ends(timeout_s=300)
-        job.end_well("controller")
+        job.end_well("controller", timeout_s=300)
         assert job.log().count("from memory at step") == 3
         sizes = [int(count) for count, _ in plans(job)]
         assert [size for size, before in zip(sizes, [0, *sizes], strict=False) if size != before][:3] == [4, 3, 2]

@@ -144,9 +144,9 @@ class Job:
             told = "\n".join(f"--- {one}\n{self.log(one)[-3000:]}" for one in self.processes)
             raise AssertionError(f"{name} has not ended in {timeout_s} s\n{told}") from None
 
-    def end_well(self, *names):
+    def end_well(self, *names, timeout_s=120):
         """Each of these processes ends with 0; its log says why it does not."""
-        codes = {name: self.ends(name) for name in names}
+        codes = {name: self.ends(name, timeout_s) for name in names}
         assert not any(codes.values()), "\n".join(f"--- {one}: {codes[one]}\n{self.log(one)[-3000:]}" for one in codes)
 
     def close(self):
