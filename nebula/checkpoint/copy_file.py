@@ -69,7 +69,11 @@ class CopyFile:
     def write(
         self, parts: Sequence[Part], facts: Mapping[str, Any], *, generation: int, ranks: int, step: int
     ) -> Stamp:
-        """Writes a copy; until it is whole the file says that it is not."""
+        """Writes a copy; until it is whole the file says that it is not.
+
+        Raises:
+            OSError: there is no room for it; the file keeps what it held.
+        """
         header, places = _header(parts, facts)
         end = places[-1][1] if places else len(header)
         memory = self._grown(end)
@@ -85,7 +89,8 @@ class CopyFile:
         if self._descriptor < 0:
             self._descriptor = self._opened()
         if self._memory is None or len(self._memory) < size:
-            os.ftruncate(self._descriptor, int(size * _ROOM) + mmap.PAGESIZE)
+            # memory is taken now: a file that is only made longer would kill who writes where there is none left
+            os.posix_fallocate(self._descriptor, 0, int(size * _ROOM) + mmap.PAGESIZE)
             self._memory = mmap.mmap(self._descriptor, 0)
         return self._memory
 

@@ -73,6 +73,7 @@ class MemoryCopies:
             for kind in (COMMON, ALONE)
         }
         self._share: Share | None = None
+        self._without_room = False
 
     def after(self, done: int, facts: Callable[[], Mapping[str, Any]]) -> None:
         """Copies, if it is time to."""
@@ -91,12 +92,31 @@ class MemoryCopies:
                 if (part.key, part.box) not in self._share.others:
                     parts[COMMON if (part.key, part.box) in self._share.common else ALONE].append(part)
         facts = {**facts, TENSORS: self._share.tensors}
-        turn = turn_of(done // self.every, self._share.passed_every)
-        self.step.progress.wrote("memory", sum(part.array.nbytes for kind in parts.values() for part in kind))
+        try:
+            self._write(parts, facts, done, turn_of(done // self.every, self._share.passed_every))
+        except OSError as error:
+            self._tell_once(done, error)
+        else:
+            self._without_room = False
+
+    def _write(self, parts: Mapping[str, Sequence[Part]], facts: Mapping[str, Any], done: int, turn: int) -> None:
         for kind, files in self._files.items():
             files[turn].write(
                 parts[kind], facts, generation=self.generation, ranks=self.step.plan.world_size, step=done
             )
+        self.step.progress.wrote("memory", sum(part.array.nbytes for kind in parts.values() for part in kind))
+
+    def _tell_once(self, done: int, error: OSError) -> None:
+        """Training goes on without copies, which the job's events say of the first that is not made."""
+        if not self._without_room:
+            told = (
+                f"rank {self.step.place.rank} keeps no copy of step {done} in memory: {self._folder}: "
+                f"{error.strerror}; training goes on, the next step tries again, until then a failure goes back to "
+                "an older copy or the disk"
+            )
+            print(told, flush=True)
+            self.step.progress.remark("unsaved", told)
+        self._without_room = True
 
 
 class NoMemoryCopies:

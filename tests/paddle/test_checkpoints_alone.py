@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 import nebula
 from nebula.checkpoint.boxes import Box
 from nebula.checkpoint.commit import commit, saving_folder, write_part
+from nebula.checkpoint.copy_file import stamp
 from nebula.checkpoint.export import export
 from nebula.checkpoint.folder import checkpoints as checkpoints_of
 from nebula.checkpoint.folder import newest
@@ -180,6 +181,23 @@ def test_in_an_elastic_job_a_full_disk_costs_a_checkpoint_and_is_told(tmp_path, 
     assert not list((tmp_path / "ours").glob(".saving-*"))
     for one in checkpoints_of(tmp_path / "ours"):
         Reader(one.path).verify()
+
+
+def test_in_an_elastic_job_steps_go_on_without_room_for_copies_in_memory_and_it_is_told_once(tmp_path, agent):
+    copies = tmp_path / "copies"
+    with nebula.Checkpoints(trained(), tmp_path / "ours", every=100, tell=str) as checkpoints:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with ExitStack() as stack:
+            stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+            checkpoints.after(2)
+            checkpoints.after(3)
+        ((kind, sentence),) = agent.remarks()
+        assert kind == "unsaved"
+        assert f"rank 0 keeps no copy of step 2 in memory: {copies}: File too large; training goes on" in sentence
+        assert [stamp(path) for path in copies.iterdir()] == [None] * len(list(copies.iterdir()))
+        checkpoints.after(4)
+    assert 4 in [of.step for path in copies.iterdir() if (of := stamp(path))]
 
 
 def test_in_an_elastic_job_a_damaged_checkpoint_is_set_aside_and_told_and_the_one_before_taken_up(tmp_path, agent):

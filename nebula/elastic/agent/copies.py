@@ -205,7 +205,7 @@ def receive(chunks: Iterator[wire.Chunk], folder: Path) -> Path:
     """Writes a file that arrives in pieces; it has its name once it is whole.
 
     Raises:
-        BadInput: its name is none of a copy, or it did not arrive as it was sent.
+        BadInput: its name is none of a copy, it did not arrive as it was sent, or there is no room for it.
     """
     digest, last, part = hashlib.sha256(), wire.Chunk(), folder / f".{os.getpid()}.{time.monotonic_ns()}"
     try:
@@ -218,5 +218,7 @@ def receive(chunks: Iterator[wire.Chunk], folder: Path) -> Path:
         if last.sha256 != digest.digest():
             raise BadInput(f"{last.name} of {last.node} did not arrive as it was sent")
         return part.rename(folder / last.name)
+    except OSError as error:
+        raise BadInput(f"a copy cannot be kept in {folder}: {error.strerror}") from None
     finally:
         part.unlink(missing_ok=True)
