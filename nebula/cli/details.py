@@ -71,7 +71,7 @@ def dry_findings(plan: Plan, subject: Subject, search: Search | None = None, *, 
     run = subject.run
     steps = predicted_timeline(subject.graph, run.cluster, plan)
     found = detailed(subject_findings(plan, subject, search, steps), steps)
-    rows = what_ifs(subject.graph, run.cluster, plan, run.objective, replan=replan, chains=subject.chains)
+    rows = what_ifs(subject.graph, run.cluster, plan, run.objective, replan=replan, chains=subject.chains())
     return replace(found, what_ifs=rows, objective=run.objective)
 
 
@@ -152,7 +152,7 @@ def _on_fewer_nodes(subject: Subject) -> tuple[Tried, ...]:
     run, line = subject.run, SearchBar()
 
     def fastest(objective: Objective) -> Answer:
-        return placed_search(subject.graph, run.cluster, run.job, objective, chains=subject.chains, on_progress=line)
+        return placed_search(subject.graph, run.cluster, run.job, objective, chains=subject.chains(), on_progress=line)
 
     try:
         return halves(subject.question, fastest)

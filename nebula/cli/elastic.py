@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from nebula.elastic.policy.values import Bounds
     from nebula.elastic.telling import Tell
     from nebula.plan.values import Plan
+    from nebula.planner.replan import Replanner
     from nebula.report.findings import Search
 
 TEXT, JSON = "text", "json"
+LATE_S = 3.0
+"""So long after its start a controller gets ready to plan anew, if nothing has asked it to before."""
 LogFormat = Annotated[
     str, typer.Option("--log-format", metavar="text|json", help="Lines for people, or JSON lines as --json gives.")
 ]
@@ -85,7 +88,6 @@ def controller(
     import asyncio
     from contextlib import closing, nullcontext
 
-    from nebula.cli.details import chosen_in_depth
     from nebula.cli.subject import load_subject
     from nebula.elastic.controller.brain import STATE
     from nebula.elastic.controller.lead import serve
@@ -95,15 +97,12 @@ def controller(
 
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
-    begun = folder / "plan.json"
-    if (folder / "job.db").exists() and begun.is_file() and not (plan_file or replicas or force):
-        plan_file = begun  # a controller that comes back goes on with the job's plan, and at once
-    plan, search = _member_plan(subject, replicas) if replicas else chosen_in_depth(subject, plan_file)
-    bounds = _bounds(nodes, subject.run.cluster, unit)
-    identity = identity_of(certs, "controller", [listen], "--listen", insecure=insecure)
     kept = opened(store, folder.name) if store else None
     at = store or f"sqlite:{folder / 'job.db'}"
     goes_on = kept.get(STATE) is not None if kept else (folder / "job.db").exists()
+    plan, search = _plan_of(subject, folder, plan_file, replicas, goes_on=goes_on and not force)
+    bounds = _bounds(nodes, subject.run.cluster, unit)
+    identity = identity_of(certs, "controller", [listen], "--listen", insecure=insecure)
     _make_folder(folder, subject, plan, search, force=force, goes_on=goes_on)
     settings = _settings(
         subject,
@@ -347,15 +346,50 @@ def _words(subject: Subject, folder: Path, script: str, shards: int) -> list[str
     return words
 
 
-def _plans(subject: Subject, plan: Plan, *, apart: bool) -> Plans:
-    from nebula.elastic.controller.plans import Plans
-    from nebula.planner.replan import Replanner
+def _plan_of(
+    subject: Subject, folder: Path, plan_file: Path | None, replicas: int, *, goes_on: bool
+) -> tuple[Plan, Search]:
+    """The plan that the job begins with; a controller that comes back goes on with that of the folder, and at once."""
+    from nebula.report.findings import Search
 
-    run = subject.run
+    begun = folder / "plan.json"
+    if replicas:
+        return _member_plan(subject, replicas)
+    if goes_on and begun.is_file() and not plan_file:
+        from nebula.cli.subject import kept_plan
+
+        return kept_plan(subject, begun), Search()
+    from nebula.cli.details import chosen_in_depth
+
+    return chosen_in_depth(subject, plan_file)
+
+
+def _plans(subject: Subject, plan: Plan, *, apart: bool) -> Plans:
+    """Finds plans for what is left of a cluster; what that takes is loaded a while after the controller leads."""
+    from functools import cache
+    from threading import Lock, Timer
+
+    from nebula.elastic.controller.plans import Plans
+
+    run, lock = subject.run, Lock()
     if apart:
         return Plans(run.cluster, plan, lambda _: plan)
-    kept = Replanner(subject.graph, run.cluster, plan, objective=run.objective, reliability=run.conditions.reliability)
-    return Plans(run.cluster, plan, lambda changed: kept.replan(changed).plan)
+
+    @cache
+    def made() -> Replanner:
+        from nebula.planner.replan import Replanner
+
+        reliability = run.conditions.reliability
+        return Replanner(subject.graph, run.cluster, plan, objective=run.objective, reliability=reliability)
+
+    def kept() -> Replanner:
+        with lock:
+            return made()
+
+    late = Timer(LATE_S, kept)
+    late.daemon = True
+    late.start()
+    return Plans(run.cluster, plan, lambda changed: kept().replan(changed).plan)
 
 
 def _member_plan(subject: Subject, shards: int) -> tuple[Plan, Search]:

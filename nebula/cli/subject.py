@@ -6,9 +6,9 @@ Paddle is imported only for a model that has to be traced.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,12 +45,12 @@ class Subject:
     Attributes:
         run: the run file's values.
         graph: of the model.
-        chains: of the graph, so that its blocks are cut once for all that asks about them.
+        chains: of the graph, made when they are first asked for, so that its blocks are cut once for all.
     """
 
     run: Run
     graph: DistributedGraph
-    chains: Chains
+    chains: Callable[[], Chains]
 
     @property
     def question(self) -> Question:
@@ -79,10 +79,14 @@ def load_subject(path: Path, overrides: Sequence[str] | None) -> Subject:
 
 def run_subject(run: Run) -> Subject:
     """What a run file asks to be planned, its model described or traced."""
+    graph = model_graph(run.model, run.job.precision)
+    return Subject(run=run, graph=graph, chains=cache(partial(_chains, graph)))
+
+
+def _chains(graph: DistributedGraph) -> Chains:
     from nebula.cost_model.chain import Chains
 
-    graph = model_graph(run.model, run.job.precision)
-    return Subject(run=run, graph=graph, chains=Chains(graph))
+    return Chains(graph)
 
 
 def model_graph(model: ModelSpec, precision: str) -> DistributedGraph:
@@ -139,7 +143,7 @@ def find_plans(subject: Subject) -> tuple[Answer, tuple[Tried, ...]]:
 
     run, line = subject.run, SearchBar()
 
-    search = partial(placed_search, subject.graph, run.cluster, run.job, chains=subject.chains, on_progress=line)
+    search = partial(placed_search, subject.graph, run.cluster, run.job, chains=subject.chains(), on_progress=line)
     try:
         if not wants_more(run.objective):
             until_s = time.monotonic() + PATIENCE_S
@@ -164,7 +168,7 @@ def asked_of(subject: Subject) -> Asked:
         job=run.job,
         objective=run.objective,
         token_wise=token_wise(run.model),
-        chains=subject.chains,
+        chains=subject.chains(),
     )
 
 
@@ -195,7 +199,7 @@ def setting(subject: Subject) -> Setting:
     def find(wanted: Objective) -> Answer:
         return find_plan(replace(subject, run=replace(run, objective=wanted)))
 
-    return setting_of(subject.graph, run.cluster, run.job, run.objective, find, subject.chains)
+    return setting_of(subject.graph, run.cluster, run.job, run.objective, find, subject.chains())
 
 
 def with_front(found: Aimed) -> tuple[Answer, tuple[Tried, ...]]:
@@ -228,6 +232,17 @@ def given_plan(subject: Subject, path: Path) -> Plan:
         BadInput: the file is damaged, was made for another model or cluster, or breaks a law that every plan keeps.
     """
     from nebula.cost_model.evaluate import evaluate
+
+    plan = kept_plan(subject, path)
+    return replace(plan, prediction=evaluate(subject.graph, subject.run.cluster, plan))
+
+
+def kept_plan(subject: Subject, path: Path) -> Plan:
+    """A plan file as it is, with the prediction that it was written with.
+
+    Raises:
+        BadInput: as given_plan does.
+    """
     from nebula.errors import BadInput
     from nebula.plan.files import load_plan
     from nebula.plan.legality import lawless
@@ -237,7 +252,7 @@ def given_plan(subject: Subject, path: Path) -> Plan:
     broken = lawless(plan, layers=len(subject.graph.layers))
     if broken:
         raise BadInput(f"{path} is not legal: " + "; ".join(violation.sentence for violation in broken))
-    return replace(plan, prediction=evaluate(subject.graph, subject.run.cluster, plan))
+    return plan
 
 
 def check_origin(plan: Plan, graph: DistributedGraph, cluster: Cluster) -> None:

@@ -3,7 +3,7 @@
 A store keeps texts under keys, each with a version that rises with every write, and leases. Who leads under a lease has
 a *token* that rises with every new holder; a write under an older token is refused, so that a controller that was
 frozen and wakes up changes nothing. Expiry is judged by what a candidate sees, not by anybody's date: a lease is free
-once its heartbeat has not changed for its ttl on the candidate's own clock.
+once its heartbeat has not changed for its ttl on the candidate's own clock, or its holder is seen to have ended.
 
 All methods may block for as long as the store's medium takes, may be called from several threads, and raise StoreLost
 where it does not answer.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from nebula.elastic.holder import has_ended
 from nebula.errors import BadInput, NebulaError, RunFailed
 
 
@@ -97,7 +98,9 @@ class Watcher:
         self._seen: dict[str, tuple[int, int, float]] = {}
 
     def expired(self, lease: Lease) -> bool:
-        """Whether its beat has stood still for its ttl since this process first saw it."""
+        """Whether its beat has stood still for its ttl since this process first saw it, or nobody beats any longer."""
+        if has_ended(lease.holder):
+            return True
         token, beat, since_s = self._seen.get(lease.name, (0, 0, 0.0))
         now_s = self.clock()
         if (token, beat) != (lease.token, lease.beat):

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from nebula.cluster.values import Cluster
-from nebula.cost_model.economy import Outlook
-from nebula.cost_model.memory_timeline import MemoryTimeline
-from nebula.cost_model.operations import OperationRow
-from nebula.cost_model.traffic_matrix import TrafficMatrix
-from nebula.graph.values import DistributedGraph
 from nebula.plan.job import Objective
-from nebula.plan.values import Plan
-from nebula.planner.rejected import Rejection
-from nebula.planner.sensitivity import WhatIf
-from nebula.report.spans import Span
+
+if TYPE_CHECKING:
+    from nebula.cluster.values import Cluster
+    from nebula.cost_model.economy import Outlook
+    from nebula.cost_model.memory_timeline import MemoryTimeline
+    from nebula.cost_model.operations import OperationRow
+    from nebula.cost_model.traffic_matrix import TrafficMatrix
+    from nebula.graph.values import DistributedGraph
+    from nebula.plan.values import Plan
+    from nebula.planner.rejected import Rejection
+    from nebula.planner.sensitivity import WhatIf
+    from nebula.report.spans import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,5 +103,5 @@ def test_a_job_keeps_its_state_in_etcd(job, etcd):
     etcd.start()
     job.controller()
     job.wait_step(step + 2)
-    assert job.ends("controller", 60) == 0
+    assert job.ends("controller") == 0
     assert sorted({one["step"] for one in job.steps()}) == list(range(1, 151))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from nebula.elastic.holder import holder_name
 from nebula.elastic.store import Conflict, Entry, Fenced
 from nebula.errors import BadInput
 
@@ -73,6 +78,23 @@ def test_a_lease_that_stands_still_passes_on_and_fences_its_holder(store, clock)
     with pytest.raises(Fenced):
         store.renew(lease)
     assert store.put("state", "two", expected=1, lease=taken) == 2
+
+
+def test_a_lease_passes_on_at_once_when_its_holder_is_seen_to_have_ended_and_not_while_that_is_frozen(store):
+    first = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        lease = store.lead("job", holder_name(first.pid), 1.0)
+        assert store.lead("job", "second", 1.0) == lease
+        first.send_signal(signal.SIGSTOP)
+        assert store.lead("job", "second", 1.0) == lease
+    finally:
+        first.kill()
+        os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # ended, and still there as a zombie
+    taken = store.lead("job", "second", 1.0)
+    first.wait()
+    assert (taken.holder, taken.token) == ("second", 2)
+    with pytest.raises(Fenced):
+        store.renew(lease)
 
 
 def test_nobody_takes_a_lease_by_a_wrong_clock_alone(store, clock):

@@ -23,7 +23,9 @@ from nebula.elastic.trust import Papers, check_partner
 from nebula.errors import BadInput
 
 RETRY_S = (0.05, 1.0)
-"""The first pause between two attempts, and the longest."""
+"""The shortest pause between two attempts, and the longest."""
+SHARE = 0.2
+"""A pause is this part of the time that the line is down: who comes back is found soon, and a long absence is cheap."""
 
 DEAF_S = 5.0
 """A controller that has not been heard for so long is called anew: what it says may be lost on the way."""
@@ -116,14 +118,15 @@ class Session:
             self._thread.join(patience_s)
 
     def _run(self) -> None:
-        pause_s, turn = RETRY_S[0], 0
+        broke_s, turn = time.monotonic(), 0
         while not self._over.is_set():
             self._over.wait(max(0.0, self._down_until_s - time.monotonic()))
             welcomed, why = self._talk(self._addresses[turn % len(self._addresses)])
             self._heard(Lost(why))
-            pause_s = RETRY_S[0] if welcomed else min(RETRY_S[1], 2 * pause_s)
+            if welcomed:
+                broke_s = time.monotonic()
             turn += not welcomed
-            self._over.wait(pause_s)
+            self._over.wait(min(RETRY_S[1], max(RETRY_S[0], SHARE * (time.monotonic() - broke_s))))
 
     def _talk(self, address: str) -> tuple[bool, str]:
         """One stream from Hello to its end: whether there was a Welcome, and why it ended."""

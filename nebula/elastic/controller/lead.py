@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +18,7 @@ from nebula.elastic.controller.roll_office import RollOffice
 from nebula.elastic.controller.service import Service
 from nebula.elastic.controller.settings import Settings
 from nebula.elastic.controller.show import Show
+from nebula.elastic.holder import holder_name
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol.control_pb2_grpc import add_ControllerServicer_to_server
 from nebula.elastic.protocol.roll_pb2_grpc import add_RollServicer_to_server
@@ -29,17 +28,12 @@ from nebula.elastic.trust import Doorkeeper, OpenDoor, Papers
 from nebula.errors import BadInput, RunFailed
 
 TTL_S = 1.5
-"""A lease that is not renewed for so long passes on."""
+"""A lease that is not renewed for so long passes on; that of a process which has ended at once."""
 GATHER_S = 30.0
 """How long the first members of a group of replicas wait for the others, which import Paddle."""
 NUMBERS = 4096
 """Of members that one controller gives, so that the next gives others."""
 SERVICE = "nebula.elastic.v1.Controller"
-
-
-def holder_name() -> str:
-    """Who this process is in a store."""
-    return f"{socket.gethostname()}:{os.getpid()}:{time.time_ns() % 10**9}"
 
 
 async def serve(
