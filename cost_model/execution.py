@@ -136,6 +136,18 @@ class Execution:
         """The precision as a plan's job names it."""
         return {"float32": "fp32", "float16": "fp16"}.get(self.compute_dtype, "bf16")
 
+    def same_tokens(self, *, tensor: int, sequence: bool, expert: int) -> bool:
+        """Whether ranks of a tensor group give all experts the same tokens, so that their gradients are the same.
+
+        Stacks that do not handle weights tensor by tensor deal the tokens to those ranks.
+
+        Args:
+            tensor: ranks of the group.
+            sequence: whether the group cuts the sequence.
+            expert: ranks over which experts are dealt.
+        """
+        return self.by_tensor and tensor > 1 and not sequence and expert == 1
+
     @property
     def provenance(self) -> tuple[tuple[str, str], ...]:
         """Pairs of field and `printed` or `assumed`."""

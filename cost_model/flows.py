@@ -195,7 +195,15 @@ def _executed(graph: DistributedGraph, cluster: Cluster, plan: Plan) -> Iterator
     for index, (stage, grid) in enumerate(zip(plan.stages, grids, strict=True)):
         (device, *_) = pricing.fabric.device_types(grid)
         held = _loads(pricing, plan, stage, device)
-        groups = axis_groups(grid, shard=stage.sharding.degree, expert=stage.expert, expert_tensor=1)
+        groups = axis_groups(
+            grid,
+            shard=stage.sharding.degree,
+            expert=stage.expert,
+            expert_tensor=1,
+            same_tokens=under(pricing, stage).execution.same_tokens(
+                tensor=grid.shape[2], sequence=plan.sequence_parallel, expert=stage.expert
+            ),
+        )
         groups["replicas"] = grid.reshape(-1, grid.shape[2]).T
         yield from _flows(_layer_wires(under(pricing, stage), plan, stage, held, device), groups, 1.0)
         if index + 1 < len(grids) and not alone:

@@ -88,6 +88,8 @@ def setting_of(
     replicas = stage.data * context
     # experts are spread over the ranks that share the sequence, the rows and the tensors
     same = max(1, replicas * tensor // (stage.expert * expert_tensor))
+    if execution.same_tokens(tensor=tensor, sequence=plan.sequence_parallel, expert=stage.expert):
+        same = replicas
     groups = (tensor > 1, context > 1, replicas > 1, len(plan.stages) > 1, stage.expert > 1)
     return Setting(
         execution=execution,

@@ -251,6 +251,9 @@ class StepPricing:
             expert_tensor=expert_tensor,
             behind=grids[index + 1] if index + 1 < len(grids) and not alone else None,
             fabric=self.fabric,
+            same_tokens=self.execution.same_tokens(
+                tensor=grid.shape[2], sequence=plan.sequence_parallel, expert=stage.expert
+            ),
         )
         parted: dict[int, float] = {}
         hands_on = index + 1 < len(plan.stages)

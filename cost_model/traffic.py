@@ -27,7 +27,7 @@ class Axes:
         tensor, context, expert, expert_tensor: as the axes of collectives.
         shard: ranks that share one set of optimizer states.
         outer: ranks that hold the same share of it.
-        expert_shard: ranks that hold the same share of the same experts.
+        expert_shard: ranks that add gradients of the same share of the same experts.
         pair: this stage and the next; empty for the last.
     """
 
@@ -54,6 +54,7 @@ def stage_axes(
     expert_tensor: int,
     behind: NDArray[np.int64] | None,
     fabric: Fabric,
+    same_tokens: bool = False,
 ) -> Axes:
     """The axes of one stage.
 
@@ -64,8 +65,9 @@ def stage_axes(
         expert_tensor: ranks over which the width of an expert is cut.
         behind: the grid of the next stage.
         fabric: of the cluster.
+        same_tokens: as of axis_groups.
     """
-    members = axis_groups(grid, shard=shard, expert=expert, expert_tensor=expert_tensor)
+    members = axis_groups(grid, shard=shard, expert=expert, expert_tensor=expert_tensor, same_tokens=same_tokens)
     found = {axis: slowest_of(groups, fabric) for axis, groups in members.items()}
     if behind is None:
         return Axes(**found)
@@ -109,9 +111,14 @@ def _pairs(grid: NDArray[np.int64], behind: NDArray[np.int64]) -> NDArray[np.int
 
 
 def axis_groups(
-    grid: NDArray[np.int64], *, shard: int, expert: int, expert_tensor: int
+    grid: NDArray[np.int64], *, shard: int, expert: int, expert_tensor: int, same_tokens: bool = False
 ) -> dict[str, NDArray[np.int64]]:
-    """For each axis of Axes but `pair` its groups, [groups, ranks of a group]; arguments as of stage_axes."""
+    """For each axis of Axes but `pair` its groups, [groups, ranks of a group]; arguments as of stage_axes.
+
+    Args:
+        same_tokens: whether ranks of a tensor group give all experts the same tokens: their gradients are the same, so
+            that ranks at one place of their tensor groups add theirs, as they do of all other weights.
+    """
     data, context, tensor = grid.shape
     replicas = grid.reshape(data // shard, shard * context, tensor)
     dealt = (
@@ -124,7 +131,9 @@ def axis_groups(
         "expert_tensor": dealt.reshape(-1, dealt.shape[2]),
         "shard": replicas.transpose(0, 2, 1).reshape(-1, shard * context),
         "outer": replicas.transpose(1, 2, 0).reshape(-1, data // shard),
-        "expert_shard": dealt.transpose(1, 2, 0).reshape(-1, dealt.shape[0]),
+        "expert_shard": grid.transpose(2, 0, 1).reshape(tensor, -1)
+        if same_tokens
+        else dealt.transpose(1, 2, 0).reshape(-1, dealt.shape[0]),
     }
 
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from nebula.cluster.topology import HostShare
 from nebula.cost_model.communication import Fabric
+from nebula.cost_model.execution import Execution
 from nebula.cost_model.traffic import Axes, paired, stage_axes
 from nebula.planner.explore.deal import Ints
 from nebula.planner.explore.pools import Pools
 from nebula.planner.explore.strides import Strides, strides_of
-from nebula.planner.explore.ways import Way
+from nebula.planner.explore.ways import Inner, Way
 
 
 class Place(NamedTuple):
@@ -35,8 +36,8 @@ class Place(NamedTuple):
 class Places:
     """Lays ways on pools of devices."""
 
-    def __init__(self, fabric: Fabric, pools: Pools) -> None:
-        self.fabric, self.pools = fabric, pools
+    def __init__(self, fabric: Fabric, pools: Pools, execution: Execution) -> None:
+        self.fabric, self.pools, self.execution = fabric, pools, execution
         self.strides = Strides(fabric, pools)
         self._axes: dict[tuple[object, ...], tuple[Axes, float, HostShare]] = {}
         cluster = fabric.cluster
@@ -67,6 +68,10 @@ class Places:
             for sites in (self._site_of[grid].reshape(-1, size),)
         )
 
+    def same_tokens(self, inner: Inner) -> bool:
+        """Whether ranks of a tensor group give all experts the same tokens."""
+        return self.execution.same_tokens(tensor=inner.tensor, sequence=inner.cuts_sequence, expert=inner.expert)
+
     def places(self, way: Way) -> list[Place]:
         """Where each stage of a way lies."""
         pools = [pool for pool, stages in enumerate(way.outer.stages) for _ in range(stages)]
@@ -82,7 +87,8 @@ class Places:
         where = (first - int(self.pools.devices[pool][0])) % period if regular else first
         after = int(behind[0].flat[0]) - first if behind is not None else None
         degree = outer.sharding.degree
-        key = (inner.tensor, inner.context, inner.expert, outer.data, degree, bool(regular), pool, where, after)
+        lie = (inner.tensor, inner.context, inner.expert, self.same_tokens(inner), outer.data, degree)
+        key = (*lie, bool(regular), pool, where, after)
         if key not in self._axes:
             axes = self._repeated(way, grid, pool, behind) if period else self._listed(way, grid, behind)
             every = grid.reshape(-1)
@@ -97,6 +103,7 @@ class Places:
             expert_tensor=1,
             behind=behind[0] if behind is not None else None,
             fabric=self.fabric,
+            same_tokens=self.same_tokens(way.inner),
         )
 
     def _repeated(self, way: Way, grid: Ints, pool: int, behind: tuple[Ints, int] | None) -> Axes:
@@ -108,6 +115,7 @@ class Places:
             tensor=inner.tensor,
             shard=outer.sharding.degree,
             expert=inner.expert,
+            same_tokens=self.same_tokens(inner),
         )
         first = int(grid.flat[0])
         own = Axes(**self.strides.axes(pool, first, grid.size, strides))

@@ -65,7 +65,7 @@ class WayPrices:
         blocks = layers.graph.layers
         most = max(dict.fromkeys(blocks), key=blocks.count)
         self._common = blocks.index(most), blocks.count(most)
-        self.at = Places(layers.fabric, pools)
+        self.at = Places(layers.fabric, pools, layers.pricings[RECOMPUTE[0]].execution)
         self._seconds: dict[tuple[object, ...], LayerSeconds] = {}
         self._deals: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._chains: dict[tuple[Inner, int], Chain] = {}
@@ -457,7 +457,7 @@ class WayPrices:
         """What holds for all ranks of a way."""
         inner, outer = way
         level, replicas = outer.sharding.stage, outer.data * inner.context
-        same = max(1, replicas * inner.tensor // inner.expert)
+        same = replicas if self.at.same_tokens(inner) else max(1, replicas * inner.tensor // inner.expert)
         groups = (inner.tensor > 1, inner.context > 1, replicas > 1, outer.pipeline > 1, inner.expert > 1)
         return Setting(
             execution=self.layers.pricings[inner.recompute].execution,

@@ -48,8 +48,10 @@ class Shares:
         """What an element costs at least, and holds, where replicas exchange for nothing."""
         rates, level = self._alone(pool, inner.offload), sharding.stage
         replicas = data * inner.context
-        # those of experts are cut among the ranks that hold the same ones
-        parts = (sharding.degree * inner.context, max(1, replicas * inner.tensor // inner.expert)) if level else (1, 1)
+        # those of experts are cut among the ranks that add their gradients
+        alike = self.prices.at.same_tokens(inner)
+        same = replicas if alike else max(1, replicas * inner.tensor // inner.expert)
+        parts = (sharding.degree * inner.context, same) if level else (1, 1)
         more = self.prices.job.global_batch // (data * inner.rows) - 1
         added = parts if level == 3 else (1, 1)
         return Share(
@@ -105,7 +107,7 @@ class Shares:
     def _least(self, way: Way, pool: int) -> Rates:
         """The rates on the first devices of a pool that repeats; on another one replicas exchange for nothing."""
         inner, outer = way
-        key = (inner.tensor, inner.context, inner.expert, outer.data, outer.sharding, pool)
+        key = (*inner.degrees[1:5], outer.data, outer.sharding, pool)
         if key not in self._rates:
             (place,) = self.prices.at.places(way)
             found = self.prices.rates(inner, self.prices.pools.types[pool], place.axes, outer.sharding, place.host)

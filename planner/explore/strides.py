@@ -16,13 +16,16 @@ from nebula.planner.explore.deal import Ints
 from nebula.planner.explore.pools import Pools
 
 
-def strides_of(*, data: int, context: int, tensor: int, shard: int, expert: int) -> dict[str, tuple[int, int]]:
+def strides_of(
+    *, data: int, context: int, tensor: int, shard: int, expert: int, same_tokens: bool = False
+) -> dict[str, tuple[int, int]]:
     """By axis of Axes, `pair` apart, the stride of its groups and their ranks; where experts are whole on each rank.
 
     Args:
         data, context, tensor: of the grid of a stage, whose devices follow one another.
         shard: replicas over which optimizer states are cut; the ranks of a context group share in it.
         expert: ranks over which experts are dealt.
+        same_tokens: as of traffic.axis_groups.
     """
     width, ranks = context * tensor, data * context * tensor
     dealt = ranks if ranks % expert else expert
@@ -32,7 +35,7 @@ def strides_of(*, data: int, context: int, tensor: int, shard: int, expert: int)
         "expert": (1, dealt),
         "shard": (tensor, shard * context),
         "outer": (shard * width, data // shard),
-        "expert_shard": (dealt, ranks // dealt),
+        "expert_shard": (tensor, data * context) if same_tokens else (dealt, ranks // dealt),
     }
 
 

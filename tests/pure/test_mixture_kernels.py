@@ -3,12 +3,14 @@
 from collections import Counter
 from dataclasses import replace
 
+from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.layer import layer_cost
 from nebula.cost_model.mixture_kernels import dispatched
 from nebula.graph.experts import expert_parallel
 from nebula.graph.values import Collective, Kernel
 from nebula.models.describe import decoder_graph
-from tests.pure.cost_samples import device
+from nebula.plan.values import Job, Plan, RankPlace, Replica, Stage
+from tests.pure.cost_samples import MADE_FROM, cluster, device
 from tests.pure.decoder_samples import MIXED
 
 GRAPH = decoder_graph("d", replace(MIXED, fused_attention=False, fused_norms=False), "float32")
@@ -65,3 +67,21 @@ def test_fleet_joins_what_experts_made_too():
     experts = 9 * MIXED.experts.count + 9
     cost = layer_cost(LAYER, slow)
     assert round(cost.forward_s + cost.backward_s) == len(works) - 9 + experts
+
+
+def test_ranks_with_the_same_tokens_add_no_gradients_of_experts():
+    """Of two replicas of a tensor group of two; where the group shares the sequence all four ranks add theirs."""
+    on = cluster(2, 2)
+    held = tuple(Replica(ranks=(2 * i, 2 * i + 1), tensor_shares=(1, 1), micro_batch_rows=2) for i in range(2))
+    same = Plan(
+        stages=(Stage(layers=(0, len(GRAPH.layers)), replicas=held),),
+        micro_batches=1,
+        schedule="1f1b",
+        engine="executor",
+        ranks=tuple(RankPlace(f"n/{node}", place) for node in range(2) for place in range(2)),
+        job=Job(global_batch=4),
+        made_from=MADE_FROM,
+    )
+    apart = replace(same, sequence_parallel=True)
+    own, shared = (evaluate(GRAPH, on, plan).parts.data_communication_s for plan in (same, apart))
+    assert own < shared

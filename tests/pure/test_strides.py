@@ -64,9 +64,10 @@ def test_groups_that_repeat_meet_where_all_of_them_do(per_node):
         ranks = data * context * tensor
         first = int(pools.devices[pool][at])
         grid, behind = (np.arange(n, n + ranks).reshape(data, context, tensor) for n in (first, first + ranks))
-        strides = strides_of(data=data, context=context, tensor=tensor, shard=shard, expert=expert)
+        degrees = {"shard": shard, "expert": expert, "same_tokens": expert == 1 and rng.random() < 0.5}
+        strides = strides_of(data=data, context=context, tensor=tensor, **degrees)
         found = Axes(**known.axes(pool, first, ranks, strides), pair=known.pair(pool, first, pool, ranks, ranks))
-        assert found == stage_axes(grid, shard=shard, expert=expert, expert_tensor=1, behind=behind, fabric=fabric)
+        assert found == stage_axes(grid, **degrees, expert_tensor=1, behind=behind, fabric=fabric)
 
 
 def test_stages_of_two_types_meet_where_all_pairs_do():

@@ -134,6 +134,12 @@ def test_ranks_of_every_axis_multiply_out(data: int, context: int, tensor: int, 
     assert count["expert"] * count["expert_tensor"] * count["expert_shard"] == world
 
 
+def test_ranks_with_the_same_tokens_add_gradients_of_experts_at_one_place_of_their_tensor_groups() -> None:
+    own, same = (axes(4, 2, 2, same_tokens=alike).expert_shard for alike in (False, True))
+    assert (ranks_of(own), ranks_of(same)) == (16, 8)
+    assert same == axes(4, 2, 2, shard=4).shard
+
+
 def test_the_slowest_of_unlike_groups_is_waited_for() -> None:
     # replicas of six ranks over nodes of eight: the second lies on both
     grid = np.arange(12).reshape(2, 1, 6)
