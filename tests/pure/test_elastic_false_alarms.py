@@ -64,3 +64,4 @@ def test_a_save_that_takes_as_long_as_hundreds_of_steps_is_none():
     times = list(trace(0, median_s=0.05, sigma=0.2))[-KEPT:]
     assert Patience().seconds(Section.UPDATE, times) == 2.0
     assert Patience().seconds(Section.CHECKPOINT, times) == 60.0
+    assert Patience().seconds(Section.CHECKPOINT, times, stopped=True) == 2.0

@@ -142,7 +142,9 @@ class Crew:
             watched = worker.watched
             section, since_s = watched.section, watched.changed_s
             began = [] if section < Section.DATA or not watched.step_times() else times
-            if since_s and now_s - since_s > patience.seconds(section, began):
+            if not since_s or now_s - since_s <= patience.least_s:
+                continue
+            if now_s - since_s > patience.seconds(section, began, stopped=worker.frozen):
                 found.append(_standing(worker, now_s))
         return found
 

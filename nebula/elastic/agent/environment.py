@@ -17,7 +17,7 @@ from nebula.elastic.protocol import control_pb2 as wire
 from nebula.launch.command import environment
 
 if TYPE_CHECKING:
-    from nebula.elastic.agent.agent import Node
+    from nebula.elastic.agent.node import Node
 
 PLAN = "plan.json"
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"

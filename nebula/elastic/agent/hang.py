@@ -31,8 +31,11 @@ class Patience:
     begin_s: float = 120.0
     save_s: float = SAVE_S
 
-    def seconds(self, section: Section, step_times: Sequence[float]) -> float:
+    def seconds(self, section: Section, step_times: Sequence[float], *, stopped: bool = False) -> float:
         """For a rank in a section.
+
+        Args:
+            stopped: its process is stopped by a signal, so that it does not save either.
 
         Example:
             >>> Patience().seconds(Section.FORWARD, [0.1] * 50), Patience().seconds(Section.FORWARD, [1.0] * 50)
@@ -42,7 +45,7 @@ class Patience:
             return math.inf
         if section in (Section.BEGIN, Section.LOAD) or not step_times:
             return self.begin_s
-        least_s = self.save_s if section is Section.CHECKPOINT else self.least_s
+        least_s = self.save_s if section is Section.CHECKPOINT and not stopped else self.least_s
         return max(least_s, self.times * long_step(step_times))
 
 

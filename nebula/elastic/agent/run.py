@@ -14,9 +14,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from nebula.elastic.agent.addresses import own_address
-from nebula.elastic.agent.agent import Agent, Node, of_signal
+from nebula.elastic.agent.agent import Agent, of_signal
 from nebula.elastic.agent.check import tried
 from nebula.elastic.agent.copies import Copies
+from nebula.elastic.agent.node import Node
 from nebula.elastic.agent.peer import Peer
 from nebula.elastic.agent.relay import Relay
 from nebula.elastic.agent.session import Session
