@@ -109,6 +109,40 @@ def test_what_an_older_generation_says_is_not_heard():
         assert (job.state, job.actions) == (before, [])
 
 
+def test_nodes_that_join_one_after_the_other_stop_the_job_once():
+    job = Drive(1, 4).join("a").tell(Tick(), after_s=LIMITS.gather_s)
+    job.join("b")
+    assert (job.actions, job.state.phase) == ([], Phase.RUNNING)
+    assert job.reasons[-1] == "b joined; waiting 2 s for more before the job grows"
+    until_s = job.state.wake_s()
+    assert until_s == job.now_s + LIMITS.join_s
+    job.now_s += LIMITS.join_s / 2
+    job.join("c")
+    assert (job.actions, job.reasons[-1]) == ([], "c joined")
+    job.tell(Tick(), after_s=until_s - job.now_s)
+    assert job.actions == [Stop(generation=1, at_boundary=True)]
+    assert job.reasons[-1] == "3 nodes can go on instead of 1"
+    job.tell(Stopped(generation=1))
+    assert job.actions == [Start(generation=2, members=("a", "b", "c"))]
+    job.join("d")  # nobody is left to wait for
+    assert job.actions == [Stop(generation=2, at_boundary=True)]
+    assert job.reasons[-1] == "d joined: 4 nodes can go on instead of 3"
+
+
+def test_a_joiner_that_is_gone_before_the_job_grows_stops_nobody():
+    job = Drive(1, 4).join("a").tell(Tick(), after_s=LIMITS.gather_s).join("b")
+    job.tell(Gone(node="b")).tell(Tick(), after_s=LIMITS.join_s)
+    assert (job.actions, job.state.phase, job.state.members) == ([], Phase.RUNNING, ("a",))
+    assert job.state.wake_s() == float("inf")
+
+
+def test_a_failure_while_joiners_are_waited_for_takes_them_in_at_once():
+    job = Drive(1, 4).join("a").tell(Tick(), after_s=LIMITS.gather_s).join("b")
+    job.tell(exit_of(job, "a"), Stopped(generation=1))
+    assert job.actions == [Start(generation=2, members=("a", "b"))]
+    assert job.state.wake_s() == float("inf")
+
+
 def test_a_lost_node_is_waited_for_then_left_out_and_taken_back():
     job = running().tell(Stepped(generation=1, step=5), Gone(node="b"))
     assert job.actions == []

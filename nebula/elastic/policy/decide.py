@@ -55,14 +55,25 @@ def _joined(now_s: float, state: JobState, event: events.Joined, limits: Limits)
             return Decision(state=state, because=f"{event.node} is connected again; its workers went on")
         return stop(_fell(state, now_s, limits), f"{event.node} came back without its workers")
     if state.phase is Phase.RUNNING:
-        grown = chosen(state)
-        if len(grown) > len(state.members):
-            because = f"{event.node} joined: {len(grown)} nodes can go on instead of {len(state.members)}"
-            return stop(state, because, at_boundary=True)
-        return Decision(state=state, because=f"{event.node} joined and stands by")
+        return _grows(now_s, state, f"{event.node} joined", limits)
     if state.phase is Phase.WAITING:
         return _then(f"{event.node} joined", form(now_s, state, limits))
     return Decision(state=state, because=f"{event.node} joined")
+
+
+def _grows(now_s: float, state: JobState, told: str, limits: Limits) -> Decision:
+    """A node joined a job that trains, or those that might have come with it had their time."""
+    count, here = len(chosen(state)), len(state.members)
+    if count <= here:
+        told = f"{told} and stands by" if told else ""
+        return Decision(state=replace(state, gather_until_s=math.inf), because=told)
+    if count < state.bounds.most and now_s < state.gather_until_s:
+        if state.gather_until_s < math.inf:
+            return Decision(state=state, because=told)
+        state = replace(state, gather_until_s=now_s + limits.join_s)
+        return Decision(state=state, because=f"{told}; waiting {limits.join_s:g} s for more before the job grows")
+    because = f"{count} nodes can go on instead of {here}"
+    return stop(state, f"{told}: {because}" if told else because, at_boundary=True)
 
 
 def _gone(now_s: float, state: JobState, event: events.Gone, limits: Limits) -> Decision:
@@ -86,6 +97,8 @@ def _tick(now_s: float, state: JobState, event: events.Tick, limits: Limits) -> 
         return stop(_fell(state, now_s, limits), told)
     if state.phase is Phase.WAITING:
         return _then(told, form(now_s, state, limits))
+    if state.phase is Phase.RUNNING and now_s >= state.gather_until_s:
+        return _then(told, _grows(now_s, state, "", limits))
     return Decision(state=state, because=told)
 
 

@@ -86,7 +86,7 @@ def form(now_s: float, state: JobState, limits: Limits) -> Decision:
 
 def stop(state: JobState, because: str, *, at_boundary: bool = False, dump: bool = False) -> Decision:
     """Ends the generation that runs, so that another can begin."""
-    state = replace(state, phase=Phase.STOPPING, why=because)
+    state = replace(state, phase=Phase.STOPPING, why=because, gather_until_s=math.inf)
     action = Stop(generation=state.generation, at_boundary=at_boundary, dump=dump)
     return Decision(state=state, actions=(action,), because=because)
 

@@ -73,6 +73,7 @@ class Limits:
 
     Attributes:
         gather_s: for how long a job that could begin waits for further nodes.
+        join_s: the same before a job that trains stops for one that has joined: each stop costs seconds.
         grace_s: for how long a node that is not heard of may come back before it counts as lost.
         controller_grace_s: the same after the controller itself was away.
         fruitless: failures in a row, without a step in between, after which the job fails.
@@ -84,6 +85,7 @@ class Limits:
     """
 
     gather_s: float = 3.0
+    join_s: float = 2.0
     grace_s: float = 1.0
     controller_grace_s: float = 10.0
     fruitless: int = 5
@@ -187,7 +189,8 @@ class JobState:
         """When the policy wants to be asked again, if nothing happens before; infinite: never."""
         if self.phase.over:
             return math.inf
-        waits = [self.gather_until_s, self.not_before_s or math.inf] if self.phase is Phase.WAITING else []
+        waits = [] if self.phase is Phase.STOPPING else [self.gather_until_s]
+        waits += [self.not_before_s or math.inf] if self.phase is Phase.WAITING else []
         return min([*(node.back_by_s for node in self.nodes.values()), *waits], default=math.inf)
 
 
