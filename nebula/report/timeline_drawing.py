@@ -16,7 +16,16 @@ from nebula.units import format_seconds
 SPAN = WIDTH - LEFT - 20
 LEAST_PX = 2.5
 MOST_BLOCKS = 3000
-CLASSES = {"F": "forward", "B": "backward", "I": "backward", "W": "backward", "update": "update"}
+CLASSES = {"F": "forward", "B": "backward", "I": "backward", "W": "weights", "update": "update"}
+LEGEND = {
+    "forward": "forward",
+    "backward": "backward",
+    "weights": "backward of the weights",
+    "communication": "communication",
+    "update": "update",
+    "other": "other",
+}
+"""Words of the classes that are shown."""
 
 
 def _height(lanes: int) -> float:
@@ -66,9 +75,9 @@ def _axis(high_s: float, scale: float, top: float, bottom: float) -> list[str]:
 
 def _legend(spans: Sequence[Span], rows: Sequence[str]) -> list[str]:
     present = {_class(s) for s in spans}
-    classes = [c for c in ("forward", "backward", "communication", "update", "other") if c in present]
+    classes = [c for c in LEGEND if c in present]
     steady = [("forward and backward in turn", "steady")] if any('class="steady"' in row for row in rows) else []
-    entries = [*((c, c) for c in classes), *steady, ("idle", "lane")]
+    entries = [*((LEGEND[c], c) for c in classes), *steady, ("idle", "lane")]
     return legend([words for words, _ in entries], [class_ for _, class_ in entries], 12)
 
 

@@ -1,4 +1,4 @@
-"""Draws one predicted step as text: a line a stage, `F` and `B` where it computes, `s` where it communicates."""
+"""Draws one predicted step as text: a line a stage, `F`, `B` and `W` where it computes, `s` where it communicates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nebula.units import format_seconds
 
 COLUMNS = 84
 MOST_STAGES = 64
-SIGNS = {"F": "F", "B": "B", "I": "B", "W": "B", "update": "u"}
-STYLES = {"F": "blue", "B": "yellow", "u": "green", "s": "magenta"}
+SIGNS = {"F": "F", "B": "B", "I": "B", "W": "W", "update": "u"}
+STYLES = {"F": "blue", "B": "yellow", "W": "cyan", "u": "green", "s": "magenta"}
 
 
 def timeline_text(findings: Findings) -> RenderableType:
@@ -31,7 +31,8 @@ def timeline_text(findings: Findings) -> RenderableType:
         lines.append(Text(f"stage {stage:<4} ") + _coloured(lane_text(lane, end_s(spans))))
     end = format_seconds(end_s(spans))
     lines.append(Text(" " * 11 + "0" + end.rjust(COLUMNS - 1)))
-    lines.append(Text("F forward · B backward · s communication · u update · dots: idle", style="dim"))
+    weights = "W backward of the weights · " if any(span.kind == "W" for span in spans) else ""
+    lines.append(Text(f"F forward · B backward · {weights}s communication · u update · dots: idle", style="dim"))
     return Group(*lines)
 
 
