@@ -295,13 +295,15 @@ def device_held(block: Block, device: DeviceType) -> Mapping[str, LayerHeld]:
     """By policy, where an allocator and a process count: activations as of the executor's plans."""
     dtype = block.tensor(block.outputs[0]).dtype if not block.parameters else block.parameters[0].dtype
     executions = [eager_execution(dtype, "adamw", (device,), policy) for policy in RECOMPUTE]
+    under = activations_under(block, executions)
+    # weights are there whatever is computed again
+    gradient = max((size for *_, size in layer_load(block, under[0]).weights), default=0.0)
     found = {}
-    for policy, own in zip(RECOMPUTE, activations_under(block, executions), strict=True):
-        weights = layer_load(block, own).weights
+    for policy, own in zip(RECOMPUTE, under, strict=True):
         found[policy] = LayerHeld(
             kept=own.kept,
             working=0.0 if own.logits else own.restored + own.passing,
-            gradient=max((size for *_, size in weights), default=0.0),
+            gradient=gradient,
             loss=own.passing if own.logits else 0.0,
             logits=own.logits,
         )

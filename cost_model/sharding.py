@@ -17,6 +17,9 @@ from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import smaller, state_bytes_per_parameter
 from nebula.plan.values import Job, Sharding
 
+GATHERING = 3
+"""The stage under which passes gather parameters, so that it matters which tensors are cut."""
+
 SUM_PASSES = 3
 """Adding a gradient to the sum of those before: two reads and a write of its bytes."""
 

@@ -16,7 +16,7 @@ from nebula.cost_model.border import receive_seconds, send_seconds
 from nebula.cost_model.chain import ChainCost
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.peak import Line
-from nebula.cost_model.sharding import Passes, pass_costs, sync_seconds, update_seconds
+from nebula.cost_model.sharding import GATHERING, Passes, pass_costs, sync_seconds, update_seconds
 from nebula.cost_model.stage_memory import StageMemories
 from nebula.plan.values import Job, Sharding
 
@@ -140,12 +140,14 @@ class Spans:
 
     def added(self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups) -> Passes[Floats]:
         """What sharding and the sums of gradients add to one forward and one backward."""
-        cut_tensors, *again = self._cut[:, sums.end] - self._cut[:, sums.first]
+        cut_tensors = again_bytes = again_tensors = 0.0 * sums.tensors
+        if sharding.stage == GATHERING:
+            cut_tensors, again_bytes, again_tensors = self._cut[:, sums.end] - self._cut[:, sums.first]
         return pass_costs(
             sums.parameters_bytes,
             sums.tensors,
             cut_tensors=cut_tensors,
-            gathered_again=(again[0], again[1]),
+            gathered_again=(again_bytes, again_tensors),
             outputs=(sums.module_outputs, sums.module_output_bytes),
             sharding=sharding,
             shard=groups.shard,

@@ -20,13 +20,14 @@ from nebula.graph.values import Block, Operator, Role, Tensor
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one tensor: for each dim axis and blocks, or None while open."""
+    """What is known of one tensor: for each dim axis and blocks, or None while open; how often that changed."""
 
     cuts: list[tuple[int, int] | None]
     fixed: bool
     partial: frozenset[int]
     parameter: bool
     silent: bool = False
+    changes: int = 0
 
     @property
     def axes(self) -> set[int]:
@@ -67,6 +68,7 @@ def _spread(visits: Sequence[_Visit], mesh: Mesh, silent: Sequence[_Known]) -> N
             changed |= _refine(visit, mesh)
     for known in silent:
         known.silent = False
+        known.changes += 1
 
 
 def _given(block: Block, annotations: Mapping[str, Distribution]) -> dict[str, Distribution]:
@@ -102,6 +104,7 @@ class _Visit:
     signature: Signature
     operands: list[_Known]
     order: list[int]
+    seen: int = -1
 
 
 def _visit(operator: Operator, block: Block, known: dict[str, _Known]) -> _Visit:
@@ -111,13 +114,17 @@ def _visit(operator: Operator, block: Block, known: dict[str, _Known]) -> _Visit
 
 
 def _refine(visit: _Visit, mesh: Mesh) -> bool:
-    """Cuts open dims of the operands as the others say; whether any was."""
-    changed = False
+    """Cuts open dims of the operands as the others say; whether any was, which none is where nothing is new."""
+    changes = sum([operand.changes for operand in visit.operands])
+    if changes == visit.seen:
+        return False
+    visit.seen, changed = changes, False
     for label, (axis, inner) in _agreed(visit, mesh).items():
         for operand, place in zip(visit.operands, visit.signature.places[label], strict=True):
             if operand.fixed or place is None or operand.cuts[place[0]] is not None or axis in operand.axes:
                 continue
             operand.cuts[place[0]] = (axis, place[1] * inner)
+            operand.changes += 1
             changed = True
     return changed
 

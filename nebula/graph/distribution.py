@@ -86,7 +86,7 @@ class Distribution:
     @property
     def cuts(self) -> tuple[tuple[int, int], ...]:
         """For each dim its axis (-1: whole) and its number of blocks."""
-        return tuple(zip(self.dims_mapping, self.blocks or (1,) * len(self.dims_mapping), strict=True))
+        return _cuts(self.dims_mapping, self.blocks)
 
     def degree(self, dim: int) -> int:
         """Into how many shards the dim is cut."""
@@ -102,6 +102,11 @@ class Distribution:
 def distribution(mesh: Mesh, cuts: Sequence[tuple[int, int]], partial: frozenset[int] = frozenset()) -> Distribution:
     """The distribution with the given axis and number of blocks for each dim."""
     return _distribution(mesh, tuple(cuts), partial)
+
+
+@lru_cache(maxsize=4096)
+def _cuts(dims_mapping: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(dims_mapping, blocks or (1,) * len(dims_mapping), strict=True))
 
 
 @lru_cache(maxsize=65536)

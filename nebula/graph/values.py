@@ -76,7 +76,7 @@ class Tensor:
     @property
     def bytes(self) -> int:
         """Bytes of all elements."""
-        return self.size * DTYPE_BYTES[self.dtype]
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
     def with_rows(self, old: int, new: int) -> Tensor:
         """The tensor of the same block fed with `new` rows instead of `old`."""
@@ -230,7 +230,7 @@ class Block:
         """All tensors by name."""
         return {t.name: t for t in self.tensors}
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[Tensor, ...]:
         """The trainable tensors."""
         return tuple(t for t in self.tensors if t.role is Role.PARAMETER)

@@ -112,10 +112,10 @@ class Layers:
             keys = [first.load_key(index, inner.degrees, device) for device in self._types]
             if keys[0] not in first._loads:
                 on = passes_under(block, self._types, [pricing.execution for pricing in every])
-                later = later_weights(block, first.execution)
+                load = layer_load(block, on[0][0], later_weights(block, first.execution))
                 for key, under in zip(keys, on, strict=True):
                     for pricing, passes in zip(every, under, strict=True):
-                        pricing._loads[key] = layer_load(block, passes, later)
+                        pricing._loads[key] = replace(load, passes=passes)
         for device, (policy, pricing) in product(self._types, self.pricings.items()):
             self._loads[inner.degrees, policy, device.name] = [
                 pricing.load(index, inner.degrees, device) for index in range(len(self.graph.blocks))
@@ -144,8 +144,9 @@ class Layers:
         if key not in self._memory:
             block = pricing.block(index, inner.degrees)
             under = activations_under(block, [each.execution for each in self.pricings.values()])
+            load = memory_load(block, under[0])
             for policy, kept in zip(self.pricings, under, strict=True):
-                self._memory[(*block_key, policy)] = memory_load(block, kept)
+                self._memory[(*block_key, policy)] = replace(load, activations=kept)
         return self._memory[key]
 
     def seconds(
