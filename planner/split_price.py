@@ -28,6 +28,9 @@ Ints = NDArray[np.int64]
 Boundaries = Sequence[Sequence[int]] | Ints
 """[deals, stages + 1]: first layer of each stage of each deal, and the number of layers."""
 
+_Dealt = tuple[Ints, Costs, Ints]
+"""Some stages, what their runs of layers cost, borders apart, and [boundaries, stages] which of these runs each is."""
+
 NOWHERE = Groups()
 """Groups of one rank each: communication that costs nothing, for bounds."""
 
@@ -138,21 +141,40 @@ class SplitPrice:
 
     def fitting_seconds(self, boundaries: Boundaries) -> Floats:
         """The exact step time of each of several boundaries, infinite where it does not fit into memory."""
-        costs, stages = self._costs(boundaries), len(self.placed.stages)
-        needed = np.minimum(np.arange(stages, 0, -1), self.micro_batches)
-        fitting_s: Floats = np.where((costs.room >= needed).all(axis=1), self._step_seconds(boundaries, costs), np.inf)
+        bounds, stages = np.array(boundaries), len(self.placed.stages)
+        needed, dealt = np.minimum(np.arange(stages, 0, -1), self.micro_batches), self._dealt(bounds)
+        fits = np.ones(len(bounds), dtype=bool)
+        for own, inside, which in dealt:
+            fits &= (inside.room[which] >= needed[own]).all(axis=1)
+        fitting_s = np.full(len(bounds), np.inf)
+        if fits.any():
+            among = [(own, inside, which[fits]) for own, inside, which in dealt]
+            fitting_s[fits] = self._step_seconds(bounds[fits], among)
         return fitting_s
 
     def step_seconds(self, boundaries: Boundaries) -> Floats:
         """The exact step time of each of several boundaries."""
-        return self._step_seconds(boundaries, self._costs(boundaries))
+        bounds = np.array(boundaries)
+        return self._step_seconds(bounds, self._dealt(bounds))
 
-    def _step_seconds(self, boundaries: Boundaries, costs: Costs) -> Floats:
-        met_s = None
-        if meets(self.spans.device):
-            back_s = np.array([self.spans.entry(groups)[1] for groups, _ in self.placed.kinds])
-            met_s = back_s[np.array(self.placed.stages), np.array(boundaries)[:, :-1]]
-        return step_seconds(costs.forward_s, costs.backward_s, costs.tail_s, self.micro_batches, met_s=met_s)
+    def _step_seconds(self, bounds: Ints, dealt: Sequence[_Dealt]) -> Floats:
+        forward_s, backward_s, tail_s = np.empty((3, bounds.shape[1] - 1, len(bounds)))
+        for own, inside, which in dealt:
+            for column, values in zip((forward_s, backward_s, tail_s), inside[:3], strict=True):
+                column[own] = values[which.T]
+        received_s, back_s, sent_s, returned_s = self._borders_seconds(bounds)
+        forward_s, backward_s = forward_s + received_s + sent_s, backward_s + back_s + returned_s
+        met_s = back_s.T if meets(self.spans.device) else None
+        return step_seconds(forward_s.T, backward_s.T, tail_s.T, self.micro_batches, met_s=met_s)
+
+    def _borders_seconds(self, bounds: Ints) -> list[Floats]:
+        """[stages, boundaries] each: receiving a forward, sending its gradient; sending one on, receiving its own."""
+        borders, kinds = self.spans.layers + 1, np.array(self.placed.stages)[:, None] * (self.spans.layers + 1)
+        found = []
+        for side, layers in ((self.spans.entry, bounds[:, :-1]), (self.spans.exit, bounds[:, 1:])):
+            each = np.array([side(groups) for groups, _ in self.placed.kinds]).reshape(-1, 2, borders)
+            found += [each[:, way].ravel().take(kinds + layers.T) for way in (0, 1)]
+        return found
 
     def computing_seconds(self, boundaries: Boundaries) -> Floats:
         """Seconds of a step in which a device computes, on average over all, for each of several boundaries."""
@@ -168,22 +190,13 @@ class SplitPrice:
         mean_s: Floats = found.mean(axis=1)
         return mean_s
 
-    def _costs(self, boundaries: Boundaries) -> Costs:
-        """Costs of several boundaries, each array [boundaries, stages]."""
-        bounds, stages = np.array(boundaries), np.array(self.placed.stages)
-        first, end = bounds[:, :-1], bounds[:, 1:]
-        costs = Costs(*np.empty((4, *first.shape)))
+    def _dealt(self, bounds: Ints) -> list[_Dealt]:
+        """The stages of several boundaries, by kinds that differ in their borders alone."""
+        found = []
         for kind, own in self._own:
-            runs, which = _distinct(first[:, own], end[:, own], self.spans.layers)
-            inside = self._inside(self.spans.of(*runs), *self.placed.kinds[kind])
-            for column, values in zip(costs, inside, strict=True):
-                column[:, own] = values[which]
-        each = np.array([(*self.spans.entry(groups), *self.spans.exit(groups)) for groups, _ in self.placed.kinds])
-        received_s, back_s, sent_s, returned_s = each.swapaxes(0, 1)
-        return costs._replace(
-            forward_s=costs.forward_s + received_s[stages, first] + sent_s[stages, end],
-            backward_s=costs.backward_s + back_s[stages, first] + returned_s[stages, end],
-        )
+            runs, which = _distinct(bounds[:, own], bounds[:, own + 1], self.spans.layers)
+            found.append((own, self._inside(self.spans.of(*runs), *self.placed.kinds[kind]), which))
+        return found
 
     @cached_property
     def _alike(self) -> dict[tuple[object, ...], list[int]]:
