@@ -59,7 +59,7 @@ def _written(op: Operator, tensors: Mapping[str, Tensor], times: Mapping[str, in
             backward += (_added(float(tensors[op.inputs[0]].bytes)),) * (times[made] - 1)
     apart = bool(op.inputs) and tensors[op.inputs[0]].shape[:1] != (1,)
     forward, backward = (tuple(_copied(works, apart=apart)) for works in (forward, backward))
-    return op if (forward, backward) == (op.forward, op.backward) else replace(op, forward=forward, backward=backward)
+    return op if (forward, backward) == (op.forward, op.backward) else op.working(forward, backward)
 
 
 def _adds(work: Work, size_bytes: int) -> bool:

@@ -233,4 +233,4 @@ def _collectives(work: Iterable[Work]) -> tuple[Collective, ...]:
 def _written_bytes(block: Block, op: Operator) -> int:
     """Bytes of an operator's largest own output: what its gradient needs while the backward passes."""
     tensors = block.by_name
-    return max((tensors[n].bytes for n in op.outputs if not tensors[n].alias_of), default=0)
+    return max([tensors[n].bytes for n in op.outputs if not tensors[n].alias_of], default=0)

@@ -98,26 +98,29 @@ def _first(kind: Ahead, others: Ahead, ceiling: Ceiling, behind: int, end: int, 
     flying, hidden, both = min(behind + 1, m), min(behind, m - 1), m >= behind + 2
     front_f_s, front_b_s = others.forward_s, others.backward_s
     behind_s = front_f_s[-1] + front_b_s[-1] - front_f_s[end] - front_b_s[end]
-
-    def may(first: int) -> bool:
-        held = held_bytes[end] - held_bytes[first] + flying * (kept_bytes[end] - kept_bytes[first])
-        if held > most_bytes:
-            return False
-        f, b = forward_s[end] - forward_s[first], backward_s[end] - backward_s[first]
-        shorter_s, longer_s = (f, b) if f < b else (b, f)
-        bound_s = front_f_s[first] + front_b_s[first] + m * (f + b)
-        if behind_s > hidden * shorter_s:
-            bound_s += behind_s - hidden * shorter_s
-        if both and behind_s > behind * longer_s:
-            bound_s += behind_s - behind * longer_s
-        unhidden_s = tail_s[end] - tail_s[first] - front_b_s[first]
-        return bound_s <= step_s and bound_s + unhidden_s <= step_s
-
-    first = max(0, end - size)
-    if may(first):
-        while first and may(first - 1):
-            first -= 1
-        return first
-    while first < end and not may(first):
-        first += 1
-    return first
+    forward_end_s, backward_end_s, tail_end_s = forward_s[end], backward_s[end], tail_s[end]
+    held_end, kept_end = held_bytes[end], kept_bytes[end]
+    first, found = max(0, end - size), end
+    longer = shorter = False
+    # one loop, for it is run a hundred thousand times: runs get longer as long as they may be, or shorter until one may
+    while True:
+        may = held_end - held_bytes[first] + flying * (kept_end - kept_bytes[first]) <= most_bytes
+        if may:
+            f, b = forward_end_s - forward_s[first], backward_end_s - backward_s[first]
+            shorter_s, longer_s = (f, b) if f < b else (b, f)
+            bound_s = front_f_s[first] + front_b_s[first] + m * (f + b)
+            if behind_s > hidden * shorter_s:
+                bound_s += behind_s - hidden * shorter_s
+            if both and behind_s > behind * longer_s:
+                bound_s += behind_s - behind * longer_s
+            unhidden_s = tail_end_s - tail_s[first] - front_b_s[first]
+            may = bound_s <= step_s and bound_s + unhidden_s <= step_s
+        if may:
+            found = first
+            if shorter or not first:
+                return found
+            longer, first = True, first - 1
+        else:
+            shorter, first = True, first + 1
+            if longer or first >= end:
+                return found

@@ -53,7 +53,7 @@ def complete(block: Block, annotations: Mapping[str, Distribution], later: Colle
     _spread(visits, mesh, silent=[])
     for visit in visits:
         _leave_partial(visit, mesh, block.outputs)
-    tensors = tuple(replace(t, distribution=_decided(known[t.name], mesh)) for t in block.tensors)
+    tensors = tuple(t.lying(_decided(known[t.name], mesh)) for t in block.tensors)
     return replace(block, tensors=tensors)
 
 

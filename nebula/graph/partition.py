@@ -151,17 +151,30 @@ class _Writer:
             operator = _scaled(operator, self.tensors[outputs[0]].size / self.known[operator.outputs[0]].size)
         shapes = [[self.tensors[n].shape for n in names] for names in (inputs, outputs)]
         attributes = local_attributes(operator, work.signature, work.assignment, shapes[0], shapes[1])
-        self.operators.append(replace(operator, inputs=inputs, outputs=tuple(outputs), attributes=attributes))
+        written = Operator(
+            name=operator.name,
+            kind=operator.kind,
+            inputs=inputs,
+            outputs=tuple(outputs),
+            attributes=attributes,
+            forward=operator.forward,
+            backward=operator.backward,
+            saved=operator.saved,
+        )
+        self.operators.append(written)
         self.operators.extend(late)
 
     def _place(self, tensor: Tensor, lies: Distribution) -> str:
         alias = tensor.alias_of if tensor.alias_of in self.tensors else ""
-        self.tensors[tensor.name] = replace(
-            tensor,
+        self.tensors[tensor.name] = Tensor(
+            name=tensor.name,
             shape=lies.local_shape(tensor.shape),
-            per_row=_local_growth(tensor, lies, self.row_axes),
+            dtype=tensor.dtype,
+            role=tensor.role,
+            per_row=_local_growth(tensor, lies, self.row_axes) if tensor.per_row else (),
             alias_of=alias,
             distribution=lies,
+            needs_gradient=tensor.needs_gradient,
         )
         return tensor.name
 

@@ -54,7 +54,7 @@ def _operator(a: Operator, b: Operator, share: float) -> Operator | None:
         return a
     sides = [_works(x, y, share) for x, y in ((a.forward, b.forward), (a.backward, b.backward))]
     forward, backward = sides
-    return None if forward is None or backward is None else replace(a, forward=forward, backward=backward)
+    return None if forward is None or backward is None else a.working(forward, backward)
 
 
 def _works(a: tuple[Work, ...], b: tuple[Work, ...], share: float) -> tuple[Work, ...] | None:

@@ -80,7 +80,11 @@ def _call(operator: Operator, tensors: Mapping[str, Tensor], rule: Rule) -> Call
 
 def _worked(call: Call, rule: Rule, copied: Mapping[str, str], met: set[str], *, assumed: bool) -> Operator:
     """The operator of a call with its work; `met` holds the tensors that have a gradient already, and grows."""
-    attributes = {k: v for k, v in call.operator.attributes if k != "assumed"} | ({"assumed": True} if assumed else {})
+    operator = call.operator
+    attributes = operator.attributes
+    if assumed or any(name == "assumed" for name, _ in attributes):
+        others = {name: value for name, value in attributes if name != "assumed"}
+        attributes = tuple(sorted((others | ({"assumed": True} if assumed else {})).items()))
     backward: Works = ()
     saved: Names = ()
     if call.wanted and call.results:
@@ -88,9 +92,12 @@ def _worked(call: Call, rule: Rule, copied: Mapping[str, str], met: set[str], *,
         if rule.keeps_view:
             backward = (*_copied_again(call, saved, copied), *backward)
             saved = tuple(copied.get(n, n) for n in saved)
-    return replace(
-        call.operator,
-        attributes=tuple(sorted(attributes.items())),
+    return Operator(
+        name=operator.name,
+        kind=operator.kind,
+        inputs=operator.inputs,
+        outputs=operator.outputs,
+        attributes=attributes,
         forward=rule.forward(call),
         backward=(*backward, *_sums(call, met)),
         saved=tuple(dict.fromkeys(saved)),

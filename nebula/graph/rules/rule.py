@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
-from nebula.graph.values import Kernel, Operator, Product, Scores, Tensor, Work
+from nebula.graph.values import DTYPE_BYTES, Kernel, Operator, Product, Scores, Tensor, Work
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Call:
     """One application of an operator kind.
 
@@ -33,12 +34,12 @@ class Call:
         """The operator's kind."""
         return self.operator.kind
 
-    @property
+    @cached_property
     def wanted(self) -> tuple[Tensor, ...]:
         """The inputs whose gradient the backward computes."""
         return tuple(t for t in self.inputs if t.needs_gradient)
 
-    @property
+    @cached_property
     def results(self) -> tuple[Tensor, ...]:
         """The outputs that carry a gradient."""
         return tuple(t for t in self.outputs if t.needs_gradient)
@@ -85,7 +86,7 @@ class Call:
             scores=scores,
         )
 
-    @property
+    @cached_property
     def compute_dtype(self) -> str:
         """Dtype of the arithmetic: of the first floating tensor that it touches, else of its first output."""
         for tensor in (*self.inputs, *self.outputs):
@@ -95,12 +96,15 @@ class Call:
 
 
 def _bytes(what: Iterable[Tensor] | float) -> float:
-    return float(what) if isinstance(what, int | float) else float(sum(t.bytes for t in what))
+    return float(what) if isinstance(what, int | float) else float(sum([t.bytes for t in what]))
+
+
+FLOATS = frozenset(dtype for dtype in DTYPE_BYTES if dtype.startswith(("float", "bfloat")))
 
 
 def is_float(dtype: str) -> bool:
     """Whether values of the dtype can have a gradient."""
-    return dtype.startswith(("float", "bfloat"))
+    return dtype in FLOATS
 
 
 Works = tuple[Work, ...]
