@@ -194,10 +194,9 @@ def deal(
         if first > last:
             break
         which = runs.beginning(first, last)
-        dealt = after.take(runs.end[which], axis=1)
-        each = cost(behind, which, dealt[1])
-        np.maximum(dealt[0], each.bound_s, out=dealt[0])
-        dealt[1] += each.borders_s
+        worst, borders_s = after.take(runs.end[which], axis=1)
+        each = cost(behind, which, borders_s)
+        dealt = np.stack([np.maximum(each.bound_s, worst), each.borders_s + borders_s])
         dealt[1, each.bound_s >= to_beat] = np.inf
         best = np.minimum.reduceat(dealt, _starts(runs, first, last), axis=1)
         steps.append(Step(first, last, which, each.bound_s, float(best[0, 0]) if first == 0 else np.inf))
