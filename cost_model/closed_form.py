@@ -93,8 +93,8 @@ def step_seconds(
         shape_of(schedule, forward_s.shape[1], micro_batches)
         # stage after stage: each lies together in memory
         met = None if met_s is None else np.ascontiguousarray(met_s.T)
-        each = (np.ascontiguousarray(s.T) for s in (forward_s, backward_s, tail_s))
-        return one_f_one_b_seconds(*each, np.full(len(forward_s), micro_batches), met)
+        forward, backward, tail = (np.ascontiguousarray(s.T) for s in (forward_s, backward_s, tail_s))
+        return one_f_one_b_seconds(forward, backward, tail, np.full(len(forward_s), micro_batches), met)
     step_s: Floats = (last_backward_s(forward_s, backward_s, micro_batches, schedule) + tail_s).max(axis=-1)
     return step_s
 
