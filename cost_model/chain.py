@@ -51,10 +51,11 @@ class ChainCost:
         shared_bytes: of these, outputs that the layer before keeps as well: one memory where both are on one stage.
         module_outputs: outputs of sublayers with parameters of their own.
         module_output_bytes: their bytes.
-        working_bytes: needed while the layer's backward runs.
-        gradient_bytes: of the largest weight; of this and the next two where tensors alone count: 0.
-        loss_bytes: of the layer of the loss, gradients of one operator.
-        logits_bytes: tensors of the loss.
+        working_bytes: needed while the layer's backward runs, gradients of weights apart.
+        gradient_bytes: of the largest weight.
+        loss_bytes: of the layer of the loss, gradients of one operator; where tensors alone count all that lies beside
+            what is kept.
+        logits_bytes: tensors of the loss; 0 where tensors alone count.
         forward_border_bytes: what goes to the next layer.
         backward_border_bytes: what comes back from it: the gradients of it.
         forward_messages: tensors that go to the next layer.
@@ -288,7 +289,15 @@ class LayerHeld(NamedTuple):
 
 def tensors_held(cost: LayerCost) -> Mapping[str, LayerHeld]:
     """By policy, where tensors alone count."""
-    return {policy: LayerHeld(cost.kept_bytes[policy], cost.working_bytes[policy]) for policy in RECOMPUTE}
+    return {
+        policy: LayerHeld(
+            kept=cost.kept_bytes[policy],
+            working=cost.passing_bytes[policy],
+            gradient=cost.gradient_bytes,
+            loss=cost.loss_bytes[policy],
+        )
+        for policy in RECOMPUTE
+    }
 
 
 def device_held(block: Block, device: DeviceType) -> Mapping[str, LayerHeld]:

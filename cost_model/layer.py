@@ -47,7 +47,9 @@ class LayerCost:
         cut_tensors: of these, those that sharding stage 3 cuts.
         parameters_bytes: their bytes, which are also the bytes of their gradients.
         kept_bytes: by policy, what lies in memory from the forward to the backward.
-        working_bytes: by policy, what only this layer's backward needs while it runs.
+        passing_bytes: by policy, what only this layer's backward needs while it runs, gradients of weights apart.
+        gradient_bytes: of the weight that has most, which is on its way beside that.
+        loss_bytes: by policy, what lies there at the loss, before any gradient of a weight; 0 in other layers.
         module_outputs: outputs of the sublayers that hold parameters of their own: how many.
         module_output_bytes: their bytes.
         output_bytes: what goes to the next layer, and comes back as a gradient.
@@ -64,7 +66,9 @@ class LayerCost:
     cut_tensors: int
     parameters_bytes: int
     kept_bytes: Mapping[str, int]
-    working_bytes: Mapping[str, int]
+    passing_bytes: Mapping[str, int]
+    gradient_bytes: int
+    loss_bytes: Mapping[str, int]
     module_outputs: int
     module_output_bytes: int
     output_bytes: int
@@ -77,6 +81,7 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     saved = block.saved_bytes
     tensors, outputs = block.by_name, module_outputs(block)
     kept = {policy: block_bytes(block, again_of(ops)) for policy, ops in again.items()}
+    restored = {policy: max(0, saved - kept[policy]) for policy in RECOMPUTE}
     beside = {policy: _beside_bytes(block, device, again=bool(ops)) for policy, ops in again.items()}
     backward = [w for op in block.operators for w in op.backward]
     forward = _forward(block.operators)
@@ -93,31 +98,30 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
         cut_tensors=sum(t.size > LEAST_CUT for t in block.parameters),
         parameters_bytes=sum(t.bytes for t in block.parameters),
         kept_bytes=kept,
-        working_bytes={p: max(0, saved - kept[p]) + beside[p] for p in RECOMPUTE},
+        passing_bytes={p: restored[p] + beside[p][0] for p in RECOMPUTE},
+        gradient_bytes=max((t.bytes for t in block.parameters), default=0),
+        loss_bytes={p: restored[p] + beside[p][1] if beside[p][1] else 0 for p in RECOMPUTE},
         module_outputs=len(outputs),
         module_output_bytes=sum(tensors[name].bytes for name in outputs),
         output_bytes=block.output_bytes,
     )
 
 
-def _beside_bytes(block: Block, device: DeviceType, *, again: bool) -> int:
-    """What lies beside what a layer keeps while it runs backward: gradients, of which one of a weight is on its way.
+def _beside_bytes(block: Block, device: DeviceType, *, again: bool) -> tuple[int, int]:
+    """What lies beside what a layer keeps while it runs backward, gradients of weights apart, and before it at a loss.
 
-    Of a loss, whose softmax is kept and becomes the gradient of the logits, these logits lie beside it, and after them
-    the gradient of the weight that made them; where the layer is run again a copy of the gradient comes to both. One
-    composed of operators has four tensors as large as its logits beside its softmax.
+    Of a loss, whose softmax is kept and becomes the gradient of the logits, these logits lie beside it, and behind it
+    nothing; where the layer is run again a copy of the gradient comes to both. One composed of operators has four
+    tensors as large as its logits beside its softmax.
     """
     widest = max((_written_bytes(block, op) for op in block.operators), default=0)
-    weight = max((t.bytes for t in block.parameters), default=0)
     losses = [op for op in block.operators if op.kind == "cross_entropy"]
     if not losses:
-        # when the first layer's gradients are made, what the others kept is gone
-        last = not any(block.tensor(name).needs_gradient for name in block.inputs)
-        return 2 * widest + (0 if last else weight)
+        return 2 * widest, 0
     logits = block.tensor(losses[0].inputs[0]).bytes
     if _is_composed(losses[0], device):
-        return 2 * widest + 2 * logits
-    return max((2 if again else 1) * logits, weight + (2 * logits if again else 0))
+        return 2 * logits if again else 0, 2 * widest + 2 * logits
+    return (2 * logits, 2 * logits) if again else (0, logits)
 
 
 def _on_rank_seconds(work: Sequence[Work], device: DeviceType, host: float = 1.0) -> float:

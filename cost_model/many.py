@@ -138,8 +138,8 @@ class Many:
                 forward_s += forth_s.take(index)
                 backward_s += back_s.take(index)
                 met_s += back_s.take(index) if end.entering else 0.0
-        lines = zip(table.held_bytes, table.kept_bytes, strict=True)
-        memory_bytes = np.maximum.reduce([held.take(runs) + flying * kept.take(runs) for held, kept in lines])
+        lines = zip(table.held_bytes, table.kept_bytes, np.minimum(flying, table.most[:, None]), strict=True)
+        memory_bytes = np.maximum.reduce([held.take(runs) + count * kept.take(runs) for held, kept, count in lines])
         return forward_s, backward_s, met_s, table.tail_s.take(runs), memory_bytes
 
     def _places(self, way: Way) -> Places:

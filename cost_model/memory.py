@@ -1,13 +1,14 @@
-"""What tensors hold on a rank of a stage that fleet runs: weights, gradients, optimizer states, activations.
+"""What tensors hold on a rank of a stage that fleet runs all step long: weights, gradients, optimizer states.
 
-Bytes follow the dtypes of the graph; what an optimizer adds follows the job's precision. Where a process and its
-allocator count as well, stage_memory.py takes the peak of peak.py instead.
+Bytes follow the dtypes of the graph; what an optimizer adds follows the job's precision. What lies beside them from
+moment to moment is tensor_moments.py's.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from nebula.cost_model.communication import Amount
 from nebula.errors import BadInput
 from nebula.plan.job import OPTIMIZERS
 from nebula.plan.schedule import in_flight as in_flight
-from nebula.plan.values import Job, Sharding, StageMemory
+from nebula.plan.values import Job, Sharding
 
 MOMENTS = {"adamw": 2, "sgd": 0}
 """fp32 numbers that each of OPTIMIZERS keeps for a parameter."""
@@ -40,44 +41,6 @@ def state_bytes_per_parameter(job: Job) -> int:
     return 4 * MOMENTS[job.optimizer] + (0 if job.precision == "fp32" else MASTER_BYTES)
 
 
-def stage_memory(
-    *,
-    parameters_bytes: float,
-    elements: float,
-    widest_bytes: float,
-    kept_bytes: float,
-    working_bytes: float,
-    border_bytes: float,
-    in_flight: int,
-    sharding: Sharding,
-    job: Job,
-    limit_bytes: float,
-) -> StageMemory:
-    """Peak bytes on one rank of a stage.
-
-    Args:
-        parameters_bytes: of all its layers on one rank; gradients have as many.
-        elements: trainable elements.
-        widest_bytes: parameters of the layer that has most.
-        kept_bytes: kept from forward to backward by one micro-batch.
-        working_bytes: needed while the layer that needs most runs backward.
-        border_bytes: what comes in from neighbours.
-        in_flight: micro-batches whose activations lie in memory together.
-        sharding: stage and degree of ZeRO (Rajbhandari et al., SC 2020, section 5).
-        job: precision and optimizer.
-        limit_bytes: what the plan may fill.
-    """
-    shares = held_shares(sharding)
-    return StageMemory(
-        weights_bytes=parameters_bytes * shares.weights + widest_bytes * (1.0 - shares.weights),
-        gradients_bytes=gradients_bytes(parameters_bytes, sharding, job),
-        optimizer_bytes=state_bytes_per_parameter(job) * elements * shares.states,
-        activations_bytes=kept_bytes * in_flight,
-        workspace_bytes=working_bytes + border_bytes,
-        limit_bytes=limit_bytes,
-    )
-
-
 @lru_cache(maxsize=4096)
 def in_flights(schedule: str, stages: int, micro_batches: int) -> NDArray[np.int64]:
     """[stages] micro-batches whose activations a stage holds together."""
@@ -88,14 +51,30 @@ def in_flights(schedule: str, stages: int, micro_batches: int) -> NDArray[np.int
     return np.array([in_flight(schedule, stages, stage, micro_batches) for stage in range(stages)])
 
 
-def fixed_bytes(
-    parameters_bytes: Amount, elements: Amount, widest_bytes: Amount, sharding: Sharding, job: Job
-) -> Amount:
-    """Weights, gradients and optimizer states together, as in `stage_memory`; numbers, or arrays of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed(Generic[Amount]):
+    """What a rank holds whatever is in flight, in bytes; of stage 2 the gradients with the buffers of other owners."""
+
+    weights: Amount
+    gradients: Amount
+    states: Amount
+
+
+def fixed(parameters_bytes: Amount, elements: Amount, sharding: Sharding, job: Job) -> Fixed[Amount]:
+    """Weights, gradients and optimizer states of a rank (ZeRO: Rajbhandari et al., SC 2020, section 5).
+
+    Args:
+        parameters_bytes: of all its layers; gradients have as many.
+        elements: trainable elements.
+        sharding: stage and degree.
+        job: precision and optimizer.
+    """
     shares = held_shares(sharding)
-    gathered = widest_bytes * (1.0 - shares.weights)
-    states = state_bytes_per_parameter(job) * shares.states * elements
-    return parameters_bytes * shares.weights + gradients_bytes(parameters_bytes, sharding, job) + gathered + states
+    return Fixed(
+        weights=parameters_bytes * shares.weights,
+        gradients=gradients_bytes(parameters_bytes, sharding, job),
+        states=state_bytes_per_parameter(job) * shares.states * elements,
+    )
 
 
 def gradients_bytes(parameters_bytes: Amount, sharding: Sharding, job: Job) -> Amount:

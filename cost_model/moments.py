@@ -33,7 +33,8 @@ class Summing(enum.Enum):
 
     JOINED: the executor joins up to BUCKET_BYTES of them to one array and parts it again, after the last backward.
     FUSED: fleet's hybrid plans copy all of them into buckets before the first is reduced, after the last backward.
-    BUCKETS: fleet's plain data parallelism fills a bucket at a time while the last backward goes on.
+    BUCKETS: fleet's plain data parallelism keeps buckets of all gradients from step to step, each filled anew beside
+        the old one while the last backward goes on.
     """
 
     JOINED = "joined"
@@ -143,7 +144,7 @@ def _buffers(totals: Totals[Amount], setting: Setting, own: Held[Amount]) -> Amo
         return width * (degree - 1) * each
     if setting.replicas > 1 and stage == 0:
         if execution.by_tensor and setting.summing is Summing.BUCKETS:
-            return smaller(own.gradients, FLEET_BUCKET_BYTES)
+            return own.gradients
         if not execution.by_tensor and not has_own_sums(execution):
             # sums of their own are reduced where they lie, others are copied into buckets
             return own.gradients
@@ -156,6 +157,8 @@ def _summed(own: Held[Amount], setting: Setting) -> Amount:
     if setting.execution.by_tensor and setting.replicas > 1:
         if setting.summing is Summing.JOINED:
             return 2.0 * smaller(own.gradients, float(BUCKET_BYTES))
+        if setting.summing is Summing.BUCKETS and stage == 0:
+            return own.gradients + smaller(own.gradients, FLEET_BUCKET_BYTES)
         if setting.summing is Summing.FUSED and setting.replicas > degree:
             # owners of whole tensors sum what they own
             return own.gradients / (degree if stage == 1 else 1)

@@ -8,6 +8,7 @@ asked for.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -292,10 +293,24 @@ def stage_peak(totals: Totals[float], setting: Setting, host_bytes: float = 0.0)
 
 
 class Line(NamedTuple):
-    """Bytes that a device holds at least: so many, and so many more for each micro-batch in flight."""
+    """Bytes that a device holds at least: so many, and so many more for each micro-batch in flight, up to `most`."""
 
     held: Floats
     kept: Floats
+    most: float = math.inf
+
+    def of(self, which: slice) -> Line:
+        """Of some runs."""
+        return Line(self.held[which], self.kept[which], self.most)
+
+    def at(self, flights: float | Floats | NDArray[np.int64]) -> Floats:
+        """With so many in flight."""
+        return self.held + np.minimum(flights, self.most) * self.kept
+
+    def room(self, limit_bytes: float) -> Floats:
+        """How many in flight leave it at the limit."""
+        room: Floats = (limit_bytes - self.held) / np.maximum(self.kept, 1.0)
+        return room if self.most == math.inf else np.where(self.at(self.most) <= limit_bytes, math.inf, room)
 
 
 def stage_lines(totals: Totals[Floats], setting: Setting) -> tuple[Line, ...]:

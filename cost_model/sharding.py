@@ -14,7 +14,7 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.communication import Amount, Levels, collective
 from nebula.cost_model.compute import moving_seconds
 from nebula.cost_model.groups import Groups
-from nebula.cost_model.memory import smaller, state_bytes_per_parameter
+from nebula.cost_model.memory import state_bytes_per_parameter
 from nebula.plan.values import Job, Sharding
 
 GATHERING = 3
@@ -150,11 +150,6 @@ def sync_seconds(
         # gradient buffers are scaled and cleared
         seconds = seconds + owned_s + moving_seconds(3.0 * parameters_bytes, 0.0 * tensors, device)
     return seconds
-
-
-def bucket_bytes(parameters_bytes: Amount, groups: Groups) -> Amount:
-    """What plain data parallelism holds of gradients in a bucket while activations are still there."""
-    return smaller(parameters_bytes, BUCKET_BYTES) if data_alone(groups) else 0.0 * parameters_bytes
 
 
 def data_alone(groups: Groups) -> bool:

@@ -5,6 +5,7 @@ evaluate prices the stages of a plan with it, many.py those of thousands of cand
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from nebula.cost_model.groups import Groups
 from nebula.cost_model.peak import Line
 from nebula.cost_model.sharding import GATHERING, Passes, pass_costs, sync_seconds, update_seconds
 from nebula.cost_model.stage_memory import StageMemories
+from nebula.cost_model.tensor_moments import OnWay, maxima
 from nebula.plan.values import Job, Sharding
 
 Floats = NDArray[np.float64]
@@ -96,7 +98,7 @@ class Spans:
 
     def __init__(self, chain: ChainCost, device: DeviceType, job: Job) -> None:
         self.chain, self.device, self.job = chain, device, job
-        self.memories = StageMemories(device, job)
+        self.memories = StageMemories(device, job, chain)
         self.layers = len(chain.forward_s)
         summed = (
             chain.forward_s,
@@ -122,7 +124,7 @@ class Spans:
             chain.loss_bytes,
             chain.logits_bytes,
         )
-        self._most = _maxima(np.array(most)).reshape(len(most), -1)
+        self._most = maxima(np.array(most)).reshape(len(most), -1)
         self._border_bytes = _inner(chain.forward_border_bytes), _inner(chain.backward_border_bytes)
         self._borders: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
         self._messages = _inner(chain.forward_messages), _inner(chain.backward_messages)
@@ -194,7 +196,7 @@ class Spans:
     ) -> Costs:
         """The same, borders apart: what lies before and behind a stage has no part in it beyond being there."""
         forward_s, backward_s = self.passes(sums, micro_batches, sharding, groups, slow)
-        room = self.room(sums, sharding, groups, limit_bytes)
+        room = self.room(sums, sharding, groups, micro_batches, limit_bytes)
         return Costs(forward_s, backward_s, self.tail(sums, sharding, groups, slow), room)
 
     def bordered(self, inside: Costs, sums: Sums, groups: Groups) -> Costs:
@@ -205,16 +207,20 @@ class Spans:
             backward_s=inside.backward_s + back_s[sums.first] + returned_s[sums.end],
         )
 
-    def room(self, sums: Sums, sharding: Sharding, groups: Groups, limit_bytes: float) -> Floats:
+    def room(self, sums: Sums, sharding: Sharding, groups: Groups, micro_batches: int, limit_bytes: float) -> Floats:
         """Most micro-batches in flight that fit into memory; below 1 none does."""
-        lines = self.lines(sums, sharding, groups)
-        rooms = [(limit_bytes - line.held) / np.maximum(line.kept, 1.0) for line in lines]
-        room: Floats = np.floor(np.minimum.reduce(rooms))
-        return room
+        return _room(self.lines(sums, sharding, groups, micro_batches), limit_bytes)
 
-    def lines(self, sums: Sums, sharding: Sharding, groups: Groups) -> tuple[Line, ...]:
+    def most_room(
+        self, sums: Sums, leanest: Sharding, groups: Groups, micro_batches: int, limit_bytes: float
+    ) -> Floats:
+        """The same, and no less than under a sharding that cuts less: but for what the leanest gathers."""
+        borders_bytes = self.borders_bytes(sums)
+        return _room(self.memories.lines(sums, leanest, groups, borders_bytes, micro_batches, OnWay()), limit_bytes)
+
+    def lines(self, sums: Sums, sharding: Sharding, groups: Groups, micro_batches: int) -> tuple[Line, ...]:
         """Lines over the micro-batches in flight, whose greatest is what one rank holds."""
-        return self.memories.lines(sums, sharding, groups, self.borders_bytes(sums))
+        return self.memories.lines(sums, sharding, groups, self.borders_bytes(sums), micro_batches)
 
     def borders_bytes(self, sums: Sums) -> Floats:
         """What comes in from both neighbours."""
@@ -256,10 +262,6 @@ def _inner(by_layer: Floats) -> Floats:
     return np.concatenate([[0.0], by_layer[:-1], [0.0]])
 
 
-def _maxima(by_layer: Floats) -> Floats:
-    """[figures, layers + 1, layers + 1]: of [figures, layers] the maximum over each run, 0 where it is empty."""
-    figures, layers = by_layer.shape
-    ahead = np.concatenate([np.zeros((figures, 1)), by_layer], axis=1)
-    behind = np.tri(layers + 1, k=-1, dtype=bool).T
-    maxima: Floats = np.maximum.accumulate(np.where(behind, ahead[:, None], 0.0), axis=2)
-    return maxima
+def _room(lines: Sequence[Line], limit_bytes: float) -> Floats:
+    room: Floats = np.floor(np.minimum.reduce([line.room(limit_bytes) for line in lines]))
+    return room

@@ -106,7 +106,9 @@ def alike_costs(plan: Plan, spans: Spans, way: StageWay, stages: Sequence[int]) 
 def _memory(plan: Plan, spans: Spans, way: StageWay, stages: Sequence[int], sums: Sums) -> list[StageMemory]:
     """What a rank of each of those stages holds."""
     flying = in_flights(plan.schedule, len(plan.stages), plan.micro_batches)[list(stages)]
-    return spans.memories.of_stages(sums, way.sharding, way.groups, flying, spans.borders_bytes(sums))
+    return spans.memories.of_stages(
+        sums, way.sharding, way.groups, flying, spans.borders_bytes(sums), plan.micro_batches
+    )
 
 
 def worst(costs: Sequence[StageCost], micro_batches: int) -> StageCost:

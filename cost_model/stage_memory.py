@@ -6,6 +6,7 @@ of plans of the executor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.eager import eager_execution
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.held import held
-from nebula.cost_model.memory import fixed_bytes, stage_memory
+from nebula.cost_model.memory import fixed, held_shares
 from nebula.cost_model.moments import Summing, Totals
 from nebula.cost_model.peak import (
     Counted,
@@ -28,11 +29,13 @@ from nebula.cost_model.peak import (
     stage_peak,
     tensors_alone,
 )
-from nebula.cost_model.sharding import bucket_bytes, data_alone
+from nebula.cost_model.sharding import data_alone
+from nebula.cost_model.tensor_moments import FIRST, Moment, OnWay, Walks, moments, on_way
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.values import PRECISION_DTYPE, Job, Sharding, StageMemory
 
 if TYPE_CHECKING:
+    from nebula.cost_model.chain import ChainCost
     from nebula.cost_model.spans import Sums
 
 Floats = NDArray[np.float64]
@@ -57,18 +60,20 @@ class StageMemories:
     Args:
         device: the type.
         job: precision, optimizer and what may be filled.
+        chain: of layers, of which they hold runs.
 
     Attributes:
         tensors_alone: whether nothing else counts.
         process_bytes: what a process holds beside the allocator wherever it runs.
     """
 
-    def __init__(self, device: DeviceType, job: Job) -> None:
+    def __init__(self, device: DeviceType, job: Job, chain: ChainCost) -> None:
         self.device, self.job, self.tensors_alone = device, job, tensors_alone(device)
         dtype = PRECISION_DTYPE[job.precision]
         counted = Counted.EMULATED if self.tensors_alone else Counted.PROCESS
         self.process_bytes = process_bytes(counted, 0)
         self._width = DTYPE_BYTES[dtype]
+        self._walks = Walks(chain)
         self._known: dict[Sharding, float] = {}
         self._base = Setting(
             execution=eager_execution(dtype, job.optimizer, (device,)),
@@ -79,7 +84,7 @@ class StageMemories:
         )
 
     def of_stages(
-        self, runs: Sums, sharding: Sharding, groups: Groups, flights: Ints, borders_bytes: Floats
+        self, runs: Sums, sharding: Sharding, groups: Groups, flights: Ints, borders_bytes: Floats, micro_batches: int
     ) -> list[StageMemory]:
         """The peak of a rank of each of some stages, by what holds it.
 
@@ -89,47 +94,85 @@ class StageMemories:
             groups: where their ranks meet.
             flights: micro-batches whose activations lie in memory together.
             borders_bytes: what comes in from neighbours.
+            micro_batches: of one step.
         """
         if self.tensors_alone:
-            return self._of_tensors(
-                runs, sharding, flights, borders_bytes + bucket_bytes(runs.parameters_bytes, groups)
-            )
+            found = self._moments(runs, sharding, groups, borders_bytes, micro_batches, on_way(sharding))
+            return self._of_tensors(runs, sharding, flights, found)
         totals, setting = self._totals(runs, flights), self._setting(sharding, groups)
         columns = {name: getattr(totals, name).tolist() for name in SUMMED}
         rows = zip(*columns.values(), strict=True)
         return [stage_peak(Totals(**dict(zip(columns, row, strict=True))), setting).memory for row in rows]
 
-    def _of_tensors(self, runs: Sums, sharding: Sharding, flights: Ints, borders_bytes: Floats) -> list[StageMemory]:
-        columns = {
-            "parameters_bytes": runs.parameters_bytes,
-            "elements": runs.elements,
-            "widest_bytes": runs.widest_bytes,
-            "kept_bytes": runs.kept_bytes,
-            "working_bytes": runs.working_bytes,
-            "border_bytes": borders_bytes,
-            "in_flight": flights,
-        }
-        limit_bytes = self._base.limit_bytes
-        return [
-            stage_memory(
-                **dict(zip(columns, row, strict=True)), sharding=sharding, job=self.job, limit_bytes=limit_bytes
-            )
-            for row in zip(*(column.tolist() for column in columns.values()), strict=True)
-        ]
+    def _moments(
+        self, runs: Sums, sharding: Sharding, groups: Groups, borders_bytes: Floats, micro_batches: int, way: OnWay
+    ) -> list[Moment]:
+        """Those of runs where tensors alone count; arguments as of of_stages."""
+        return moments(
+            fixed(runs.parameters_bytes, runs.elements, sharding, self.job).gradients,
+            self._walks.of(runs.first, runs.end, way, held_shares(sharding).gradients),
+            runs.kept_bytes,
+            borders_bytes,
+            sharding=sharding,
+            groups=groups,
+            micro_batches=micro_batches,
+        )
 
-    def lines(self, runs: Sums, sharding: Sharding, groups: Groups, borders_bytes: Floats) -> tuple[Line, ...]:
-        """Lines whose greatest is the peak of each run of layers as a stage; arguments as of of_stages."""
+    def _of_tensors(self, runs: Sums, sharding: Sharding, flights: Ints, found: Sequence[Moment]) -> list[StageMemory]:
+        """The fullest of the moments of each run."""
+        way, share = on_way(sharding), held_shares(sharding).gradients
+        own, memories = fixed(runs.parameters_bytes, runs.elements, sharding, self.job), []
+        fullest = np.argmax([line.at(flights) for line in map(_line, found)], axis=0)
+        for run, moment in enumerate(found[index] for index in fullest.tolist()):
+            others, kept_bytes = min(float(flights[run]), moment.most) - 1.0, float(moment.kept[run])
+            gradients_bytes, work_bytes = float(moment.gradients[run]), float(moment.work[run])
+            if moment.name == FIRST:
+                gradients_bytes = self._walks.gradients(int(runs.first[run]), int(runs.end[run]), way, share)
+                work_bytes -= gradients_bytes
+            own_bytes = min(kept_bytes, work_bytes)
+            memories.append(
+                StageMemory(
+                    weights_bytes=float(own.weights[run]),
+                    gradients_bytes=gradients_bytes,
+                    optimizer_bytes=float(own.states[run]),
+                    activations_bytes=others * kept_bytes + own_bytes,
+                    workspace_bytes=work_bytes - own_bytes,
+                    limit_bytes=self._base.limit_bytes,
+                )
+            )
+        return memories
+
+    def lines(
+        self,
+        runs: Sums,
+        sharding: Sharding,
+        groups: Groups,
+        borders_bytes: Floats,
+        micro_batches: int,
+        way: OnWay | None = None,
+    ) -> tuple[Line, ...]:
+        """Lines whose greatest is the peak of each run of layers as a stage.
+
+        Args:
+            runs, sharding, groups, borders_bytes, micro_batches: as of of_stages.
+            way: of gradients where it is not that of the sharding.
+        """
         if not self.tensors_alone:
             return stage_lines(self._totals(runs, 1), self._setting(sharding, groups))
-        fixed = fixed_bytes(runs.parameters_bytes, runs.elements, runs.widest_bytes, sharding, self.job)
-        buffers = borders_bytes + bucket_bytes(runs.parameters_bytes, groups)
-        return (Line(fixed + runs.working_bytes + buffers, runs.kept_bytes),)
+        own = fixed(runs.parameters_bytes, runs.elements, sharding, self.job)
+        found = self._moments(runs, sharding, groups, borders_bytes, micro_batches, way or on_way(sharding))
+        lines = map(_line, found)
+        return tuple(line._replace(held=own.weights + own.states + line.held) for line in lines)
+
+    def most_flying(self, micro_batches: int) -> int:
+        """Of how many micro-batches activations lie beside all gradients of a step of so many, at most."""
+        return micro_batches - 1 if self.tensors_alone else micro_batches
 
     def lasting(self, runs: Sums, sharding: Sharding) -> Line:
         """What all layers of a run add to what its device holds, process apart: of two runs the sum is that of both."""
         if self.tensors_alone:
-            nothing = 0.0 * runs.elements
-            return Line(fixed_bytes(runs.parameters_bytes, runs.elements, nothing, sharding, self.job), runs.kept_bytes)
+            own = fixed(runs.parameters_bytes, runs.elements, sharding, self.job)
+            return Line(own.weights + own.gradients + own.states, runs.kept_bytes)
         share = 1.0 + fragmentation(self._base.counted)
         return Line(self._element_bytes(sharding) * runs.elements, share * runs.kept_bytes)
 
@@ -164,3 +207,8 @@ class StageMemories:
             communicators=sum(map(bool, meetings)),
             summing=Summing.BUCKETS if data_alone(groups) else Summing.FUSED,
         )
+
+
+def _line(moment: Moment) -> Line:
+    """What a moment holds over the micro-batches in flight, weights and states apart."""
+    return Line(moment.gradients + moment.work - moment.kept, moment.kept, moment.most)

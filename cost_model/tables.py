@@ -30,6 +30,7 @@ class Table(NamedTuple):
         forward_s: seconds of a forward; likewise of a backward and of the tail.
         held_bytes: [lines, runs] held whatever is in flight; the greatest line is the peak.
         kept_bytes: [lines, runs] of each micro-batch in flight.
+        most: [lines, 1] micro-batches in flight that count at most.
     """
 
     forward_s: Floats
@@ -37,6 +38,7 @@ class Table(NamedTuple):
     tail_s: Floats
     held_bytes: Floats
     kept_bytes: Floats
+    most: Floats
 
 
 class Runs:
@@ -87,6 +89,7 @@ class Tables:
         if len(tables) == 1:
             return tables[0], runs
         joined = Table(*(np.concatenate(column, axis=-1) for column in zip(*tables, strict=True)))
+        joined = joined._replace(most=tables[0].most)
         return joined, runs + (np.array(places.stages) * count)[:, None]
 
     def borders(self, way: Way, ends: Ends) -> tuple[Floats, Floats]:
@@ -123,6 +126,7 @@ class Tables:
             sums = self._sums[spans, count]
             forward_s, backward_s = spans.passes(sums, micro_batches, way.sharding, groups, slow)
             tail_s = spans.tail(sums, way.sharding, groups, slow)
-            held, kept = zip(*spans.lines(sums, way.sharding, groups), strict=True)
-            self._tables[key] = Table(forward_s, backward_s, tail_s, np.array(held), np.array(kept))
+            held, kept, most = zip(*spans.lines(sums, way.sharding, groups, micro_batches), strict=True)
+            lines = np.array(held), np.array(kept), np.array(most)[:, None]
+            self._tables[key] = Table(forward_s, backward_s, tail_s, *lines)
         return self._tables[key]

@@ -6,6 +6,7 @@ nothing of a stage but sums over its layers counts: neither borders, nor what a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,11 +59,13 @@ class Ceiling(NamedTuple):
         micro_batches: of one step.
         step_s: a longer step is of no use.
         held_bytes: on a device.
+        flying: micro-batches in flight that are counted at most.
     """
 
     micro_batches: int
     step_s: float
     held_bytes: float
+    flying: float = math.inf
 
 
 def fewest_stages(kinds: Sequence[Ahead], others: Ahead, ceiling: Ceiling) -> int:
@@ -95,7 +98,7 @@ def _first(kind: Ahead, others: Ahead, ceiling: Ceiling, behind: int, end: int, 
     forward_s, backward_s, tail_s, held_bytes, kept_bytes = kind
     m, step_s, most_bytes = ceiling.micro_batches, ceiling.step_s * (1.0 + ROUNDING), ceiling.held_bytes
     most_bytes *= 1.0 + ROUNDING
-    flying, hidden, both = min(behind + 1, m), min(behind, m - 1), m >= behind + 2
+    flying, hidden, both = min(behind + 1, m, ceiling.flying), min(behind, m - 1), m >= behind + 2
     front_f_s, front_b_s = others.forward_s, others.backward_s
     behind_s = front_f_s[-1] + front_b_s[-1] - front_f_s[end] - front_b_s[end]
     forward_end_s, backward_end_s, tail_end_s = forward_s[end], backward_s[end], tail_s[end]

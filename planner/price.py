@@ -70,7 +70,7 @@ class Prices:
         self._computing_s: dict[Work, float] = {}
         self._busiest_s: dict[tuple[int, int, str], Floats] = {}
         self._least_s: dict[tuple[object, ...], tuple[float, float]] = {}
-        self._fitting: dict[tuple[int, int, str, int, int], tuple[float, int]] = {}
+        self._fitting: dict[tuple[int, int, str, int, int, bool], tuple[float, int]] = {}
 
     def spans(self, tensor: int, rows: int, recompute: str) -> Spans:
         """Costs of all runs of layers for that tensor degree, micro-batch and policy; no tensor group takes less.
@@ -161,18 +161,18 @@ class Prices:
         def cost(behind: int, which: slice, _: Floats) -> Cost:
             """What each of some runs holds with so many stages behind."""
             flying = min(behind + 1, m)
-            each = np.maximum.reduce([line.held[which] + flying * line.kept[which] for line in lines])
+            each = np.maximum.reduce([line.of(which).at(flying) for line in lines])
             return Cost(each, lines[0].held[which])
 
         return deal(self._every, cost, split.pipeline, to_beat_bytes)
 
     def _leanest_lines(self, split: Split, sums: Sums) -> tuple[Line, ...]:
         """What all runs of layers hold as a stage, by lines; where tensors alone count, buckets of gradients apart."""
-        spans = self._spans_of(split)
+        spans, m = self._spans_of(split), split.micro_batches(self.job)
         if spans.memories.tensors_alone:
-            return spans.lines(sums, split.sharding, NOWHERE)
+            return spans.lines(sums, split.sharding, NOWHERE, m)
         alone, among = (
-            spans.lines(sums, split.sharding, self._ideal(replace(split, pipeline=stages))) for stages in (1, 2)
+            spans.lines(sums, split.sharding, self._ideal(replace(split, pipeline=stages)), m) for stages in (1, 2)
         )
         # a run of all layers has no neighbour
         whole = (sums.first == 0) & (sums.end == spans.layers)
@@ -265,7 +265,8 @@ class Prices:
         if not self._each_fits(split):
             return inf
         spans = self._spans_of(split)
-        together = sum(spans.memories.lasting(spans.whole, split.sharding))
+        flying = min(1, spans.memories.most_flying(split.micro_batches(self.job)))
+        together = float(spans.memories.lasting(spans.whole, split.sharding).at(flying))
         return max(1, ceil(together / (self.limit_bytes - spans.memories.process_bytes)))
 
     def _each_fits(self, split: Split) -> bool:
@@ -273,13 +274,13 @@ class Prices:
 
         Cut among more ranks a layer never holds more, but for the buffers of other owners under stage 2.
         """
-        degree, stage = split.sharding.degree, split.sharding.stage
-        key = (split.tensor, split.rows, split.recompute, stage, degree if stage == 2 else 0)
+        degree, stage, m = split.sharding.degree, split.sharding.stage, split.micro_batches(self.job)
+        key = (split.tensor, split.rows, split.recompute, stage, degree if stage == 2 else 0, m > 1)
         enough, too_few = self._fitting.get(key, (inf, 0))
         if too_few < degree < enough:
             spans = self._spans_of(split)
-            lines = spans.lines(spans.single, split.sharding, NOWHERE)
-            fits = max(float((line.held + line.kept).max()) for line in lines) <= self.limit_bytes
+            lines = spans.lines(spans.single, split.sharding, NOWHERE, m)
+            fits = max(float(line.at(1).max()) for line in lines) <= self.limit_bytes
             enough, too_few = (degree, too_few) if fits else (enough, degree)
             self._fitting[key] = enough, too_few
         return degree >= enough

@@ -79,7 +79,8 @@ class SplitPrice:
                 of_kind[kind] = index
         kinds = [every[of_kind[kind]] for kind in reversed(self.placed.stages)]
         room_bytes = self.limit_bytes - self.spans.memories.process_bytes
-        return fewest_stages(kinds, least(every), Ceiling(self.micro_batches, to_beat_s, room_bytes))
+        most = self.spans.memories.most_flying(self.micro_batches)
+        return fewest_stages(kinds, least(every), Ceiling(self.micro_batches, to_beat_s, room_bytes, most))
 
     def _ahead(self, groups: Groups, slow: float) -> Ahead:
         """What the first layers cost as a stage of one kind."""
@@ -87,7 +88,8 @@ class SplitPrice:
         fronts = spans.fronts
         passes_s = spans.passes(fronts, self.micro_batches, self.sharding, groups, slow)
         tail_s = spans.tail(fronts, self.sharding, groups, slow)
-        return Ahead.of(np.array([*passes_s, tail_s, *spans.memories.lasting(fronts, self.sharding)]))
+        lasting = spans.memories.lasting(fronts, self.sharding)
+        return Ahead.of(np.array([*passes_s, tail_s, lasting.held, lasting.kept]))
 
     def deals(self, useful: Useful, to_beat_s: float, fewest: int) -> Deals:
         """The best deals of layers to `fewest` stages up to as many as are placed, by their lower bound.
@@ -235,11 +237,11 @@ class RelaxedPrice(SplitPrice):
         fronts = self.spans.fronts
         passes_s = self.spans.passes(fronts, self.micro_batches, self.sharding, groups, slow)
         lasting = self.spans.memories.lasting(fronts, self._leanest)
-        return Ahead.of(np.array([*passes_s, np.zeros_like(lasting.held), *lasting]))
+        return Ahead.of(np.array([*passes_s, np.zeros_like(lasting.held), lasting.held, lasting.kept]))
 
     def _inside(self, sums: Sums, groups: Groups, slow: float) -> Costs:
         passes_s = self.spans.passes(sums, self.micro_batches, self.sharding, groups, slow)
-        room = self.spans.room(sums, self._leanest, groups, self.limit_bytes)
+        room = self.spans.most_room(sums, self._leanest, groups, self.micro_batches, self.limit_bytes)
         return Costs(*passes_s, np.zeros_like(room), room)
 
 

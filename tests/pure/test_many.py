@@ -133,13 +133,15 @@ def test_more_bandwidth_is_never_slower_and_weighs_nothing(seed, factor):
 
 
 def test_memory_falls_with_the_sharding_stage():
+    """Where gradients of all layers meet as many micro-batches as ever, and a gathered layer is one of many."""
     drawn = random_candidates(random.Random(3), 60, 3, 6, 16, JOB)
     many = Many(Pricing(chain(6, hidden=16, tokens=8), cluster(nodes=4, per_node=4), JOB))
     sharded = drawn[np.flatnonzero(drawn.degree > 1)]
     held = [many.price(replace(sharded, sharding=0 * sharded.data + stage)).memory_bytes for stage in (1, 2, 3)]
     assert len(sharded) > 20
-    assert (held[1] <= held[0] * (1 + CLOSE)).all()
-    assert (held[2] <= held[1] * (1 + CLOSE)).all()
+    full = (sharded.schedule == "1f1b") & (JOB.global_batch // (sharded.data * sharded.rows) > sharded.pipeline)
+    assert (held[1] <= held[0] * (1 + CLOSE))[full].all()
+    assert (held[2] <= held[1] * (1 + CLOSE))[full & (sharded.pipeline == 1)].all()
     assert (held[2] < 0.9 * held[0]).any()
 
 

@@ -62,13 +62,16 @@ def test_what_an_allocator_and_a_process_hold_by_hand():
 
 
 def test_gradients_are_copied_once_activations_are_gone():
-    """Of a hybrid plan fleet copies all gradients, which decides where few activations lie there."""
+    """Of a hybrid plan fleet copies all gradients, which decides where few activations lie there.
+
+    A plan of data alone has buckets of all from the step before, filled anew one after the other.
+    """
     graph = chain(2, hidden=512, tokens=1)
     (alone,) = evaluate(graph, ON, plan((0, 2), data=2)).memory
     hybrid = evaluate(graph, ON, plan((0, 1, 2), data=2)).memory[0]
     assert hybrid.workspace_bytes == hybrid.gradients_bytes
     assert hybrid.activations_bytes == hybrid.buffers_bytes == 0.0
-    assert 0.0 < alone.buffers_bytes <= 32 * 2**20
+    assert alone.buffers_bytes == alone.gradients_bytes
 
 
 @pytest.mark.parametrize("kind", [device(), device(kind="cpu", emulated=False)])
@@ -91,7 +94,7 @@ def test_a_layer_alone_never_holds_more_where_more_ranks_share_it(emulated, prec
             for stage in (1, 3):
                 held_bytes = np.array(
                     [
-                        np.max([line.held + line.kept for line in spans.lines(spans.single, one, Groups())], axis=0)
+                        np.max([line.held + line.kept for line in spans.lines(spans.single, one, Groups(), 4)], axis=0)
                         for one in (Sharding(stage=stage, degree=degree) for degree in (2, 3, 4, 8, 64))
                     ]
                 )
