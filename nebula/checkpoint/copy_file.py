@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,19 @@ class CopyFile:
         self._memory: mmap.mmap | None = None
 
     def write(
-        self, parts: Sequence[Part], facts: Mapping[str, Any], *, generation: int, ranks: int, step: int
+        self,
+        parts: Sequence[Part],
+        facts: Mapping[str, Any],
+        *,
+        generation: int,
+        ranks: int,
+        step: int,
+        beat: Callable[[], None] = lambda: None,
     ) -> Stamp:
         """Writes a copy; until it is whole the file says that it is not.
+
+        Args:
+            beat: is called before every part.
 
         Raises:
             OSError: there is no room for it; the file keeps what it held.
@@ -81,6 +91,7 @@ class CopyFile:
         memory[_PROLOGUE.size : len(header)] = header[_PROLOGUE.size :]
         room = np.frombuffer(memory, np.uint8)
         for part, (begin, finish) in zip(parts, places, strict=True):
+            beat()
             room[begin:finish].view(part.array.dtype).reshape(part.box.shape)[...] = part.array
         memory[: _PROLOGUE.size] = _PROLOGUE.pack(_MAGIC, 1, generation, ranks, step, end)
         return Stamp(generation=generation, ranks=ranks, step=step, bytes=end)

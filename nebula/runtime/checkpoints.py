@@ -249,7 +249,7 @@ class Checkpoints:
         self._save, self._saved = save, done
         self._look_ahead(done)
         if not self.policy.asynchronous:
-            save.thread.join()
+            save.wait(self.step.progress.touch)
         save.stall_s += time.monotonic() - began_s
         self._collect(wait=not self.policy.asynchronous)
 
@@ -281,7 +281,7 @@ class Checkpoints:
         save = self._save
         if save is None or (save.thread.is_alive() and not wait):
             return
-        save.thread.join()
+        save.wait(self.step.progress.touch)
         self._save = None
         if save.error is not None:
             self._failed(save)
@@ -309,7 +309,7 @@ class Checkpoints:
     def _before_update(self, kind: str, _: int, moment: str) -> None:
         """Sees to it that an update changes nothing that is still to be copied."""
         if kind == "update" and moment == "begin" and self._save is not None:
-            self._save.wait_for_copies()
+            self._save.wait_for_copies(self.step.progress.touch)
 
     def _wanted(self) -> tuple[list[Held], list[Held]]:
         """What this rank writes: what has to be copied now, and what may be until the next update."""
@@ -330,7 +330,9 @@ class Checkpoints:
 
     def _copied(self, wanted: Sequence[Held]) -> Iterator[Part]:
         """Copies in host memory of what this rank writes of some tensors."""
-        return (part for one in wanted for part in one.parts() if (part.key, part.box) in self._mine)
+        for one in wanted:
+            self.step.progress.touch()
+            yield from (part for part in one.parts() if (part.key, part.box) in self._mine)
 
     def _copied_beside(self, wanted: Sequence[Held]) -> Iterator[Part]:
         """The same of tensors that lie there, without keeping Python's other threads from running."""

@@ -102,7 +102,12 @@ class MemoryCopies:
     def _write(self, parts: Mapping[str, Sequence[Part]], facts: Mapping[str, Any], done: int, turn: int) -> None:
         for kind, files in self._files.items():
             files[turn].write(
-                parts[kind], facts, generation=self.generation, ranks=self.step.plan.world_size, step=done
+                parts[kind],
+                facts,
+                generation=self.generation,
+                ranks=self.step.plan.world_size,
+                step=done,
+                beat=self.step.progress.touch,
             )
         self.step.progress.wrote("memory", sum(part.array.nbytes for kind in parts.values() for part in kind))
 

@@ -80,6 +80,10 @@ class Progress:
         self._count()
         struct.pack_into("<QQ", self._memory, _SECTION, section, time.monotonic_ns())
 
+    def touch(self) -> None:
+        """Says that what this rank does goes on: it copies, or waits for a save that may take long."""
+        struct.pack_into("<Q", self._memory, _CHANGED, time.monotonic_ns())
+
     def keep(self, clock: Callable[[], float]) -> None:
         """Counts the time in each section by another clock from now on."""
         self.clock, self._entered_s = clock, clock()
@@ -137,6 +141,9 @@ class NoProgress:
     step = stop_at = 0
 
     def enter(self, section: Section) -> None:
+        """Nobody reads it."""
+
+    def touch(self) -> None:
         """Nobody reads it."""
 
     def begin_at(self, step: int) -> None:

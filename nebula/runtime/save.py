@@ -20,6 +20,9 @@ from nebula.checkpoint.shard_file import Part
 from nebula.runtime.fence import check_fence
 from nebula.units import format_bytes, format_seconds
 
+BEAT_S, LONG_S = 0.2, 60.0
+"""Who waits for a save says so that often, and for so long since the save began: it may hang after that."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveRecord:
@@ -93,12 +96,28 @@ class Save:
             self._copied.set()
             self.parts = ()
 
-    def wait_for_copies(self) -> None:
-        """Waits until weights and optimizer states may change."""
+    def wait(self, beat: Callable[[], None]) -> None:
+        """Waits until the thread ends.
+
+        Args:
+            beat: is called again and again, as long as no save should take longer.
+        """
+        self._until(self._ended, beat)
+
+    def wait_for_copies(self, beat: Callable[[], None]) -> None:
+        """Waits likewise until weights and optimizer states may change."""
         if not self._copied.is_set():
             began_s = time.monotonic()
-            self._copied.wait()
+            self._until(self._copied.wait, beat)
             self.stall_s += time.monotonic() - began_s
+
+    def _ended(self, patience_s: float | None) -> bool:
+        self.thread.join(patience_s)
+        return not self.thread.is_alive()
+
+    def _until(self, ended: Callable[[float | None], bool], beat: Callable[[], None]) -> None:
+        while not ended(BEAT_S if time.monotonic() - self.began_s < LONG_S else None):
+            beat()
 
     def _write(self) -> None:
         write_part(self.saving, self.rank, self.parts)

@@ -33,6 +33,25 @@ def test_a_killed_worker_begins_anew_while_the_other_goes_on(job):
 
 
 @pytest.mark.slow
+def test_replicas_that_loop_or_hold_the_lock_wherever_they_are_begin_anew(tmp_path):
+    faults = ("--allow-faults",)
+    job = Job(tmp_path, steps=100_000, nodes="1:2", options=("--replicas", 2, "--node-failures", 1000, *faults))
+    job.agent_options = list(faults)
+    try:
+        job.controller().agents("a", "b").wait_step(3)
+        for number, kind in enumerate(("loop", "loop", "lock", "loop")):
+            job.wait_step(job.last_step() + 5 + number)
+            begun = job.log().count("made no progress")
+            job.client().inject("ab"[number % 2], kind)
+            job.wait(lambda begun=begun: job.log().count("made no progress") > begun, 60)
+            here = job.log().count(" is here")
+            job.wait(lambda here=here: job.log().count(" is here") > here, 60)
+        assert [one["step"] for one in job.steps()] == list(range(1, job.last_step() + 1))
+    finally:
+        job.close()
+
+
+@pytest.mark.slow
 def test_a_node_is_lost_another_joins_and_losses_are_those_of_an_undisturbed_run(tmp_path, job):
     (tmp_path / "calm").mkdir()
     calm = Job(tmp_path / "calm", steps=30, nodes="1:2", options=("--replicas", 2))

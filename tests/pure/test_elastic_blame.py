@@ -134,18 +134,31 @@ def test_an_agent_that_does_not_answer_is_not_waited_for(plans, monkeypatch, ans
     asyncio.run(scenario())
 
 
-def test_nobody_is_blamed_who_may_wait_for_a_save(plans):
+def test_nobody_is_blamed_who_may_wait_for_a_save_that_goes_on(plans):
     async def scenario():
         brain, lines = await running(plans)
-        brain.heard("a", lines["a"], stands(0, Section.UPDATE, 2.1, hangs=True))
-        brain.heard("b", lines["b"], stands(1, Section.CHECKPOINT, 2.1))
+        brain.heard("a", lines["a"], stands(0, Section.UPDATE, 42.0, hangs=True))
+        brain.heard("b", lines["b"], stands(1, Section.CHECKPOINT, 0.2))
         await asyncio.sleep(inquiry.ANSWER_S + 0.1)
         assert brain.state.phase is Phase.RUNNING
-        brain.heard("a", lines["a"], stands(0, Section.UPDATE, 62.0, hangs=True))
-        brain.heard("b", lines["b"], stands(1, Section.CHECKPOINT, 61.0))
-        brain.heard("b", lines["b"], failed(1))
+        brain.heard("a", lines["a"], stands(0, Section.UPDATE, 44.0, hangs=True))
+        brain.heard("b", lines["b"], stands(1, Section.CHECKPOINT, 2.1))
         brain.heard("a", lines["a"], failed(0))
+        await asyncio.sleep(inquiry.ANSWER_S + 0.1)
+        assert brain.state.phase is Phase.RUNNING
+
+    asyncio.run(scenario())
+
+
+def test_a_rank_that_loops_while_it_saves_is_blamed_by_the_side_of_one_that_waits_for_it(plans):
+    async def scenario():
+        brain, lines = await running(plans)
+        waits = wire.Standing(rank=0, step=5, section=Section.UPDATE, silent_s=10.1, parked=True)
+        brain.heard("a", lines["a"], wire.FromAgent(standings=wire.Standings(generation=1, ranks=[waits], hangs=True)))
+        brain.heard("b", lines["b"], stands(1, Section.CHECKPOINT, 10.3))
+        brain.heard("b", lines["b"], failed(1))
         assert brain.state.phase is Phase.STOPPING
+        assert brain.state.why.startswith("rank 1 on b made no progress")
 
     asyncio.run(scenario())
 

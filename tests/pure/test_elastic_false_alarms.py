@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections import deque
 
 import pytest
 
 from nebula.elastic.agent.hang import Patience, percentile
-from nebula.runtime.progress import Section
+from nebula.errors import RunFailed
+from nebula.runtime import save as save_room
+from nebula.runtime.progress import Progress, Section, Watched
+from nebula.runtime.save import Save
 
 STEPS, KEPT = 10_000, 255
 """So many steps may have one false alarm; so many an agent judges by."""
@@ -60,8 +65,32 @@ def test_a_hang_is_seen_within_what_is_promised(median_s):
     assert Patience().seconds(Section.FORWARD, times) <= max(2.0, 5.0 * percentile(times, 0.99))
 
 
-def test_a_save_that_takes_as_long_as_hundreds_of_steps_is_none():
-    times = list(trace(0, median_s=0.05, sigma=0.2))[-KEPT:]
-    assert Patience().seconds(Section.UPDATE, times) == 2.0
-    assert Patience().seconds(Section.CHECKPOINT, times) == 60.0
-    assert Patience().seconds(Section.CHECKPOINT, times, stopped=True) == 2.0
+def waited(tmp_path, takes_s, after_s):
+    """What an agent sees of a rank that waits for a save which takes some seconds: for how long it has been silent."""
+    watched = Watched(tmp_path / "progress")
+    rank = Progress(tmp_path / "progress")
+    rank.enter(Section.CHECKPOINT)
+
+    def copies():
+        time.sleep(takes_s)
+        raise RunFailed("enough")
+
+    save = Save(tmp_path / "saving", 1, [], copies, {}, 1, 1)
+    save.began_s = time.monotonic()
+    save.thread.start()
+    waits = threading.Thread(target=save.wait, args=(rank.touch,))
+    waits.start()
+    time.sleep(after_s)
+    silent_s = time.monotonic() - watched.changed_s
+    assert waits.is_alive()
+    waits.join()
+    return silent_s
+
+
+def test_who_waits_for_a_long_save_says_so_all_the_time(tmp_path):
+    assert waited(tmp_path, takes_s=1.5, after_s=1.0) < 0.8
+
+
+def test_nobody_says_so_of_a_save_that_takes_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(save_room, "LONG_S", 0.1)
+    assert waited(tmp_path, takes_s=1.5, after_s=1.0) > 0.7

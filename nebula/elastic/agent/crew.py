@@ -144,7 +144,7 @@ class Crew:
             began = [] if section < Section.DATA or not watched.step_times() else times
             if not since_s or now_s - since_s <= patience.least_s:
                 continue
-            if now_s - since_s > patience.seconds(section, began, stopped=worker.frozen):
+            if now_s - since_s > patience.seconds(section, began):
                 found.append(_standing(worker, now_s))
         return found
 
@@ -166,4 +166,5 @@ def _standing(worker: Worker, now_s: float) -> Silence:
         silent_s=now_s - watched.changed_s,
         frozen=worker.frozen,
         parked=worker.parked,
+        busy=worker.busy,
     )

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nebula.elastic.policy.blame import SAVE_S
 from nebula.runtime.progress import Section
 
 
@@ -23,19 +22,14 @@ class Patience:
         least_s: whatever the steps take.
         times: the 99th percentile of the steps.
         begin_s: in BEGIN, LOAD and the first step of a process; infinite in END.
-        save_s: at least, in CHECKPOINT: saves are rare, so that steps do not tell how long one takes.
     """
 
     least_s: float = 2.0
     times: float = 5.0
     begin_s: float = 120.0
-    save_s: float = SAVE_S
 
-    def seconds(self, section: Section, step_times: Sequence[float], *, stopped: bool = False) -> float:
+    def seconds(self, section: Section, step_times: Sequence[float]) -> float:
         """For a rank in a section.
-
-        Args:
-            stopped: its process is stopped by a signal, so that it does not save either.
 
         Example:
             >>> Patience().seconds(Section.FORWARD, [0.1] * 50), Patience().seconds(Section.FORWARD, [1.0] * 50)
@@ -45,8 +39,7 @@ class Patience:
             return math.inf
         if section in (Section.BEGIN, Section.LOAD) or not step_times:
             return self.begin_s
-        least_s = self.save_s if section is Section.CHECKPOINT and not stopped else self.least_s
-        return max(least_s, self.times * long_step(step_times))
+        return max(self.least_s, self.times * long_step(step_times))
 
 
 FEW, OF_MEDIAN = 100, 4.0

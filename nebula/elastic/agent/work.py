@@ -27,6 +27,8 @@ BOUNDARY_S = 20.0
 """How long workers may take to end at a step before they are ended."""
 ALARM_S = 1.0
 """While a rank hangs the controller is told so again and again."""
+BUSY_S = 1.0
+"""A replica that is silent and computes for so long, whenever it is looked at, does not wait for another."""
 DUMP_S = 0.3
 """How long workers get to write their stacks."""
 KNOWN = 256
@@ -61,6 +63,7 @@ class Work:
         self.generation = Generation()
         self._poll, self._workers = poll, dict[int, Worker]()
         self._known_s = list[float]()
+        self._busy = dict[int, float]()
         self._orders: Mapping[int, Order] = {}
 
     @property
@@ -225,7 +228,9 @@ class Work:
         generation = self.generation
         silent = self.crew.silent(now_s, self.node.patience, self._known_s)
         if generation.start.apart:  # who waits for another is not to blame, wherever that one is
-            silent = [one for one in silent if one.frozen or one.section not in WAITING]
+            self._busy = {one.rank: self._busy.get(one.rank, now_s) for one in silent if one.busy}
+            loops = {rank for rank, since_s in self._busy.items() if now_s - since_s > BUSY_S}
+            silent = [one for one in silent if one.frozen or one.section not in WAITING or one.rank in loops]
             if silent:
                 self._hangs(culprit(silent))
         elif silent and now_s - generation.alarmed_s > ALARM_S:

@@ -167,6 +167,11 @@ class Worker:
         return self._state() in ("T", "t")
 
     @property
+    def busy(self) -> bool:
+        """Whether its main thread computes at this moment, or would if there were a core for it."""
+        return self._state() == "R"
+
+    @property
     def parked(self) -> bool:
         """Whether its main thread sleeps until another thread wakes it, as in a collective; not in a loop or a read."""
         with suppress(OSError):

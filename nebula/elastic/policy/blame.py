@@ -13,8 +13,6 @@ from nebula.runtime.progress import Section
 
 WAITING = frozenset({Section.BACKWARD, Section.UPDATE, Section.COLLECTIVE, Section.CHECKPOINT, Section.END})
 """Sections in which a rank may only be waiting for others."""
-SAVE_S = 60.0
-"""A save may take so long, and others may wait for it."""
 STILL = 0.5
 """Who has been silent for less than this share of the longest silence was going on meanwhile."""
 
@@ -27,6 +25,7 @@ class Silence:
         silent_s: for how long.
         frozen: its process is stopped by a signal.
         parked: its main thread sleeps until another thread wakes it, as one that waits in a collective does.
+        busy: its main thread computes.
     """
 
     rank: int
@@ -35,6 +34,7 @@ class Silence:
     silent_s: float
     frozen: bool = False
     parked: bool = False
+    busy: bool = False
 
     @property
     def cause(self) -> str:
@@ -58,8 +58,8 @@ def culprit(silent: Iterable[Silence]) -> Silence:
 
 
 def waits_for_a_save(blamed: Silence, told: Iterable[Silence]) -> bool:
-    """Whether one that may be waiting can wait for a rank that saves, and has not done so for too long."""
-    saves = any(one.section is Section.CHECKPOINT and not one.frozen and one.silent_s < SAVE_S for one in told)
+    """Whether one that may be waiting can wait for a rank that saves and goes on with that, as it says itself."""
+    saves = any(one.section is Section.CHECKPOINT and one.silent_s < STILL * blamed.silent_s for one in told)
     return saves and blamed.section in WAITING and not blamed.frozen
 
 
