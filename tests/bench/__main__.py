@@ -28,6 +28,7 @@ BENCHMARKS = (
     "agents",
     "stalls",
     "alarms",
+    "hangs",
 )
 
 

@@ -1,0 +1,58 @@
+"""How soon a rank that hangs is seen: stopped, in a dead loop, holding the interpreter's lock, waiting for data.
+
+Two workers of the small ERNIE with its Adam state on this machine's cores, wall time; `nebula chaos` kinds on nodes in
+turn, wherever their workers are in a step. What is promised follows from the job's own steps: max(2 s, 5 x the 99th
+percentile). NEBULA_BENCH_HANGS sets how many.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from nebula.elastic.agent.hang import Patience, percentile
+from nebula.runtime.progress import Section
+from tests.bench.recovery import Job, nth, settle
+from tests.bench.rows import Row
+
+HANGS = int(os.environ.get("NEBULA_BENCH_HANGS", "20"))
+KINDS = ("freeze", "loop", "lock", "data")
+KEPT = 256
+"""Of so many steps the promise follows."""
+
+
+def rows() -> list[Row]:
+    """From the fault to the moment at which it was seen, and what was promised then."""
+    seen, told, share = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        one = Job(Path(folder), steps=100_000, every=1000, options=("--node-failures", 1_000_000, "--allow-faults"))
+        one.agent_options = ["--allow-faults"]
+        try:
+            one.controller().agents("a", "b")
+            for number in range(HANGS):
+                settle(one, spares=True)
+                promised_s = Patience().seconds(Section.FORWARD, [step["took_s"] for step in one.steps()][-KEPT:])
+                began_s = time.time()
+                one.client().inject("ab"[number // len(KINDS) % 2], KINDS[number % len(KINDS)])
+                event = one.wait(lambda number=number: nth(one, "hang", number), 120)
+                told.append(time.time() - began_s)
+                seen.append(event["wall_s"] - began_s)
+                share.append(seen[-1] / promised_s)
+                one.wait(lambda number=number: nth(one, "stepping", number), 120)
+        finally:
+            one.close()
+    print(f"   load {os.getloadavg()[0]:.1f}, promised last: {promised_s:.2f} s", flush=True)
+    return [
+        Row(name=f"hang to its being seen, median of {HANGS}", value=median(seen), unit="s"),
+        Row(name="hang to its being seen, p95", value=percentile(seen, 0.95), unit="s"),
+        Row(name="hang to its event, with stacks, p95", value=percentile(told, 0.95), unit="s"),
+        Row(
+            name="hang to its being seen, most, as a share of max(2 s, 5 x p99 of a step)",
+            value=max(share),
+            unit="",
+            promise=1.0,
+        ),
+    ]
