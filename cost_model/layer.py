@@ -85,11 +85,17 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     beside = {policy: _beside_bytes(block, device, again=bool(ops)) for policy, ops in again.items()}
     backward = [w for op in block.operators for w in op.backward]
     forward = _forward(block.operators)
+    forward_s = _on_rank_seconds(forward, device)
+
+    def again_s(operators: tuple[Operator, ...]) -> float:
+        whole = len(operators) == len(block.operators)
+        return forward_s if whole else _on_rank_seconds(_forward(operators), device)
+
     split_loss_s = [_split_loss_seconds(block, op, device) for op in block.operators]
     return LayerCost(
-        forward_s=_on_rank_seconds(forward, device) + sum(s for s, _ in split_loss_s),
+        forward_s=forward_s + sum(s for s, _ in split_loss_s),
         backward_s=_on_rank_seconds(backward, device, BACKWARD_HOST) + sum(s for _, s in split_loss_s),
-        recompute_s={p: _on_rank_seconds(_forward(ops), device) for p, ops in again.items()},
+        recompute_s={policy: again_s(ops) for policy, ops in again.items()},
         forward_collectives=_collectives(forward),
         backward_collectives=_collectives(backward),
         recompute_collectives={p: _collectives(_forward(ops)) for p, ops in again.items()},

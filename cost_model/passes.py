@@ -285,8 +285,13 @@ def _on(every: Sequence[_Listed], device: DeviceType, execution: Execution) -> l
     return [each.taking(kernels_s, device, execution) for each, kernels_s in zip(every, own, strict=True)]
 
 
-def _tagged(tags: Sequence[str], *wanted: str) -> Chosen:
-    return np.array([tag in wanted for tag in tags], dtype=bool)
+TAGS = {"product": 1, "weight": 2, "whole": 4, "bias": 8, "attention": 16, "other": 32}
+"""What kernels are told apart by, see _Launches.of: a bit each."""
+
+
+def _tagged(tags: NDArray[np.int64], *wanted: str) -> Chosen:
+    found: Chosen = (tags & sum(TAGS[tag] for tag in wanted)) != 0
+    return found
 
 
 class _Launches:
@@ -334,12 +339,13 @@ class _Launches:
                         more[len(kernels)] = kernel.product.batch - 1
                     kernels.append(kernel)
                     tags.append(tag)
+        bits = np.array([TAGS[tag] for tag in tags], dtype=np.int64)
         return _Listed(
             kernels=tuple(kernels),
-            products=_tagged(tags, "product", "weight", "whole"),
-            of_weights=_tagged(tags, "weight", "whole"),
-            later=_tagged(tags, "weight", "bias"),
-            attention=_tagged(tags, "attention"),
+            products=_tagged(bits, "product", "weight", "whole"),
+            of_weights=_tagged(bits, "weight", "whole"),
+            later=_tagged(bits, "weight", "bias"),
+            attention=_tagged(bits, "attention"),
             more=np.array([more.get(i, 0) for i in range(len(kernels))], dtype=np.int64),
             wires=tuple(wires),
             beside=tuple(hidden),

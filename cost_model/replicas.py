@@ -63,17 +63,16 @@ class LayerLoad:
 
 def layer_load(block: Block, passes: Passes, later: frozenset[str]) -> LayerLoad:
     """What a local block adds that takes so long, of whose weights a split backward leaves some for later."""
-    every = block.parameters
+    every, experts = block.parameters, expert_parameters(block)
     return LayerLoad(
         passes=passes,
-        weights=_weights(block, every),
-        later=_weights(block, [t for t in every if t.name in later]),
+        weights=_weights(every, experts),
+        later=_weights([t for t in every if t.name in later], experts),
         border_bytes=float(block.output_bytes),
     )
 
 
-def _weights(block: Block, some: Sequence[Tensor]) -> Weights:
-    experts = expert_parameters(block)
+def _weights(some: Sequence[Tensor], experts: frozenset[str]) -> Weights:
     dense, of_experts = ([t.size for t in some if (t.name in experts) is is_one] for is_one in (False, True))
     return Weights(float(sum(dense)), float(sum(of_experts)), float(len(dense)), float(len(of_experts)))
 

@@ -17,6 +17,9 @@ from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import state_bytes_per_parameter
 from nebula.plan.values import Job, Sharding
 
+REDUCING = 2
+"""The stage from which on every pass reduces gradients to their owners."""
+
 GATHERING = 3
 """The stage under which passes gather parameters, so that it matters which tensors are cut."""
 
@@ -76,9 +79,9 @@ def pass_costs(
     again = (micro_batches - 1) / micro_batches
     add_s = moving_seconds(SUM_PASSES * parameters_bytes, tensors, device)
     nothing = 0.0 * parameters_bytes
-    if sharding.stage < 2:
-        return Passes(nothing, nothing, nothing, again * add_s)
-    if sharding.stage == 2:
+    if sharding.stage < REDUCING:
+        return Passes(nothing, nothing, nothing, adding_seconds(parameters_bytes, tensors, micro_batches, device))
+    if sharding.stage == REDUCING:
         reduce_s = collective("broadcast", shard).seconds(parameters_bytes, float(sharding.degree))
         return Passes(nothing, reduce_s, nothing, add_s)
     gather_s = collective("all_gather", shard).seconds(parameters_bytes, cut_tensors)
@@ -92,6 +95,11 @@ def pass_costs(
         excess(gather_moves_s, gather_s),
         scatter_moves_s + (1 + again / sharding.degree) * add_s,
     )
+
+
+def adding_seconds(parameters_bytes: Amount, tensors: Amount, micro_batches: int, device: DeviceType) -> Amount:
+    """Adding the gradients of all micro-batches but the first to those before, on average over a step's backwards."""
+    return (micro_batches - 1) / micro_batches * moving_seconds(SUM_PASSES * parameters_bytes, tensors, device)
 
 
 def gather_kernels_seconds(

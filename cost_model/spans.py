@@ -17,7 +17,15 @@ from nebula.cost_model.border import receive_seconds, send_seconds
 from nebula.cost_model.chain import ChainCost
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.peak import Line
-from nebula.cost_model.sharding import GATHERING, Passes, pass_costs, sync_seconds, update_seconds
+from nebula.cost_model.sharding import (
+    GATHERING,
+    REDUCING,
+    Passes,
+    adding_seconds,
+    pass_costs,
+    sync_seconds,
+    update_seconds,
+)
 from nebula.cost_model.stage_memory import StageMemories
 from nebula.cost_model.tensor_moments import OnWay, maxima
 from nebula.plan.values import Job, Sharding
@@ -161,6 +169,11 @@ class Spans:
         self, sums: Sums, micro_batches: int, sharding: Sharding, groups: Groups, slow: float
     ) -> tuple[Floats, Floats]:
         """Seconds of one forward and one backward, borders apart."""
+        if sharding.stage < REDUCING:
+            # the same as below, where nothing but sums of gradients is added
+            adds_s = adding_seconds(sums.parameters_bytes, sums.tensors, micro_batches, self.device)
+            forward_s = slow * sums.forward_s + sums.forward_wire_s
+            return forward_s, slow * (sums.backward_s + sums.recompute_s + adds_s) + sums.backward_wire_s
         more = self.added(sums, micro_batches, sharding, groups)
         forward_s = slow * (sums.forward_s + more.forward_kernels_s) + sums.forward_wire_s
         backward_s = slow * (sums.backward_s + sums.recompute_s + more.backward_kernels_s) + sums.backward_wire_s

@@ -66,22 +66,27 @@ def _one(program: Program, work: Floats) -> list[float]:
     """One case, number by number: [devices]."""
     history = program.history
     times = [0.0] * history
-    _append(times, program.opening, work)
+    _append(times, _rows(program.opening, work))
+    steady = _rows(program.steady, work) if program.periods else []
     for left in range(program.periods - 1, -1, -1):
         before = times[-history:]
-        _append(times, program.steady, work)
+        _append(times, steady)
         now = times[-history:]
         moves = [now[row] - before[row] for row in program.waited]
         if max(moves) - min(moves) <= SAME * now[-1]:
             times = [time + left * moves[0] for time in now]
             break
-    _append(times, program.closing, work)
+    _append(times, _rows(program.closing, work))
     return [max(times[-back] for back in ends) for ends in program.last]
 
 
-def _append(times: list[float], fronts: Fronts, work: Floats) -> None:
-    """Runs fronts behind the times that there are."""
-    rows = zip(fronts.needed.tolist(), fronts.before.tolist(), work[fronts.duration].tolist(), strict=True)
+def _rows(fronts: Fronts, work: Floats) -> list[tuple[int, int, float]]:
+    """Of each action and message how far back the two ends are that it waits for, and what it takes."""
+    return list(zip(fronts.needed.tolist(), fronts.before.tolist(), work[fronts.duration].tolist(), strict=True))
+
+
+def _append(times: list[float], rows: list[tuple[int, int, float]]) -> None:
+    """Runs them behind the times that there are."""
     for needed, before, cost_s in rows:
         ready_s, free_s = times[-needed], times[-before]
         times.append((ready_s if ready_s > free_s else free_s) + cost_s)

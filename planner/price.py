@@ -5,6 +5,7 @@ How the boundaries of one split are priced is split_price.py's question.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -276,6 +277,9 @@ class Prices:
         """
         degree, stage, m = split.sharding.degree, split.sharding.stage, split.micro_batches(self.job)
         key = (split.tensor, split.rows, split.recompute, stage, degree if stage == 2 else 0, m > 1)
+        if key not in self._fitting and stage != 2 and degree > 2:
+            # where two ranks are enough nothing else is to be looked at
+            self._each_fits(replace(split, sharding=Sharding(stage=stage, degree=2)))
         enough, too_few = self._fitting.get(key, (inf, 0))
         if too_few < degree < enough:
             spans = self._spans_of(split)
@@ -294,8 +298,9 @@ class Prices:
         """
         m, most, work_s = split.micro_batches(self.job), split.pipeline, self.work_seconds(split)
         fewest = int(min(self.fewest_that_hold(split), most + 1))
-        wide = (stages for stages in range(fewest, most + 1) if geometric_bound(work_s, m, stages) < to_beat_s)
-        return next(wide, most + 1)
+        every = range(fewest, most + 1)
+        # more stages never take longer
+        return fewest + bisect_left(every, True, key=lambda stages: geometric_bound(work_s, m, stages) < to_beat_s)
 
     def _ideal(self, split: Split) -> Groups:
         """Groups of a split that meet as well as any could: as many ranks to a node as it holds, no delay.

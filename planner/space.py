@@ -55,6 +55,17 @@ class Split:
         """Ranks in all."""
         return self.data * self.tensor * self.pipeline
 
+    def sharded(self, sharding: Sharding) -> Split:
+        """The split with another sharding; sooner than by `replace`."""
+        return Split(
+            data=self.data,
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            rows=self.rows,
+            sharding=sharding,
+            recompute=self.recompute,
+        )
+
     def micro_batches(self, job: Job) -> int:
         """Micro-batches of one replica in one step."""
         return job.global_batch // (self.data * self.rows)

@@ -225,9 +225,12 @@ class Tree:
         if not allowed:
             return
         leanest = max(allowed, key=lambda s: (s.stage, s.degree))
+        splits, least = stages * len(allowed), 0.0
         for recompute in policies(self.limits):
             split = Split(data=data, tensor=tensor, pipeline=stages, rows=rows, sharding=leanest, recompute=recompute)
-            splits = stages * len(allowed)
+            if least >= self.to_beat():
+                yield Node(least, splits, partial(self._by_stages, split, allowed))
+                continue
             if not self._cuts(split):
                 self.cut["shape"] += splits
                 continue
@@ -235,6 +238,9 @@ class Tree:
             step_s = partial(self._least_on_stages, split)
             numbers, busy_s = range(fewest, stages + 1), self.prices.computing_seconds(split)
             bound = self._least_of(data * tensor, numbers, step_s, busy_s)
+            if recompute == RECOMPUTE[0] and not self.scale.by_devices:
+                # what is computed again makes no step shorter
+                least = bound
             by_stages = self._by_number if self.scale.by_devices else self._by_stages
             yield Node(bound, splits, partial(by_stages, split, allowed))
 
@@ -314,7 +320,7 @@ class Tree:
 
     def _by_sharding(self, split: Split, allowed: list[Sharding]) -> Iterator[Node]:
         """One set for each sharding that an engine runs, bounded by all work and tails together."""
-        every = [replace(split, sharding=sharding) for sharding in allowed]
+        every = [split.sharded(sharding) for sharding in allowed]
         run = [one for one in every if runs(one, self.job, self.device_kind)]
         self.cut["engine"] += len(every) - len(run)
         for one in run:

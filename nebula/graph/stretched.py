@@ -44,7 +44,7 @@ def _between(a: float, b: float, share: float) -> float:
 def _tensor(a: Tensor, b: Tensor, share: float) -> Tensor:
     if a.shape == b.shape:
         return a
-    return replace(a, shape=tuple(round(_between(x, y, share)) for x, y in zip(a.shape, b.shape, strict=True)))
+    return a.shaped(tuple([round(_between(x, y, share)) for x, y in zip(a.shape, b.shape, strict=True)]))
 
 
 def _operator(a: Operator, b: Operator, share: float) -> Operator | None:

@@ -85,8 +85,21 @@ class Tensor:
         shape = tuple(d + g * (new - old) for d, g in zip(self.shape, self.per_row, strict=True))
         return replace(self, shape=shape)
 
+    def shaped(self, shape: tuple[int, ...]) -> Tensor:
+        """The tensor with other dims; sooner than by `replace`, for searches ask for thousands of them."""
+        return Tensor(
+            name=self.name,
+            shape=shape,
+            dtype=self.dtype,
+            role=self.role,
+            per_row=self.per_row,
+            alias_of=self.alias_of,
+            distribution=self.distribution,
+            needs_gradient=self.needs_gradient,
+        )
+
     def lying(self, distribution: Distribution) -> Tensor:
-        """The tensor distributed so; sooner than by `replace`, for searches cut thousands of them."""
+        """The tensor distributed so; likewise."""
         return Tensor(
             name=self.name,
             shape=self.shape,
