@@ -148,6 +148,14 @@ class Chains:
         """Whether blocks are cut for a tensor group already."""
         return any(tensor > 1 for _, _, tensor, _ in self._blocks)
 
+    def exact_blocks(self) -> dict[tuple[int, int, int], Block]:
+        """The blocks that are cut so far and not stretched, without sequence parallelism, by index, rows and tensor."""
+        return {
+            (index, rows, tensor): block
+            for (index, rows, tensor, sequence), block in self._blocks.items()
+            if rows <= MOST_CUT and not sequence
+        }
+
     def block(self, index: int, rows: int, tensor: int, sequence: bool) -> Block:
         """The block of that index as one rank of a tensor group computes it.
 

@@ -428,6 +428,15 @@ class StepPricing:
             )
         return self._blocks[key]
 
+    def know(self, blocks: Mapping[tuple[int, int, int], Block]) -> None:
+        """Takes blocks of (index, rows, tensor) that fleet's tensor groups have cut; those with experts are cut anew.
+
+        Without experts, sequence and context parallelism both engines cut alike.
+        """
+        for (index, rows, tensor), block in blocks.items():
+            if tensor == 1 or index not in self._experts:
+                self._undealt[index, rows, tensor, 0, 1, 1, 0] = block
+
     def _with_rings(self, local: Block, index: int, rows: int, context: int, exchange: int) -> Block:
         """The block whose attention is a ring where its scores are written out, as the executor runs it.
 

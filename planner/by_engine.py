@@ -80,6 +80,8 @@ def planned(asked: Asked, clock: Callable[[], float] = time.perf_counter) -> Ans
     """
     began_s = clock()
     check_objective(asked.objective)
+    # what one search cuts the other need not cut again
+    asked = asked if asked.chains else replace(asked, chains=Chains(asked.graph))
     engine = asked.objective.fixed.get("engine")
     if engine is not None:
         why, refused = f"objective.fixed.engine is {engine}", Side(bound_s=0.0)
@@ -161,6 +163,7 @@ def _explored(asked: Asked, extent: Extent, to_beat_s: float) -> Side:
             extent=extent,
             to_beat_s=to_beat_s,
             kept=KEPT,
+            chains=asked.chains,
         )
         answer = in_best_order(found, *args, on_progress=on_progress, enough=enough, extent=extent)
     except NothingFaster as nothing:

@@ -17,6 +17,7 @@ from nebula.cluster.topology import HostShare
 from nebula.cluster.values import Cluster, DeviceType
 from nebula.cost_model.activations import activations_under
 from nebula.cost_model.by_stage import ByStage
+from nebula.cost_model.chain import Chains
 from nebula.cost_model.communication import Fabric
 from nebula.cost_model.eager import COMPUTED_AGAIN, paddle_execution
 from nebula.cost_model.execution import Execution, Recompute
@@ -64,9 +65,17 @@ class Layers:
         cluster: with links as a file says; what they attain is worked out here.
         job: precision and optimizer.
         execution: what the software does, recomputation apart.
+        chains: of the graph; what they have cut already is not cut again.
     """
 
-    def __init__(self, graph: DistributedGraph, cluster: Cluster, job: Job, execution: Execution | None = None) -> None:
+    def __init__(
+        self,
+        graph: DistributedGraph,
+        cluster: Cluster,
+        job: Job,
+        execution: Execution | None = None,
+        chains: Chains | None = None,
+    ) -> None:
         self.graph, self.job = graph, job
         self.parameters = parameters_on(cluster)
         self.fabric = Fabric(attained(cluster, self.parameters))
@@ -76,6 +85,8 @@ class Layers:
             for policy in RECOMPUTE
         }
         first = self.pricings[RECOMPUTE[0]]
+        if chains is not None:
+            first.know(chains.exact_blocks())
         for pricing in self.pricings.values():
             # a cut does not depend on what is computed again
             pricing._blocks, pricing._undealt = first._blocks, first._undealt

@@ -9,7 +9,8 @@ from nebula.plan.job import Objective
 from nebula.plan.legality import violations
 from nebula.planner.explore.baselines import alone, as_slowest, told
 from nebula.planner.explore.joint import joint
-from nebula.planner.explore.search import TOLERANCE, explore
+from nebula.planner.explore.openings import TOLERANCE
+from nebula.planner.explore.search import explore
 from tests.pure.decoder_samples import GROUPED
 from tests.pure.test_explore import DENSE, EXPERTS, JOB, cluster, device, mixed_cluster
 
