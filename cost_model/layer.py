@@ -82,7 +82,8 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     tensors, outputs = block.by_name, module_outputs(block)
     kept = {policy: block_bytes(block, again_of(ops)) for policy, ops in again.items()}
     restored = {policy: max(0, saved - kept[policy]) for policy in RECOMPUTE}
-    beside = {policy: _beside_bytes(block, device, again=bool(ops)) for policy, ops in again.items()}
+    widest = max([_written_bytes(block, op) for op in block.operators], default=0)
+    beside = {policy: _beside_bytes(block, device, widest, again=bool(ops)) for policy, ops in again.items()}
     backward = [w for op in block.operators for w in op.backward]
     forward = _forward(block.operators)
     forward_s = _on_rank_seconds(forward, device)
@@ -113,14 +114,13 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     )
 
 
-def _beside_bytes(block: Block, device: DeviceType, *, again: bool) -> tuple[int, int]:
+def _beside_bytes(block: Block, device: DeviceType, widest: int, *, again: bool) -> tuple[int, int]:
     """What lies beside what a layer keeps while it runs backward, gradients of weights apart, and before it at a loss.
 
     Of a loss, whose softmax is kept and becomes the gradient of the logits, these logits lie beside it, and behind it
     nothing; where the layer is run again a copy of the gradient comes to both. One composed of operators has four
     tensors as large as its logits beside its softmax.
     """
-    widest = max((_written_bytes(block, op) for op in block.operators), default=0)
     losses = [op for op in block.operators if op.kind == "cross_entropy"]
     if not losses:
         return 2 * widest, 0

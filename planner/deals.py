@@ -196,8 +196,10 @@ def deal(
         which = runs.beginning(first, last)
         worst, borders_s = after.take(runs.end[which], axis=1)
         each = cost(behind, which, borders_s)
-        dealt = np.stack([np.maximum(each.bound_s, worst), each.borders_s + borders_s])
-        dealt[1, each.bound_s >= to_beat] = np.inf
+        dealt = np.empty((2, len(worst)))
+        np.maximum(each.bound_s, worst, out=dealt[0])
+        np.add(each.borders_s, borders_s, out=dealt[1])
+        np.copyto(dealt[1], np.inf, where=each.bound_s >= to_beat)
         best = np.minimum.reduceat(dealt, _starts(runs, first, last), axis=1)
         steps.append(Step(first, last, which, each.bound_s, float(best[0, 0]) if first == 0 else np.inf))
         of_use = np.flatnonzero(best[0] < useful)
