@@ -73,13 +73,14 @@ def _choices(run_s: Sequence[Floats]) -> list[Ints]:
     layers = len(run_s[0]) - 1
     best, choices = np.full(layers + 1, np.inf), []
     best[0] = 0.0
+    rows = np.arange(layers + 1)
+    worst = np.empty_like(run_s[0])
     for index, own in enumerate(run_s):
-        # so many stages before hold as many layers at least
-        worst = np.maximum(own[index + 1 :, index:], best[index:])
-        choice, best = np.zeros(layers + 1, dtype=np.int64), np.full(layers + 1, np.inf)
-        choice[index + 1 :] = index + worst.argmin(axis=1)
-        best[index + 1 :] = worst.min(axis=1)
+        np.maximum(own, best, out=worst)
+        choice = worst.argmin(axis=1)
         choices.append(choice)
+        best = worst[rows, choice]
+        best[: index + 1] = np.inf
     return choices
 
 
