@@ -83,7 +83,7 @@ def test_the_explorer_equals_trying_everything(seed):
 @pytest.fixture
 def to_the_end(monkeypatch):
     """Searches do not end at a gap, however many sets they look at."""
-    monkeypatch.setattr("nebula.planner.explore.search.EXACT", math.inf)
+    monkeypatch.setattr("nebula.planner.explore.openings.EXACT", math.inf)
 
 
 @pytest.mark.parametrize("seed", range(60))
