@@ -7,11 +7,12 @@ rank's own part and gathered once more (section 4.2.2 there). The loss is apart,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nebula.cost_model.execution import Execution
-from nebula.cost_model.layer import attention_cores
+from nebula.cost_model.layer import attention_cores, attention_methods
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Operator, Role, Tensor
 
 PRODUCTS = ("matmul", "grouped_matmul")
@@ -46,6 +47,8 @@ class Activations:
         logits_gradient: of these, what its backward leaves: one tensor as large as the logits.
         again: whether the backward computes some of the layer's forward again.
         later: of what is kept, and of gradients, what a split backward leaves for the gradients of weights.
+        early: of what is kept and restored, passing gradients and those of weights the most that lies there together
+            while the latter come, where none lay there before; infinite: it is not known.
     """
 
     kept: float
@@ -55,6 +58,7 @@ class Activations:
     logits_gradient: float = 0.0
     again: bool = False
     later: float = 0.0
+    early: float = math.inf
 
 
 def activations(block: Block, execution: Execution, *, again: bool = True, parts: int = 1) -> Activations:
@@ -89,6 +93,7 @@ def activations_under(
                 logits_gradient=view.logits_gradient_bytes / parts,
                 again=again and execution.recompute.what != "none",
                 later=view.later() / parts,
+                early=view.early(kept | whole, parts),
             )
         )
     return tuple(found)
@@ -150,7 +155,8 @@ class _View:
             return set(self.block.inputs)
         if what == "products":
             return set(self.block.inputs) | self._every_second_product()
-        core = {op.name for op in attention_cores(self.block)} if what == "core" else set()
+        cores = attention_methods if self.execution.by_tensor else attention_cores
+        core = {op.name for op in cores(self.block)} if what == "core" else set()
         repeated = [op for op in operators if op.name in core]
         made = {name for op in repeated for name in op.outputs}
         read = {name for op in repeated for name in op.inputs if name not in made}
@@ -208,6 +214,25 @@ class _View:
         inputs = self.memories(op.inputs[0] for op in products)
         outputs = {op.outputs[0] for op in products} - self.logits
         return self.size(inputs) + self.size(outputs)
+
+    def early(self, lying: frozenset[str], parts: int) -> float:
+        """The most that lies there while the gradients of weights come, operator by operator of the backward."""
+        count = len(self.block.operators)
+        lies, made = [0.0] * count, [0.0] * (count + 1)
+        left, weights = set(lying), {t.name: float(t.bytes) for t in self.block.parameters}
+        for index, op in enumerate(self.block.operators):
+            # what the first operator that saves it has used is gone
+            own = left & {self._owner(name) for name in self._saved(op)}
+            lies[index] = self.size(own)
+            left -= own
+        for index in reversed(range(count)):
+            own_weights = weights.keys() & set(self.block.operators[index].inputs)
+            made[index] = made[index + 1] + sum(weights.pop(name) for name in own_weights)
+        held, most = self.size(left), 0.0
+        for index, op in enumerate(self.block.operators):
+            held += lies[index]
+            most = max(most, (held + self.passing(op)) / parts + made[index])
+        return most
 
     def passing(self, op: Operator) -> float:
         """Gradients of tensors, weights apart, that lie there while the backward of one operator runs."""

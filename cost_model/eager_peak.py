@@ -87,7 +87,8 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
                 yield _Moment("loss", early, lying, acts.passing, others + acts.logits, queued)
             if all_ahead:
                 # the first gradients are the sums themselves, and none lay there before
-                yield _Moment("last backward", later + made, lying, work, logits, queued)
+                early = acts.kept + made + work if acts.logits or setting.splits else acts.early
+                yield _first(later, made, lying, min(early, acts.kept + made + work), acts.kept, logits, queued)
                 if m > 1:
                     added, held = behind + width * _elements(chunk), work + layer.widest_bytes
                     used_up = (0.0, 0.0) if setting.splits else (chunk.kept_bytes, gradient)
@@ -96,19 +97,42 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
             else:
                 more = work + layer.widest_bytes
                 yield _Moment("last backward", own.gradients, lying, more, logits, queued)
-            used = max(0.0, acts.kept - acts.later) if setting.splits else acts.kept
+            used = acts.kept - (acts.later if setting.splits else 0.0)
             gone, later = gone + (0.0 if holds_activations(chunk.offload) else used), later + made
         if all_ahead:
             # every micro-batch passes the virtual stages behind before the first passes this one
             behind, kept = later, kept - _kept_bytes(chunk, setting)
 
 
+def _first(later: float, made: float, lying: float, early: float, kept: float, logits: float, queued: float) -> _Moment:
+    """The first backward of a layer, whose gradients come as what it kept goes: `early` of both at the fullest.
+
+    Args:
+        later: gradients of the layers behind it.
+        made: its own.
+        lying: what is kept, its own included.
+        early: as of Activations.
+        kept: its own.
+        logits: likewise.
+        queued: messages.
+    """
+    rest = max(0.0, early - made)
+    own = min(kept, rest)
+    return _Moment("last backward", later + min(made, early), lying - kept + own, rest - own, logits, queued)
+
+
 def _kept_bytes(chunk: Chunk, setting: Setting) -> float:
-    """What all micro-batches in flight keep; at the loss of one the others are left to gradients of weights alone."""
-    if not setting.splits or not any(layer.activations.logits for layer in chunk.layers):
+    """What all micro-batches in flight keep: those that wait what the gradients of weights need.
+
+    At the loss of one the others of its chunk do.
+    """
+    waits = chunk.waiting
+    if setting.splits and any(layer.activations.logits for layer in chunk.layers):
+        waits = chunk.flight - 1
+    if not waits:
         return chunk.flight * chunk.kept_bytes
-    left = sum(min(layer.activations.kept, layer.activations.later) for layer in chunk.layers)
-    return chunk.kept_bytes + (chunk.flight - 1) * min(left, chunk.kept_bytes)
+    left = sum(layer.activations.later for layer in chunk.layers)
+    return (chunk.flight - waits) * chunk.kept_bytes + waits * left
 
 
 def _joined_bytes(chunks: Sequence[Chunk], setting: Setting) -> float:

@@ -30,6 +30,12 @@ LEAST_CUT = 1024
 
 EXPERT_KERNELS = ("grouped_matmul", "grouped_matmul_grad")
 
+LOOKUPS = ("embedding", "index_select", "gather")
+"""Kinds that read rows of a table of weights."""
+
+ATTENDING = ("matmul", "grouped_matmul", "attention")
+"""Kinds that are no part of what is done to queries, keys and scores beside cores."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
@@ -184,7 +190,7 @@ def recomputed(block: Block, policy: str) -> tuple[Operator, ...]:
     if policy == "none" or not any(tensors[n].needs_gradient for n in block.inputs):
         return ()
     fused = tuple(op for op in block.operators if op.kind in ("attention", RING))
-    core = (attention_cores(block) or fused) if policy == "selective" else ()
+    core = (attention_methods(block) or fused) if policy == "selective" else ()
     losses = [index for index, op in enumerate(block.operators) if op.kind == "cross_entropy"]
     return core or block.operators[: losses[0] if losses else None]
 
@@ -209,6 +215,45 @@ def attention_cores(block: Block) -> tuple[Operator, ...]:
         if any(o.kind == "matmul" for o in before) and any(o.kind == "matmul" for o in behind):
             core |= {o.name for o in (*before, op, *behind)}
     return tuple(op for op in block.operators if op.name in core)
+
+
+def attention_methods(block: Block) -> tuple[Operator, ...]:
+    """The cores, and what is done to queries, keys and scores for them alone: rotations, scales, biases of positions.
+
+    Nebula's models do that in methods that `selective` runs again. Projections are none of it, nor what values pass.
+    """
+    cores = attention_cores(block)
+    core, valued = {op.name for op in cores}, _before_values(block, cores)
+    readers: dict[str, list[str]] = {}
+    for op in block.operators:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op.name)
+    outputs, weights = set(block.outputs), {t.name for t in block.parameters}
+    for op in reversed(block.operators if core else ()):
+        read = [reader for name in op.outputs for reader in readers.get(name, ())]
+        alone = bool(read) and core.issuperset(read) and outputs.isdisjoint(op.outputs)
+        if not alone or (op.name in valued and op.kind != "contiguous"):
+            continue
+        weighs = not weights.isdisjoint(op.inputs) and op.kind not in LOOKUPS
+        if not (weighs or op.kind in ATTENDING or any(isinstance(work, Collective) for work in op.forward)):
+            core.add(op.name)
+    return tuple(op for op in block.operators if op.name in core)
+
+
+def _before_values(block: Block, cores: Sequence[Operator]) -> frozenset[str]:
+    """Names of the operators from which the values come that cores weigh: what enters them behind a softmax."""
+    weighed = {name for op in cores if op.kind == "softmax" for name in op.outputs}
+    wanted: set[str] = set()
+    for op in cores:
+        if op.kind != "softmax" and not weighed.isdisjoint(op.inputs):
+            wanted.update(name for name in op.inputs if name not in weighed)
+            weighed.update(op.outputs)
+    found: set[str] = set()
+    for op in reversed(block.operators):
+        if not wanted.isdisjoint(op.outputs) and op not in cores:
+            found.add(op.name)
+            wanted.update(op.inputs)
+    return frozenset(found)
 
 
 def module_outputs(block: Block) -> tuple[str, ...]:

@@ -110,6 +110,7 @@ class Chunk:
         sends: whether its output goes to another stage and is kept until the gradient comes.
         offload: what lies in the host's memory, one of OFFLOAD.
         received_bytes: what came from the stage before, of one micro-batch.
+        waiting: of those in flight, how many wait for the gradients of weights alone.
     """
 
     layers: tuple[LayerLoad, ...]
@@ -117,6 +118,7 @@ class Chunk:
     sends: bool = False
     offload: str = "none"
     received_bytes: float = 0.0
+    waiting: int = 0
 
     @property
     def kept_bytes(self) -> float:

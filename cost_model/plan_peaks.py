@@ -12,7 +12,7 @@ from nebula.cost_model.activations import activations
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, Peak, Setting, layer_load, rank_peak
 from nebula.graph.values import Block, DistributedGraph
-from nebula.plan.schedule import alive, splits_backward
+from nebula.plan.schedule import alive, splits_backward, waiting
 from nebula.plan.values import Plan, Sharding
 
 BlockOf = Callable[[int], Block]
@@ -119,9 +119,9 @@ def home_chunks(
         home: place of the device in the pipeline.
         homes: devices of the pipeline.
     """
-    flights = alive(plan.schedule, homes, home, plan.micro_batches, len(own))
+    numbers = (plan.schedule, homes, home, plan.micro_batches, len(own))
     found = []
-    for index, flight in zip(own, flights, strict=True):
+    for index, flight, waits in zip(own, alive(*numbers), waiting(*numbers), strict=True):
         loads, (first, end) = loads_of(index), plan.stages[index].layers
         found.append(
             Chunk(
@@ -130,6 +130,7 @@ def home_chunks(
                 sends=index + 1 < len(plan.stages),
                 offload=plan.stages[index].offload,
                 received_bytes=loads[first - 1].output_bytes if first else 0.0,
+                waiting=waits,
             )
         )
     return tuple(found)

@@ -219,6 +219,20 @@ def alive(schedule: str, devices: int, device: int, micro_batches: int, chunks: 
     Raises:
         BadInput: there is no such schedule, or not for these numbers.
     """
+    return tuple(held for held, _ in _fullest(schedule, devices, device, micro_batches, chunks))
+
+
+def waiting(schedule: str, devices: int, device: int, micro_batches: int, chunks: int = 1) -> tuple[int, ...]:
+    """Of those how many wait for the gradients of weights alone; errors as of alive.
+
+    Example:
+        >>> [waiting("zb-h1", 4, d, 8) for d in range(4)]
+        [(0,), (1,), (2,), (3,)]
+    """
+    return tuple(waits for _, waits in _fullest(schedule, devices, device, micro_batches, chunks))
+
+
+def _fullest(schedule: str, devices: int, device: int, micro_batches: int, chunks: int) -> tuple[tuple[int, int], ...]:
     shape = shape_of(schedule, devices, micro_batches, chunks)
     if schedule != "fthenb":
         shape = shortened(shape, period(schedule, shape)[0])
@@ -226,10 +240,13 @@ def alive(schedule: str, devices: int, device: int, micro_batches: int, chunks: 
 
 
 @lru_cache(maxsize=4096)
-def _alive(schedule: str, shape: Shape, device: int) -> tuple[int, ...]:
-    now, most = [0] * shape.chunks, (0,) * shape.chunks
+def _alive(schedule: str, shape: Shape, device: int) -> tuple[tuple[int, int], ...]:
+    """For each chunk the micro-batches that it holds when the device first holds most, and those of them that wait."""
+    now, waits = [0] * shape.chunks, [0] * shape.chunks
+    most = tuple(zip(now, waits, strict=True))
     for action in SCHEDULES[schedule].order(shape, device):
         now[action.chunk] += {"F": 1, "I": 0}.get(action.kind, -1)
-        if sum(now) > sum(most):
-            most = tuple(now)
+        waits[action.chunk] += {"I": 1, "W": -1}.get(action.kind, 0)
+        if sum(now) > sum(held for held, _ in most):
+            most = tuple(zip(now, waits, strict=True))
     return most

@@ -40,7 +40,11 @@ class Bounds:
     shares: Shares = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", [options_of(self.space, n) for n in self.space.devices])
+        object.__setattr__(
+            self,
+            "options",
+            [options_of(self.space, n, whole=self.prices.pools.keeps_whole) for n in self.space.devices],
+        )
         object.__setattr__(self, "shares", Shares(self.prices))
 
     def least_seconds(self, inner: Inner) -> float:

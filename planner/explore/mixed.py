@@ -224,7 +224,10 @@ class Mixed:
 
     def _room(self, schedules: Sequence[tuple[str, int]]) -> Floats:
         """[schedules, shardings, devices]: for how many layers of the most common kind there is room."""
-        least = np.array([least_flights(each, len(self.pools), n, self.micro_batches) for each, n in schedules])
+        whole = self.prices.pools.keeps_whole
+        least = np.array(
+            [least_flights(each, len(self.pools), n, self.micro_batches, whole=whole) for each, n in schedules]
+        )
         kept: Floats = np.asarray(least * self._kept_bytes, dtype=np.float64)
         each = self.prices.pools.least_bytes(self._held_bytes[None, :, None], kept[:, None, :])
         found: Floats = np.floor(self._room_bytes / np.maximum(each, 1.0) * (1.0 + 1e-12))
@@ -272,7 +275,9 @@ class Mixed:
             elements=np.array(
                 [sums_at(homes, np.diff(each[bounds]), p) for each in self.prices.elements_before(self.inner)]
             ),
-            kept=sums_at(homes, kept * flights(schedule, p, chunks, self.micro_batches), p),
+            kept=sums_at(
+                homes, kept * flights(schedule, p, chunks, self.micro_batches, whole=self.prices.pools.keeps_whole), p
+            ),
         )
 
     def _passes(self, bounds: Ints, homes: Ints) -> list[tuple[Floats, Floats]]:

@@ -24,6 +24,7 @@ class Options:
         chunks: [options] virtual stages of a device.
         least: [options] micro-batches that the schedule asks for.
         layers: of the model, the most virtual stages there can be.
+        whole: whether micro-batches that wait for gradients of weights count as the others.
     """
 
     schedules: tuple[str, ...]
@@ -31,6 +32,7 @@ class Options:
     chunks: Ints
     least: Ints
     layers: int
+    whole: bool = True
 
     @cached_property
     def virtual(self) -> Ints:
@@ -59,7 +61,9 @@ class Options:
         found = np.zeros((len(self.schedules), self.layers), dtype=np.int64)
         for index, (schedule, p, chunks) in enumerate(zip(self.schedules, self.pipeline, self.chunks, strict=True)):
             devices = np.arange(p)
-            found[index, : p * chunks] = np.concatenate(_flights(schedule, int(p), int(chunks), devices))
+            found[index, : p * chunks] = np.concatenate(
+                _flights(schedule, int(p), int(chunks), devices, whole=self.whole)
+            )
         return found
 
     def more_flights(self, which: Ints, micro_batches: Ints) -> Ints:
@@ -87,12 +91,14 @@ class Options:
         return summed.reshape(len(which), width)[:, : self.layers]
 
 
-def _flights(schedule: str, p: int, chunks: int, devices: Ints) -> list[Ints]:
+def _flights(schedule: str, p: int, chunks: int, devices: Ints, *, whole: bool) -> list[Ints]:
     """By chunk, in the order of the virtual stages: micro-batches that it holds at once on each device."""
-    if schedule == "1f1b":
+    if schedule == "1f1b" or (schedule == "zb-h1" and not whole):
         return [p - devices]
     if schedule == "zb-h1":
         return [np.full(p, p)]
+    if schedule != "interleaved" and not whole:
+        return [np.ones(p, dtype=np.int64)] * chunks
     if schedule == "interleaved":
         return [*[np.full(p, p)] * (chunks - 1), np.minimum(p, 2 * (p - devices) - 1)]
     first = 2 * p - devices - (schedule == "zb-v")
@@ -100,20 +106,22 @@ def _flights(schedule: str, p: int, chunks: int, devices: Ints) -> list[Ints]:
     return [first, (devices + 1)[::-1]]
 
 
-def flights(schedule: str, p: int, chunks: int, micro_batches: int) -> Ints:
+def flights(schedule: str, p: int, chunks: int, micro_batches: int, *, whole: bool) -> Ints:
     """[virtual stages]: micro-batches that each holds at once, or more where a group of `interleaved` is longer."""
     devices = np.arange(p)
-    found: Ints = np.concatenate(_flights(schedule, p, chunks, devices))
+    found: Ints = np.concatenate(_flights(schedule, p, chunks, devices, whole=whole))
     if schedule == "interleaved":
         found[:p] = _first_flights(np.full(p, p), devices, micro_batches)
     return found
 
 
 @lru_cache(maxsize=4096)
-def least_flights(schedule: str, p: int, chunks: int, micro_batches: int) -> Ints:
+def least_flights(schedule: str, p: int, chunks: int, micro_batches: int, *, whole: bool) -> Ints:
     """[devices]: micro-batches that a device holds at once of the virtual stage of which it holds fewest."""
     found = np.full(p, micro_batches)
-    np.minimum.at(found, np.array(homes_of(schedule, p, chunks)), flights(schedule, p, chunks, micro_batches))
+    np.minimum.at(
+        found, np.array(homes_of(schedule, p, chunks)), flights(schedule, p, chunks, micro_batches, whole=whole)
+    )
     return found
 
 
@@ -123,8 +131,8 @@ def _first_flights(p: Ints, devices: Ints, micro_batches: Ints | int) -> Ints:
     return found
 
 
-def options_of(space: Space, most: int) -> Options:
-    """The options of a space with up to so many stages."""
+def options_of(space: Space, most: int, *, whole: bool = True) -> Options:
+    """The options of a space with up to so many stages; `whole` as of Options."""
     every = [
         (stages, schedule, chunks, least)
         for stages in range(1, min(most, space.layers) + 1)
@@ -137,4 +145,5 @@ def options_of(space: Space, most: int) -> Options:
         chunks=np.array([chunks for _, _, chunks, _ in every], dtype=np.int64),
         least=np.array([least for _, _, _, least in every], dtype=np.int64),
         layers=space.layers,
+        whole=whole,
     )

@@ -45,6 +45,11 @@ class Pools:
         """Bytes that an allocator holds for each that lasts."""
         return 1.0 + fragmentation(self.counted)
 
+    @property
+    def keeps_whole(self) -> bool:
+        """Whether what micro-batches keep counts until the gradients of weights are there."""
+        return self.counted is not Counted.EMULATED
+
     def least_bytes(self, parameters: Floats, kept: Floats) -> Floats:
         """What a device holds at least of parameters, with gradients and states, and of activations in flight.
 

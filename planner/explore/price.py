@@ -23,7 +23,7 @@ from nebula.cost_model.peak import Chunk, LayerLoad, Setting, rank_peak
 from nebula.cost_model.traffic import Axes, across, wire
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.job import RECOMPUTE
-from nebula.plan.schedule import alive, splits_backward
+from nebula.plan.schedule import alive, splits_backward, waiting
 from nebula.plan.values import Sharding, StageMemory
 from nebula.planner.explore.deal import Chain, Floats, balanced
 from nebula.planner.explore.durations import Placed, homes_of, prefix_sums, waiting_factor
@@ -442,15 +442,16 @@ class WayPrices:
         """The virtual stages of a device."""
         homes, outer, blocks = self.homes(way), way.outer, self.layers.graph.layers
         own = [i for i, at in enumerate(homes) if at == home]
-        flights = alive(outer.schedule, outer.pipeline, home, way.micro_batches(self.job), outer.chunks)
+        numbers = (outer.schedule, outer.pipeline, home, way.micro_batches(self.job), outer.chunks)
         return [
             _Held(
                 blocks[boundaries[i] : boundaries[i + 1]],
                 flight,
                 i + 1 < len(homes),
                 blocks[boundaries[i] - 1] if boundaries[i] else -1,
+                waits,
             )
-            for i, flight in zip(own, flights, strict=True)
+            for i, flight, waits in zip(own, alive(*numbers), waiting(*numbers), strict=True)
         ]
 
     def setting(self, way: Way) -> Setting:
@@ -481,12 +482,14 @@ class _Held(NamedTuple):
         flight: micro-batches whose activations lie in memory together.
         sends: whether its output is sent on.
         before: the block of the layer before it; -1: there is none.
+        waiting: of those in flight, how many wait for the gradients of weights alone.
     """
 
     blocks: tuple[int, ...]
     flight: int
     sends: bool
     before: int
+    waiting: int
 
 
 class _Peaks:
@@ -507,7 +510,10 @@ class _Peaks:
             plain: by block what a layer brings that is not under the recompute policy; empty: all are.
             again: layers of each virtual stage that are under it, the first ones.
         """
-        key = (again, *((len(h.blocks), h.blocks[0], h.blocks[-1], h.flight, h.sends, h.before) for h in held))
+        key = (
+            again,
+            *((len(h.blocks), h.blocks[0], h.blocks[-1], h.flight, h.sends, h.before, h.waiting) for h in held),
+        )
         if key not in self._known:
             chunks = [
                 Chunk(
@@ -516,6 +522,7 @@ class _Peaks:
                     sends=h.sends,
                     offload=self.setting.offload,
                     received_bytes=loads[h.before].output_bytes if h.before >= 0 else 0.0,
+                    waiting=h.waiting,
                 )
                 for h in held
             ]

@@ -20,7 +20,7 @@ from nebula.errors import BadInput, Infeasible
 from nebula.models.describe import decoder_graph
 from nebula.plan.job import Objective
 from nebula.plan.legality import executable, violations
-from nebula.plan.schedule import alive, device_of
+from nebula.plan.schedule import alive, device_of, waiting
 from nebula.plan.values import Job, MadeFrom, Sharding
 from nebula.planner.explore.baselines import alone, as_slowest, is_mixed, told
 from nebula.planner.explore.bounds import Bounds
@@ -238,11 +238,13 @@ def test_what_is_in_flight_is_at_least_what_the_bounds_say():
     for schedule, chunks in (("1f1b", 1), ("zb-h1", 1), ("zb-v", 2), ("dualpipe-v", 2), ("interleaved", 3)):
         for p in (2, 3, 5):
             for m in range(p * (1 if schedule in ("1f1b", "zb-h1", "interleaved") else 2), 5 * p):
-                found = np.zeros(p * chunks, dtype=int)
+                found, fresh = np.zeros((2, p * chunks), dtype=int)
                 for home in range(p):
                     own = [s for s in range(p * chunks) if device_of(schedule, s, p, chunks) == home]
                     found[own] = alive(schedule, p, home, m, chunks)
-                assert (flights(schedule, p, chunks, m) <= found).all(), (schedule, p, m)
+                    fresh[own] = found[own] - waiting(schedule, p, home, m, chunks)
+                assert (flights(schedule, p, chunks, m, whole=True) <= found).all(), (schedule, p, m)
+                assert (flights(schedule, p, chunks, m, whole=False) <= fresh).all(), (schedule, p, m)
 
 
 def test_what_is_found_says_who_runs_it():
