@@ -16,7 +16,7 @@ from nebula.plan.executor_limits import BUCKET_BYTES, UNDERWAY
 from nebula.plan.values import StageMemory
 
 if TYPE_CHECKING:
-    from nebula.cost_model.peak import Chunk, Setting
+    from nebula.cost_model.peak import Chunk, LayerLoad, Setting
 
 
 class _Moment(NamedTuple):
@@ -61,47 +61,84 @@ def eager_moments(
 
 
 def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged_bytes: float) -> Iterator[_Moment]:
-    m = setting.micro_batches
-    width = DTYPE_BYTES[setting.execution.accumulation_dtype]
-    kept = sum(_kept_bytes(chunk, setting) for chunk in chunks)
-    queued = staged_bytes + sum(_queued(chunk, m) for chunk in chunks)
-    all_ahead = all(chunk.flight >= m for chunk in chunks)
-    flat = _joined_bytes(chunks, setting)
+    queued = staged_bytes + sum(_queued(chunk, setting.micro_batches) for chunk in chunks)
     # gradients that replicas sum are joined to one array, which is parted again
-    yield _Moment("optimizer step", own.gradients, 0.0, 0.0, buffers=2.0 * flat)
-    behind = 0.0
-    for chunk in reversed(chunks):
-        gone, later = 0.0, behind
-        for layer in reversed(chunk.layers):
-            # what the backward of this micro-batch has used up; a split one keeps what gradients of weights need
-            acts, made = layer.activations, width * (layer.elements + layer.expert_elements)
-            lying = kept - gone
-            gradient = acts.logits_gradient
-            # a projection that is run again has its logits beside their gradient, a copy of that, and its weights'
-            again = acts.again and not setting.splits
-            work = acts.passing + (2.0 * gradient * again if acts.logits else acts.restored)
-            logits = chunk.flight * gradient
-            if acts.logits:
-                early = 0.0 if all_ahead else own.gradients
-                others = logits - gradient
-                yield _Moment("loss", early, lying, acts.passing, others + acts.logits, queued)
-            if all_ahead:
-                # the first gradients are the sums themselves, and none lay there before
-                early = acts.kept + made + work if acts.logits or setting.splits else acts.early
-                yield _first(later, made, lying, min(early, acts.kept + made + work), acts.kept, logits, queued)
-                if m > 1:
-                    added, held = behind + width * _elements(chunk), work + layer.widest_bytes
-                    used_up = (0.0, 0.0) if setting.splits else (chunk.kept_bytes, gradient)
-                    left = lying - used_up[0], held, logits - used_up[1]
-                    yield _Moment("last backward", added, *left, queued)
-            else:
-                more = work + layer.widest_bytes
-                yield _Moment("last backward", own.gradients, lying, more, logits, queued)
-            used = acts.kept - (acts.later if setting.splits else 0.0)
-            gone, later = gone + (0.0 if holds_activations(chunk.offload) else used), later + made
-        if all_ahead:
-            # every micro-batch passes the virtual stages behind before the first passes this one
-            behind, kept = later, kept - _kept_bytes(chunk, setting)
+    yield _Moment("optimizer step", own.gradients, 0.0, 0.0, buffers=2.0 * _joined_bytes(chunks, setting))
+    kept = sum(_kept_bytes(chunk, setting) for chunk in chunks)
+    ahead = [chunk.flight >= setting.micro_batches for chunk in chunks]
+    made = [_made(chunk, setting) for chunk in chunks]
+    for place, chunk in enumerate(chunks):
+        if ahead[place]:
+            # the first gradients are the sums themselves, and those of the chunks before it are not there yet
+            yield from _ahead(chunk, setting, sum(made[place + 1 :]), _begun_bytes(chunks, place), queued)
+            continue
+        missing = sum(size for size, late in zip(made[:place], ahead[:place], strict=True) if late)
+        yield from _steady(chunk, setting, own.gradients - missing, kept, queued)
+
+
+def _steady(chunk: Chunk, setting: Setting, gradients: float, kept: float, queued: float) -> Iterator[_Moment]:
+    """Backwards of a chunk of which forwards follow: its gradients are there."""
+    for layer, lying in _passed(chunk, setting, kept):
+        acts = layer.activations
+        logits = chunk.flight * acts.logits_gradient
+        if acts.logits:
+            yield _loss(chunk, layer, gradients, lying, queued)
+        yield _Moment("last backward", gradients, lying, _work(layer, setting) + layer.widest_bytes, logits, queued)
+
+
+def _ahead(chunk: Chunk, setting: Setting, behind: float, kept: float, queued: float) -> Iterator[_Moment]:
+    """Backwards of a chunk that has done all its forwards: the first, and the one after it.
+
+    Args:
+        behind: gradients of the chunks behind it.
+        kept: of all chunks, when its first backward begins.
+    """
+    later = behind
+    for layer, lying in _passed(chunk, setting, kept):
+        acts, work = layer.activations, _work(layer, setting)
+        made = _width(setting) * (layer.elements + layer.expert_elements)
+        logits = chunk.flight * acts.logits_gradient
+        if acts.logits:
+            yield _loss(chunk, layer, 0.0, lying, queued)
+        early = acts.kept + made + work
+        if not acts.logits and not setting.splits:
+            early = min(early, acts.early)
+        yield _first(later, made, lying, early, acts.kept, logits, queued)
+        if setting.micro_batches > 1:
+            used_up = (0.0, 0.0) if setting.splits else (chunk.kept_bytes, acts.logits_gradient)
+            left = lying - used_up[0], work + layer.widest_bytes, logits - used_up[1]
+            yield _Moment("last backward", behind + _made(chunk, setting), *left, queued)
+        later += made
+
+
+def _passed(chunk: Chunk, setting: Setting, kept: float) -> Iterator[tuple[LayerLoad, float]]:
+    """Each layer of a backward, and what is kept when it begins: a split one leaves what gradients of weights need."""
+    for layer in reversed(chunk.layers):
+        yield layer, kept
+        acts = layer.activations
+        if not holds_activations(chunk.offload):
+            kept -= acts.kept - (acts.later if setting.splits else 0.0)
+
+
+def _work(layer: LayerLoad, setting: Setting) -> float:
+    """What a layer's backward needs beside what it kept, gradients of weights apart."""
+    acts = layer.activations
+    if not acts.logits:
+        return acts.passing + acts.restored
+    # a projection that is run again has its logits beside their gradient, a copy of that, and its weights'
+    return acts.passing + 2.0 * acts.logits_gradient * (acts.again and not setting.splits)
+
+
+def _loss(chunk: Chunk, layer: LayerLoad, gradients: float, lying: float, queued: float) -> _Moment:
+    acts = layer.activations
+    logits = (chunk.flight - 1) * acts.logits_gradient + acts.logits
+    return _Moment("loss", gradients, lying, acts.passing, logits, queued)
+
+
+def _begun_bytes(chunks: Sequence[Chunk], place: int) -> float:
+    """What is kept when the first backward of a chunk begins."""
+    flights = chunks[place].begun or (chunks[place].flight,)
+    return sum(n * chunk.kept_bytes for chunk, n in zip(chunks, flights, strict=True))
 
 
 def _first(later: float, made: float, lying: float, early: float, kept: float, logits: float, queued: float) -> _Moment:
@@ -151,8 +188,13 @@ def _joined_bytes(chunks: Sequence[Chunk], setting: Setting) -> float:
     return min(max(joined, apart), float(BUCKET_BYTES))
 
 
-def _elements(chunk: Chunk) -> float:
-    return sum(layer.elements + layer.expert_elements for layer in chunk.layers)
+def _made(chunk: Chunk, setting: Setting) -> float:
+    """Bytes of the gradients of a chunk."""
+    return _width(setting) * sum(layer.elements + layer.expert_elements for layer in chunk.layers)
+
+
+def _width(setting: Setting) -> int:
+    return DTYPE_BYTES[setting.execution.accumulation_dtype]
 
 
 def _queued(chunk: Chunk, micro_batches: int) -> float:

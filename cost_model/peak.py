@@ -111,6 +111,8 @@ class Chunk:
         offload: what lies in the host's memory, one of OFFLOAD.
         received_bytes: what came from the stage before, of one micro-batch.
         waiting: of those in flight, how many wait for the gradients of weights alone.
+        begun: micro-batches in flight on each chunk of the device when the first backward of this one begins; empty:
+            of a chunk alone.
     """
 
     layers: tuple[LayerLoad, ...]
@@ -119,6 +121,7 @@ class Chunk:
     offload: str = "none"
     received_bytes: float = 0.0
     waiting: int = 0
+    begun: tuple[int, ...] = ()
 
     @property
     def kept_bytes(self) -> float:

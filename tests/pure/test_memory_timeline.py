@@ -66,7 +66,7 @@ def test_virtual_stages_share_the_peak_of_their_device(schedule: str, chunks: in
     block = MODEL.blocks[0]
     border = block.by_name[block.outputs[0]].bytes
     for timeline, bytes_ in zip(found, predicted, strict=True):
-        assert bytes_ * (1 - 1e-12) <= timeline.peak_bytes <= (bytes_ + border) * (1 + 1e-12)
+        assert bytes_ * (1 - 1e-12) <= timeline.peak_bytes <= bytes_ + 1.05 * border
 
 
 @given(st.integers(1, 6), st.sampled_from(["1f1b", "fthenb"]))

@@ -83,7 +83,7 @@ def test_each_layer_that_keeps_makes_the_step_shorter_and_the_device_fuller(sche
 
 
 def test_fleet_counts_layer_by_layer():
-    graph, own = chain(6), plan((0, 6), recompute="full", micro_batches=1)
+    graph, own = chain(6), plan((0, 6), recompute="full", micro_batches=2)
     full, none = (evaluate(graph, cluster(), each) for each in (own, again(own, 0)))
     for count in range(1, 6):
         found = evaluate(graph, cluster(), again(own, count))
