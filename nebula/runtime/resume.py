@@ -67,7 +67,7 @@ def resume(step: Step, folder: Path, split: str, about: Mapping[str, Any], reade
         _together(ranks, lambda: _check_here(reader, _kinds(mine)))
     _together(ranks, lambda: _fill(step, mine, reader))
     others = sorted(reader.manifest.tensors.keys() - kinds.keys()) if on_disk else []
-    _together(ranks, lambda: [reader.read(key) for key in others[step.place.rank :: ranks]])
+    _together(ranks, lambda: _check(step, reader, others[step.place.rank :: ranks]))
     facts = reader.manifest.facts
     _go_on(step, facts)
     if facts["split"] == split:
@@ -176,11 +176,19 @@ def _differences(there: _Kinds, here: _Kinds) -> list[str]:
 
 def _fill(step: Step, mine: Sequence[Held], reader: Reader) -> None:
     for one in mine:
+        step.progress.touch()
         # a state that is not saved is of a parameter that never had a gradient: it begins as new ones do
         if one.key in reader.manifest.tensors:
             one.fill([reader.read(one.key, box) for box in one.boxes])
     for key, element in remembering(step).items():
         element.row_state = _remembered(step, reader, key)
+
+
+def _check(step: Step, reader: Reader, keys: Sequence[str]) -> None:
+    """Reads what no rank needs, so that damage is found."""
+    for key in keys:
+        step.progress.touch()
+        reader.read(key)
 
 
 def _remembered(step: Step, reader: Reader, key: str) -> list[paddle.Tensor]:

@@ -32,6 +32,13 @@ def test_there_is_more_patience_before_the_first_step_and_all_of_it_at_the_end()
     assert Patience().seconds(Section.END, [0.1]) == math.inf
 
 
+def test_once_a_job_has_begun_that_tells_how_long_a_begin_may_take():
+    assert Patience().seconds(Section.BEGIN, [], [1.5, 3.0]) == Patience().seconds(Section.FORWARD, [], [3.0]) == 30.0
+    assert Patience().seconds(Section.BEGIN, [0.1], [1.5, 40.0, 3.0]) == 200.0
+    assert Patience().seconds(Section.LOAD, [], [1.5]) == 120.0
+    assert Patience().seconds(Section.DATA, [0.1], [40.0]) == 2.0
+
+
 def silent(rank, section, step=5, silent_s=3.0, frozen=False):
     return Silence(rank=rank, step=step, section=section, silent_s=silent_s, frozen=frozen)
 

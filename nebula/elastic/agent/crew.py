@@ -130,12 +130,15 @@ class Crew:
         """
         return [_standing(worker, now_s) for worker in self.ranks.values() if worker.watched.changed_s]
 
-    def silent(self, now_s: float, patience: Patience, known_s: Sequence[float] = ()) -> list[Silence]:
+    def silent(
+        self, now_s: float, patience: Patience, known_s: Sequence[float] = (), begins_s: Sequence[float] = ()
+    ) -> list[Silence]:
         """The workers that hang, or wait for one that does.
 
         Args:
             now_s: of the machine's monotonic clock.
             known_s: seconds of steps from before, to judge by.
+            begins_s: the same of begins.
         """
         times, found = [*known_s, *self.step_times()], []
         for worker in self.ranks.values():
@@ -144,7 +147,7 @@ class Crew:
             began = [] if section < Section.DATA or not watched.step_times() else times
             if not since_s or now_s - since_s <= patience.least_s:
                 continue
-            if now_s - since_s > patience.seconds(section, began):
+            if now_s - since_s > patience.seconds(section, began, begins_s):
                 found.append(_standing(worker, now_s))
         return found
 

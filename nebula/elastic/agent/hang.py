@@ -21,15 +21,21 @@ class Patience:
     Attributes:
         least_s: whatever the steps take.
         times: the 99th percentile of the steps.
-        begin_s: in BEGIN, LOAD and the first step of a process; infinite in END.
+        begin_s: in LOAD, and in BEGIN and the first step of a process before the job has begun once; infinite in END.
+        least_begin_s: in these once it has, or `times` the longest begin so far.
     """
 
     least_s: float = 2.0
     times: float = 5.0
     begin_s: float = 120.0
+    least_begin_s: float = 30.0
 
-    def seconds(self, section: Section, step_times: Sequence[float]) -> float:
+    def seconds(self, section: Section, step_times: Sequence[float], begins_s: Sequence[float] = ()) -> float:
         """For a rank in a section.
+
+        Args:
+            step_times: seconds of the job's steps; none in the first step of a process.
+            begins_s: seconds that workers took to their first step.
 
         Example:
             >>> Patience().seconds(Section.FORWARD, [0.1] * 50), Patience().seconds(Section.FORWARD, [1.0] * 50)
@@ -38,7 +44,8 @@ class Patience:
         if section is Section.END:
             return math.inf
         if section in (Section.BEGIN, Section.LOAD) or not step_times:
-            return self.begin_s
+            known = bool(begins_s) and section is not Section.LOAD  # from the disk that takes longer than from memory
+            return max(self.least_begin_s, self.times * max(begins_s)) if known else self.begin_s
         return max(self.least_s, self.times * long_step(step_times))
 
 

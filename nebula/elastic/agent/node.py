@@ -42,6 +42,7 @@ class Generation:
 
     Attributes:
         finished: slots whose workers ended well.
+        started_s: when its workers were started, or one of them anew.
         asked_s: when its workers were asked to end at a step; 0: not.
         failed: what its first failure was told as.
         refilled: spares for the next generation were started.
@@ -54,6 +55,7 @@ class Generation:
     running: bool = False
     stopping: bool = False
     finished: set[int] = field(default_factory=set)
+    started_s: float = 0.0
     asked_s: float = 0.0
     failed: wire.Failed | None = None
     refilled: bool = False

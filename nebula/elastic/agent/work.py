@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ BUSY_S = 1.0
 """A replica that is silent and computes for so long, whenever it is looked at, does not wait for another."""
 DUMP_S = 0.3
 """How long workers get to write their stacks."""
+BEGINS = 8
+"""Of so many generations it is remembered how long they took to their first step."""
 KNOWN = 256
 """Of so many steps the seconds are remembered, to judge the next generation by."""
 
@@ -63,6 +66,7 @@ class Work:
         self.generation = Generation()
         self._poll, self._workers = poll, dict[int, Worker]()
         self._known_s = list[float]()
+        self._begins_s = deque[float](maxlen=BEGINS)
         self._busy = dict[int, float]()
         self._orders: Mapping[int, Order] = {}
 
@@ -120,7 +124,7 @@ class Work:
             resume=prepared.folder,
         )
         self.crew.start(self._orders)
-        generation.running = True
+        generation.running, generation.started_s = True, time.monotonic()
         self._watch()
 
     def again(self, again: wire.Again) -> None:
@@ -132,7 +136,7 @@ class Work:
         if worker is not None:  # it hangs
             worker.kill()
             self._forget(worker)
-        self.generation.failed, self.generation.refilled = None, False
+        self.generation.failed, self.generation.refilled, self.generation.started_s = None, False, time.monotonic()
         self.crew.start_again(slot, self._orders[slot])
         self._watch()
 
@@ -221,12 +225,13 @@ class Work:
             self._look_for_hangs(now_s)
         if self.crew.steps()[1] > generation.start.resume_step and not generation.refilled and self.crew.step_times():
             generation.refilled = True
+            self._begins_s.append(now_s - generation.started_s)
             self._fill(idle=True)
         self.copies.pass_on(generation.start.neighbour)
 
     def _look_for_hangs(self, now_s: float) -> None:
         generation = self.generation
-        silent = self.crew.silent(now_s, self.node.patience, self._known_s)
+        silent = self.crew.silent(now_s, self.node.patience, self._known_s, self._begins_s)
         if generation.start.apart:  # who waits for another is not to blame, wherever that one is
             self._busy = {one.rank: self._busy.get(one.rank, now_s) for one in silent if one.busy}
             loops = {rank for rank, since_s in self._busy.items() if now_s - since_s > BUSY_S}
