@@ -38,6 +38,7 @@ from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import dealt_block, undealt_block
 from nebula.graph.ring import with_rings
 from nebula.graph.rows import block_with_rows
+from nebula.graph.splits import leaves_whole
 from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
 from nebula.plan.job import EXCHANGES
 from nebula.plan.schedule import splits_backward
@@ -139,6 +140,7 @@ class StepPricing:
         self._undealt: dict[tuple[int, ...], Block] = {}
         self._parts: dict[tuple[int, ...], Block] = {}
         self._wholes: dict[tuple[int, int], Block] = {}
+        self._whole_runs: dict[tuple[int, int], bool] = {}
         self._experts = frozenset(i for i, block in enumerate(graph.blocks) if expert_parameters(block))
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
         self.under: Mapping[str, StepPricing] = {}
@@ -410,9 +412,20 @@ class StepPricing:
 
     def block_key(self, index: int, degrees: tuple[int, ...]) -> tuple[int, ...]:
         """What a block depends on."""
-        if index in self._experts:
-            return (index, *degrees)
-        return (index, *degrees[:4], 1, 1, degrees[6])
+        rows, tensor, sequence, context, *experts, exchange = degrees
+        sequence = int(sequence and not self._runs_whole(index, tensor))
+        if index not in self._experts:
+            experts = [1, 1]
+        return (index, rows, tensor, sequence, context, *experts, exchange)
+
+    def _runs_whole(self, index: int, tensor: int) -> bool:
+        """Whether PaddlePaddle runs a block on whole sequences where the others have shares of them."""
+        if not self.execution.by_tensor:
+            return False
+        if (index, tensor) not in self._whole_runs:
+            shapes = {t.name: t.shape for t in self.graph.blocks[index].parameters}
+            self._whole_runs[index, tensor] = leaves_whole(self.graph.splits, shapes, tensor)
+        return self._whole_runs[index, tensor]
 
     def block(self, index: int, degrees: tuple[int, ...]) -> Block:
         """The local block of an index."""

@@ -68,6 +68,21 @@ def applicable(splits: Iterable[tuple[str, str]], shapes: Mapping[str, Sequence[
     return {sublayer: kind for sublayer, kind in kinds.items() if _group(sublayer) not in whole}
 
 
+def leaves_whole(splits: Iterable[tuple[str, str]], shapes: Mapping[str, Sequence[int]], degree: int) -> bool:
+    """Whether a degree leaves whole what the table names in a block, experts apart: it then runs on whole sequences.
+
+    Args:
+        splits, shapes, degree: as of applicable.
+
+    >>> leaves_whole([("*bias", "heads")], {"attention.bias.weight": (2, 9)}, 4)
+    True
+    """
+    table = tuple(splits)
+    cut = applicable(table, shapes, degree)
+    named = {sublayer: kind_of(sublayer, table) for sublayer in map(sublayer_of, shapes)}
+    return any(sublayer not in cut and kind not in ("", "experts") for sublayer, kind in named.items())
+
+
 def halves_whole(splits: Mapping[str, str], sublayers: Iterable[str]) -> dict[str, str]:
     """The table of who cannot cut two matrices in one: they stay whole, and so do the rows that they lead to.
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from paddle import nn
 
-from nebula.graph.splits import applicable, kind_of, sublayer_of
+from nebula.graph.splits import applicable, leaves_whole
 
 
 class Run(NamedTuple):
@@ -48,8 +48,7 @@ def _run(element: nn.Layer, split: Mapping[str, str], degree: int) -> Run:
     shapes = {name: tuple(parameter.shape) for name, parameter in element.named_parameters()}
     cut = applicable(split.items(), shapes, degree)
     layers = dict(element.named_sublayers(include_self=True))
-    named = {sublayer: kind_of(sublayer, split.items()) for sublayer in map(sublayer_of, shapes)}
-    if any(sublayer not in cut and kind not in ("", "experts") for sublayer, kind in named.items()):
+    if leaves_whole(split.items(), shapes, degree):
         return WHOLE
     if any(name not in cut for name, layer in layers.items() if isinstance(layer, nn.Embedding)):
         return WHOLE

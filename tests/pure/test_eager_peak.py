@@ -17,11 +17,12 @@ from tests.pure.cost_samples import MADE_FROM, cluster, device
 NARROW = word("ernie-3.0-small", hidden=128, heads=2, ffn=256, seq_len=64, vocabulary=4096)
 SHORT = word("ernie-3.0-small", hidden=128, heads=2, ffn=1024, seq_len=32, vocabulary=4096)
 WIDE = word("ernie-3.0-small", hidden=256, heads=8, ffn=1024, seq_len=128, vocabulary=4096)
+FEW_HEADS = word("ernie-3.0-small", hidden=64, heads=2, ffn=1024, seq_len=128, vocabulary=2048)
 MIXED = word("ernie-4.5-small", hidden=128, heads=4, ffn=512, seq_len=64, vocabulary=4096)
 SHARED = word("ernie-4.5-small", hidden=64, heads=2, ffn=1024, seq_len=128, vocabulary=2048)
 
 
-def staged(schedule, cuts, micro_batches, rows, policies=(), width=1, chunks=1, **more):
+def staged(schedule, cuts, micro_batches, rows, policies=(), width=1, chunks=1, expert=1, **more):
     """A pipeline of one tensor group a stage."""
     stages = tuple(
         Stage(
@@ -34,7 +35,7 @@ def staged(schedule, cuts, micro_batches, rows, policies=(), width=1, chunks=1, 
                 ),
             ),
             recompute=policies[i] if policies else "none",
-            expert=width,
+            expert=expert,
         )
         for i, span in enumerate(pairwise(cuts))
         for home in (device_of(schedule, i, (len(cuts) - 1) // chunks, chunks),)
@@ -68,9 +69,14 @@ MEASURED = {
         staged("interleaved", (0, 1, 4, 5, 6, 7, 8, 9, 11), 6, 2, chunks=2),
         (100_794_880, 238_286_336, 144_611_840, 152_755_200),
     ),
+    "heads that do not divide": (
+        FEW_HEADS,
+        staged("1f1b", (0, 11), 1, 2, width=4, sequence_parallel=True),
+        (35_576_320,),
+    ),
     "rotations run again": (
         SHARED,
-        staged("1f1b", (0, 6), 1, 2, ("selective",), width=2, sequence_parallel=True),
+        staged("1f1b", (0, 6), 1, 2, ("selective",), width=2, expert=2, sequence_parallel=True),
         (23_368_704,),
     ),
 }
