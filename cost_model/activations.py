@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nebula.cost_model.exchange_kernels import copies_bytes
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.layer import attention_cores, attention_methods
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Operator, Role, Tensor
@@ -82,18 +83,20 @@ def activations_under(
     size, logits_bytes = view.size, view.logits_bytes
     passing = max((view.passing(op) for op in block.operators), default=0.0)
     found = []
+    copies = view.copies(again=again, what="none")
     for execution in executions:
         kept = view.memories(view.kept(again, execution.recompute.what)) if not view.loss else whole
+        own = view.copies(again=again, what=execution.recompute.what) if not view.loss else copies
         found.append(
             Activations(
-                kept=(size(kept) + view.exchanged(kept, parts)) / parts,
-                restored=size(whole - kept) / parts,
+                kept=(size(kept) + own + view.exchanged(kept, parts)) / parts,
+                restored=(size(whole - kept) + copies - own) / parts,
                 passing=passing / parts,
                 logits=logits_bytes / parts,
                 logits_gradient=view.logits_gradient_bytes / parts,
                 again=again and execution.recompute.what != "none",
                 later=view.later() / parts,
-                early=view.early(kept | whole, parts),
+                early=view.early(kept | whole, parts) + copies / parts,
             )
         )
     return tuple(found)
@@ -161,6 +164,13 @@ class _View:
         made = {name for op in repeated for name in op.outputs}
         read = {name for op in repeated for name in op.inputs if name not in made}
         return self.saved(op for op in operators if op.name not in core) | read
+
+    def copies(self, *, again: bool, what: str) -> float:
+        """Bytes of inputs that PaddlePaddle's layers copy for themselves; of what is computed again none is kept."""
+        if not self.execution.by_tensor or (again and what == "layer"):
+            return 0.0
+        core = {op.name for op in attention_methods(self.block)} if what == "core" else set()
+        return copies_bytes(self.block, (op for op in self.block.operators if op.name not in core))
 
     def _every_second_product(self) -> set[str]:
         """Outputs of the first, third, ... product with a weight, and of fused attention."""

@@ -12,6 +12,9 @@ from dataclasses import replace
 
 from nebula.graph.values import Block, Collective, Kernel, Operator, Role, Tensor, Work
 
+IDENTITY = "identity"
+"""Kind of what passes a whole tensor on, whose gradients a tensor group sums."""
+
 
 def exchanging(block: Block) -> Block:
     """A local block with what its layers exchange one by one, and with the copies around it."""
@@ -19,6 +22,24 @@ def exchanging(block: Block) -> Block:
     times = _times(block, tensors)
     gathers = {name for op in block.operators for name in op.outputs[:1] if name in times and _grows(op, tensors)}
     return replace(block, operators=tuple(_written(op, tensors, times, gathers) for op in block.operators))
+
+
+def copies_bytes(block: Block, saving: Iterable[Operator]) -> int:
+    """Bytes of the copies of one input that products cut by their outputs keep for themselves, beside the first.
+
+    Paddle's layers of a tensor group that holds whole sequences copy what they get, so that each of queries, keys and
+    values keeps its own; who else keeps it, such as a router, has another.
+
+    Args:
+        saving: operators that keep what they save.
+    """
+    tensors, saved = block.by_name, [name for op in saving for name in op.saved]
+    found = 0
+    for op in block.operators:
+        if op.kind == IDENTITY:
+            copies, whole = saved.count(op.outputs[0]), op.inputs[0] in saved
+            found += max(0, copies - (not whole)) * tensors[op.outputs[0]].bytes
+    return found
 
 
 def _times(block: Block, tensors: Mapping[str, Tensor]) -> dict[str, int]:

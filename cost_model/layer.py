@@ -13,7 +13,7 @@ from nebula.cluster.values import DeviceType
 from nebula.cost_model.border import PLUG_INS
 from nebula.cost_model.communication import Levels, collective
 from nebula.cost_model.compute import compute_seconds, moving_seconds
-from nebula.cost_model.exchange_kernels import exchanging
+from nebula.cost_model.exchange_kernels import copies_bytes, exchanging
 from nebula.cost_model.execution import default
 from nebula.cost_model.mixture_kernels import dispatched
 from nebula.graph.kept import again_of, block_bytes
@@ -84,9 +84,9 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
     """The cost of a local block on a device type."""
     block = exchanging(dispatched(block))
     again = {policy: recomputed(block, policy) for policy in RECOMPUTE}
-    saved = block.saved_bytes
+    saved = block.saved_bytes + copies_bytes(block, block.operators)
     tensors, outputs = block.by_name, module_outputs(block)
-    kept = {policy: block_bytes(block, again_of(ops)) for policy, ops in again.items()}
+    kept = {policy: block_bytes(block, again_of(ops)) + _copies_kept(block, ops) for policy, ops in again.items()}
     restored = {policy: max(0, saved - kept[policy]) for policy in RECOMPUTE}
     widest = max([_written_bytes(block, op) for op in block.operators], default=0)
     beside = {policy: _beside_bytes(block, device, widest, again=bool(ops)) for policy, ops in again.items()}
@@ -118,6 +118,12 @@ def layer_cost(block: Block, device: DeviceType) -> LayerCost:
         module_output_bytes=sum(tensors[name].bytes for name in outputs),
         output_bytes=block.output_bytes,
     )
+
+
+def _copies_kept(block: Block, again: Sequence[Operator]) -> int:
+    """Of the copies of inputs, those that lie there until a backward that runs some operators again."""
+    repeated = {op.name for op in again}
+    return copies_bytes(block, (op for op in block.operators if op.name not in repeated))
 
 
 def _beside_bytes(block: Block, device: DeviceType, widest: int, *, again: bool) -> tuple[int, int]:

@@ -166,12 +166,16 @@ def data_alone(groups: Groups) -> bool:
 
 
 def update_seconds(elements: Amount, tensors: Amount, *, sharding: Sharding, job: Job, device: DeviceType) -> Amount:
-    """The clip of the global norm and the optimizer's update of what a rank owns: three kernels per tensor."""
+    """The clip of the global norm and the optimizer's update of what a rank owns: three kernels per tensor.
+
+    Stage 3 has no kernel of its own for the square of a norm: it squares, sums and adds.
+    """
+    parts = sharding.stage == GATHERING
     whole = job.precision == "fp32"
     width, states = (4 if whole else 2), state_bytes_per_parameter(job)
     # gradient and parameter have one width; a parameter with a master copy among its states is not read itself
-    moved = (3 if whole else 2) * width + 2 * states + CLIP_PASSES * width
+    moved = (3 if whole else 2) * width + 2 * states + (CLIP_PASSES + 2 * parts) * width
     part = 1.0 / sharding.degree
     # stage 3 cuts each tensor, stages 1 and 2 deal whole tensors to owners
-    owned = 1.0 if sharding.stage == 3 else part
-    return moving_seconds(moved * elements * part, 3 * tensors * owned, device)
+    launches = 5 * tensors if parts else 3 * tensors * part
+    return moving_seconds(moved * elements * part, launches, device)

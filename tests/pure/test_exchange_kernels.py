@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
-from nebula.cost_model.exchange_kernels import exchanging
+from nebula.cost_model.exchange_kernels import copies_bytes, exchanging
 from nebula.graph.context import context_parallel
 from nebula.graph.local_block import undealt_block
 from nebula.graph.rows import block_with_rows
@@ -67,3 +67,12 @@ def test_heads_that_are_exchanged_for_positions_are_copied_before_and_after():
 
 def test_a_layer_that_exchanges_nothing_stays_as_it_is():
     assert exchanging(GRAPH.blocks[1]).operators == GRAPH.blocks[1].operators
+
+
+def test_products_cut_by_their_outputs_keep_copies_of_one_input():
+    """Queries, keys and values three, gate and up two, of which the first is the input itself; shares are gathered."""
+    block = cut(sequence=False)
+    assert copies_bytes(block, block.operators) == 3 * WHOLE_BYTES
+    assert copies_bytes(block, ()) == 0
+    shared = cut()
+    assert copies_bytes(shared, shared.operators) == 0
