@@ -228,7 +228,7 @@ class _View:
     def early(self, lying: frozenset[str], parts: int) -> float:
         """The most that lies there while the gradients of weights come, operator by operator of the backward."""
         count = len(self.block.operators)
-        lies, made = [0.0] * count, [0.0] * (count + 1)
+        lies, made, pieces = [0.0] * count, [0.0] * (count + 1), [0.0] * count
         left, weights = set(lying), {t.name: float(t.bytes) for t in self.block.parameters}
         for index, op in enumerate(self.block.operators):
             # what the first operator that saves it has used is gone
@@ -237,11 +237,14 @@ class _View:
             left -= own
         for index in reversed(range(count)):
             own_weights = weights.keys() & set(self.block.operators[index].inputs)
-            made[index] = made[index + 1] + sum(weights.pop(name) for name in own_weights)
+            own_bytes = sum(weights.pop(name) for name in own_weights)
+            made[index] = made[index + 1] + own_bytes
+            # of experts those of each lie beside the whole that they are stacked to
+            pieces[index] = own_bytes if self.block.operators[index].kind == "grouped_matmul" else 0.0
         held, most = self.size(left), 0.0
         for index, op in enumerate(self.block.operators):
             held += lies[index]
-            most = max(most, (held + self.passing(op)) / parts + made[index])
+            most = max(most, (held + self.passing(op)) / parts + made[index] + pieces[index])
         return most
 
     def passing(self, op: Operator) -> float:

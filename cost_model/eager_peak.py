@@ -65,7 +65,7 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
     # gradients that replicas sum are joined to one array, which is parted again
     yield _Moment("optimizer step", own.gradients, 0.0, 0.0, buffers=2.0 * _joined_bytes(chunks, setting))
     kept = sum(_kept_bytes(chunk, setting) for chunk in chunks)
-    ahead = [chunk.flight >= setting.micro_batches for chunk in chunks]
+    ahead = [min(c.flight, _begun(chunks, i)[i]) >= setting.micro_batches for i, c in enumerate(chunks)]
     made = [_made(chunk, setting) for chunk in chunks]
     for place, chunk in enumerate(chunks):
         if ahead[place]:
@@ -73,7 +73,13 @@ def _moments(chunks: Sequence[Chunk], setting: Setting, own: Held[float], staged
             yield from _ahead(chunk, setting, sum(made[place + 1 :]), _begun_bytes(chunks, place), queued)
             continue
         missing = sum(size for size, late in zip(made[:place], ahead[:place], strict=True) if late)
-        yield from _steady(chunk, setting, own.gradients - missing, kept, queued)
+        there = own.gradients - missing
+        if setting.splits:
+            # where all micro-batches wait together none has made gradients of weights before
+            before = 0.0 if chunk.flight >= setting.micro_batches else there
+            yield from _split(chunk, setting, before, there, kept, queued)
+        else:
+            yield from _steady(chunk, setting, there, kept, queued)
 
 
 def _steady(chunk: Chunk, setting: Setting, gradients: float, kept: float, queued: float) -> Iterator[_Moment]:
@@ -84,6 +90,23 @@ def _steady(chunk: Chunk, setting: Setting, gradients: float, kept: float, queue
         if acts.logits:
             yield _loss(chunk, layer, gradients, lying, queued)
         yield _Moment("last backward", gradients, lying, _work(layer, setting) + layer.widest_bytes, logits, queued)
+
+
+def _split(
+    chunk: Chunk, setting: Setting, before: float, gradients: float, kept: float, queued: float
+) -> Iterator[_Moment]:
+    """Both halves of a backward: that of inputs, with what gradients of weights lay there `before`, and theirs."""
+    left = kept
+    for layer, lying in _passed(chunk, setting, kept):
+        acts = layer.activations
+        if acts.logits:
+            yield _loss(chunk, layer, before, lying, queued)
+        logits = chunk.flight * acts.logits_gradient
+        yield _Moment("last backward", before, lying, _work(layer, setting), logits, queued)
+        left -= acts.kept - acts.later
+    widest = max(layer.widest_bytes for layer in chunk.layers)
+    logits = chunk.flight * sum(layer.activations.logits_gradient for layer in chunk.layers)
+    yield _Moment("last backward", gradients, left, widest, logits, queued)
 
 
 def _ahead(chunk: Chunk, setting: Setting, behind: float, kept: float, queued: float) -> Iterator[_Moment]:
@@ -105,7 +128,8 @@ def _ahead(chunk: Chunk, setting: Setting, behind: float, kept: float, queued: f
             early = min(early, acts.early)
         yield _first(later, made, lying, early, acts.kept, logits, queued)
         if setting.micro_batches > 1:
-            used_up = (0.0, 0.0) if setting.splits else (chunk.kept_bytes, acts.logits_gradient)
+            waits = setting.splits and chunk.waiting
+            used_up = (0.0, 0.0) if waits else (chunk.kept_bytes, acts.logits_gradient)
             left = lying - used_up[0], work + layer.widest_bytes, logits - used_up[1]
             yield _Moment("last backward", behind + _made(chunk, setting), *left, queued)
         later += made
@@ -137,8 +161,12 @@ def _loss(chunk: Chunk, layer: LayerLoad, gradients: float, lying: float, queued
 
 def _begun_bytes(chunks: Sequence[Chunk], place: int) -> float:
     """What is kept when the first backward of a chunk begins."""
-    flights = chunks[place].begun or (chunks[place].flight,)
-    return sum(n * chunk.kept_bytes for chunk, n in zip(chunks, flights, strict=True))
+    return sum(n * chunk.kept_bytes for chunk, n in zip(chunks, _begun(chunks, place), strict=True))
+
+
+def _begun(chunks: Sequence[Chunk], place: int) -> tuple[int, ...]:
+    """Micro-batches on each chunk when the first backward of one begins."""
+    return chunks[place].begun or tuple(chunk.flight for chunk in chunks)
 
 
 def _first(later: float, made: float, lying: float, early: float, kept: float, logits: float, queued: float) -> _Moment:

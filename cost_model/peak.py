@@ -89,7 +89,7 @@ class LayerLoad:
         weights: for each weight of a product its name, its shape and the bytes of one gradient; of experts of one.
         activations: of one micro-batch.
         output_bytes: of one micro-batch, what goes to the next layer.
-        widest_bytes: the largest gradient of one weight.
+        widest_bytes: the largest gradient of one weight on its way; of experts with those of each, which are stacked.
     """
 
     elements: float
@@ -246,7 +246,7 @@ def layer_load(block: Block, activations: Activations, expert_parts: int = 1) ->
         ),
         activations=activations,
         output_bytes=float(block.output_bytes),
-        widest_bytes=float(max((t.bytes for t in block.parameters), default=0)),
+        widest_bytes=float(max((t.bytes * (1 + (t.name in experts)) for t in block.parameters), default=0)),
     )
 
 

@@ -18,6 +18,8 @@ NARROW = word("ernie-3.0-small", hidden=128, heads=2, ffn=256, seq_len=64, vocab
 SHORT = word("ernie-3.0-small", hidden=128, heads=2, ffn=1024, seq_len=32, vocabulary=4096)
 WIDE = word("ernie-3.0-small", hidden=256, heads=8, ffn=1024, seq_len=128, vocabulary=4096)
 FEW_HEADS = word("ernie-3.0-small", hidden=64, heads=2, ffn=1024, seq_len=128, vocabulary=2048)
+DEEP = word("ernie-3.0-small", hidden=256, heads=4, ffn=512, seq_len=32, vocabulary=2048)
+EXPERTS = word("ernie-4.5-small", hidden=256, heads=4, ffn=1024, seq_len=128, vocabulary=4096)
 MIXED = word("ernie-4.5-small", hidden=128, heads=4, ffn=512, seq_len=64, vocabulary=4096)
 SHARED = word("ernie-4.5-small", hidden=64, heads=2, ffn=1024, seq_len=128, vocabulary=2048)
 
@@ -63,6 +65,16 @@ MEASURED = {
         SHORT,
         staged("fthenb", (0, 3, 8, 10, 11), 1, 1),
         (19_006_976, 21_982_720, 21_292_032, 9_791_488),
+    ),
+    "few micro-batches, split": (
+        DEEP,
+        staged("zb-h1", (0, 2, 3, 9, 11), 4, 2),
+        (25_066_496, 16_448_512, 87_230_464, 39_394_304),
+    ),
+    "experts, one micro-batch": (
+        EXPERTS,
+        staged("fthenb", (0, 2, 3, 5, 6), 1, 1),
+        (33_957_888, 37_399_040, 69_946_368, 19_404_288),
     ),
     "virtual stages that begin behind one another": (
         WIDE,
