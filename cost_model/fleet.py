@@ -6,6 +6,7 @@ A Pricing object serves many plans of one graph, cluster and job and keeps what 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,7 @@ from nebula.cost_model.groups import Groups, replica_devices, stage_groups
 from nebula.cost_model.spans import Spans
 from nebula.cost_model.stage_cost import StageCost, StageWay, alike_costs, worst
 from nebula.cost_model.step_parameters import parameters_on
-from nebula.cost_model.traffic import attained
+from nebula.cost_model.traffic import attained, slowest_of
 from nebula.errors import BadInput
 from nebula.graph.values import DistributedGraph
 from nebula.plan.values import PRECISION_DTYPE, Job, Plan, Prediction, RankPlace, Stage, StepParts
@@ -186,10 +187,16 @@ class Pricing:
                 # whoever is slower may have fewer rows
                 for device in types if len(unlike) == 1 else self.fabric.device_types(devices[ranks]):
                     self._types[device.name] = device
+                    met = groups if len(types) == 1 else self._meeting(groups, replica_devices(stage, devices), device)
                     until = stage.layers[0] + stage.recompute_layers if stage.recompute_layers else 0
-                    way = StageWay(rows, tensor, stage.recompute, until, stage.sharding, groups, slow, device.name)
+                    way = StageWay(rows, tensor, stage.recompute, until, stage.sharding, met, slow, device.name)
                     ways.setdefault(way, []).append(index)
         return ways
+
+    def _meeting(self, groups: Groups, grid: NDArray[np.int64], device: DeviceType) -> Groups:
+        """The groups of those of the replicas [replicas, tensor] that have devices of a type; others may be slower."""
+        has = [device in self.fabric.device_types(own) for own in grid]
+        return replace(groups, tensor=slowest_of(grid[has], self.fabric)) if groups.tensor else groups
 
     def _placement(self, plan: Plan, devices: NDArray[np.int64]) -> list[_Place]:
         """Where each stage is; plans that differ in their layers alone are placed once."""

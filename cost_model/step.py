@@ -31,7 +31,7 @@ from nebula.cost_model.passes import later_weights, layer_passes
 from nebula.cost_model.peak import LayerLoad as Held
 from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step_parameters import StepParameters, parameters_on
-from nebula.cost_model.traffic import Axes, across, attained, slowest_of, stage_axes, wire
+from nebula.cost_model.traffic import Axes, across, attained, axis_groups, slowest_of, stage_axes, wire
 from nebula.errors import BadInput
 from nebula.graph.context import context_parallel
 from nebula.graph.experts import expert_parameters
@@ -263,16 +263,25 @@ class StepPricing:
             axes, parted = self._unlike(plan, index, axes)
         rows_of = np.array([replica.micro_batch_rows for replica in stage.replicas])
         each = [
-            self._times(plan, stage, rows, device, axes, held, expert_tensor, parted.get(rows, 1.0), hands_on=hands_on)
-            # whoever is slower may have fewer rows
+            self._times(plan, stage, rows, device, own, held, expert_tensor, parted.get(rows, 1.0), hands_on=hands_on)
+            # whoever is slower may have fewer rows, and whoever computes faster slower links
             for rows in sorted(set(rows_of.tolist()))
             for held in (grid[rows_of == rows].reshape(-1),)
             for device in self.fabric.device_types(held)
+            for own in (self._meeting(axes, grid, rows_of == rows, device),)
         ]
         slowest = max(each, key=lambda t: t.forward_s + t.backward_s)
         # they wait for each other before they reduce, and the step for the last update
         most = {name: max(getattr(t, name) for t in each) for name in ("reduce_s", "gather_s", "update_s")}
         return replace(slowest, **most)
+
+    def _meeting(self, axes: Axes, grid: NDArray[np.int64], some: NDArray[np.bool_], device: DeviceType) -> Axes:
+        """The axes of `some` of the replicas [data, context, tensor], those that have devices of a type."""
+        if len(self.fabric.device_types(grid.reshape(-1))) == 1:
+            return axes
+        has = [device in self.fabric.device_types(own.reshape(-1)) for own in grid]
+        groups = axis_groups(grid[some & has], shard=1, expert=1, expert_tensor=1)
+        return replace(axes, **{name: slowest_of(groups[name], self.fabric) for name in ("tensor", "context")})
 
     def _unlike(self, plan: Plan, index: int, axes: Axes) -> tuple[Axes, dict[int, float]]:
         """The axes with the pairs of ranks that talk behind a stage which the next is cut unlike; and by rows of a
