@@ -91,6 +91,11 @@ class ChainCost:
         return float(self.kept_bytes[first:end].sum() - self.shared_bytes[first + 1 : end].sum())
 
     @cached_property
+    def recomputes(self) -> bool:
+        """Whether a backward runs anything again."""
+        return bool(self.recompute_s.any())
+
+    @cached_property
     def forward_total_s(self) -> Floats:
         """All that one forward occupies of the stage's stream, borders apart."""
         return self.forward_s + self.forward_communication_s

@@ -33,8 +33,8 @@ class Summing(enum.Enum):
 
     JOINED: the executor joins up to BUCKET_BYTES of them to one array and parts it again, after the last backward.
     FUSED: fleet's hybrid plans copy all of them into buckets before the first is reduced, after the last backward.
-    BUCKETS: fleet's plain data parallelism keeps buckets of all gradients from step to step, each filled anew beside
-        the old one while the last backward goes on.
+    BUCKETS: fleet's plain data parallelism, where nothing is recomputed, keeps buckets of all gradients from step to
+        step, each filled anew beside the old one while the last backward goes on.
     """
 
     JOINED = "joined"

@@ -136,7 +136,13 @@ def excess(part: Amount, other: Amount) -> Amount:
 
 
 def sync_seconds(
-    parameters_bytes: Amount, tensors: Amount, *, sharding: Sharding, groups: Groups, device: DeviceType
+    parameters_bytes: Amount,
+    tensors: Amount,
+    *,
+    sharding: Sharding,
+    groups: Groups,
+    recomputes: bool,
+    device: DeviceType,
 ) -> Amount:
     """Data communication after the last backward, its copies and what follows the update included.
 
@@ -147,8 +153,8 @@ def sync_seconds(
     part = 1.0 / sharding.degree
     seconds = collective("all_reduce", groups.outer).seconds(parameters_bytes * part)
     if groups.outer:
-        # alone, data parallelism copies tensor by tensor; within a hybrid plan fleet fuses a whole bucket
-        launches = 2 * tensors if data_alone(groups) else 0.0 * tensors
+        # the reducer copies tensor by tensor; else a whole bucket is fused
+        launches = 2 * tensors if by_reducer(groups, recomputes=recomputes) else 0.0 * tensors
         seconds = seconds + moving_seconds(BUCKET_PASSES * part * parameters_bytes, launches, device)
     if sharding.stage == 1:
         owned_s = collective("broadcast", groups.shard).seconds(parameters_bytes, tensors)
@@ -160,9 +166,9 @@ def sync_seconds(
     return seconds
 
 
-def data_alone(groups: Groups) -> bool:
-    """Whether a plan is split by data alone."""
-    return bool(groups.outer) and groups == Groups(outer=groups.outer)
+def by_reducer(groups: Groups, *, recomputes: bool) -> bool:
+    """Whether Paddle's reducer sends gradients: of a plan that is split by data alone, and recomputes nothing."""
+    return bool(groups.outer) and groups == Groups(outer=groups.outer) and not recomputes
 
 
 def update_seconds(elements: Amount, tensors: Amount, *, sharding: Sharding, job: Job, device: DeviceType) -> Amount:

@@ -187,7 +187,14 @@ class Spans:
 
     def sync(self, sums: Sums, sharding: Sharding, groups: Groups) -> Floats:
         """Seconds of data communication after the last backward."""
-        return sync_seconds(sums.parameters_bytes, sums.tensors, sharding=sharding, groups=groups, device=self.device)
+        return sync_seconds(
+            sums.parameters_bytes,
+            sums.tensors,
+            sharding=sharding,
+            groups=groups,
+            recomputes=self.chain.recomputes,
+            device=self.device,
+        )
 
     def update(self, sums: Sums, sharding: Sharding, slow: float) -> Floats:
         """Seconds of the optimizer."""

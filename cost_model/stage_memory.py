@@ -29,7 +29,7 @@ from nebula.cost_model.peak import (
     stage_peak,
     tensors_alone,
 )
-from nebula.cost_model.sharding import data_alone
+from nebula.cost_model.sharding import by_reducer
 from nebula.cost_model.tensor_moments import FIRST, Moment, OnWay, Walks, moments, on_way
 from nebula.graph.values import DTYPE_BYTES
 from nebula.plan.values import PRECISION_DTYPE, Job, Sharding, StageMemory
@@ -73,7 +73,7 @@ class StageMemories:
         counted = Counted.EMULATED if self.tensors_alone else Counted.PROCESS
         self.process_bytes = process_bytes(counted, 0)
         self._width = DTYPE_BYTES[dtype]
-        self._walks = Walks(chain)
+        self._walks, self._recomputes = Walks(chain), chain.recomputes
         self._known: dict[Sharding, float] = {}
         self._base = Setting(
             execution=eager_execution(dtype, job.optimizer, (device,)),
@@ -115,6 +115,7 @@ class StageMemories:
             borders_bytes,
             sharding=sharding,
             groups=groups,
+            recomputes=self._recomputes,
             micro_batches=micro_batches,
         )
 
@@ -205,7 +206,7 @@ class StageMemories:
             expert_sharding=sharding,
             replicas=sharding.degree * (2 if groups.outer else 1),
             communicators=sum(map(bool, meetings)),
-            summing=Summing.BUCKETS if data_alone(groups) else Summing.FUSED,
+            summing=Summing.BUCKETS if by_reducer(groups, recomputes=self._recomputes) else Summing.FUSED,
         )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nebula.cost_model.groups import Groups
 from nebula.cost_model.memory import smaller
-from nebula.cost_model.sharding import BUCKET_BYTES, data_alone
+from nebula.cost_model.sharding import BUCKET_BYTES, by_reducer
 from nebula.plan.values import Sharding
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def moments(
     *,
     sharding: Sharding,
     groups: Groups,
+    recomputes: bool,
     micro_batches: int,
 ) -> list[Moment]:
     """The moments of a step of runs of layers.
@@ -158,10 +159,11 @@ def moments(
         borders: what comes in from neighbours.
         sharding: of the runs.
         groups: where their ranks meet.
+        recomputes: whether a backward runs anything again.
         micro_batches: of one step.
     """
     nothing = 0.0 * gradients
-    if data_alone(groups):
+    if by_reducer(groups, recomputes=recomputes):
         # buckets of all gradients last from step to step, and the fullest is filled anew beside the old ones
         again = smaller(gradients, BUCKET_BYTES)
         return [

@@ -35,18 +35,24 @@ class Driver(Protocol):
 class InARow:
     """All micro-batches one after the other through the whole model.
 
-    Gradients leave the rank with the last micro-batch alone where `model` can hold them back (`no_sync`).
+    Gradients leave the rank with the last micro-batch alone where `model` can hold them back (`no_sync`), beside its
+    backward. Paddle's reducer looks for weights that get no gradient in the graph of the outputs, where those that only
+    recomputed regions use are not to be found, and takes a gradient for whole when it comes first, also one that comes
+    in parts. So a model that recomputes holds all gradients back until they are there, and `reduce` sends them.
     """
 
-    def __init__(self, model: nn.Layer, loss: Loss, precision: Precision) -> None:
-        self.model, self.loss, self.precision = model, loss, precision
+    def __init__(
+        self, model: nn.Layer, loss: Loss, precision: Precision, reduce: Callable[[], None] | None = None
+    ) -> None:
+        self.model, self.loss, self.precision, self._reduce = model, loss, precision, reduce
         self.observers: list[Observer] = []
 
     def run(self, micro_batches: list[Any]) -> paddle.Tensor:
         """Accumulates gradients and returns the mean loss."""
         count, losses = len(micro_batches), []
         for index, (inputs, labels) in enumerate(map(on_device, micro_batches)):
-            held = getattr(self.model, "no_sync", nullcontext) if index < count - 1 else nullcontext
+            last = index == count - 1
+            held = nullcontext if last and self._reduce is None else getattr(self.model, "no_sync", nullcontext)
             with held():
                 self._tell("F", index, "begin")
                 with self.precision.casting():
@@ -54,6 +60,8 @@ class InARow:
                 self._tell("F", index, "end")
                 self._tell("B", index, "begin")
                 self.precision.scaled(value / count if count > 1 else value).backward()
+                if last and self._reduce is not None:
+                    self._reduce()
                 self._tell("B", index, "end")
             losses.append(value.detach().astype("float32"))
         return paddle.stack(losses).mean() if count > 1 else losses[0]

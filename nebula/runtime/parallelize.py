@@ -246,7 +246,9 @@ def _on_fleet(
         optimizer = fleet.distributed_optimizer(optimizer)
         tell_ranks(precision.scaler)
     paddle_faults.keep_group_clips(inner, clips, hybrid)
-    driver = Through1F1B(distributed, precision) if piped else InARow(distributed, loss, precision)
+    recomputes = any(one.recompute != "none" for one in plan.stages)
+    reduce = _reduction(distributed, hybrid) if recomputes and isinstance(distributed, paddle.DataParallel) else None
+    driver = Through1F1B(distributed, precision) if piped else InARow(distributed, loss, precision, reduce)
     if isinstance(driver, Through1F1B) and stage == 2:
         sharding.feed_stage2(driver, wrapped)
     mean = functools.partial(over_replicas, plan=plan)
@@ -260,6 +262,13 @@ def _on_fleet(
         balance=balance,
         mean=mean,
     )
+
+
+def _reduction(model: nn.Layer, hybrid: Any) -> Callable[[], None]:
+    """Means of all gradients over the replicas, after the last backward."""
+    from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+
+    return lambda: fused_allreduce_gradients([one for one in model.parameters() if not one.stop_gradient], hybrid)
 
 
 def _pipeline_layer(part: Part, loss: Loss, plan: Plan, mesh: Degrees, hybrid: Any) -> nn.Layer:

@@ -15,6 +15,7 @@ WRONG = {2: "momentum|data 2|1.001", 4: "momentum|data 2 x tensor 2|1.003"}
 DECAY_RULE = "decay rule|sharding stage 3|"
 CLIPPED = [f"adamw|{axis} 2 x sharding stage 3|" for axis in ("tensor", "pipeline")]
 GROUPED = "groups|pipeline 2|"
+RECOMPUTED = [f"{of}|data 2, {policy} recompute|" for of in ("momentum", "tied") for policy in ("full", "selective")]
 PLAIN = ("data 2", "tensor 2", "pipeline 2", "sharding stage 1", "sharding stage 2", "sharding stage 3")
 SCALED = [f"momentum|{name}|loss scaler" for name in PLAIN]
 INFINITE = [f"momentum|{name}|infinite gradient" for name in PLAIN]
@@ -29,9 +30,9 @@ def cases(count):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("equality")
-    ranks.run_serial(WORKER, [folder, *SERIAL, "groups|serial|"])
+    ranks.run_serial(WORKER, [folder, *SERIAL, "groups|serial|", "tied|serial|"])
     both = [case + twist for case in (DECAY_RULE, GROUPED) for twist in ("", "unmended")]
-    ranks.run_emulated(2, WORKER, [folder, WRONG[2], *SCALED, *INFINITE, *both], folder)
+    ranks.run_emulated(2, WORKER, [folder, WRONG[2], *SCALED, *INFINITE, *RECOMPUTED, *both], folder)
     ranks.run_emulated(4, WORKER, [folder, WRONG[4], *CLIPPED, *(case + "unmended" for case in CLIPPED)], folder)
     return folder
 
@@ -49,6 +50,14 @@ def test_serial_run_learns(results):
     for optimizer in ("adamw", "momentum"):
         losses = losses_of(results, f"{optimizer}|serial|")
         assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("case", RECOMPUTED)
+def test_replicas_that_recompute_equal_serial(results, case):
+    """Paddle's reducer, which sends gradients beside the backward, ends such runs or sends parts of gradients."""
+    row = compare(results, case)
+    assert row.losses <= LOSS_TOLERANCE
+    assert row.weights <= WEIGHT_TOLERANCE
 
 
 @pytest.mark.slow

@@ -51,6 +51,8 @@ def plan(
 
 TWO = {
     "data 2": {"data": 2},
+    "data 2, full recompute": {"data": 2, "recompute": "full"},
+    "data 2, selective recompute": {"data": 2, "recompute": "selective"},
     "tensor 2": {"tensor": 2},
     "tensor 2, selective recompute": {"tensor": 2, "recompute": "selective"},
     "pipeline 2": {"stages": EVEN},

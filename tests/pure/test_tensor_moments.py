@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nebula.cluster.topology import Level
+from nebula.cluster.values import Link
+from nebula.cost_model.communication import Levels
 from nebula.cost_model.evaluate import evaluate
 from nebula.cost_model.groups import Groups
-from nebula.cost_model.tensor_moments import LAST, OnWay, Walk, Walks, moments, on_way
+from nebula.cost_model.tensor_moments import LAST, STEP, OnWay, Walk, Walks, moments, on_way
 from nebula.plan.layout import uniform_stages
 from nebula.plan.values import Job, Plan, RankPlace, Sharding
 from tests.bench.shapes import graph_of, word
@@ -17,6 +20,8 @@ from tests.pure.cost_samples import MADE_FROM, WHOLE, cluster, device
 
 some = st.floats(0.0, 1e6)
 layers = st.lists(st.tuples(*[some] * 5), min_size=1, max_size=6)
+NOWHERE = Groups()
+LINK = Link(kind="pcie", bytes_per_s=1e9, latency_s=0.0)
 FIELDS = ("kept_bytes", "parameters_bytes", "working_bytes", "gradient_bytes", "loss_bytes")
 
 
@@ -54,16 +59,23 @@ def test_what_two_layers_share_lies_there_once():
     assert found.later.tolist() == [22.0, 16.0]
 
 
-def held(micro_batches, sharding=WHOLE):
+def held(micro_batches, sharding=WHOLE, groups=NOWHERE, recomputes=False):
     one = np.ones(1)
     walk = Walk(later=7.0 * one, first=5.0 * one)
-    more = {"sharding": sharding, "groups": Groups(), "micro_batches": micro_batches}
+    more = {"sharding": sharding, "groups": groups, "recomputes": recomputes, "micro_batches": micro_batches}
     return {each.name: each for each in moments(3.0 * one, walk, 2.0 * one, one, **more)}
 
 
 def test_no_backward_finds_all_gradients_and_all_micro_batches():
     assert LAST not in held(1)
     assert held(4)[LAST].most == 3
+
+
+def test_replicas_that_recompute_keep_no_buckets():
+    replicas = Groups(outer=Levels((Level(name="network", members=2, link=LINK),)))
+    kept, fused = (held(4, groups=replicas, recomputes=recomputes) for recomputes in (False, True))
+    assert kept[LAST].gradients == 2 * fused[LAST].gradients
+    assert kept[STEP].gradients == 2 * fused[STEP].gradients
 
 
 def test_buffers_of_stage_2_last_so_that_it_does():

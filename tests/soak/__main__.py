@@ -26,7 +26,7 @@ GAP_S = 60.0
 """So long no new step may be done."""
 OVER_IT = 2
 """New steps by which a job has got over a fault."""
-CLOSE, TIMES = 1e-5, 10.0
+CLOSE, TIMES = 1e-5, 3.0
 """By which a loss may differ, relative to it, and how many times as far as one node and two, both undisturbed, have
 differed up to that step: their sums are rounded unlike each other, and this training makes a difference three times as
 large every thirty steps. A row that was lost, or seen twice, makes one of a hundredth at once."""
