@@ -33,7 +33,7 @@ from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step_parameters import StepParameters, parameters_on
 from nebula.cost_model.traffic import Axes, across, attained, axis_groups, slowest_of, stage_axes, wire
 from nebula.errors import BadInput
-from nebula.graph.context import context_parallel
+from nebula.graph.context import context_parallel, require_heads
 from nebula.graph.experts import expert_parameters
 from nebula.graph.local_block import dealt_block, undealt_block
 from nebula.graph.ring import with_rings
@@ -473,6 +473,8 @@ class StepPricing:
         """The local block of (index, rows, tensor, sequence, context, expert_tensor, exchange) with all experts."""
         if key not in self._undealt:
             index, rows, tensor, sequence, context, expert_tensor, exchange = key
+            if context > 1 and EXCHANGES[exchange] == "ulysses":
+                require_heads(self._whole_block(index, rows), tensor * context)
             undealt = undealt_block(
                 self._part_of_sequence(index, rows, context, exchange),
                 tensor=tensor,

@@ -8,7 +8,7 @@ gathers it (such products, a scan), which only the way `gather` allows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from nebula.errors import BadInput, closest
@@ -75,23 +75,37 @@ def _marked(block: Block, degree: int, how: str) -> Block:
     return replace(block, operators=tuple(map(mark, block.operators)))
 
 
-def _by_heads(block: Block, mesh: Mesh) -> dict[str, Distribution]:
-    """Annotations that cut the products of two activations [rows, heads, ...] by their heads."""
+def require_heads(block: Block, ranks: int) -> None:
+    """Refuses to exchange positions for heads of written-out products among so many ranks.
+
+    Those of a tensor group that cuts heads count, too. Of fused attention its rule refuses the same.
+
+    Raises:
+        BadInput: the heads of queries, keys or values are not so many, or a multiple.
+    """
+    for operator, t in _products_by_heads(block):
+        heads = t.shape[1]
+        if heads % ranks:
+            raise BadInput(
+                f"block {block.name}, {operator.name}: {heads} heads cannot be exchanged among {ranks} ranks "
+                f"({heads} % {ranks} = {heads % ranks}): choose how='gather', or degrees that divide {heads}"
+            )
+
+
+def _products_by_heads(block: Block) -> Iterator[tuple[Operator, Tensor]]:
+    """The operands of products of two activations [rows, heads, ...]."""
     tensors, weights = block.by_name, {t.name for t in block.parameters}
-    found: dict[str, Distribution] = {}
     for operator in block.operators:
         operands = [tensors[name] for name in operator.inputs]
-        if operator.kind != "matmul" or any(len(t.shape) != 4 or t.name in weights for t in operands):
-            continue
-        for t in operands:
-            if t.shape[1] % mesh.size:
-                heads, degree = t.shape[1], mesh.size
-                raise BadInput(
-                    f"block {block.name}, {operator.name}: {heads} heads cannot be exchanged among {degree} ranks "
-                    f"({heads} % {degree} = {heads % degree}): choose how='gather', or a context that divides {heads}"
-                )
-            found[t.name] = distribution(mesh, [(0, 1) if dim == 1 else (-1, 1) for dim in range(4)])
-    return found
+        if operator.kind == "matmul" and all(len(t.shape) == 4 and t.name not in weights for t in operands):
+            yield from ((operator, t) for t in operands)
+
+
+def _by_heads(block: Block, mesh: Mesh) -> dict[str, Distribution]:
+    """Annotations that cut the products of two activations [rows, heads, ...] by their heads."""
+    require_heads(block, mesh.size)
+    cut = distribution(mesh, [(0, 1) if dim == 1 else (-1, 1) for dim in range(4)])
+    return {t.name: cut for _, t in _products_by_heads(block)}
 
 
 def _seeds(block: Block, mesh: Mesh) -> dict[str, Distribution]:

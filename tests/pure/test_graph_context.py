@@ -9,7 +9,7 @@ from graph_blocks import SPLITS, attention, flat_mlp, mlp, transformer, written
 from graph_cases import assert_backward_equals, assert_forward_equals, random_values
 
 from nebula.errors import BadInput
-from nebula.graph.context import context_parallel
+from nebula.graph.context import context_parallel, require_heads
 from nebula.graph.distribution import Distribution, Mesh
 from nebula.graph.partition import tensor_parallel
 from nebula.graph.rows import block_with_rows
@@ -173,3 +173,11 @@ def test_rows_are_set_before_the_sequence_is_gathered():
     assert block_with_rows(context_parallel(layer, 2), 3) == context_parallel(block_with_rows(layer, 3), 2)
     with pytest.raises(BadInput, match="set the rows of the whole block, then distribute it"):
         block_with_rows(context_parallel(transformer(places=8), 2, "gather"), 3)
+
+
+def test_heads_are_exchanged_among_all_ranks_that_share_them():
+    whole = transformer(places=8)
+    heads = whole.tensor(next(op for op in whole.operators if op.kind == "softmax").inputs[0]).shape[1]
+    require_heads(whole, heads)
+    with pytest.raises(BadInput, match=rf"{heads} heads cannot be exchanged among {2 * heads} ranks"):
+        require_heads(whole, 2 * heads)  # tensor 2 x context HEADS, of which each by itself divides them
