@@ -20,6 +20,8 @@ from tests.bench.rows import Row
 
 HANGS = int(os.environ.get("NEBULA_BENCH_HANGS", "20"))
 KINDS = ("freeze", "loop", "lock", "data")
+LEARNED = 120
+"""Steps before the first, from which the job learns how long a step may take."""
 KEPT = 256
 """Of so many steps the promise follows."""
 
@@ -31,7 +33,7 @@ def rows() -> list[Row]:
         one = Job(Path(folder), steps=100_000, every=1000, options=("--node-failures", 1_000_000, "--allow-faults"))
         one.agent_options = ["--allow-faults"]
         try:
-            one.controller().agents("a", "b")
+            one.controller().agents("a", "b").wait_step(LEARNED, 240)
             for number in range(HANGS):
                 settle(one, spares=True)
                 promised_s = Patience().seconds(Section.FORWARD, [step["took_s"] for step in one.steps()][-KEPT:])

@@ -272,7 +272,7 @@ class Work:
 
     def _end_workers(self) -> None:
         """Kills the workers of a generation and waits for it: it takes milliseconds."""
-        self._known_s = self.crew.step_times()[-KNOWN:] or self._known_s
+        self._known_s = [*self.crew.step_times(), *self._known_s][:KNOWN]
         self.generation.most_step = max(self.generation.most_step, self.crew.steps()[1])
         self.crew.kill_ranks()
         for worker in list(self.crew.ranks.values()):
