@@ -22,7 +22,7 @@ from nebula.elastic.policy.blame import WAITING, Silence, culprit
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.shared import whole
 from nebula.errors import NebulaError
-from nebula.runtime.progress import STOPPED
+from nebula.runtime.progress import STOPPED, Section
 
 BOUNDARY_S = 20.0
 """How long workers may take to end at a step before they are ended."""
@@ -193,7 +193,7 @@ class Work:
         code = self.crew.ended(worker)
         if order is None or order.generation != generation.number:
             return  # a spare; the next start or refill makes another
-        self._known_s = [*times, *self._known_s][:KNOWN]
+        self._remember(times)
         if generation.stopping:
             self._tell_stopped(generation.number)
         elif code == 0:
@@ -270,9 +270,14 @@ class Work:
             self._poll.unregister(worker.pidfd)
         self.crew.ended(worker)
 
+    def _remember(self, times: Sequence[float]) -> None:
+        """Keeps what steps took, but for those in which a rank hung: asked for its stacks, it may have gone on."""
+        most_s = self.node.patience.seconds(Section.FORWARD, self._known_s)
+        self._known_s = [*(took_s for took_s in times if took_s <= most_s), *self._known_s][:KNOWN]
+
     def _end_workers(self) -> None:
         """Kills the workers of a generation and waits for it: it takes milliseconds."""
-        self._known_s = [*self.crew.step_times(), *self._known_s][:KNOWN]
+        self._remember(self.crew.step_times())
         self.generation.most_step = max(self.generation.most_step, self.crew.steps()[1])
         self.crew.kill_ranks()
         for worker in list(self.crew.ranks.values()):
