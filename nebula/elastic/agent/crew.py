@@ -145,7 +145,7 @@ class Crew:
             watched = worker.watched
             section, since_s = watched.section, watched.changed_s
             began = [] if section < Section.DATA or not watched.step_times() else times
-            if not since_s or now_s - since_s <= patience.least_s:
+            if not since_s or now_s - since_s <= patience.early * patience.least_s:
                 continue
             if now_s - since_s > patience.seconds(section, began, begins_s):
                 found.append(_standing(worker, now_s))

@@ -1,8 +1,9 @@
 """Does a rank hang? Judged by its progress, against step times of its own job.
 
-A rank that has said nothing for longer than max(2 s, 5 x the 99th percentile of the job's steps) hangs. While a process
-begins, loads or ends there are no steps to judge by, and other, longer patience holds. Which of several ranks is to
-blame is judged where all are known (nebula.elastic.policy.blame). Pure: time is an argument.
+A rank that says nothing for max(2 s, 5 x the 99th percentile of the job's steps) hangs; all ranks are asked a little
+before that, so that it is seen by then. While a process begins, loads or ends there are no steps to judge by, and other,
+longer patience holds. Which of several ranks is to blame is judged where all are known (nebula.elastic.policy.blame).
+Pure: time is an argument.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ class Patience:
     Attributes:
         least_s: whatever the steps take.
         times: the 99th percentile of the steps.
+        early: the share of these after which all ranks are asked, so that one is blamed in time.
         begin_s: in LOAD, and in BEGIN and the first step of a process before the job has begun once; infinite in END.
         least_begin_s: in these once it has, or `times` the longest begin so far.
     """
 
     least_s: float = 2.0
     times: float = 5.0
+    early: float = 0.85
     begin_s: float = 120.0
     least_begin_s: float = 30.0
 
@@ -39,14 +42,14 @@ class Patience:
 
         Example:
             >>> Patience().seconds(Section.FORWARD, [0.1] * 50), Patience().seconds(Section.FORWARD, [1.0] * 50)
-            (2.0, 5.0)
+            (1.7, 4.25)
         """
         if section is Section.END:
             return math.inf
         if section in (Section.BEGIN, Section.LOAD) or not step_times:
             known = bool(begins_s) and section is not Section.LOAD  # from the disk that takes longer than from memory
             return max(self.least_begin_s, self.times * max(begins_s)) if known else self.begin_s
-        return max(self.least_s, self.times * long_step(step_times))
+        return self.early * max(self.least_s, self.times * long_step(step_times))
 
 
 FEW, OF_MEDIAN = 100, 4.0
