@@ -1,9 +1,9 @@
 """Does a rank hang? Judged by its progress, against step times of its own job.
 
 A rank that says nothing for max(2 s, 5 x the 99th percentile of the job's steps) hangs; all ranks are asked a little
-before that, so that it is seen by then. While a process begins, loads or ends there are no steps to judge by, and other,
-longer patience holds. Which of several ranks is to blame is judged where all are known (nebula.elastic.policy.blame).
-Pure: time is an argument.
+before that, so that it is seen by then. While a process begins, loads or ends there are no steps to judge by, and
+another, longer patience holds. Which of several ranks is to blame is judged where all are known
+(nebula.elastic.policy.blame). Pure: time is an argument.
 """
 
 from __future__ import annotations
