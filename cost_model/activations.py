@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from nebula.cost_model.exchange_kernels import copies_bytes
 from nebula.cost_model.execution import Execution
@@ -75,9 +76,13 @@ def activations(block: Block, execution: Execution, *, again: bool = True, parts
 
 
 def activations_under(
-    block: Block, executions: Sequence[Execution], *, again: bool = True, parts: int = 1
+    block: Block, executions: Sequence[Execution], *, again: bool = True, parts: int = 1, timed: bool = True
 ) -> tuple[Activations, ...]:
-    """The same under each of several executions that differ in what is computed again alone."""
+    """The same under each of several executions that differ in what is computed again alone.
+
+    Args:
+        timed: whether `later` and `early` are wanted.
+    """
     view = _View(block, executions[0])
     whole = view.memories(view.saved(block.operators))
     size, logits_bytes = view.size, view.logits_bytes
@@ -95,8 +100,8 @@ def activations_under(
                 logits=logits_bytes / parts,
                 logits_gradient=view.logits_gradient_bytes / parts,
                 again=again and execution.recompute.what != "none",
-                later=view.later() / parts,
-                early=view.early(kept | whole, parts) + copies / parts,
+                later=view.later() / parts if timed else 0.0,
+                early=view.early(kept | whole, parts) + copies / parts if timed else math.inf,
             )
         )
     return tuple(found)
@@ -158,18 +163,23 @@ class _View:
             return set(self.block.inputs)
         if what == "products":
             return set(self.block.inputs) | self._every_second_product()
-        cores = attention_methods if self.execution.by_tensor else attention_cores
-        core = {op.name for op in cores(self.block)} if what == "core" else set()
+        core = self._core if what == "core" else frozenset[str]()
         repeated = [op for op in operators if op.name in core]
         made = {name for op in repeated for name in op.outputs}
         read = {name for op in repeated for name in op.inputs if name not in made}
         return self.saved(op for op in operators if op.name not in core) | read
 
+    @cached_property
+    def _core(self) -> frozenset[str]:
+        """Names of the operators that selective recomputation runs again."""
+        cores = attention_methods if self.execution.by_tensor else attention_cores
+        return frozenset(op.name for op in cores(self.block))
+
     def copies(self, *, again: bool, what: str) -> float:
         """Bytes of inputs that PaddlePaddle's layers copy for themselves; of what is computed again none is kept."""
         if not self.execution.by_tensor or (again and what == "layer"):
             return 0.0
-        core = {op.name for op in attention_methods(self.block)} if what == "core" else set()
+        core = self._core if what == "core" else frozenset[str]()
         return copies_bytes(self.block, (op for op in self.block.operators if op.name not in core))
 
     def _every_second_product(self) -> set[str]:

@@ -317,7 +317,7 @@ def device_held(block: Block, device: DeviceType) -> Mapping[str, LayerHeld]:
     """By policy, where an allocator and a process count: activations as of the executor's plans."""
     dtype = block.tensor(block.outputs[0]).dtype if not block.parameters else block.parameters[0].dtype
     executions = [eager_execution(dtype, "adamw", (device,), policy) for policy in RECOMPUTE]
-    under = activations_under(block, executions)
+    under = activations_under(block, executions, timed=False)
     # weights are there whatever is computed again
     gradient = max((size for *_, size in layer_load(block, under[0]).weights), default=0.0)
     found = {}

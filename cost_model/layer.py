@@ -207,6 +207,8 @@ def attention_cores(block: Block) -> tuple[Operator, ...]:
     Found from each softmax: backwards to the products that feed it, forwards to the products that read it, both
     included. A fused attention keeps no scores and is no such core.
     """
+    if all(op.kind != "softmax" for op in block.operators):
+        return ()
     maker = {name: op for op in block.operators for name in op.outputs}
     readers: dict[str, list[Operator]] = {}
     for op in block.operators:
@@ -229,13 +231,15 @@ def attention_methods(block: Block) -> tuple[Operator, ...]:
     Nebula's models do that in methods that `selective` runs again. Projections are none of it, nor what values pass.
     """
     cores = attention_cores(block)
+    if not cores:
+        return ()
     core, valued = {op.name for op in cores}, _before_values(block, cores)
     readers: dict[str, list[str]] = {}
     for op in block.operators:
         for name in op.inputs:
             readers.setdefault(name, []).append(op.name)
     outputs, weights = set(block.outputs), {t.name for t in block.parameters}
-    for op in reversed(block.operators if core else ()):
+    for op in reversed(block.operators):
         read = [reader for name in op.outputs for reader in readers.get(name, ())]
         alone = bool(read) and core.issuperset(read) and outputs.isdisjoint(op.outputs)
         if not alone or (op.name in valued and op.kind != "contiguous"):
@@ -254,9 +258,9 @@ def _before_values(block: Block, cores: Sequence[Operator]) -> frozenset[str]:
         if op.kind != "softmax" and not weighed.isdisjoint(op.inputs):
             wanted.update(name for name in op.inputs if name not in weighed)
             weighed.update(op.outputs)
-    found: set[str] = set()
+    found, core = set[str](), {op.name for op in cores}
     for op in reversed(block.operators):
-        if not wanted.isdisjoint(op.outputs) and op not in cores:
+        if not wanted.isdisjoint(op.outputs) and op.name not in core:
             found.add(op.name)
             wanted.update(op.inputs)
     return frozenset(found)

@@ -131,9 +131,18 @@ class Tree:
         fewer devices come to less, optimizer states (or nothing) cut over all replicas, and the first recompute policy
         that fits.
         """
+        for split in self._samples():
+            if self.limits.allows("pipeline", split.pipeline):
+                yield from self._first_that_fits(split)
+            if self.scale.by_devices:
+                yield from self._on_fewest_stages(split)
+
+    def _samples(self) -> list[Split]:
+        """The splits that are tried first, the most promising before others."""
         smallest: dict[int, int] = {}
         for data, rows in data_and_rows(self.job, self.limits, Counter()):
             smallest[data] = min(rows, smallest.get(data, rows))
+        row_s, found = self.prices.product_seconds_per_row(), []
         for tensor in tensor_degrees(self.limits, Counter()):
             for data, rows in smallest.items():
                 sharding = Sharding(stage=1, degree=data) if data > 1 else Sharding()
@@ -142,10 +151,9 @@ class Tree:
                     split = Split(
                         data=data, tensor=tensor, pipeline=stages, rows=rows, sharding=sharding, recompute="none"
                     )
-                    if self.limits.allows("pipeline", stages):
-                        yield from self._first_that_fits(split)
-                    if self.scale.by_devices:
-                        yield from self._on_fewest_stages(split)
+                    least_s = geometric_bound(rows * row_s / tensor, split.micro_batches(self.job), stages)
+                    found.append((least_s, split))
+        return [split for _, split in sorted(found, key=lambda each: each[0])]
 
     def sampled(self) -> Iterator[Cut]:
         """The cuts that samples ask for, in that order."""
