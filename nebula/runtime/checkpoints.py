@@ -148,14 +148,14 @@ class Checkpoints:
     def _resume(self) -> int:
         there, copies = [one for one in folders.checkpoints(self.folder) if one.complete], offered()
         saved = from_all([(one.step, one.path.name) for one in there], self.step.plan.world_size)[0]
-        while saved and (copies is None or copies.manifest.step < saved[-1][0]):
-            _, name = saved.pop()
+        while saved or copies is not None:
+            in_memory = copies is not None and (not saved or copies.manifest.step >= saved[-1][0])
+            path = None if in_memory else self.folder / saved.pop()[1]
             try:
-                return self._take_up(self.folder / name)
+                return self._take_up(path, copies)
             except Damaged as error:
-                self._set_aside(name, error, saved, copies)
-        if copies is not None:
-            return self._take_up(copies.folder, copies)
+                copies = None if in_memory else copies
+                self._set_aside(path, error, saved, copies)
         self._tell(f"no complete checkpoint in {self.folder}: training begins at step 1")
         return 0
 
@@ -165,25 +165,25 @@ class Checkpoints:
         return not isinstance(self.step.progress, NoProgress)
 
     def _set_aside(
-        self, name: str, error: Damaged, older: Sequence[tuple[int, str]], copies: CopyReader | None
+        self, path: Path | None, error: Damaged, older: Sequence[tuple[int, str]], copies: CopyReader | None
     ) -> None:
         """Has all ranks go on from what there is besides; raises the error where there is nothing."""
         in_memory = copies is not None and (not older or copies.manifest.step >= older[-1][0])
         instead = "copies in memory are" if in_memory else f"{older[-1][1]} is" if older else ""
         if self.step.place.rank == 0:
-            self._tell(set_aside(self.folder / name, error, instead, self.step.progress))
+            self._tell(set_aside(path, error, instead, self.step.progress))
         elif not instead or not self._watched:
             raise error
 
-    def _take_up(self, folder: Path, copies: CopyReader | None = None) -> int:
-        """Fills the training with a checkpoint, or with copies in memory."""
-        manifest = resume(self.step, folder, split_of(self.step.plan), self.about, copies)
+    def _take_up(self, path: Path | None, copies: CopyReader | None) -> int:
+        """Fills the training with a checkpoint; without one with copies in memory."""
+        found = path or copies
+        assert found is not None
+        manifest = resume(self.step, found, split_of(self.step.plan), self.about)
         self.position, self._saved = manifest.facts["position"], manifest.step
         same = manifest.facts["split"] == split_of(self.step.plan)
         saved = "" if same else f", saved under another plan ({manifest.facts['words']})"
-        self._tell(
-            f"resumed from {'memory' if copies else folder}{saved}: training goes on at step {manifest.step + 1}"
-        )
+        self._tell(f"resumed from {path or 'memory'}{saved}: training goes on at step {manifest.step + 1}")
         return manifest.step
 
     def after(self, done: int, *, position: Any = None) -> bool:

@@ -13,10 +13,11 @@ ASIDE = "damaged-"
 """Begins the name of a checkpoint that was set aside."""
 
 
-def set_aside(path: Path, error: Damaged, instead: str, progress: Progress | NoProgress) -> str:
+def set_aside(path: Path | None, error: Damaged, instead: str, progress: Progress | NoProgress) -> str:
     """Gives a checkpoint a name under which it is none, unless another process has.
 
     Args:
+        path: of the checkpoint; None: copies in memory, which have none.
         instead: what is taken up; empty: there is nothing.
 
     Returns:
@@ -27,10 +28,11 @@ def set_aside(path: Path, error: Damaged, instead: str, progress: Progress | NoP
     """
     if not instead or isinstance(progress, NoProgress):
         raise error
-    with suppress(FileNotFoundError):
-        aside = path.with_name(f"{ASIDE}{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-    sentence = f"{error}; it is set aside and {instead} taken up instead"
+    if path is not None:
+        with suppress(FileNotFoundError):
+            aside = path.with_name(f"{ASIDE}{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+    sentence = f"{error}; {'it is set aside and ' if path else ''}{instead} taken up instead"
     progress.remark("damaged", sentence)
     return sentence

@@ -13,6 +13,7 @@ from typing import Any
 
 import paddle
 
+from nebula.checkpoint.copies import CopyReader
 from nebula.checkpoint.manifest import Damaged, Manifest
 from nebula.checkpoint.reader import Reader
 from nebula.errors import BadInput, NebulaError, shown
@@ -40,24 +41,24 @@ SHOWN = 3
 """Differences that a refusal names."""
 
 
-def resume(step: Step, folder: Path, split: str, about: Mapping[str, Any], reader: Reader | None = None) -> Manifest:
+def resume(step: Step, source: Path | CopyReader, split: str, about: Mapping[str, Any]) -> Manifest:
     """Fills weights, optimizer, schedule of the learning rate, loss scaler, memories and random state.
 
     Args:
+        source: the folder of a checkpoint, or copies in memory; a rank sees those of its node alone, so nobody reads
+            what it does not need.
         split: identity of this plan's split; under the same one the random state goes on, under another it starts anew.
         about: what the data of this training are.
-        reader: of copies in memory instead of the checkpoint in the folder; a rank sees those of its node alone, so
-            nobody reads what it does not need.
 
     Raises:
-        Damaged: on all ranks alike: bytes of the checkpoint are not those that were saved.
+        Damaged: on all ranks alike: bytes of the checkpoint are not those that were saved, or copies leave something
+            out.
         BadInput: on all ranks alike: it is of another model, optimizer or data.
     """
     ranks = step.plan.world_size
-    on_disk = reader is None
-    reader = reader or _together(ranks, lambda: Reader(folder))
-    assert reader is not None
-    check_about(folder, reader.manifest.facts["about"], about)
+    on_disk = isinstance(source, Path)
+    reader: Reader = _together(ranks, lambda: Reader(source)) if isinstance(source, Path) else source
+    check_about(reader.folder, reader.manifest.facts["about"], about)
     make_states(step)
     mine = held(step)
     kinds = {key: kind for rank in from_all(_kinds(mine), ranks) for key, kind in rank.items()}
@@ -108,9 +109,8 @@ def check_same(reader: Reader, kinds: _Kinds, optimizer: str) -> None:
     odd = _differences(_only(saved, begins), _only(kinds, begins))
     if odd:
         made_from = reader.manifest.facts.get("model") or "one without a name"
-        more = f"; {len(odd) - SHOWN} more differ" if len(odd) > SHOWN else ""
         raise BadInput(
-            f"{reader.folder} is a checkpoint of another model ({made_from}): {'; '.join(odd[:SHOWN])}{more}; "
+            f"{reader.folder} is a checkpoint of another model ({made_from}): {_listing(odd)}; "
             "name another folder, or build the model as it was"
         )
     there, here = _states(saved), _states(kinds)
@@ -123,12 +123,15 @@ def check_same(reader: Reader, kinds: _Kinds, optimizer: str) -> None:
 
 
 def _check_here(reader: Reader, kinds: _Kinds) -> None:
-    """Refuses copies that lack weights of this rank, or hold others; those of other ranks may lie on other nodes."""
+    """Refuses copies that lack weights of this rank, or hold others; those of other ranks may lie on other nodes.
+
+    A checkpoint on the disk is then taken up: it tells, whether the model is another.
+    """
     saved = {key: (tensor.dtype, tensor.shape) for key, tensor in reader.manifest.tensors.items() if key in kinds}
     begins = (MODEL, BUFFER)
     odd = _differences(_only(saved, begins), _only(kinds, begins))
     if odd:
-        raise BadInput(f"the copies in {reader.folder} are of another model: {'; '.join(odd[:SHOWN])}")
+        raise Damaged(f"the copies in {reader.folder} are not those of this rank's model: {_listing(odd)}")
 
 
 def check_about(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -143,6 +146,11 @@ def check_about(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -
                 f"{path} is of another training: {name} is {shown(there.get(name))} there and {shown(here.get(name))} "
                 "here; go on with the same, or name another folder"
             )
+
+
+def _listing(odd: Sequence[str]) -> str:
+    more = f"; {len(odd) - SHOWN} more differ" if len(odd) > SHOWN else ""
+    return "; ".join(odd[:SHOWN]) + more
 
 
 def _only(kinds: _Kinds, begins: tuple[str, ...]) -> _Kinds:

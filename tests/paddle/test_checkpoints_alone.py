@@ -16,9 +16,10 @@ from paddle.distributed.flex_checkpoint.dcp.sharded_weight import ShardedWeight
 from safetensors.numpy import load_file
 
 import nebula
-from nebula.checkpoint.boxes import Box
+from nebula.checkpoint.boxes import Box, whole
 from nebula.checkpoint.commit import commit, saving_folder, write_part
-from nebula.checkpoint.copy_file import stamp
+from nebula.checkpoint.copies import TENSORS
+from nebula.checkpoint.copy_file import CopyFile, stamp
 from nebula.checkpoint.export import export
 from nebula.checkpoint.folder import checkpoints as checkpoints_of
 from nebula.checkpoint.folder import newest
@@ -26,6 +27,7 @@ from nebula.checkpoint.manifest import Damaged
 from nebula.checkpoint.reader import Reader
 from nebula.checkpoint.shard_file import Part
 from nebula.errors import BadInput, RunFailed
+from nebula.runtime.memory_copy import RESUME
 from nebula.runtime.parallelize import parallelize
 from nebula.runtime.progress import Watched
 from nebula.runtime.serial import serial_plan
@@ -214,6 +216,24 @@ def test_in_an_elastic_job_a_damaged_checkpoint_is_set_aside_and_told_and_the_on
     assert [one.name for one in (tmp_path / "ours").glob("damaged-*")] == ["damaged-step-00000003"]
     assert other(toy.batch(2)).loss == step(toy.batch(2)).loss
     saved(tmp_path / "ours", other, done=3)
+
+
+def test_copies_in_memory_that_lack_weights_of_a_rank_are_told_of_and_the_disk_is_taken_up(
+    tmp_path, agent, monkeypatch
+):
+    reader = Reader(saved(tmp_path / "ours", done=2))
+    key, resumed = min(reader.manifest.tensors), tmp_path / "resume"
+    resumed.mkdir()
+    array, kind = reader.read(key), reader.manifest.tensors[key]
+    part = Part(key=key, dtype=kind.dtype, shape=kind.shape, box=whole(kind.shape), array=array)
+    facts = {**reader.manifest.facts, TENSORS: len(reader.manifest.tensors)}
+    CopyFile(resumed / "rank-00000.alone.0").write([part], facts, generation=1, ranks=1, step=3)
+    monkeypatch.setenv(RESUME, str(resumed))
+    assert nebula.Checkpoints(trained(0), tmp_path / "ours", every=1, tell=str).resume() == 2
+    ((kind, sentence),) = agent.remarks()
+    assert kind == "damaged"
+    assert f"the copies in {resumed} are not those of this rank's model: " in sentence
+    assert sentence.endswith("more differ; step-00000002 is taken up instead")
 
 
 def test_a_manifest_that_the_disk_does_not_give_back_is_damage_too(tmp_path, agent):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -110,9 +111,9 @@ def copy(rank, step, *, node="", alone=True, generation=1, ranks=2, kept=False):
 
 
 def test_the_newest_step_of_which_every_rank_has_its_part_is_chosen():
-    found = newest([copy(0, 9), copy(0, 8), copy(1, 8), copy(1, 7)])
-    assert (found.generation, found.step, len(found.copies)) == (1, 8, 2)
-    assert found.ranks_by_node()["a"] == {0}
+    found = newest([copy(0, 9), copy(0, 8), copy(0, 8, alone=False), copy(1, 8), copy(1, 7)])
+    assert (found.generation, found.step, len(found.copies)) == (1, 8, 3)
+    assert found.ranks_by_node() == {"a": {0}}
     assert newest([copy(0, 9), copy(1, 8)]) is None
     assert newest([]) is None
 
@@ -120,9 +121,22 @@ def test_the_newest_step_of_which_every_rank_has_its_part_is_chosen():
 def test_a_neighbour_stands_in_for_a_lost_node():
     found = newest([copy(0, 6), copy(1, 6, node="a", kept=True)])
     assert found.step == 6
-    assert found.ranks_by_node()["a"] == {0, 1}
+    assert found.ranks_by_node() == {}
     both = newest([copy(1, 6, node="a", kept=True), copy(0, 6), copy(1, 6)])
     assert [one.node for one in both.copies] == ["a", "b"]
+
+
+def test_a_node_that_has_only_what_a_neighbour_kept_of_its_rank_fetches_the_rest():
+    """Node a lost its copies, began anew from those of b, and begins once more: it never has the file `common` of 0."""
+    of_b = [copy(1, 6), copy(1, 6, alone=False), copy(0, 6, node="b", kept=True)]
+    of_a = [replace(one, node="a", name=f"resume/3/{one.name.partition('/')[2]}") for one in of_b]
+    found = newest([*of_b, *of_a])
+    assert {copy.name: copy.node for copy in found.copies} == {
+        "resume/3/rank-00000.alone.0": "a",
+        "own/rank-00001.common.0": "b",
+        "own/rank-00001.alone.0": "b",
+    }
+    assert found.ranks_by_node() == {"b": {1}}
 
 
 def test_copies_of_generations_are_not_mixed_and_untrusted_ones_left_out():

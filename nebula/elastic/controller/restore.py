@@ -34,11 +34,16 @@ class Restorable:
     copies: tuple[Copy, ...]
 
     def ranks_by_node(self) -> Mapping[str, AbstractSet[int]]:
-        """The ranks whose own files are on a node, of each that has some."""
+        """The ranks both of whose files are on a node, of each node that has some.
+
+        What a neighbour keeps of a lost node is `alone`: what that rank held in common with others is elsewhere.
+        """
+        alone, common = (
+            {(copy.node, copy.rank) for copy in self.copies if copy.alone == kind} for kind in (True, False)
+        )
         found: dict[str, set[int]] = {}
-        for copy in self.copies:
-            if copy.alone:
-                found.setdefault(copy.node, set()).add(copy.rank)
+        for node, rank in alone & common:
+            found.setdefault(node, set()).add(rank)
         return found
 
 
