@@ -86,12 +86,17 @@ def activations_under(
     view = _View(block, executions[0])
     whole = view.memories(view.saved(block.operators))
     size, logits_bytes = view.size, view.logits_bytes
-    passing = max((view.passing(op) for op in block.operators), default=0.0)
+    passing = max(view.passing, default=0.0)
+    later = view.later() if timed else 0.0
+    early: dict[frozenset[str], float] = {}
     found = []
     copies = view.copies(again=again, what="none")
     for execution in executions:
         kept = view.memories(view.kept(again, execution.recompute.what)) if not view.loss else whole
         own = view.copies(again=again, what=execution.recompute.what) if not view.loss else copies
+        lying = kept | whole
+        if lying not in early:
+            early[lying] = view.early(lying, parts) + copies / parts if timed else math.inf
         found.append(
             Activations(
                 kept=(size(kept) + own + view.exchanged(kept, parts)) / parts,
@@ -100,8 +105,8 @@ def activations_under(
                 logits=logits_bytes / parts,
                 logits_gradient=view.logits_gradient_bytes / parts,
                 again=again and execution.recompute.what != "none",
-                later=view.later() / parts if timed else 0.0,
-                early=view.early(kept | whole, parts) + copies / parts if timed else math.inf,
+                later=later / parts,
+                early=early[lying],
             )
         )
     return tuple(found)
@@ -252,13 +257,17 @@ class _View:
             # of experts those of each lie beside the whole that they are stacked to
             pieces[index] = own_bytes if self.block.operators[index].kind == "grouped_matmul" else 0.0
         held, most = self.size(left), 0.0
-        for index, op in enumerate(self.block.operators):
+        for index in range(count):
             held += lies[index]
-            most = max(most, (held + self.passing(op)) / parts + made[index] + pieces[index])
+            most = max(most, (held + self.passing[index]) / parts + made[index] + pieces[index])
         return most
 
-    def passing(self, op: Operator) -> float:
-        """Gradients of tensors, weights apart, that lie there while the backward of one operator runs."""
+    @cached_property
+    def passing(self) -> tuple[float, ...]:
+        """Gradients of tensors, weights apart, that lie there while the backward of each operator runs."""
+        return tuple(map(self._passing, self.block.operators))
+
+    def _passing(self, op: Operator) -> float:
         if not op.backward:
             return 0.0
         near = [self.tensors[n] for n in (*op.inputs, *op.outputs)]
