@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ from nebula.runtime.optimizers import (
     trained_by,
 )
 from nebula.runtime.parts import Part, part_of, settle
+from nebula.runtime.pause import pause
 from nebula.runtime.place import Degrees, Place, degrees, place
 from nebula.runtime.precision import Precision, decorate, precision_of, tell_ranks
 from nebula.runtime.progress import Progress, progress_of
@@ -114,6 +116,24 @@ class Step:
         self._look.after(self.progress.step + 1, result.loss)
         self.progress.step_done()
         return result
+
+    def pause(self, at_most_s: float = 3600.0) -> AbstractContextManager[None]:
+        """A block of work between two steps that is none of them, an evaluation, say; other ranks may wait for it.
+
+        An elastic job takes a rank that says nothing for longer than a few of its steps take for one that hangs.
+
+        Args:
+            at_most_s: seconds after which the block hangs, too.
+
+        Raises:
+            BadInput: `at_most_s` is no time.
+
+        Example::
+
+            with step.pause(at_most_s=600):
+                evaluate(model)
+        """
+        return pause(self.progress, at_most_s)
 
     def _tell(self, moment: str) -> None:
         for observer in self.driver.observers:

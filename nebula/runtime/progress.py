@@ -51,6 +51,7 @@ class Section(IntEnum):
     COLLECTIVE = 6
     CHECKPOINT = 7
     END = 8
+    PAUSE = 9
 
 
 _WRITTEN = _TOTALS + 8 * len(Section)
@@ -71,7 +72,7 @@ class Progress:
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), SIZE)
         self._remarks = remarks_of(path)
-        self.step = 0
+        self.step, self._paused_ns = 0, 0
         self.clock: Callable[[], float] = time.monotonic
         self._entered_s = self.clock()
 
@@ -83,6 +84,11 @@ class Progress:
     def touch(self) -> None:
         """Says that what this rank does goes on: it copies, or waits for a save that may take long."""
         struct.pack_into("<Q", self._memory, _CHANGED, time.monotonic_ns())
+
+    def paused(self, seconds: float) -> None:
+        """Says that so much of the time since the last step belongs to none; data come next."""
+        self._paused_ns += round(seconds * 1e9)
+        self.enter(Section.DATA)
 
     def keep(self, clock: Callable[[], float]) -> None:
         """Counts the time in each section by another clock from now on."""
@@ -118,7 +124,7 @@ class Progress:
         self.step += 1
         now_ns = time.monotonic_ns()
         (ended,) = struct.unpack_from("<Q", self._memory, _ENDED)
-        struct.pack_into("<Q", self._memory, _RING + 8 * (ended % _KEPT), now_ns)
+        struct.pack_into("<Q", self._memory, _RING + 8 * (ended % _KEPT), now_ns - self._paused_ns)
         struct.pack_into("<Q", self._memory, _ENDED, ended + 1)
         struct.pack_into("<QQQ", self._memory, _STEP, self.step, Section.DATA, now_ns)
 
@@ -144,6 +150,9 @@ class NoProgress:
         """Nobody reads it."""
 
     def touch(self) -> None:
+        """Nobody reads it."""
+
+    def paused(self, seconds: float) -> None:
         """Nobody reads it."""
 
     def begin_at(self, step: int) -> None:

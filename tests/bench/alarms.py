@@ -40,7 +40,7 @@ def rows() -> list[Row]:
             job.controller().agents("a", "b")
             bursts.start()
             job.end_well("controller", timeout_s=3600)
-            failed = events(job, "failed")
+            failed = [*events(job, "hang"), *events(job, "failed")]
         finally:
             over.set()
             job.close()

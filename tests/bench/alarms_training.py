@@ -1,4 +1,4 @@
-"""What each rank of the benchmark alarms runs: thousands of short steps, with saves and pauses of its own in between.
+"""What each rank of the benchmark alarms runs: thousands of short steps, with saves, waits and pauses in between.
 
 Arguments: how many steps.
 """
@@ -12,8 +12,9 @@ from paddle import nn
 
 import nebula
 
-SAVED, PAUSED, WIDTH = 1000, 700, 64
-"""Steps between two saves, and between two pauses of a second, as short evaluations make them; width of all layers."""
+SAVED, WAITED, PAUSED, WIDTH = 1000, 700, 2900, 64
+"""Steps between two saves, between two waits of a second that nobody is told of, and between two long pauses of rank 0;
+width of all layers."""
 
 
 def factory():
@@ -33,8 +34,11 @@ def main(steps):
         for index in range(checkpoints.resume(), steps):
             step((rows, np.roll(rows, 1, 1)))
             checkpoints.after(index + 1)
-            if (index + 1) % PAUSED == 0:
+            if (index + 1) % WAITED == 0:
                 time.sleep(1.0)
+            if (index + 1) % PAUSED == 0 and step.place.rank == 0:
+                with step.pause():
+                    time.sleep(8.0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nebula.elastic.policy.blame import Silence, culprit, waits_for_files
+from nebula.elastic.policy.blame import Silence, culprit, waits_for_told
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.runtime.progress import Section
@@ -72,7 +72,7 @@ class Inquiry:
             return
         told = [one for _, one in self._stand.values()]
         blamed = culprit(told)
-        if waits_for_files(blamed, told):  # agents ask again as long as it lasts
+        if waits_for_told(blamed, told):  # agents ask again as long as it lasts
             self._generation = 0
             return
         self._blamed = blamed

@@ -13,7 +13,7 @@ from nebula.runtime.progress import Section
 
 WAITING = frozenset({Section.BACKWARD, Section.UPDATE, Section.COLLECTIVE, Section.CHECKPOINT, Section.END})
 """Sections in which a rank may only be waiting for others."""
-FILES = frozenset({Section.LOAD, Section.CHECKPOINT})
+TOLD = frozenset({Section.LOAD, Section.CHECKPOINT, Section.PAUSE})
 """Sections of which a rank says again and again that it goes on, since nobody knows how long they take."""
 STILL = 0.5
 """Who has been silent for less than this share of the longest silence was going on meanwhile."""
@@ -59,10 +59,13 @@ def culprit(silent: Iterable[Silence]) -> Silence:
     return min(still, key=_innocence)
 
 
-def waits_for_files(blamed: Silence, told: Iterable[Silence]) -> bool:
-    """Whether one that may be waiting can wait for a rank that saves or loads and says itself that this goes on."""
-    goes_on = any(one.section in FILES and one.silent_s < STILL * blamed.silent_s for one in told)
-    return goes_on and blamed.section in WAITING and not blamed.frozen
+def waits_for_told(blamed: Silence, told: Iterable[Silence]) -> bool:
+    """Whether one that may be waiting can wait for a rank that says itself that what it does goes on.
+
+    Who waits for another in the middle of a forward is known by its main thread alone.
+    """
+    goes_on = any(one.section in TOLD and one.silent_s < STILL * blamed.silent_s for one in told)
+    return goes_on and (blamed.section in WAITING or blamed.parked) and not blamed.frozen
 
 
 def _innocence(one: Silence) -> tuple[bool, bool, bool, int, Section, float]:
