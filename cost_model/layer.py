@@ -190,13 +190,16 @@ def recomputed(block: Block, policy: str) -> tuple[Operator, ...]:
     """The operators that a backward runs again; the loss, which follows the last element of a chain, is none of them.
 
     `full` is the whole layer and `selective` the attention cores, fused or not; a layer without attention is run again
-    whole under both. A layer whose inputs need no gradient (token ids) is never run again.
+    whole under both. A ring over written-out scores scores them again in its backward anyway: `selective` adds nothing.
+    A layer whose inputs need no gradient (token ids) is never run again.
     """
     tensors = block.by_name
     if policy == "none" or not any(tensors[n].needs_gradient for n in block.inputs):
         return ()
-    fused = tuple(op for op in block.operators if op.kind in ("attention", RING))
+    fused = tuple(op for op in block.operators if op.kind == "attention")
     core = (attention_methods(block) or fused) if policy == "selective" else ()
+    if policy == "selective" and not core and any(op.kind == RING for op in block.operators):
+        return ()
     losses = [index for index, op in enumerate(block.operators) if op.kind == "cross_entropy"]
     return core or block.operators[: losses[0] if losses else None]
 
