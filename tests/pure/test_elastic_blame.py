@@ -16,11 +16,14 @@ from nebula.cli.subject import load_subject
 from nebula.elastic.controller import inquiry
 from nebula.elastic.controller.brain import Brain
 from nebula.elastic.controller.plans import Plans
+from nebula.elastic.controller.restore import Copy
 from nebula.elastic.controller.settings import Settings
+from nebula.elastic.policy import events
 from nebula.elastic.policy.blame import WAITING, Silence, culprit
 from nebula.elastic.policy.values import Bounds, Phase
 from nebula.elastic.protocol import VERSION
 from nebula.elastic.protocol import control_pb2 as wire
+from nebula.elastic.protocol.shared import whole
 from nebula.elastic.store import MemoryStore
 from nebula.runtime.progress import Section
 
@@ -172,5 +175,46 @@ def test_a_rank_that_ends_meanwhile_is_what_is_told(plans):
         await asyncio.sleep(inquiry.ANSWER_S + 0.1)
         assert brain.state.why == "rank 1 on b was killed by SIGKILL"
         assert brain.state.restarts == 1
+
+    asyncio.run(scenario())
+
+
+def test_copies_that_do_not_make_up_the_training_are_not_taken_up_again(plans):
+    """Of step 6 rank 1's common file was torn: step 5 is taken up."""
+
+    def held(node, rank, step):
+        files = [("alone", True), ("common", False)] if (rank, step) != (1, 6) else [("alone", True)]
+        return [
+            Copy(
+                node=node,
+                name=f"own/rank-{rank:05}.{kind}.{step % 2}",
+                generation=1,
+                ranks=2,
+                step=step,
+                rank=rank,
+                alone=alone,
+            )
+            for kind, alone in files
+        ]
+
+    async def scenario():
+        brain, lines = await running(plans)
+        exited = wire.Failed(generation=1, rank=1, fault="exit", cause="exited with code 1")
+        brain.heard("b", lines["b"], wire.FromAgent(failed=exited))
+        begins = []
+        for generation in (1, 2):
+            for rank, node in enumerate("ab"):
+                lines[node].copies = [*held(node, rank, 5), *held(node, rank, 6)]
+                brain.deeds.stopped(node)
+            message = wire.ToAgent()
+            while message.WhichOneof("kind") != "start":
+                brain.tell(events.Tick(), "waited")  # it pauses after failures
+                await asyncio.sleep(0.05)
+                while not lines["a"].outbox.empty() and message.WhichOneof("kind") != "start":
+                    message = lines["a"].outbox.get_nowait()
+            begins.append(whole(message.start).resume_step)
+            refused = wire.Refused(generation=generation + 1, cause="it holds copies of 412 tensors")
+            brain.heard("a", lines["a"], wire.FromAgent(refused=refused))
+        assert begins == [6, 5]
 
     asyncio.run(scenario())

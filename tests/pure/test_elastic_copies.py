@@ -142,7 +142,9 @@ def test_a_node_that_has_only_what_a_neighbour_kept_of_its_rank_fetches_the_rest
 def test_copies_of_generations_are_not_mixed_and_untrusted_ones_left_out():
     old, new = [copy(0, 9), copy(1, 9)], [copy(0, 5, generation=2), copy(1, 5, generation=2)]
     assert newest(old + new).generation == 2
-    assert newest(old + new, before=2).generation == 1
+    assert newest(old + new, {(2, 5)}).generation == 1
+    older = [copy(0, 4, generation=2), copy(1, 4, generation=2)]
+    assert newest(old + new + older, {(2, 5)}).step == 4
     assert newest([copy(0, 9), copy(1, 9, generation=2)]) is None
 
 

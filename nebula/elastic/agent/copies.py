@@ -31,6 +31,8 @@ OWN, KEPT, RESUME = "own", "kept", "resume"
 PASSED_FIRST = 2
 """Steps that a generation passes on before what it began from is given up: all nodes have passed on the first then."""
 CHUNK_BYTES = 1 << 20
+FETCHES, AGAIN_S = 3, 0.5
+"""How often a copy is asked for, and seconds in between."""
 SHARE = 0.1
 """Of the time, that passing copies on to the neighbour may take."""
 _NAME = re.compile(r"rank-(\d{5,})\.(common|alone)\.[0-3]")
@@ -183,12 +185,17 @@ class Copies:
         return folder
 
     def _fetch(self, source: wire.Source, folder: Path) -> None:
-        try:
-            with self.dial(source.address) as channel:
-                receive(PeerStub(channel).Fetch(wire.FetchRequest(name=source.name), timeout=120), folder)
-        except grpc.RpcError as error:
-            why = error.details() if isinstance(error, grpc.Call) else error
-            raise BadInput(f"{source.name} cannot be fetched from {source.node}: {why}") from None
+        """Once more where the line breaks: what cannot be fetched is not asked for by a later generation either."""
+        for left in reversed(range(FETCHES)):
+            try:
+                with self.dial(source.address) as channel:
+                    receive(PeerStub(channel).Fetch(wire.FetchRequest(name=source.name), timeout=120), folder)
+                return
+            except grpc.RpcError as error:
+                why = error.details() if isinstance(error, grpc.Call) else error
+                if not left:
+                    raise BadInput(f"{source.name} cannot be fetched from {source.node}: {why}") from None
+                time.sleep(AGAIN_S)
 
     def forget(self) -> None:
         """Removes all of them, as a test asks for."""

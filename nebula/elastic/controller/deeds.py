@@ -11,7 +11,7 @@ from nebula.elastic.chaos.tear import tear
 from nebula.elastic.controller.crowd import Line
 from nebula.elastic.controller.plans import ranks
 from nebula.elastic.controller.recovery import Recovery
-from nebula.elastic.controller.restore import newest
+from nebula.elastic.controller.restore import Restorable, newest
 from nebula.elastic.controller.starts import of_generation, of_replicas
 from nebula.elastic.policy import events
 from nebula.elastic.policy.values import Action, Again, End, Phase, Release, Start, Stop
@@ -42,7 +42,8 @@ class Deeds:
         self._began_s = time.monotonic()
         self._awaited: set[str] = set()
         self._leaving: set[str] = set()
-        self._untrusted = 0
+        self._found: Restorable | None = None
+        self._untrusted: set[tuple[int, int]] = set()
 
     def carry_out(self, action: Action) -> None:
         """Does what a decision asks for."""
@@ -107,14 +108,19 @@ class Deeds:
     # A generation begins
 
     def distrust(self, generation: int) -> None:
-        """Copies of a generation that could not begin from them are not taken up again."""
-        self._untrusted = generation
+        """The copies from which a generation could not begin are not taken up again: older ones are, or the disk."""
+        if self._found and generation == self._brain.state.generation:
+            self._untrusted.add((self._found.generation, self._found.step))
 
     async def _start(self, action: Start) -> None:
         """Finds a plan for the members and has them begin; planning does not hold up anything else."""
         brain = self._brain
         try:
             plan = await asyncio.to_thread(brain.plans.of, brain.attendance.seats(action.members))
+        except NebulaError as error:
+            brain.tell(events.Refused(generation=action.generation, cause=str(error), planless=True), "refused")
+            return
+        try:
             if brain.state.generation == action.generation and brain.state.phase is Phase.RUNNING:
                 self._begin(action, plan)
         except NebulaError as error:
@@ -125,7 +131,8 @@ class Deeds:
         if brain.state.apart:
             self._begin_apart(action, plan)
             return
-        found = newest(brain.crowd.copies(), before=self._untrusted) if brain.settings.memory_every else None
+        found = newest(brain.crowd.copies(), self._untrusted) if brain.settings.memory_every else None
+        self._found = found
         if missing := [node for node in action.members if node not in lines]:
             raise BadInput(f"{', '.join(missing)} left while the plan was made")
         names = dict(zip(brain.attendance.seats(action.members), action.members, strict=True))

@@ -47,15 +47,15 @@ class Restorable:
         return found
 
 
-def newest(copies: Iterable[Copy], *, before: int = 0) -> Restorable | None:
+def newest(copies: Iterable[Copy], untrusted: AbstractSet[tuple[int, int]] = frozenset()) -> Restorable | None:
     """The newest step of the newest generation that can be taken up.
 
     Args:
-        before: a generation from which on copies are not trusted; 0: none.
+        untrusted: generations and steps whose copies turned out not to make up the training.
     """
     groups: dict[tuple[int, int], list[Copy]] = {}
     for copy in copies:
-        if not before or copy.generation < before:
+        if (copy.generation, copy.step) not in untrusted:
             groups.setdefault((copy.generation, copy.step), []).append(copy)
     for generation, step in sorted(groups, reverse=True):
         found = groups[generation, step]

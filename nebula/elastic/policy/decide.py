@@ -13,7 +13,18 @@ from dataclasses import replace
 from typing import Any
 
 from nebula.elastic.policy import apart, events
-from nebula.elastic.policy.membership import able_but, aside_for, chosen, form, listed, stop, with_node, without
+from nebula.elastic.policy.membership import (
+    aside_for,
+    chosen,
+    form,
+    label,
+    left_without,
+    listed,
+    stop,
+    taken_back,
+    with_node,
+    without,
+)
 from nebula.elastic.policy.values import (
     Bounds,
     Decision,
@@ -26,6 +37,9 @@ from nebula.elastic.policy.values import (
     Release,
 )
 from nebula.errors import BadInput
+
+REMEMBERED = 64
+"""Memberships without a plan that are known again."""
 
 
 def decide(now_s: float, state: JobState, event: events.Event, limits: Limits) -> Decision:
@@ -130,7 +144,7 @@ def _slow(now_s: float, state: JobState, event: events.Slow, limits: Limits) -> 
         return Decision(state=state)
     told = event.cause or f"{event.node} takes {event.factor:.2f} times as long as the others"
     here = len(state.members) or 1
-    left = state.bounds.usable(able_but(state, event.node))
+    left = left_without(state, event.node)
     if event.factor * left / here < limits.slow_gain:
         instead = (
             f"{left} nodes would do {event.factor * left / here:.2f} times as much" if left else "too few are left"
@@ -173,8 +187,13 @@ def _finished(now_s: float, state: JobState, event: events.Finished, limits: Lim
 def _refused(now_s: float, state: JobState, event: events.Refused, limits: Limits) -> Decision:
     if event.generation != state.generation or state.phase is not Phase.RUNNING:
         return Decision(state=state)
-    state = _fell(state, now_s, limits)
     because = f"generation {event.generation} cannot begin: {event.cause}"
+    if event.planless and not state.apart:
+        state = replace(state, planless=(*state.planless, label(state, state.members))[-REMEMBERED:])
+        able = sum(node.able for node in state.nodes.values())
+        hopeless = able >= state.bounds.usable(state.bounds.most) and not chosen(taken_back(state)[0])
+        return _give_up(state, because) if hopeless else stop(state, because)
+    state = _fell(state, now_s, limits)
     if state.fruitless >= limits.fruitless:
         return _give_up(state, f"{because}; it is failure {state.fruitless} in a row")
     return stop(state, because)
@@ -215,6 +234,7 @@ def _back(now_s: float, state: JobState, event: events.ControllerBack, limits: L
     del event
     until_s = now_s + limits.controller_grace_s
     nodes = {name: replace(node, back_by_s=until_s) for name, node in state.nodes.items()}
+    state = replace(state, planless=())  # it may have been given another objective
     because = f"the controller is back; nodes have {limits.controller_grace_s:g} s to connect again"
     return Decision(state=replace(state, nodes=nodes, gather_until_s=math.inf, not_before_s=0.0), because=because)
 

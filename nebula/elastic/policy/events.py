@@ -67,10 +67,15 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A generation could not begin: there is no plan for it, say; waiting for other nodes may help."""
+    """A generation could not begin.
+
+    Attributes:
+        planless: there is no plan for its nodes; for others there may be one.
+    """
 
     generation: int
     cause: str
+    planless: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

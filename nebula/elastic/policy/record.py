@@ -42,6 +42,7 @@ def loads(text: str) -> tuple[JobState, float]:
             "phase": Phase(plain["phase"]),
             "members": tuple(plain["members"]),
             "nodes": nodes,
+            "planless": tuple(map(tuple, plain.get("planless", ()))),
             "gather_until_s": _infinite(plain["gather_until_s"]),
         }
         return JobState(**{**plain, **fixed}), float(document["now_s"])

@@ -168,6 +168,7 @@ class JobState:
         gather_until_s, not_before_s: until when to wait for further nodes, and with the next attempt.
         why: the sentence of the last decision that mattered.
         apart: the workers are replicas, which fail and join one by one.
+        planless: memberships for which there was no plan, see `membership.label`.
     """
 
     bounds: Bounds
@@ -184,6 +185,7 @@ class JobState:
     gather_until_s: float = math.inf
     not_before_s: float = 0.0
     why: str = ""
+    planless: tuple[tuple[str, ...], ...] = ()
 
     def wake_s(self) -> float:
         """When the policy wants to be asked again, if nothing happens before; infinite: never."""
