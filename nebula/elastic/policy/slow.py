@@ -36,7 +36,7 @@ class Slowness:
     factor: float = 1.5
     windows: int = 5
     window_steps: int = 4
-    least_s: float = 0.001
+    least_s: float = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
