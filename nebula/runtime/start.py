@@ -21,6 +21,7 @@ from nebula.plan import kinds as kinds_told
 from nebula.plan.values import Plan
 from nebula.runtime import circles, meeting, paddle_faults, runnable
 from nebula.runtime.place import Degrees, degrees, replica_rows
+from nebula.runtime.progress import Section, progress_of
 from nebula.runtime.quiet import quiet
 from nebula.runtime.serial import serial_plan
 
@@ -37,6 +38,7 @@ def init() -> Plan:
         The plan that NEBULA_PLAN names, or that of one serial process.
     """
     sys.excepthook = plainly
+    progress_of(os.environ).enter(Section.BEGIN)
     try:
         plan = plan_of(os.environ)
         set_up(plan)

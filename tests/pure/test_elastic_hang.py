@@ -28,7 +28,8 @@ def test_one_outlier_among_few_steps_does_not_make_it_blind():
 
 
 def test_there_is_more_patience_before_the_first_step_and_all_of_it_at_the_end():
-    assert Patience().seconds(Section.BEGIN, [0.1]) == Patience().seconds(Section.DATA, []) == 120.0
+    assert Patience().seconds(Section.BEGIN, [0.1]) == Patience().seconds(Section.DATA, []) == 1800.0
+    assert Patience().seconds(Section.LOAD, [0.1]) == 120.0
     assert Patience().seconds(Section.END, [0.1]) == math.inf
 
 

@@ -122,16 +122,26 @@ class Crew:
         """Seconds of the latest steps of all workers."""
         return [took_s for worker in self.ranks.values() for took_s in worker.watched.step_times()]
 
-    def standings(self, now_s: float) -> list[Silence]:
-        """How far each rank is, and for how long it has said nothing; who has not begun yet is not among them.
+    def standings(self, now_s: float, begun_s: float = 0.0) -> list[Silence]:
+        """How far each rank is, and for how long it has said nothing.
 
         Args:
             now_s: of the machine's monotonic clock.
+            begun_s: since when those are silent that have said nothing at all; 0: they are left out.
         """
-        return [_standing(worker, now_s) for worker in self.ranks.values() if worker.watched.changed_s]
+        return [
+            _standing(worker, now_s, worker.watched.changed_s or begun_s)
+            for worker in self.ranks.values()
+            if worker.watched.changed_s or begun_s
+        ]
 
     def silent(
-        self, now_s: float, patience: Patience, known_s: Sequence[float] = (), begins_s: Sequence[float] = ()
+        self,
+        now_s: float,
+        patience: Patience,
+        known_s: Sequence[float] = (),
+        begins_s: Sequence[float] = (),
+        begun_s: float = 0.0,
     ) -> list[Silence]:
         """The workers that hang, or wait for one that does.
 
@@ -139,16 +149,17 @@ class Crew:
             now_s: of the machine's monotonic clock.
             known_s: seconds of steps from before, to judge by.
             begins_s: the same of begins.
+            begun_s: as of `standings`.
         """
         times, found = [*known_s, *self.step_times()], []
         for worker in self.ranks.values():
             watched = worker.watched
-            section, since_s = watched.section, watched.changed_s
+            section, since_s = watched.section, watched.changed_s or begun_s
             began = [] if section < Section.DATA or not watched.step_times() else times
             if not since_s or now_s - since_s <= patience.early * patience.least_s:
                 continue
             if now_s - since_s > patience.seconds(section, began, begins_s):
-                found.append(_standing(worker, now_s))
+                found.append(_standing(worker, now_s, since_s))
         return found
 
     def close(self) -> None:
@@ -159,14 +170,14 @@ class Crew:
             self.ended(worker)
 
 
-def _standing(worker: Worker, now_s: float) -> Silence:
+def _standing(worker: Worker, now_s: float, since_s: float) -> Silence:
     assert worker.order is not None
     watched = worker.watched
     return Silence(
         rank=worker.order.rank,
         step=watched.step,
         section=watched.section,
-        silent_s=now_s - watched.changed_s,
+        silent_s=now_s - since_s,
         frozen=worker.frozen,
         parked=worker.parked,
         busy=worker.busy,

@@ -23,14 +23,17 @@ class Patience:
         least_s: whatever the steps take.
         times: the 99th percentile of the steps.
         early: the share of these after which all ranks are asked, so that one is blamed in time.
-        begin_s: in LOAD, and in BEGIN and the first step of a process before the job has begun once; infinite in END.
+        load_s: in LOAD.
+        begin_s: in BEGIN and the first step of a process, before the job has begun once: models are built, and
+            communicators; infinite in END.
         least_begin_s: in these once it has, or `times` the longest begin so far.
     """
 
     least_s: float = 2.0
     times: float = 5.0
     early: float = 0.85
-    begin_s: float = 120.0
+    load_s: float = 120.0
+    begin_s: float = 1800.0
     least_begin_s: float = 30.0
 
     def seconds(self, section: Section, step_times: Sequence[float], begins_s: Sequence[float] = ()) -> float:
@@ -46,9 +49,10 @@ class Patience:
         """
         if section is Section.END:
             return math.inf
-        if section in (Section.BEGIN, Section.LOAD) or not step_times:
-            known = bool(begins_s) and section is not Section.LOAD  # from the disk that takes longer than from memory
-            return max(self.least_begin_s, self.times * max(begins_s)) if known else self.begin_s
+        if section is Section.LOAD:  # from the disk that takes longer than from memory
+            return self.load_s
+        if section is Section.BEGIN or not step_times:
+            return max(self.least_begin_s, self.times * max(begins_s)) if begins_s else self.begin_s
         return self.early * max(self.least_s, self.times * long_step(step_times))
 
 

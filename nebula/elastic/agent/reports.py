@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator, Sequence
 
 from nebula.elastic.agent.crew import Crew
 from nebula.elastic.agent.worker import Order, Worker, ending
+from nebula.elastic.policy.blame import Silence
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.errors import BadInput
 
@@ -29,7 +29,7 @@ def progress(generation: int, crew: Crew) -> wire.Progress:
     )
 
 
-def standings(generation: int, crew: Crew, *, hangs: bool) -> wire.Standings:
+def standings(generation: int, standings: Sequence[Silence], *, hangs: bool) -> wire.Standings:
     """How far each rank is, and for how long it has said nothing.
 
     Args:
@@ -44,7 +44,7 @@ def standings(generation: int, crew: Crew, *, hangs: bool) -> wire.Standings:
             frozen=one.frozen,
             parked=one.parked,
         )
-        for one in crew.standings(time.monotonic())
+        for one in standings
     ]
     return wire.Standings(generation=generation, ranks=ranks, hangs=hangs)
 

@@ -165,7 +165,7 @@ class Work:
     def accused(self, accuse: wire.Accuse) -> None:
         """A rank of this node holds up all others."""
         if accuse.generation == self.generation.number and not self.generation.stopping:
-            for one in self.crew.standings(time.monotonic()):
+            for one in self.crew.standings(time.monotonic(), self._begun_s):
                 if one.rank == accuse.rank:
                     self._hangs(one)
 
@@ -229,9 +229,17 @@ class Work:
             self._fill(idle=True)
         self.copies.pass_on(generation.start.neighbour)
 
+    @property
+    def _begun_s(self) -> float:
+        """Since when workers have had time to say a first word; 0 where it is not known that they ever say any.
+
+        A replica may have to wait long for the others to let it in.
+        """
+        return self.generation.started_s if self._begins_s and not self.generation.start.apart else 0.0
+
     def _look_for_hangs(self, now_s: float) -> None:
         generation = self.generation
-        silent = self.crew.silent(now_s, self.node.patience, self._known_s, self._begins_s)
+        silent = self.crew.silent(now_s, self.node.patience, self._known_s, self._begins_s, self._begun_s)
         if generation.start.apart:  # who waits for another is not to blame, wherever that one is
             self._busy = {one.rank: self._busy.get(one.rank, now_s) for one in silent if one.busy}
             loops = {rank for rank, since_s in self._busy.items() if now_s - since_s > BUSY_S}
@@ -295,7 +303,8 @@ class Work:
         self.send(stopped=stopped)
 
     def _tell_standings(self, *, hangs: bool) -> None:
-        self.send(standings=reports.standings(self.generation.number, self.crew, hangs=hangs))
+        standings = self.crew.standings(time.monotonic(), self._begun_s)
+        self.send(standings=reports.standings(self.generation.number, standings, hangs=hangs))
 
     def _hangs(self, blamed: Silence) -> None:
         """Tells of a rank that hangs, with its stacks."""
