@@ -153,6 +153,22 @@ def test_nobody_is_blamed_who_may_wait_for_a_save_that_goes_on(plans):
     asyncio.run(scenario())
 
 
+def test_nobody_is_blamed_where_all_go_on_by_the_time_they_are_asked(plans):
+    async def scenario():
+        brain, lines = await running(plans)
+        brain.heard("a", lines["a"], stands(0, Section.COLLECTIVE, 1.8, hangs=True))
+        brain.heard("a", lines["a"], stands(0, Section.DATA, 0.1))
+        brain.heard("b", lines["b"], stands(1, Section.BACKWARD, 0.0))
+        await asyncio.sleep(inquiry.ANSWER_S + inquiry.STACKS_S + 0.2)
+        assert brain.state.phase is Phase.RUNNING
+        brain.heard("a", lines["a"], stands(0, Section.COLLECTIVE, 1.8, hangs=True))
+        brain.heard("b", lines["b"], stands(1, Section.DATA, 1.8))
+        brain.heard("b", lines["b"], failed(1))
+        assert brain.state.why.startswith("rank 1 on b made no progress")
+
+    asyncio.run(scenario())
+
+
 def test_a_rank_that_loops_while_it_saves_is_blamed_by_the_side_of_one_that_waits_for_it(plans):
     async def scenario():
         brain, lines = await running(plans)

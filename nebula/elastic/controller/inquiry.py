@@ -1,7 +1,8 @@
 """A rank hangs: which one? All agents are asked how far their ranks are before one is blamed.
 
 The first that is found silent may only be waiting for another. The rank that the others wait for is blamed once all
-agents have answered, or after a short while, and its own agent tells of it, with its stacks.
+agents have answered, or after a short while, and its own agent tells of it, with its stacks. Where all go on by then
+nobody is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nebula.elastic.policy.blame import Silence, culprit, waits_for_told
+from nebula.elastic.policy.blame import STILL, Silence, culprit, waits_for_told
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.runtime.progress import Section
@@ -33,7 +34,7 @@ class Inquiry:
             tell: hears of the node and of the failure of the rank that is blamed.
         """
         self._brain, self._tell = brain, tell
-        self._generation, self._seen_s = 0, 0.0
+        self._generation, self._seen_s, self._alarm_s = 0, 0.0, 0.0
         self._stand: dict[int, tuple[str, Silence]] = {}
         self._answered: set[str] = set()
         self._blamed: Silence | None = None
@@ -42,7 +43,7 @@ class Inquiry:
         """An agent says how far its ranks are: that one hangs, or because it was asked."""
         running = self._brain.state.phase is Phase.RUNNING and standings.generation == self._brain.state.generation
         if standings.hangs and running and self._generation != standings.generation:
-            self._open(standings.generation)
+            self._open(standings.generation, max((one.silent_s for one in standings.ranks), default=0.0))
         if standings.generation != self._generation or self._blamed:
             return
         self._stand |= {one.rank: (node, _silence(one)) for one in standings.ranks}
@@ -55,8 +56,8 @@ class Inquiry:
         if failed.generation == self._generation and self._blamed and failed.rank == self._blamed.rank:
             self._close(node, failed)
 
-    def _open(self, generation: int) -> None:
-        self._generation, self._seen_s = generation, time.time()
+    def _open(self, generation: int, alarm_s: float) -> None:
+        self._generation, self._seen_s, self._alarm_s = generation, time.time(), alarm_s
         self._stand, self._answered, self._blamed = {}, set(), None
         look = wire.Look(epoch=self._brain.lease.token, generation=generation)
         for node in self._asked():
@@ -72,7 +73,8 @@ class Inquiry:
             return
         told = [one for _, one in self._stand.values()]
         blamed = culprit(told)
-        if waits_for_told(blamed, told):  # agents ask again as long as it lasts
+        went_on = blamed.silent_s < STILL * self._alarm_s
+        if went_on or waits_for_told(blamed, told):  # agents ask again as long as it lasts
             self._generation = 0
             return
         self._blamed = blamed
