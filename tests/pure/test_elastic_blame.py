@@ -159,7 +159,12 @@ def test_nobody_is_blamed_where_all_go_on_by_the_time_they_are_asked(plans):
         brain.heard("a", lines["a"], stands(0, Section.COLLECTIVE, 1.8, hangs=True))
         brain.heard("a", lines["a"], stands(0, Section.DATA, 0.1))
         brain.heard("b", lines["b"], stands(1, Section.BACKWARD, 0.0))
+        brain.heard("a", lines["a"], stands(0, Section.COLLECTIVE, 0.0, hangs=True))
         await asyncio.sleep(inquiry.ANSWER_S + inquiry.STACKS_S + 0.2)
+        brain.heard("a", lines["a"], stands(0, Section.COLLECTIVE, 1.8, hangs=True))
+        brain.heard("b", lines["b"], stands(1, Section.DATA, 1.8))
+        brain.heard("b", lines["b"], stands(1, Section.DATA, 0.0))  # accused it goes on after all
+        await asyncio.sleep(inquiry.STACKS_S + 0.2)
         assert brain.state.phase is Phase.RUNNING
         brain.heard("a", lines["a"], stands(0, Section.COLLECTIVE, 1.8, hangs=True))
         brain.heard("b", lines["b"], stands(1, Section.DATA, 1.8))

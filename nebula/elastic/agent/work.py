@@ -18,6 +18,7 @@ from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.crew import Crew
 from nebula.elastic.agent.node import Generation, Node, Prepared
 from nebula.elastic.agent.worker import STACK_LINES, Order, Worker
+from nebula.elastic.policy.blame import ALARM_S as SILENT_S
 from nebula.elastic.policy.blame import STILL, WAITING, Silence, culprit
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.shared import whole
@@ -165,10 +166,11 @@ class Work:
     def accused(self, accuse: wire.Accuse) -> None:
         """A rank of this node holds up all others."""
         if accuse.generation == self.generation.number and not self.generation.stopping:
-            patience = self.node.patience
             for one in self.crew.standings(time.monotonic(), self._begun_s):
-                if one.rank == accuse.rank and one.silent_s >= STILL * patience.early * patience.least_s:
+                if one.rank == accuse.rank and one.silent_s >= STILL * SILENT_S:
                     self._hangs(one)
+                elif one.rank == accuse.rank:
+                    self._tell_standings(hangs=False)  # it goes on after all
 
     def tear(self) -> None:
         """Loses the workers and all copies in memory at once, as a test asks for."""
