@@ -18,7 +18,7 @@ TIMES = st.lists(st.floats(0.001, 100), min_size=1, max_size=300)
 @given(TIMES)
 def test_patience_is_at_least_two_seconds_and_follows_the_steps(times):
     told = Patience().seconds(Section.FORWARD, times)
-    assert told == 0.85 * max(2.0, 5.0 * long_step(times))
+    assert told == 0.8 * max(2.0, 5.0 * long_step(times))
     assert told <= max(2.0, 5.0 * max(times))
 
 
@@ -27,8 +27,8 @@ def test_no_alarm_is_raised_sooner_than_those_who_are_asked_take_for_one():
 
 
 def test_one_outlier_among_few_steps_does_not_make_it_blind():
-    assert Patience().seconds(Section.DATA, [0.3] * 20 + [6.0]) == 5.1
-    assert Patience().seconds(Section.DATA, [0.3] * 200 + [6.0] * 3) == 25.5
+    assert Patience().seconds(Section.DATA, [0.3] * 20 + [6.0]) == pytest.approx(4.8)
+    assert Patience().seconds(Section.DATA, [0.3] * 200 + [6.0] * 3) == 24.0
 
 
 def test_there_is_more_patience_before_the_first_step_and_all_of_it_at_the_end():
@@ -41,7 +41,7 @@ def test_once_a_job_has_begun_that_tells_how_long_a_begin_may_take():
     assert Patience().seconds(Section.BEGIN, [], [1.5, 3.0]) == Patience().seconds(Section.FORWARD, [], [3.0]) == 30.0
     assert Patience().seconds(Section.BEGIN, [0.1], [1.5, 40.0, 3.0]) == 200.0
     assert Patience().seconds(Section.LOAD, [], [1.5]) == 120.0
-    assert Patience().seconds(Section.DATA, [0.1], [40.0]) == 1.7
+    assert Patience().seconds(Section.DATA, [0.1], [40.0]) == 1.6
 
 
 def silent(rank, section, step=5, silent_s=3.0, frozen=False):

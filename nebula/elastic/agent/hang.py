@@ -31,7 +31,7 @@ class Patience:
 
     least_s: float = 2.0
     times: float = 5.0
-    early: float = 0.85
+    early: float = 0.8
     load_s: float = 120.0
     begin_s: float = 1800.0
     least_begin_s: float = 30.0
@@ -45,7 +45,7 @@ class Patience:
 
         Example:
             >>> Patience().seconds(Section.FORWARD, [0.1] * 50), Patience().seconds(Section.FORWARD, [1.0] * 50)
-            (1.7, 4.25)
+            (1.6, 4.0)
         """
         if section is Section.END:
             return math.inf
