@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -154,5 +155,6 @@ class Job:
             if process.poll() is None:
                 family = [*psutil.Process(process.pid).children(recursive=True), process]
                 for one in family:
-                    one.kill()
+                    with suppress(psutil.NoSuchProcess):  # it ended when another one did
+                        one.kill()
                 process.wait()
