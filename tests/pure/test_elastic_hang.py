@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nebula.elastic.agent.hang import Patience, long_step
-from nebula.elastic.policy.blame import ALARM_S, WAITING, Silence, culprit
+from nebula.elastic.policy.blame import SILENT_S, WAITING, Silence, culprit
 from nebula.runtime.progress import Progress, Section, Watched, make
 
 TIMES = st.lists(st.floats(0.001, 100), min_size=1, max_size=300)
@@ -23,7 +23,7 @@ def test_patience_is_at_least_two_seconds_and_follows_the_steps(times):
 
 
 def test_no_alarm_is_raised_sooner_than_those_who_are_asked_take_for_one():
-    assert Patience().seconds(Section.FORWARD, [0.1] * 200) == ALARM_S
+    assert Patience().seconds(Section.FORWARD, [0.1] * 200) == SILENT_S
 
 
 def test_one_outlier_among_few_steps_does_not_make_it_blind():

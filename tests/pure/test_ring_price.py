@@ -9,6 +9,7 @@ import pytest
 from nebula.cost_model.activations import activations
 from nebula.cost_model.communication import Fabric, collective
 from nebula.cost_model.eager import eager_execution
+from nebula.cost_model.layer import recomputed
 from nebula.graph.attention_core import written_cores
 from nebula.graph.context import context_parallel
 from nebula.graph.local_block import undealt_block
@@ -104,3 +105,8 @@ def test_what_is_written_otherwise_has_no_price_of_its_own():
     """A sequence that the ring's runs do not divide."""
     odd = replace(ERNIE, seq_len=6, max_distance=6)
     assert ring(layer(odd)) is None
+
+
+def test_selective_recomputation_adds_nothing_to_a_ring():
+    assert recomputed(ring(layer()), "selective") == ()
+    assert recomputed(ring(layer()), "full")

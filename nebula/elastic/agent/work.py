@@ -18,8 +18,7 @@ from nebula.elastic.agent.copies import Copies
 from nebula.elastic.agent.crew import Crew
 from nebula.elastic.agent.node import Generation, Node, Prepared
 from nebula.elastic.agent.worker import STACK_LINES, Order, Worker
-from nebula.elastic.policy.blame import ALARM_S as SILENT_S
-from nebula.elastic.policy.blame import STILL, WAITING, Silence, culprit
+from nebula.elastic.policy.blame import SILENT_S, STILL, WAITING, Silence, culprit
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.shared import whole
 from nebula.errors import NebulaError

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nebula.elastic.policy.blame import ALARM_S, STILL, Silence, culprit, waits_for_told
+from nebula.elastic.policy.blame import SILENT_S, STILL, Silence, culprit, waits_for_told
 from nebula.elastic.policy.values import Phase
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.runtime.progress import Section
@@ -48,7 +48,7 @@ class Inquiry:
             return
         if self._blamed:
             rank = self._blamed.rank
-            if any(one.rank == rank and one.silent_s < STILL * ALARM_S for one in standings.ranks):
+            if any(one.rank == rank and one.silent_s < STILL * SILENT_S for one in standings.ranks):
                 self._generation, self._blamed = 0, None  # it goes on after all
             return
         self._stand |= {one.rank: (node, _silence(one)) for one in standings.ranks}
@@ -78,7 +78,7 @@ class Inquiry:
             return
         told = [one for _, one in self._stand.values()]
         blamed = culprit(told)
-        went_on = blamed.silent_s < STILL * max(self._alarm_s, ALARM_S)
+        went_on = blamed.silent_s < STILL * max(self._alarm_s, SILENT_S)
         if went_on or waits_for_told(blamed, told):  # agents ask again as long as it lasts
             self._generation = 0
             return

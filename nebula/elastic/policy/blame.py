@@ -15,7 +15,7 @@ WAITING = frozenset({Section.BACKWARD, Section.UPDATE, Section.COLLECTIVE, Secti
 """Sections in which a rank may only be waiting for others."""
 TOLD = frozenset({Section.LOAD, Section.CHECKPOINT, Section.PAUSE})
 """Sections of which a rank says again and again that it goes on, since nobody knows how long they take."""
-ALARM_S = 1.6
+SILENT_S = 1.6
 """Silence of which no agent speaks sooner (nebula.elastic.agent.hang)."""
 STILL = 0.5
 """Who has been silent for less than this share of the longest silence was going on meanwhile."""
