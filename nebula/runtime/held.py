@@ -20,6 +20,7 @@ from nebula.checkpoint.boxes import Box, flat_boxes, overlap, whole
 from nebula.checkpoint.shard_file import Part as SavedPart
 from nebula.runtime.optimizers import trained_by
 from nebula.runtime.parallelize import Step
+from nebula.runtime.sharding import storage
 
 MODEL, BUFFER, OPTIMIZER, MASTER, ROWS = "model/", "buffer/", "optimizer/", "master/", "rows/"
 """Begins of the keys under which a checkpoint keeps them."""
@@ -138,19 +139,13 @@ def make_states(step: Step) -> None:
     """Makes the optimizer's states before its first step, so that they can be filled."""
     optimizer = innermost(step.optimizer)
     block = paddle.base.framework.default_main_program().global_block()
-    optimizer._create_accumulators(block, [_storage(parameter) for parameter in _stepped_here(step)])
+    optimizer._create_accumulators(block, [storage(parameter) for parameter in _stepped_here(step)])
 
 
 def innermost(optimizer: Any) -> Any:
     """Paddle's optimizer inside of fleet's wrappers; that of sharding stage 3 names itself as what it wraps."""
     inner = vars(optimizer).get("_inner_opt") or vars(optimizer).get("_optim")
     return optimizer if inner in (None, optimizer) else innermost(inner)
-
-
-def _storage(parameter: paddle.Tensor) -> paddle.Tensor:
-    """Where a parameter's elements are: sharding stage 3 keeps a range of them elsewhere."""
-    storage = getattr(parameter, "fw_storage", None)
-    return parameter if storage is None else storage
 
 
 def _stepped_here(step: Step) -> list[paddle.Tensor]:
@@ -172,12 +167,12 @@ def _weight(step: Step, name: str, parameter: paddle.Tensor) -> Held:
     if dim is not None:
         member = step.part.cut.members[id(parameter)]
         shape[dim], offset[dim] = local[dim] * member.degree, local[dim] * member.rank // (1 if seam is None else 2)
-    storage, flat = _storage(parameter), None
-    if storage is not parameter:
-        size, elements = int(storage.shape[0]), int(np.prod(local))
+    tensor, flat = storage(parameter), None
+    if tensor is not parameter:
+        size, elements = int(tensor.shape[0]), int(np.prod(local))
         flat = (min(step.place.shard * size, elements), min((step.place.shard + 1) * size, elements))
     box = Box(tuple(offset), tuple(local))
-    return Held(key=MODEL + name, tensor=storage, shape=tuple(shape), box=box, flat=flat, seam=seam)
+    return Held(key=MODEL + name, tensor=tensor, shape=tuple(shape), box=box, flat=flat, seam=seam)
 
 
 def _states(step: Step, by_name: Mapping[str, Held]) -> Iterator[Held]:

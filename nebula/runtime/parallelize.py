@@ -78,7 +78,7 @@ class Step:
         self.driver, self.precision, self.optimizer, self.wrapped = driver, driver.precision, optimizer, wrapped
         self.progress = progress_of(os.environ)
         watched = isinstance(self.progress, Progress) and self.precision.scaler is None
-        self._look: finite.Look = finite.Finite(part.weights.values()) if watched else finite.NoLook()
+        self._look: finite.Look = finite.Finite(part.weights) if watched else finite.NoLook()
         driver.observers.append(self.progress.observe)
         self._compared = False
 

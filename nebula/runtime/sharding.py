@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from nebula.errors import BadInput
@@ -86,6 +87,12 @@ def stage3(model: nn.Layer, optimizer: Any, hybrid: Any, scaler: Any) -> tuple[n
 def data_group(hybrid: Any) -> Any:
     """The group of replicas outside a sharding group, or None when there is one."""
     return hybrid.get_data_parallel_group() if hybrid.get_data_parallel_world_size() > 1 else None
+
+
+def storage(parameter: paddle.Tensor) -> paddle.Tensor:
+    """Where a parameter's elements are between two steps: stage 3 keeps a rank's range of them elsewhere."""
+    kept = getattr(parameter, "fw_storage", None)
+    return parameter if kept is None else kept
 
 
 def feed_stage2(driver: Through1F1B, wrapped: Any) -> None:
