@@ -23,6 +23,8 @@ MTBF = "NEBULA_MTBF_S"
 """Mean seconds between failures of the job, as its controller has seen them: what a checkpoint's interval follows."""
 STOPPED = 75
 """Exit code of a rank that ended at a step because it was asked to."""
+LATE: list[Callable[[], None]] = []
+"""What a test has a rank do before its next data are there; taken once."""
 
 _MAGIC = 0x4E45_4250
 _STEP, _SECTION, _CHANGED, _STOP_AT, _ENDED = 8, 16, 24, 32, 40
@@ -78,6 +80,8 @@ class Progress:
 
     def enter(self, section: Section) -> None:
         """Says what comes now."""
+        if LATE and section is Section.FORWARD and self._section is Section.DATA:
+            LATE.pop()()
         self._count()
         struct.pack_into("<QQ", self._memory, _SECTION, section, time.monotonic_ns())
 
@@ -108,10 +112,15 @@ class Progress:
     def _count(self) -> None:
         """Adds the time since the last section began to its total."""
         before_s, self._entered_s = self._entered_s, self.clock()
-        (section,) = struct.unpack_from("<Q", self._memory, _SECTION)
-        (total_ns,) = struct.unpack_from("<Q", self._memory, _TOTALS + 8 * section)
+        at = _TOTALS + 8 * self._section
+        (total_ns,) = struct.unpack_from("<Q", self._memory, at)
         more_ns = max(0, round((self._entered_s - before_s) * 1e9))
-        struct.pack_into("<Q", self._memory, _TOTALS + 8 * section, total_ns + more_ns)
+        struct.pack_into("<Q", self._memory, at, total_ns + more_ns)
+
+    @property
+    def _section(self) -> Section:
+        """What was said last."""
+        return Section(struct.unpack_from("<Q", self._memory, _SECTION)[0])
 
     def begin_at(self, step: int) -> None:
         """Says how many steps are done when training begins."""

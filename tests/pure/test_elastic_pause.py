@@ -10,7 +10,7 @@ import pytest
 from nebula.elastic.policy.blame import Silence, waits_for_told
 from nebula.errors import BadInput
 from nebula.runtime.pause import pause
-from nebula.runtime.progress import NoProgress, Progress, Section, Watched
+from nebula.runtime.progress import LATE, NoProgress, Progress, Section, Watched
 
 
 @pytest.fixture
@@ -72,3 +72,17 @@ def test_who_computes_does_not_wait_for_a_pause():
     loops = Silence(rank=1, step=7, section=Section.FORWARD, silent_s=9.0, busy=True)
     pauses = Silence(rank=0, step=7, section=Section.PAUSE, silent_s=0.2)
     assert not waits_for_told(loops, [loops, pauses])
+
+
+def test_data_that_a_test_holds_back_are_waited_for_in_their_section_once(both):
+    watched, rank = both
+    seen = []
+    LATE.append(lambda: seen.append((watched.section, watched.step)))
+    for section in (Section.FORWARD, Section.BACKWARD, Section.FORWARD):  # of a step that has its data
+        rank.enter(section)
+    assert seen == []
+    rank.step_done()
+    for _ in range(2):
+        rank.enter(Section.FORWARD)
+        rank.step_done()
+    assert seen == [(Section.DATA, 1)]

@@ -62,7 +62,7 @@ _MEANING = {
     Kind.EXCEPTION: "a worker raises an exception",
     Kind.LOOP: "a worker loops for ever",
     Kind.LOCK: "a worker holds the interpreter's lock for ever",
-    Kind.DATA: "a worker waits for data for ever",
+    Kind.DATA: "a worker waits for its next data for ever",
     Kind.MEMORY: "a worker takes memory until the limit of its cgroup, or its own where no cgroup can be made",
     Kind.DISK: "a worker's files may not grow beyond 1 MiB, as on a full disk, for `seconds`, if given",
     Kind.NAN: "a worker's next gradient is no number",

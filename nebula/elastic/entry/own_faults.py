@@ -1,4 +1,7 @@
-"""What a worker does to itself when a test asks for it; called from a signal handler in its main thread."""
+"""What a worker does to itself when a test asks for it; called from a signal handler in its main thread.
+
+What is to happen at a place of its step, a gradient or the wait for data, is left there for the step to take.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def do(kind: str, amount: float) -> None:
         "exception": _raise,
         "loop": _loop,
         "lock": _hold_the_lock,
-        "data": _wait,
+        "data": _no_data,
         "memory": _take_memory if amount else _no_memory,
         "disk": lambda: _no_disk(amount),
         "nan": _no_number,
@@ -58,6 +61,13 @@ def _hold_the_lock() -> None:
     import ctypes
 
     ctypes.PyDLL(None).sleep(1_000_000)
+
+
+def _no_data() -> None:
+    """The next data do not come: wherever the signal has met it, the process waits once it is ready for them."""
+    from nebula.runtime import progress
+
+    progress.LATE.append(_wait)
 
 
 def _wait() -> None:
