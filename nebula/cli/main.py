@@ -34,6 +34,7 @@ from nebula.cli import (
     replanning,
     reporting,
     running,
+    scaling,
     sweeping,
     topping,
     validating,
@@ -129,7 +130,7 @@ app.command()(elastic.agent)
 app.command()(asking.status)
 app.command()(topping.top)
 app.command()(asking.events)
-app.command()(asking.scale)
+app.command()(scaling.scale)
 app.command()(asking.drain)
 app.command()(asking.chaos)
 app.add_typer(certifying.app, name="cert")

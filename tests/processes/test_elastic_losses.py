@@ -74,7 +74,7 @@ def test_losses_over_two_one_and_two_nodes_are_those_of_an_undisturbed_run(job, 
 
 
 @pytest.mark.slow
-def test_a_drained_node_loses_no_step_and_scaling_brings_it_back(job, calm):
+def test_a_drained_node_loses_no_step_and_may_come_back(job, calm):
     job.controller().agents("a", "b").wait_step(4)
     assert "b is drained: its fan is loud" in job.client().drain("b", "its fan is loud")
     job.wait(lambda: "1 ranks begin" in job.log(), 60)
@@ -82,6 +82,21 @@ def test_a_drained_node_loses_no_step_and_scaling_brings_it_back(job, calm):
     job.wait_step(job.last_step() + 3)
     job.agents("b")
     job.end_well("controller")
+    went_on = [event for event in map(json.loads, job.events()) if event["kind"] == "stepping"]
+    assert [event["seconds"]["lost_steps"] for event in went_on] == [0, 0]
+    assert max(abs(one - other) for one, other in zip(losses(job), calm, strict=True)) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_job_scaled_down_and_up_again_loses_no_step(job, calm):
+    job.controller().agents("a", "b").wait_step(4)
+    assert job.client().scale(1, 1) == "scaled to 1:1 nodes"
+    job.wait(lambda: "1 ranks begin" in job.log(), 60)
+    job.wait(lambda: {node.node: node.state for node in job.client().status().nodes}["b"] == "standby", 10)
+    job.wait_step(job.last_step() + 3)
+    assert job.client().scale(1, 2) == "scaled to 1:2 nodes"
+    job.wait(lambda: job.log().count("2 ranks begin") == 2, 60)
+    job.end_well("controller", "a", "b")
     went_on = [event for event in map(json.loads, job.events()) if event["kind"] == "stepping"]
     assert [event["seconds"]["lost_steps"] for event in went_on] == [0, 0]
     assert max(abs(one - other) for one, other in zip(losses(job), calm, strict=True)) < 1e-5

@@ -1,10 +1,10 @@
-"""As many nodes as each still adds its share."""
+"""As many nodes as each still adds its share, asked once and again and again."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.elastic.policy.size import advise
+from nebula.elastic.policy.size import Sizes, advise
 
 RATES = {1: 100.0, 2: 190.0, 3: 260.0, 4: 280.0}
 
@@ -50,3 +50,35 @@ def test_a_higher_demand_never_advises_more_nodes(share):
     lax = advise(RATES, now=1, measured=0.0, least_efficiency=share)
     strict = advise(RATES, now=1, measured=0.0, least_efficiency=min(1.0, share + 0.1))
     assert strict.nodes <= lax.nodes
+
+
+def test_a_size_that_does_less_than_predicted_is_left_and_not_taken_again():
+    """Two nodes were to do 190, and do 110: each is worth 55 % of one."""
+    job = Sizes(predicted=RATES, least_efficiency=0.7)
+    assert job.look(generation=1, now=1, most=1, measured=100.0) is None  # it has just begun
+    assert job.look(generation=1, now=1, most=1, measured=100.0).nodes == 4
+    assert job.look(generation=2, now=2, most=4, measured=110.0) is None  # no more nodes are there
+    advice = job.look(generation=2, now=2, most=4, measured=110.0)
+    assert (advice.nodes, [size.tokens_per_s for size in advice.sizes][:2]) == (1, [100.0, 110.0])
+    assert job.look(generation=2, now=2, most=1, measured=110.0) is None  # it is about to shrink
+    assert job.look(generation=3, now=1, most=1, measured=100.0) is None
+    assert job.look(generation=3, now=1, most=1, measured=100.0).nodes == 1
+
+
+def test_nothing_is_said_of_a_job_that_does_not_train():
+    job = Sizes(predicted=RATES, least_efficiency=0.7)
+    for generation, measured in ((0, 0.0), (0, 0.0), (1, 100.0), (0, 100.0), (1, 0.0), (1, 0.0), (2, 100.0)):
+        assert job.look(generation=generation, now=1, most=1, measured=measured) is None
+
+
+rates = st.fixed_dictionaries({nodes: st.floats(1.0, 1e6) for nodes in range(1, 6)})
+
+
+@given(predicted=rates, does=rates, efficiency=st.floats(0.1, 1.0), now=st.integers(1, 5))
+def test_a_job_comes_to_rest_whatever_its_sizes_do(predicted, does, efficiency, now):
+    job, visited = Sizes(predicted=predicted, least_efficiency=efficiency), [now]
+    for generation in range(1, 20):
+        job.look(generation=generation, now=now, most=now, measured=does[now])
+        advice = job.look(generation=generation, now=now, most=now, measured=does[now])
+        visited.append(now := advice.nodes)
+    assert len(set(visited[10:])) == 1
