@@ -43,6 +43,8 @@ RANDOM = "random/"
 """How keys of a rank's random state begin, which it shares with nobody."""
 TENSORS = "tensors"
 """The fact that says how many tensors all ranks hold together."""
+WHERE = "checkpoints"
+"""The fact that says where checkpoints of the training are, and how many of them stay: `folder` and `keep`."""
 
 
 def assemble(folder: Path, *, everything: bool = False) -> Manifest:

@@ -175,5 +175,20 @@ def account(began_s: float, moments: Sequence[Moment]) -> Account:
     return so_far
 
 
+def seconds_between_failures(assumed_s: float, so_far: Account, failures: int) -> float:
+    """Mean seconds between failures of a job; what was assumed counts like one failure that was seen.
+
+    While it waits for nodes nothing of it can fail. The account is that of the whole job, whoever has led it, as its
+    count of failures is.
+
+    Example:
+        >>> run = account(0.0, [Moment(at_s=100.0, phase=Phase.RUNNING, generation=1)]).until(700.0)
+        >>> seconds_between_failures(3600.0, run, 0), seconds_between_failures(3600.0, run, 2)
+        (4200.0, 1400.0)
+    """
+    exposed_s = so_far.wall_s - so_far.spent_ns[Category.WAITING] / 1e9
+    return (assumed_s + exposed_s) / (1 + failures)
+
+
 def _ns(seconds: float) -> int:
     return round(seconds * 1e9)

@@ -29,7 +29,7 @@ import paddle
 from nebula.checkpoint import folder as folders
 from nebula.checkpoint.boxes import Box
 from nebula.checkpoint.commit import saving_folder
-from nebula.checkpoint.copies import CopyReader
+from nebula.checkpoint.copies import WHERE, CopyReader
 from nebula.checkpoint.manifest import Damaged
 from nebula.checkpoint.policy import FOLDER, KEEP, Policy
 from nebula.checkpoint.shard_file import Part
@@ -46,7 +46,7 @@ from nebula.runtime.memory_copy import NoMemoryCopies, memory_copies, offered, p
 from nebula.runtime.parallelize import Step
 from nebula.runtime.progress import STOPPED, NoProgress, Section
 from nebula.runtime.resume import resume
-from nebula.runtime.save import Save, SaveRecord
+from nebula.runtime.save import LAST_S, LONG_S, Save, SaveRecord
 from nebula.runtime.save_interval import SaveInterval
 
 
@@ -108,7 +108,7 @@ class Checkpoints:
         self._digests: list[int] = []
         self._mine: set[tuple[str, Box]] = set()
         self._save: Save | None = None
-        self._saved, self._ending = -1, False
+        self._saved, self._ending, self._long_s = -1, False, LONG_S
         self._copies = memory_copies(step)
         self._beside_passes = beside_passes and asynchronous
         if self._beside_passes:
@@ -202,7 +202,7 @@ class Checkpoints:
         progress = self.step.progress
         progress.enter(Section.CHECKPOINT)
         self._collect(wait=False)
-        self._copies.after(done, lambda: self._facts(plain(position, "the position")))
+        self._copies.after(done, lambda: self._facts_of_copy(position))
         self._interval.stepped(time.monotonic())
         due = self._interval.due(done)
         if due:
@@ -213,12 +213,32 @@ class Checkpoints:
         return due
 
     def _stop(self, done: int, position: Any) -> None:
-        """Ends this process at a step, as its agent asked: nothing is lost, and all ranks end at the same one."""
-        self._copies.copy(done, self._facts(plain(position, "the position")))
-        self._collect(wait=True)
+        """Ends this process at a step, as its agent asked: nothing is lost, and all ranks end at the same one.
+
+        The step is kept in memory; where no copies are made there, on the disk, for which a grace may be too short.
+        """
+        self._long_s = LAST_S
+        self._copies.copy(done, self._facts_of_copy(position))
+        self._finish(done, lambda: self._collect(wait=True))
+        if isinstance(self._copies, NoMemoryCopies):
+            self._finish(done, lambda: self._save_whole(done, position))
         self._tell(f"stopped on request after step {done}")
         sys.stdout.flush()
         os._exit(STOPPED)
+
+    def _save_whole(self, done: int, position: Any) -> None:
+        """Saves and waits until the checkpoint is there."""
+        self.save(done, position=position)
+        self._collect(wait=True)
+
+    def _finish(self, done: int, work: Callable[[], None]) -> None:
+        """Does what a process that ends has left to do; the job's events say what cannot be written."""
+        try:
+            work()
+        except RunFailed as error:
+            print(error, flush=True)
+            if self.step.place.rank == 0:
+                self.step.progress.remark("unsaved", f"stopped after step {done}, and {error}")
 
     def save(self, done: int, *, position: Any = None) -> None:
         """Saves now; nothing when this step is saved already.
@@ -249,7 +269,7 @@ class Checkpoints:
         self._save, self._saved = save, done
         self._look_ahead(done)
         if not self.policy.asynchronous:
-            save.wait(self.step.progress.touch)
+            save.wait(self.step.progress.touch, self._long_s)
         save.stall_s += time.monotonic() - began_s
         self._collect(wait=not self.policy.asynchronous)
 
@@ -281,7 +301,7 @@ class Checkpoints:
         save = self._save
         if save is None or (save.thread.is_alive() and not wait):
             return
-        save.wait(self.step.progress.touch)
+        save.wait(self.step.progress.touch, self._long_s)
         self._save = None
         if save.error is not None:
             self._failed(save)
@@ -338,6 +358,11 @@ class Checkpoints:
         """The same of tensors that lie there, without keeping Python's other threads from running."""
         parts = (part for one in wanted for part in parts_in_place(one) if (part.key, part.box) in self._mine)
         return (replace(part, array=part.array.copy()) for part in parts)
+
+    def _facts_of_copy(self, position: Any) -> dict[str, Any]:
+        """A copy says in addition where it may become a checkpoint (nebula.checkpoint.from_copies)."""
+        where = {"folder": str(self.folder.resolve()), "keep": self.policy.keep}
+        return {**self._facts(plain(position, "the position")), WHERE: where}
 
     def _facts(self, position: Any) -> dict[str, Any]:
         plan, optimizer = self.step.plan, innermost(self.step.optimizer)

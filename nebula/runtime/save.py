@@ -22,6 +22,8 @@ from nebula.units import format_bytes, format_seconds
 
 BEAT_S, LONG_S = 0.2, 60.0
 """Who waits for a save says so that often, and for so long since the save began: it may hang after that."""
+LAST_S = 600.0
+"""The same of a save for which a job stops: nothing else keeps what was trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,27 +98,27 @@ class Save:
             self._copied.set()
             self.parts = ()
 
-    def wait(self, beat: Callable[[], None]) -> None:
+    def wait(self, beat: Callable[[], None], long_s: float = LONG_S) -> None:
         """Waits until the thread ends.
 
         Args:
-            beat: is called again and again, as long as no save should take longer.
+            beat: is called again and again, as long as no save should take longer than `long_s`.
         """
-        self._until(self._ended, beat)
+        self._until(self._ended, beat, long_s)
 
     def wait_for_copies(self, beat: Callable[[], None]) -> None:
         """Waits likewise until weights and optimizer states may change."""
         if not self._copied.is_set():
             began_s = time.monotonic()
-            self._until(self._copied.wait, beat)
+            self._until(self._copied.wait, beat, LONG_S)
             self.stall_s += time.monotonic() - began_s
 
     def _ended(self, patience_s: float | None) -> bool:
         self.thread.join(patience_s)
         return not self.thread.is_alive()
 
-    def _until(self, ended: Callable[[float | None], bool], beat: Callable[[], None]) -> None:
-        while not ended(BEAT_S if time.monotonic() - self.began_s < LONG_S else None):
+    def _until(self, ended: Callable[[float | None], bool], beat: Callable[[], None], long_s: float) -> None:
+        while not ended(BEAT_S if time.monotonic() - self.began_s < long_s else None):
             beat()
 
     def _write(self) -> None:

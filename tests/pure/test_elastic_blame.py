@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nebula.cli.details import chosen_in_depth
-from nebula.cli.subject import load_subject
 from nebula.elastic.controller import inquiry
 from nebula.elastic.controller.brain import Brain
-from nebula.elastic.controller.plans import Plans
 from nebula.elastic.controller.restore import Copy
 from nebula.elastic.controller.settings import Settings
 from nebula.elastic.policy import events
@@ -26,9 +21,6 @@ from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.shared import whole
 from nebula.elastic.store import MemoryStore
 from nebula.runtime.progress import Section
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "processes"))
-from elastic_job import RUN
 
 OWN = sorted(set(Section) - WAITING)
 
@@ -54,15 +46,6 @@ def test_a_rank_that_was_going_on_is_not_blamed():
     going_on = Silence(rank=0, step=7, section=Section.DATA, silent_s=0.1)
     hung = Silence(rank=1, step=7, section=Section.COLLECTIVE, silent_s=3.0)
     assert culprit([going_on, hung]) == hung
-
-
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory):
-    path = tmp_path_factory.mktemp("blame") / "run.yaml"
-    path.write_text(RUN.format(steps=10, every=5))
-    subject = load_subject(path, None)
-    plan, _ = chosen_in_depth(subject, None)
-    return Plans(subject.run.cluster, plan, lambda _: plan)
 
 
 async def running(plans):

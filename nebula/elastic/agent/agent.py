@@ -54,7 +54,7 @@ class Agent:
         self.work = Work(node, copies, self._poll, send=self._session.send, hear=self.hear, say=say)
         self._said_s, self._said, self._connected = 0.0, "", False
         self._left: wire.Leave | None = None
-        self._leaving, self._instance = "", int.from_bytes(os.urandom(6), "little")
+        self._leaving, self._noticed, self._instance = "", "", int.from_bytes(os.urandom(6), "little")
 
     def hear(self, message: Any) -> None:
         """Takes a message from any thread."""
@@ -63,7 +63,7 @@ class Agent:
 
     def leave(self, because: str) -> None:
         """Asks the controller to let this node go; may be called from a signal handler."""
-        self._leaving = because
+        self._leaving = self._noticed = because
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
@@ -118,6 +118,8 @@ class Agent:
             self._say_once(message.why)
         elif isinstance(message, wire.Probed):
             self._session.send(probed=message)
+        elif isinstance(message, wire.Rescued):
+            self._session.send(rescued=message)
         elif isinstance(message, Prepared):
             self.work.begin(message)
         elif message.HasField("refusal"):
@@ -144,6 +146,7 @@ class Agent:
             "beat": lambda _: None,
             "look": self.work.stand,
             "accuse": self.work.accused,
+            "rescue": self.work.rescue,
         }[kind](value)
 
     def _refused(self, refusal: wire.Refusal) -> None:
@@ -172,10 +175,12 @@ class Agent:
             version=__version__,
             instance=self._instance,
             fitness=self.node.fitness,
+            copies=self.work.idle_copies(),
         )
 
     def _welcome(self, welcome: wire.Welcome) -> None:
         self._connected, self.heartbeat_s, self.work.memory_every = True, welcome.heartbeat_s, welcome.memory_every
+        self._leaving = self._noticed  # a controller that is new to it, or a line that broke, may not have heard it
         self.say(f"{self.node.name} joined {welcome.job}; its controller has epoch {welcome.epoch}")
         variables = environment.of_process(os.environ, welcome.environment, slots=self.node.slots)
         self.work.crew.environment = variables

@@ -22,12 +22,16 @@ import grpc
 
 from nebula.checkpoint.copies import assemble
 from nebula.checkpoint.copy_file import Stamp, stamp
+from nebula.checkpoint.from_copies import write_checkpoint
 from nebula.elastic.protocol import control_pb2 as wire
 from nebula.elastic.protocol.control_pb2_grpc import PeerStub
 from nebula.errors import BadInput, NebulaError
+from nebula.runtime.fence import VARIABLE, check_fence
 
 OWN, KEPT, RESUME = "own", "kept", "resume"
 """Folders of the scratch space; a copy is named by its folder, below the last by the generation, too, and its file."""
+RESCUE = "rescue"
+"""The folder for copies that become a checkpoint; nobody asks for those."""
 PASSED_FIRST = 2
 """Steps that a generation passes on before what it began from is given up: all nodes have passed on the first then."""
 CHUNK_BYTES = 1 << 20
@@ -172,6 +176,34 @@ class Copies:
         before = [one for one in (self.scratch / RESUME).iterdir() if one.name not in begun_from]
         folder = self.scratch / RESUME / str(generation)
         folder.mkdir()
+        self._put_together(folder, sources, everything=everything)
+        for one in before:
+            shutil.rmtree(one)
+        return folder
+
+    def rescue(self, generation: int, sources: Sequence[wire.Source]) -> Path:
+        """Writes copies as a checkpoint of their training; those of other nodes are fetched first.
+
+        Args:
+            generation: the newest that this node knows of; where a later one writes, nothing becomes visible.
+
+        Returns:
+            The checkpoint's folder.
+
+        Raises:
+            BadInput: they cannot be fetched, or do not make up the training.
+            RunFailed: the disk refused.
+        """
+        folder = self.scratch / RESCUE
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            self._put_together(folder, sources, everything=True)
+            return write_checkpoint(folder, lambda there: check_fence(there, {VARIABLE: str(generation)}))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _put_together(self, folder: Path, sources: Sequence[wire.Source], *, everything: bool) -> None:
         for source in sources:
             if source.node == self.node:
                 target = self.path(source.name)
@@ -180,9 +212,6 @@ class Copies:
             if source.node != self.node and not (folder / Path(source.name).name).exists():
                 self._fetch(source, folder)
         assemble(folder, everything=everything)
-        for one in before:
-            shutil.rmtree(one)
-        return folder
 
     def _fetch(self, source: wire.Source, folder: Path) -> None:
         """Once more where the line breaks: what cannot be fetched is not asked for by a later generation either."""

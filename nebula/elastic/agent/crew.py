@@ -97,6 +97,11 @@ class Crew:
         """The earliest that one of the workers is in; what comes after DATA counts as DATA."""
         return min((min(worker.watched.section, Section.DATA) for worker in self.ranks.values()), default=Section.BEGIN)
 
+    def saves_s(self) -> float:
+        """When a worker said last that it saves, on the machine's monotonic clock; 0 where none does."""
+        watched = [worker.watched for worker in self.ranks.values()]
+        return max((one.changed_s for one in watched if one.section is Section.CHECKPOINT), default=0.0)
+
     def saving_s(self) -> float:
         """By how much saves have held up the slowest worker."""
         return max((worker.watched.spent_s(Section.CHECKPOINT) for worker in self.ranks.values()), default=0.0)

@@ -43,7 +43,7 @@ class Generation:
     Attributes:
         finished: slots whose workers ended well.
         started_s: when its workers were started, or one of them anew.
-        asked_s: when its workers were asked to end at a step; 0: not.
+        due_s: when its workers are to have done the step at which they end; 0: they are not asked to.
         failed: what its first failure was told as.
         refilled: spares for the next generation were started.
         most_step: that one of its workers has done.
@@ -56,7 +56,7 @@ class Generation:
     stopping: bool = False
     finished: set[int] = field(default_factory=set)
     started_s: float = 0.0
-    asked_s: float = 0.0
+    due_s: float = 0.0
     failed: wire.Failed | None = None
     refilled: bool = False
     most_step: int = 0

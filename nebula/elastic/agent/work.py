@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from nebula.elastic.agent import environment, reports
@@ -25,7 +26,7 @@ from nebula.errors import NebulaError
 from nebula.runtime.progress import STOPPED, Section
 
 BOUNDARY_S = 20.0
-"""How long workers may take to end at a step before they are ended."""
+"""How long workers may take to end once the step is due at which they are to; again after each word of a save."""
 ALARM_S = 1.0
 """While a rank hangs the controller is told so again and again."""
 BUSY_S = 1.0
@@ -75,6 +76,10 @@ class Work:
         """The generation whose workers go on; 0: they do not."""
         now = self.generation
         return now.number if now.running and not now.stopping and now.failed is None else 0
+
+    def idle_copies(self) -> list[wire.Copy]:
+        """The copies that the node holds; none while workers may write them."""
+        return [] if self.crew.ranks else self.copies.held()
 
     # What the controller asks for
 
@@ -150,7 +155,7 @@ class Work:
             time.sleep(DUMP_S)
         in_step = stop.generation == generation.number  # those of an older one wait for ranks that are gone
         if stop.at_step and in_step and self.crew.ranks and not generation.stopping:
-            generation.asked_s = time.monotonic()
+            generation.due_s = time.monotonic() + self._until_s(stop.at_step)
             self.crew.ask_to_stop(stop.at_step)
         else:
             self._end_workers()
@@ -170,6 +175,16 @@ class Work:
                     self._hangs(one)
                 elif one.rank == accuse.rank:
                     self._tell_standings(hangs=False)  # it goes on after all
+
+    def rescue(self, told: wire.Rescue) -> None:
+        """Writes copies as a checkpoint, in a thread of its own."""
+        threading.Thread(target=self._rescue, args=(told,), name="rescue", daemon=True).start()
+
+    def _rescue(self, told: wire.Rescue) -> None:
+        try:
+            self.hear(wire.Rescued(checkpoint=str(self.copies.rescue(told.generation, told.sources))))
+        except (NebulaError, OSError) as error:
+            self.hear(wire.Rescued(cause=str(error)))
 
     def tear(self) -> None:
         """Loses the workers and all copies in memory at once, as a test asks for."""
@@ -216,7 +231,8 @@ class Work:
             connected: whether somebody hears what is sent.
         """
         generation, now_s = self.generation, time.monotonic()
-        if generation.asked_s and self.crew.ranks and now_s - generation.asked_s > BOUNDARY_S:
+        due_s = generation.due_s and max(generation.due_s, self.crew.saves_s())
+        if due_s and self.crew.ranks and now_s - due_s > BOUNDARY_S:
             self._end_workers()
             self._tell_stopped(generation.number)
         if not generation.running or generation.stopping or not self.crew.ranks:
@@ -279,6 +295,11 @@ class Work:
         if self._workers.pop(worker.pidfd, None):
             self._poll.unregister(worker.pidfd)
         self.crew.ended(worker)
+
+    def _until_s(self, step: int) -> float:
+        """How long the workers may take to do a step, as far as that is known: twice as long as of late."""
+        times = self.crew.step_times()
+        return 2.0 * max(0, step - self.crew.steps()[0]) * (median(times) if times else 0.0)
 
     def _remember(self, times: Sequence[float]) -> None:
         """Keeps what steps took, but for those in which a rank hung: asked for its stacks, it may have gone on."""

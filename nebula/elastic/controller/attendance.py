@@ -58,6 +58,7 @@ class Attendance:
         if there is not None:
             there.outbox.put_nowait(None)
         line = Line(hello=hello, heard_s=time.monotonic(), refusal=refusal)
+        line.holds(hello.copies)
         brain.crowd.lines[hello.node] = line
         line.tell(wire.ToAgent(welcome=self._welcome()))
         skew_s = hello.wall_s - time.time()
@@ -80,6 +81,7 @@ class Attendance:
             return
         self._brain.tell(events.Gone(node=node), "gone")
         self._brain.deeds.stopped(node)
+        self._brain.deeds.departures.gone(node)
 
     def probed(self, node: str, probed: wire.Probed) -> None:
         """A node has tried its ways to others."""

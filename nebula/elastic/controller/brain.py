@@ -17,6 +17,7 @@ from nebula.elastic.controller.crowd import Crowd, Line
 from nebula.elastic.controller.deeds import Deeds
 from nebula.elastic.controller.inquiry import Inquiry
 from nebula.elastic.controller.journal import Happened, Journal, end_of_log
+from nebula.elastic.controller.journal import loads as event_of
 from nebula.elastic.controller.ledger import SAVING, Ledger
 from nebula.elastic.controller.plans import Plans
 from nebula.elastic.controller.pulse import Pulse
@@ -70,8 +71,9 @@ class Brain:
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.journal = Journal(self._write, [entry.value for entry in store.list("event/").values()])
-        self.ledger, self.steps = Ledger(self.journal.after(0)), Steps()
+        happened = [entry.value for entry in store.list("event/").values()]
+        self.journal = Journal(self._write, happened)
+        self.ledger, self.steps = Ledger(map(event_of, happened)), Steps()
         self.recovery: Recovery | None = None
         kept = self.stored(STATE)
         self._returned = bool(kept)
@@ -280,6 +282,8 @@ class Brain:
             self.attendance.probed(node, message.probed)
         elif kind == "remark":
             self._remarked(node, message.remark)
+        elif kind == "rescued":
+            self.deeds.departures.rescued(node, message.rescued)
         elif kind == "leaving":
             self.tell(events.DrainAsked(node=node, cause=message.leaving.because), "drained")
 

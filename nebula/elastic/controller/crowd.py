@@ -34,6 +34,10 @@ class Line:
     def stopped(self, told: wire.Stopped) -> None:
         """Takes what an agent says once its workers have ended."""
         self.hello.ports[:] = told.ports
+        self.holds(told.copies)
+
+    def holds(self, told: Iterable[wire.Copy]) -> None:
+        """Takes what copies an agent has."""
         self.copies = tuple(
             Copy(
                 node=self.hello.node,
@@ -44,7 +48,7 @@ class Line:
                 rank=copy.rank,
                 alone=copy.alone,
             )
-            for copy in told.copies
+            for copy in told
         )
 
     @property

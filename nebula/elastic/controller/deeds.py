@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nebula.elastic.chaos.tear import tear
 from nebula.elastic.controller.crowd import Line
+from nebula.elastic.controller.departures import Departures
 from nebula.elastic.controller.plans import ranks
 from nebula.elastic.controller.recovery import Recovery
 from nebula.elastic.controller.restore import Restorable, newest
 from nebula.elastic.controller.starts import of_generation, of_replicas
+from nebula.elastic.goodput import seconds_between_failures
 from nebula.elastic.policy import events
 from nebula.elastic.policy.values import Action, Again, End, Phase, Release, Start, Stop
 from nebula.elastic.protocol import control_pb2 as wire
@@ -24,8 +27,8 @@ from nebula.runtime.progress import MTBF
 if TYPE_CHECKING:
     from nebula.elastic.controller.brain import Brain
 
-HOLD_S = 30.0
-"""A node that leaves keeps its copies for the next generation until it steps, but no longer than this."""
+TOLD_S = 1.0
+"""Until then all agents have been told of a stop, beyond the pace at which they report."""
 
 
 class Deeds:
@@ -33,15 +36,15 @@ class Deeds:
 
     Attributes:
         plan: under which the newest generation began.
+        departures: nodes that leave.
         members_expected: told how many members a group of replicas is to have.
     """
 
     def __init__(self, brain: Brain) -> None:
         self._brain, self.plan = brain, brain.plans.base
         self.members_expected: Callable[[int], None] = lambda count: None  # noqa: ARG005
-        self._began_s = time.monotonic()
         self._awaited: set[str] = set()
-        self._leaving: set[str] = set()
+        self.departures = Departures(brain, lambda node: self._release(node, f"{node} may go", failed=False))
         self._found: Restorable | None = None
         self._untrusted: set[tuple[int, int]] = set()
 
@@ -61,9 +64,7 @@ class Deeds:
                 brain.steps.begin(max(done, brain.state.step), -1)
             brain.spawn(self._start(action))
         elif isinstance(action, Release):
-            self._leaving.add(action.node)
-            hold_s = 0.0 if self._is_settled() else HOLD_S
-            asyncio.get_running_loop().call_later(hold_s, self._let_go, action.node)
+            self.departures.leave(action.node)
         elif isinstance(action, End):
             for node in list(brain.crowd.lines):
                 self._release(node, brain.state.why, failed=action.failed)
@@ -76,14 +77,26 @@ class Deeds:
         brain = self._brain
         if brain.recovery is None:
             brain.recovery = Recovery(seen_s=time.time())
-        _, most = brain.crowd.steps(brain.state.members, action.generation)
-        at_step = most + 2 if action.at_boundary and most else 0
+        at_step = self._boundary(action) if action.at_boundary else 0
         self._awaited = set(brain.crowd.lines)
         stop = wire.Stop(epoch=brain.lease.token, generation=action.generation, at_step=at_step, dump=action.dump)
         for line in brain.crowd.lines.values():
             line.tell(wire.ToAgent(stop=stop))
         if not self._awaited:
             asyncio.get_running_loop().call_soon(self._all_stopped)
+
+    def _boundary(self, action: Stop) -> int:
+        """The step at which workers end; 0: at once, for none has trained yet.
+
+        Copies in memory are of every rank's latest steps, so that one that hears late does no harm. Where there are
+        none, all have to save the same step, and are given the time to hear of it before.
+        """
+        brain = self._brain
+        _, most = brain.crowd.steps(brain.state.members, action.generation)
+        step_s, alone = brain.crowd.step_s(brain.state.members), brain.state.apart
+        if not most or alone or brain.settings.memory_every or not step_s:
+            return most + 2 if most else 0
+        return most + 2 + math.ceil((brain.settings.pace_s + TOLD_S) / step_s)
 
     def joined(self, node: str, line: Line) -> None:
         """An agent has come; while a generation ends it has to stop, too."""
@@ -132,6 +145,8 @@ class Deeds:
             self._begin_apart(action, plan)
             return
         found = newest(brain.crowd.copies(), self._untrusted) if brain.settings.memory_every else None
+        if found and found.step < self.departures.safe_step:
+            found = None  # those who have left had a newer step, which is on the disk
         self._found = found
         if missing := [node for node in action.members if node not in lines]:
             raise BadInput(f"{', '.join(missing)} left while the plan was made")
@@ -172,29 +187,14 @@ class Deeds:
         }
 
     def _rate(self) -> dict[str, str]:
-        """How often the job fails, for the interval of checkpoints: what was assumed counts like one failure seen."""
+        """How often the job fails, for the interval of checkpoints."""
         assumed_s = self._brain.settings.mtbf_s
         if not assumed_s:
             return {}
-        watched_s = time.monotonic() - self._began_s
-        return {MTBF: f"{(assumed_s + watched_s) / (1 + self._brain.state.restarts):.1f}"}
+        mtbf_s = seconds_between_failures(assumed_s, self._brain.account(), self._brain.state.restarts)
+        return {MTBF: f"{mtbf_s:.1f}"}
 
     # Nodes leave
-
-    def settled(self) -> None:
-        """A generation steps: nobody needs the copies of a node that leaves."""
-        for node in sorted(self._leaving):
-            self._let_go(node)
-
-    def _is_settled(self) -> bool:
-        brain = self._brain
-        return brain.state.phase is Phase.RUNNING and brain.recovery is None and brain.steps.beginning is None
-
-    def _let_go(self, node: str) -> None:
-        """Releases a node that is to leave, once."""
-        if node in self._leaving:
-            self._leaving.discard(node)
-            self._release(node, f"{node} may go", failed=False)
 
     def _release(self, node: str, because: str, *, failed: bool) -> None:
         line = self._brain.crowd.lines.get(node)

@@ -114,7 +114,7 @@ class Pulse:
         """A generation has begun, or a recovery is over."""
         brain, beginning, recovery = self._brain, self._brain.steps.beginning, self._brain.recovery
         assert beginning is not None
-        brain.deeds.settled()
+        brain.deeds.departures.settled()
         seconds = {**beginning.seconds(brain.now_s()), LOST: beginning.lost}
         brain.steps.beginning = None
         if recovery is None:

@@ -36,17 +36,12 @@ def of_generation(
         own.setdefault(rank.node, set()).add(rank.rank)
     others = [node for node in members if node in own]
     after = dict(zip(others, [*others[1:], *others[:1]], strict=True))
-    sources = [
-        wire.Source(name=copy.name, node=copy.node, address=lines[copy.node].peer, rank=copy.rank, alone=copy.alone)
-        for copy in (found.copies if found else ())
-        if copy.node in lines
-    ]
     shared = wire.Start(
         **common,
         ranks=placed,
         master=f"{first.address}:{first.ports[0]}",
         resume_step=found.step if found else 0,
-        sources=sources,
+        sources=sources_of(found, lines) if found else [],
     )
     alike, held = packed(shared), found.ranks_by_node() if found else {}
     for node in members:
@@ -59,6 +54,15 @@ def of_generation(
             everything=found is not None and not (same and own.get(node, set()) <= held.get(node, frozenset())),
         )
         yield node, start
+
+
+def sources_of(found: Restorable, lines: Lines) -> list[wire.Source]:
+    """Where the copies of a step are, as far as their nodes are connected."""
+    return [
+        wire.Source(name=copy.name, node=copy.node, address=lines[copy.node].peer, rank=copy.rank, alone=copy.alone)
+        for copy in found.copies
+        if copy.node in lines
+    ]
 
 
 def of_replicas(

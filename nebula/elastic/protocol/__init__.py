@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nebula import __version__
 
-VERSION = 2
+VERSION = 3
 """Raise it when a message changes its meaning."""
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "node", "slots", "generation", "epoch", "address", "peer_port", "ports", "wall_s", "version", "instance", "fitness")
+    __slots__ = ("protocol", "node", "slots", "generation", "epoch", "address", "peer_port", "ports", "wall_s", "version", "instance", "fitness", "copies")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class Hello(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     FITNESS_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     node: str
     slots: int
@@ -32,7 +33,8 @@ class Hello(_message.Message):
     version: str
     instance: int
     fitness: Fitness
-    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., slots: _Optional[int] = ..., generation: _Optional[int] = ..., epoch: _Optional[int] = ..., address: _Optional[str] = ..., peer_port: _Optional[int] = ..., ports: _Optional[_Iterable[int]] = ..., wall_s: _Optional[float] = ..., version: _Optional[str] = ..., instance: _Optional[int] = ..., fitness: _Optional[_Union[Fitness, _Mapping]] = ...) -> None: ...
+    copies: _containers.RepeatedCompositeFieldContainer[Copy]
+    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., slots: _Optional[int] = ..., generation: _Optional[int] = ..., epoch: _Optional[int] = ..., address: _Optional[str] = ..., peer_port: _Optional[int] = ..., ports: _Optional[_Iterable[int]] = ..., wall_s: _Optional[float] = ..., version: _Optional[str] = ..., instance: _Optional[int] = ..., fitness: _Optional[_Union[Fitness, _Mapping]] = ..., copies: _Optional[_Iterable[_Union[Copy, _Mapping]]] = ...) -> None: ...
 
 class Fitness(_message.Message):
     __slots__ = ("flops", "copy_bytes_per_s")
@@ -255,8 +257,18 @@ class Accuse(_message.Message):
     rank: int
     def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
 
+class Rescue(_message.Message):
+    __slots__ = ("epoch", "generation", "sources")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    generation: int
+    sources: _containers.RepeatedCompositeFieldContainer[Source]
+    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ...) -> None: ...
+
 class ToAgent(_message.Message):
-    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject", "probe", "beat", "look", "accuse")
+    __slots__ = ("welcome", "refusal", "start", "stop", "leave", "again", "inject", "probe", "beat", "look", "accuse", "rescue")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -268,6 +280,7 @@ class ToAgent(_message.Message):
     BEAT_FIELD_NUMBER: _ClassVar[int]
     LOOK_FIELD_NUMBER: _ClassVar[int]
     ACCUSE_FIELD_NUMBER: _ClassVar[int]
+    RESCUE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     start: Start
@@ -279,7 +292,8 @@ class ToAgent(_message.Message):
     beat: Beat
     look: Look
     accuse: Accuse
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., look: _Optional[_Union[Look, _Mapping]] = ..., accuse: _Optional[_Union[Accuse, _Mapping]] = ...) -> None: ...
+    rescue: Rescue
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., again: _Optional[_Union[Again, _Mapping]] = ..., inject: _Optional[_Union[Inject, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., look: _Optional[_Union[Look, _Mapping]] = ..., accuse: _Optional[_Union[Accuse, _Mapping]] = ..., rescue: _Optional[_Union[Rescue, _Mapping]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("generation", "rank", "fault", "cause", "last_lines", "seen_s")
@@ -378,6 +392,14 @@ class Refused(_message.Message):
     cause: str
     def __init__(self, generation: _Optional[int] = ..., cause: _Optional[str] = ...) -> None: ...
 
+class Rescued(_message.Message):
+    __slots__ = ("checkpoint", "cause")
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: str
+    cause: str
+    def __init__(self, checkpoint: _Optional[str] = ..., cause: _Optional[str] = ...) -> None: ...
+
 class Leaving(_message.Message):
     __slots__ = ("because",)
     BECAUSE_FIELD_NUMBER: _ClassVar[int]
@@ -423,7 +445,7 @@ class Standings(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., ranks: _Optional[_Iterable[_Union[Standing, _Mapping]]] = ..., hangs: _Optional[bool] = ...) -> None: ...
 
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving", "probed", "remark", "standings")
+    __slots__ = ("hello", "failed", "progress", "stopped", "finished", "refused", "leaving", "probed", "remark", "standings", "rescued")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -434,6 +456,7 @@ class FromAgent(_message.Message):
     PROBED_FIELD_NUMBER: _ClassVar[int]
     REMARK_FIELD_NUMBER: _ClassVar[int]
     STANDINGS_FIELD_NUMBER: _ClassVar[int]
+    RESCUED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     failed: Failed
     progress: Progress
@@ -444,7 +467,8 @@ class FromAgent(_message.Message):
     probed: Probed
     remark: Remark
     standings: Standings
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., remark: _Optional[_Union[Remark, _Mapping]] = ..., standings: _Optional[_Union[Standings, _Mapping]] = ...) -> None: ...
+    rescued: Rescued
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ..., remark: _Optional[_Union[Remark, _Mapping]] = ..., standings: _Optional[_Union[Standings, _Mapping]] = ..., rescued: _Optional[_Union[Rescued, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("name", "generation", "step", "node", "rank", "data", "sha256")
