@@ -83,12 +83,13 @@ def rehearsal(
     from nebula.errors import BadInput
     from nebula.launch.emulate import steps_on_shared_links
     from nebula.launch.faults import faults as parsed
-    from nebula.launch.training import LOGS
+    from nebula.launch.training import LOGS, ready
     from nebula.plan.legality import executable_on, violations
     from nebula.rehearsal.devices import emulated
     from nebula.rehearsal.fold import alone, folded, made_for
     from nebula.rehearsal.shape import degrees_of, narrow
     from nebula.rehearsal.verdict import Rehearsal, loss_difference, stage_rows
+    from nebula.rehearsal.walk import waiting
     from nebula.report.findings import Search, median_step
     from nebula.runtime.training import Training
 
@@ -97,7 +98,10 @@ def rehearsal(
     broken = violations(plan, layers=len(subject.graph.layers), cluster=run.cluster)
     if broken:
         raise BadInput("the plan is not legal: " + "; ".join(violation.sentence for violation in broken))
-    small = folded(plan)
+    try:
+        small = folded(plan)
+    except BadInput as error:
+        raise BadInput(f"{error}{_without_a_run(plan)}") from None
     shape = narrow(wide, degrees_of(small.plan))
     cluster = emulated(run.cluster, plan.job.precision)
     training = Training(preset=run.model.preset, steps=steps, shape=shape, evaluate=False)
@@ -110,7 +114,10 @@ def rehearsal(
     serial = alone(split)
     serial = replace(serial, prediction=evaluate(graph, cluster, serial))
     measured, on_command = [], parsed(faults, split.world_size)
-    for name, one, what in ((SERIAL, serial, ()), (SPLIT, split, on_command)):
+    both = ((SERIAL, serial, ()), (SPLIT, split, on_command))
+    for _, one, what in both:
+        ready(one, training, cluster, what)
+    for name, one, what in both:
         make_folder(folder / name, one, cluster, Search(), run.conditions, force=force)
         took = run_in(folder / name, training, cluster, quiet=True, faults=what, record=name == SPLIT)
         measured.append(took.measured)
@@ -120,6 +127,8 @@ def rehearsal(
     return Rehearsal(
         plan=split,
         left_out=(*small.left_out, *_unproved(plan, run.cluster)),
+        whole_ranks=plan.world_size,
+        whole_waits=waiting(plan),
         whole_memory=_fullest(plan),
         loss_difference=loss_difference(losses[1], losses[0]),
         predicted_s=split.prediction.step_time_s,
@@ -149,6 +158,17 @@ def _unproved(plan: Plan, cluster: Cluster) -> tuple[str, ...]:
 
     able = executable_on(plan, cluster)
     return () if able.engine else (f"that {cluster.name} can run it: {'; '.join(able.missing)}",)
+
+
+def _without_a_run(plan: Plan) -> str:
+    """What is known of a plan that no host runs: whether its ranks wait for ever, and its memory."""
+    from nebula.plan.legality import executable
+    from nebula.rehearsal.walk import waiting
+
+    if not executable(plan, "emulated").engine:
+        return ""
+    memory = f"; its fullest device would hold {_fullest(plan):.0%} of what it may" if plan.prediction else ""
+    return f". Without a run: {waiting(plan) or 'no rank waits for ever'}{memory} (predicted)"
 
 
 def _fullest(plan: Plan) -> float:

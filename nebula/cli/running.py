@@ -109,10 +109,12 @@ def run_training(
 
     Raises:
         BadInput: the model is not built in, or the folder holds another run.
+        EmulatorUnavailable: the emulated device cannot be built here. What the folder held is there still.
         RunFailed: a rank failed.
     """
     from nebula.cli.run_folder import make_folder
     from nebula.errors import BadInput
+    from nebula.launch.training import ready
     from nebula.plan.legality import executable_on
     from nebula.runtime.training import Training
 
@@ -126,10 +128,11 @@ def run_training(
         raise BadInput(f"{subject.run.source} says nothing of checkpoints: --resume needs `checkpoint: {{every: 100}}`")
     saves = subject.run.checkpoint
     run = subject.run
-    make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=saves, resume=resume)
     training = Training(
         preset=model.preset, seq_len=model.seq_len or 0, steps=job.steps or STEPS, checkpoint=saves, resume=resume
     )
+    ready(plan, training, run.cluster, faults)
+    make_folder(folder, plan, run.cluster, search, run.conditions, force=force, checkpoint=saves, resume=resume)
     return run_in(folder, training, subject.run.cluster, quiet=quiet, faults=faults)
 
 

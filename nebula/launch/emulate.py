@@ -34,13 +34,22 @@ def device_table(cluster: Cluster, plan: Plan, path: Path, faults: Sequence[Faul
     Raises:
         BadInput: the plan names devices that the cluster does not have, or more than one host can emulate.
     """
-    if plan.world_size > MOST_DEVICES:
-        raise BadInput(f"the plan has {plan.world_size} ranks; one host emulates at most {MOST_DEVICES}")
+    check_size(plan)
     devices = _devices(cluster, plan)
     kinds = [emulated_device(cluster, device) for device in devices]
     plain = [rank for rank, device in enumerate(devices) if not cluster.device_type(device).emulated]
     shared = _shared(cluster, devices)
     return write_table(path, kinds, _links(cluster, devices), shared=shared, faults=faults, plain=plain)
+
+
+def check_size(plan: Plan) -> None:
+    """Refuses a plan of more ranks than one host emulates.
+
+    Raises:
+        BadInput: it has more.
+    """
+    if plan.world_size > MOST_DEVICES:
+        raise BadInput(f"the plan has {plan.world_size} ranks; one host emulates at most {MOST_DEVICES}")
 
 
 def steps_on_shared_links(cluster: Cluster, plan: Plan, folder: Path) -> list[float]:

@@ -29,7 +29,7 @@ from nebula.launch.command import (
     is_emulated,
     node_commands,
 )
-from nebula.launch.emulate import device_table
+from nebula.launch.emulate import check_size, device_table
 from nebula.launch.watch import watch
 from nebula.plan import kinds
 from nebula.plan.files import check_made_for, load_plan
@@ -84,14 +84,7 @@ def launch(
     if len(commands) > 1:
         _print_commands(commands, Path(plan_path), out, kinds=kinds.told(kinds_of(types)), known=cluster is not None)
         return 0
-    if cluster is None and not any(map(shutil.which, DRIVER_TOOLS)):
-        raise BadInput(
-            f"this machine shows no accelerator (none of {', '.join(DRIVER_TOOLS)}): "
-            "name the cluster that the plan was made for with --cluster"
-        )
-    emulated = cluster is not None and is_emulated(types)
-    if faults and not emulated:
-        raise BadInput("faults on command happen to emulated devices alone; the plan runs on real ones")
+    emulated = _devices_here(cluster, plan, types, faults)
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("workerlog.*"), *folder.glob("work.*")):
         old.unlink()
@@ -105,6 +98,34 @@ def launch(
         settings |= _emulated(cluster, plan, folder, faults)
         settings |= {RECORD: str(folder)} if record else {}
     return watch(commands[0], settings, folder, out)
+
+
+def ready(plan: Plan, cluster: Cluster, faults: Sequence[Fault] = ()) -> None:
+    """Makes sure that a plan can start on this machine; writes nothing but the emulated device, once it is built.
+
+    Raises:
+        BadInput: the plan does not fit the cluster, or faults are asked of real devices.
+        EmulatorUnavailable: the emulated device cannot be built here.
+    """
+    _devices_here(cluster, plan, _types_on(cluster, plan), faults)
+
+
+def _devices_here(cluster: Cluster | None, plan: Plan, types: Sequence[DeviceType], faults: Sequence[Fault]) -> bool:
+    """Whether devices are emulated, once this machine is known to have what the plan runs on."""
+    if cluster is None and not any(map(shutil.which, DRIVER_TOOLS)):
+        raise BadInput(
+            f"this machine shows no accelerator (none of {', '.join(DRIVER_TOOLS)}): "
+            "name the cluster that the plan was made for with --cluster"
+        )
+    emulated = cluster is not None and is_emulated(types)
+    if faults and not emulated:
+        raise BadInput("faults on command happen to emulated devices alone; the plan runs on real ones")
+    if emulated:
+        from nebula.emulator.build import library
+
+        check_size(plan)
+        library()
+    return emulated
 
 
 def _types_on(cluster: Cluster, plan: Plan) -> tuple[DeviceType, ...]:

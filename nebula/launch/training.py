@@ -11,8 +11,10 @@ from nebula.checkpoint.folder import newest
 from nebula.cluster.values import Cluster
 from nebula.emulator.table import Fault
 from nebula.errors import RunFailed
+from nebula.launch import process
 from nebula.launch.process import launch
 from nebula.models.data.encoded import encoded_corpus
+from nebula.plan.values import Plan
 from nebula.runtime.training import Training, load, save
 
 LOGS = "log"
@@ -56,6 +58,17 @@ def train(
         if kept == before:  # what was there before may be what the ranks refused
             raise
         raise RunFailed(f"{error}; step {kept} is saved: nebula train --resume goes on from it") from None
+
+
+def ready(plan: Plan, training: Training, cluster: Cluster, faults: Sequence[Fault] = ()) -> None:
+    """Makes sure that a training can start here, before anything that an earlier one left is replaced.
+
+    Raises:
+        BadInput: the plan does not fit the cluster, the text corpus is not installed, or real devices were to fail.
+        EmulatorUnavailable: the emulated device cannot be built here.
+    """
+    encoded_corpus(training.config.vocabulary)
+    process.ready(plan, cluster, faults)
 
 
 def _saved(training: Training, run_dir: Path) -> int:

@@ -11,8 +11,6 @@ from nebula.cluster.values import Cluster
 from nebula.errors import BadInput
 from nebula.graph.identity import graph_hash
 from nebula.graph.values import DistributedGraph
-from nebula.plan.laws import shape
-from nebula.plan.layout import uniform_stages
 from nebula.plan.values import MadeFrom, Plan, Replica, Sharding, Stage
 
 MOST_RANKS = 16
@@ -36,15 +34,16 @@ class Folded:
 def folded(plan: Plan) -> Folded:
     """The plan with at most MOST_RANKS ranks and few micro-batches.
 
-    Of a larger plan replicas go first, down to two, then to one; then ranks of tensor groups. Stages stay.
+    Of a larger plan replicas go first, down to two, then to one; then ranks of tensor groups. Stages stay. Where stages
+    are unlike, replicas go by alike parts: those of each stage that train the same rows.
 
     Raises:
         BadInput: no folding brings it to that.
     """
     notes: list[str] = []
     small = _fewer_micro_batches(plan, notes)
-    if small.world_size > MOST_RANKS and _foldable(small):
-        small = _at_degrees(small, *_degrees(small), notes)
+    if small.world_size > MOST_RANKS:
+        small = _narrower(small, notes)
     if small.world_size > MOST_RANKS:
         raise BadInput(
             f"the plan has {plan.world_size} ranks, {small.world_size} when folded; a host rehearses at most "
@@ -52,6 +51,26 @@ def folded(plan: Plan) -> Folded:
         )
     bare = replace(small, prediction=None, because="", runner_up=None, bound_s=0.0)
     return Folded(plan=bare, left_out=tuple(notes))
+
+
+def parts_of(plan: Plan) -> int:
+    """Into how many parts the replicas of every stage fall that are alike and never meet at a border."""
+    most = gcd(*(len(stage.replicas) for stage in plan.stages))
+    return max(n for n in range(1, most + 1) if most % n == 0 and all(_repeats(stage, n) for stage in plan.stages))
+
+
+def at_parts(plan: Plan, parts: int, whole: int, tensor: int = 1) -> Plan:
+    """The plan with so many of its `whole` parts, and a `tensor`-th of the ranks of each replica."""
+    stages = tuple(_cut(stage, len(stage.replicas) // whole * parts, tensor) for stage in plan.stages)
+    kept = sorted({rank for stage in stages for rank in stage.ranks})
+    number = {old: new for new, old in enumerate(kept)}
+    renumbered = tuple(
+        replace(s, replicas=tuple(replace(r, ranks=tuple(map(number.__getitem__, r.ranks))) for r in s.replicas))
+        for s in stages
+    )
+    sequence = plan.sequence_parallel and any(stage.tensor > stage.context for stage in stages)
+    ranks = tuple(plan.ranks[old] for old in kept)
+    return _with_batch(replace(plan, stages=renumbered, ranks=ranks, sequence_parallel=sequence))
 
 
 def made_for(plan: Plan, graph: DistributedGraph, cluster: Cluster) -> Plan:
@@ -92,65 +111,67 @@ def _fewer_micro_batches(plan: Plan, notes: list[str]) -> Plan:
     return _with_batch(replace(plan, micro_batches=enough))
 
 
-def _foldable(plan: Plan) -> bool:
-    """Whether stages and replicas are alike: degrees change for all together."""
-    first = plan.stages[0]
-    alike = all(shape(stage) == shape(first) for stage in plan.stages)
-    kinds = {(len(r.ranks), r.micro_batch_rows) for stage in plan.stages for r in stage.replicas}
-    return alike and len(kinds) == 1
+def _narrower(plan: Plan, notes: list[str]) -> Plan:
+    """The plan at the most parts and ranks of a replica that are few enough, or at the fewest there are."""
+    whole = parts_of(plan)
+    width = gcd(*(len(replica.ranks) for stage in plan.stages for replica in stage.replicas))
+    ways = [(parts, 1) for parts in (REPLICAS, 1) if parts <= whole]
+    ways += [(1, by) for by in range(2, width + 1) if width % by == 0]
+    for parts, tensor in ways:
+        small = at_parts(plan, parts, whole, tensor)
+        if small.world_size <= MOST_RANKS:
+            break
+    notes.extend(dict.fromkeys(_folding_notes(plan, small, parts, whole)))
+    return small
 
 
-def _degrees(plan: Plan) -> tuple[int, int]:
-    """The data and tensor degrees at which a plan is small enough, or 1 and 1."""
-    stage, room = plan.stages[0], MOST_RANKS // len(plan.homes)
-    for data, tensor in ((REPLICAS, stage.tensor), (1, stage.tensor)):
-        if data <= stage.data and data * tensor <= room:
-            return data, tensor
-    return 1, max((d for d in range(1, stage.tensor) if stage.tensor % d == 0 and d <= room), default=1)
+def _repeats(stage: Stage, parts: int) -> bool:
+    """Whether the replicas of a stage are the same ones so many times over."""
+    kinds = [(len(replica.ranks), replica.micro_batch_rows) for replica in stage.replicas]
+    return kinds == kinds[: len(kinds) // parts] * parts
 
 
-def _at_degrees(plan: Plan, data: int, tensor: int, notes: list[str]) -> Plan:
-    stages, first, homes = plan.stages, plan.stages[0], plan.homes
-    sharded = first.sharding.stage if data > 1 else 0
-    made = uniform_stages(
-        boundaries=tuple(range(len(homes) + 1)),
-        data=data,
-        tensor=tensor,
-        sharding=Sharding(stage=sharded, degree=data) if sharded else Sharding(),
-        micro_batch_rows=first.replicas[0].micro_batch_rows,
+def _cut(stage: Stage, count: int, tensor: int) -> Stage:
+    """The first replicas of a stage, each with the first ranks of its own."""
+    replicas = tuple(
+        replace(
+            replica,
+            ranks=replica.ranks[: len(replica.ranks) // tensor],
+            tensor_shares=replica.tensor_shares[: len(replica.ranks) // tensor],
+        )
+        for replica in stage.replicas[:count]
     )
-    places = {
-        rank: plan.ranks[old]
-        for small, held in zip(made, homes, strict=True)
-        for one, other in zip(small.replicas, stages[held[0]].replicas, strict=False)
-        for rank, old in zip(one.ranks, other.ranks, strict=False)
-    }
-    context, expert = gcd(first.context, tensor), gcd(first.expert, data * tensor)
-    at = {index: small for small, held in zip(made, homes, strict=True) for index in held}
-    kept = tuple(
-        replace(whole, replicas=at[i].replicas, sharding=at[i].sharding, context=context, expert=expert)
-        for i, whole in enumerate(stages)
+    level, degree = stage.sharding.stage, stage.sharding.degree
+    degree = count if degree >= count else gcd(degree, count)
+    return replace(
+        stage,
+        replicas=replicas,
+        sharding=Sharding(stage=level, degree=degree) if level and degree > 1 else Sharding(),
+        context=gcd(stage.context, len(replicas[0].ranks)),
+        expert=gcd(stage.expert, sum(len(replica.ranks) for replica in replicas)),
     )
-    notes.extend(_folding_notes(first, data, tensor, context, expert))
-    sequence = plan.sequence_parallel and tensor > context
-    ranks = tuple(places[rank] for rank in range(len(places)))
-    return _with_batch(replace(plan, stages=kept, ranks=ranks, sequence_parallel=sequence))
 
 
-def _folding_notes(stage: Stage, data: int, tensor: int, context: int, expert: int) -> Iterator[str]:
-    if data < stage.data:
-        ran = "one ran, so no gradient was summed" if data == 1 else f"{data} ran, and gradients were summed over them"
-        yield f"of {stage.data} replicas {ran}; the simulator has all {stage.data}"
-    if stage.sharding.stage and stage.sharding.degree > data:
-        cut = "were not cut" if data == 1 else f"were cut in {data}"
-        yield f"the states of the optimizer, sharding stage {stage.sharding.stage} over {stage.sharding.degree}, {cut}"
-    for name, whole, small in (
-        ("tensor", stage.tensor // stage.context, tensor // context),
-        ("context", stage.context, context),
-        ("expert", stage.expert, expert),
-    ):
-        if small < whole:
-            yield f"{name} {whole} was cut to {small}: groups of {whole} did not run"
+def _folding_notes(plan: Plan, small: Plan, parts: int, whole: int) -> Iterator[str]:
+    if parts < whole:
+        single = all(len(stage.replicas) == whole for stage in plan.stages)
+        what = f"{whole} replicas" if single else f"{whole} alike parts of the replicas of every stage"
+        ran = f"{parts} ran, and gradients were summed over them"
+        if parts == 1:
+            ran = "one ran, so " + ("no gradient was summed" if single else "gradients were summed within it alone")
+        yield f"of {what} {ran}; the simulator has all {whole}"
+    for large, little in zip(plan.stages, small.stages, strict=True):
+        level, before, after = large.sharding.stage, large.sharding.degree, little.sharding.degree
+        if level and after < before:
+            cut = "were not cut" if after == 1 else f"were cut in {after}"
+            yield f"the states of the optimizer, sharding stage {level} over {before}, {cut}"
+        for name, before, after in (
+            ("tensor", large.tensor // large.context, little.tensor // little.context),
+            ("context", large.context, little.context),
+            ("expert", large.expert, little.expert),
+        ):
+            if after < before:
+                yield f"{name} {before} was cut to {after}: groups of {before} did not run"
 
 
 def _with_batch(plan: Plan) -> Plan:

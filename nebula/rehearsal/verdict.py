@@ -50,6 +50,8 @@ class Rehearsal:
     Attributes:
         plan: that was rehearsed.
         left_out: what of the whole plan it did not show.
+        whole_ranks: of the plan before it was made small.
+        whole_waits: which of them would wait for ever, in a sentence (nebula.rehearsal.walk); empty: none.
         whole_memory: of the whole plan, the share of its limit that the fullest device fills, as predicted.
         loss_difference: largest relative difference of a loss from the serial run's.
         predicted_s, measured_s: of a step of the rehearsed plan, both simulated.
@@ -58,6 +60,8 @@ class Rehearsal:
 
     plan: Plan
     left_out: tuple[str, ...]
+    whole_ranks: int
+    whole_waits: str
     whole_memory: float
     loss_difference: float
     predicted_s: float
@@ -67,8 +71,8 @@ class Rehearsal:
 
     @property
     def holds(self) -> bool:
-        """Whether the plan computes what a serial process does and fits into memory."""
-        return self.loss_difference <= LOSS_TOLERANCE and self.whole_memory <= 1.0
+        """Whether the plan comes to its end, computes what a serial process does and fits into memory."""
+        return not self.whole_waits and self.loss_difference <= LOSS_TOLERANCE and self.whole_memory <= 1.0
 
     @property
     def error(self) -> float:

@@ -31,6 +31,8 @@ def rehearsal_document(found: Rehearsal) -> dict[str, Any]:
         "split": found.plan.split,
         "loss_difference": found.loss_difference,
         "loss_tolerance": LOSS_TOLERANCE,
+        "whole_plan_ranks": found.whole_ranks,
+        "whole_plan_waits": found.whole_waits,
         "whole_plan_memory_share": found.whole_memory,
         "predicted_s": found.predicted_s,
         "measured_s": found.measured_s,
@@ -48,7 +50,7 @@ def _facts(found: Rehearsal) -> Table:
     same = "as" if found.loss_difference <= LOSS_TOLERANCE else "NOT as"
     fits = "fits" if found.whole_memory <= 1.0 else "does NOT fit"
     for name, words in (
-        ("deadlock", "none: every rank ran to the end"),
+        ("deadlock", _ends(found)),
         ("loss", f"{same} one serial process: largest difference {found.loss_difference:.1e}, relative"),
         ("memory", f"the whole plan {fits}: {found.whole_memory:.0%} of what its fullest device may hold (predicted)"),
         (
@@ -64,6 +66,18 @@ def _facts(found: Rehearsal) -> Table:
     ):
         table.add_row(name, words)
     return table
+
+
+def _ends(found: Rehearsal) -> str:
+    """Whether ranks come to the end of a step: those that ran, and all of the whole plan."""
+    if found.whole_waits:
+        return f"{found.plan.world_size} ranks ran to the end; of the whole plan {found.whole_waits}"
+    if found.whole_ranks == found.plan.world_size:
+        return "none: every rank ran to the end"
+    return (
+        f"none: {found.plan.world_size} ranks ran to the end; the messages of all {found.whole_ranks:,} were walked, "
+        "and none waits for ever"
+    )
 
 
 def _stages(found: Rehearsal) -> Table:

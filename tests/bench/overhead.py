@@ -68,7 +68,7 @@ def _rows(name: str, pairs: Pairs) -> Iterator[Row]:
     ours, theirs = (_work(ranks) for ranks in pairs.events)
     yield Row(name=f"{name}: kernels and collectives of a step by hand", value=theirs.total(), unit="")
     yield Row(name=f"{name}: those that Nebula adds", value=(ours - theirs).total(), unit="", promise=0)
-    yield Row(name=f"{name}: those that Nebula leaves out", value=(theirs - ours).total(), unit="")
+    yield Row(name=f"{name}: those that Nebula leaves out", value=(theirs - ours).total(), unit="", promise=0)
     copied = _copied_bytes(pairs.events[0]) / _copied_bytes(pairs.events[1])
     yield Row(
         name=f"{name}: bytes between host and device that Nebula adds", value=100 * (copied - 1), unit="%", promise=0

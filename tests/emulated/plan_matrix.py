@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, pairwise, product
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import toy_plans
 
 from nebula.errors import BadInput
 from nebula.plan.job import EXCHANGES
+from nebula.plan.layout import FLEET, ORDERS
 from nebula.plan.legality import executable, violations
 from nebula.plan.schedule import SCHEDULES, device_of
 from nebula.plan.values import Plan, RankPlace, Replica, Sharding, Stage
@@ -44,8 +46,17 @@ STRUCTURE = {
 }
 """What decides whether a plan can be; values of each axis."""
 
+ORDER_OF_NAME = {", ".join(order[:-1]): order for order in ORDERS}
+
+VARIANTS = {
+    "shards": ("all", "half"),
+    "virtual stages": ("fewest", "more"),
+    "order": tuple(ORDER_OF_NAME),
+}
+"""What some structures leave open: over how many replicas states are cut, stages on a device, numbers of ranks."""
+
 TRAINING = {
-    "recompute": ("none", "selective", "full", "full of one layer"),
+    "recompute": ("none", "selective", "full", "full of one layer", "full of the first stage"),
     "optimizer": ("adamw", "momentum", "tied", "groups", "experts adamw", "experts momentum"),
 }
 """What goes with most structures: how much is computed again, and who learns how."""
@@ -58,6 +69,9 @@ COARSE = {
     "sharding": bool,
     "unlike": lambda value: value != "nothing",
     "recompute": lambda value: value != "none",
+    "shards": lambda value: value != "all",
+    "virtual stages": lambda value: value != "fewest",
+    "order": lambda value: ORDER_OF_NAME[value] != FLEET,
     "sequence": bool,
     "context": lambda value: value != "none",
     "expert": lambda value: value > 1,
@@ -80,7 +94,10 @@ class Row:
 
     @property
     def words(self) -> str:
-        return f"{self.plan.engine} · {self.plan.split} · {self.optimizer}"
+        """What the plan is: of fleet's also how its ranks are numbered where that is not fleet's own way."""
+        order = str(self.values["order"])
+        numbered = f" · ranks by {order}" if ORDER_OF_NAME[order] != FLEET else ""
+        return f"{self.plan.engine} · {self.plan.split}{numbered}"
 
 
 def _replicas(ranks: tuple[int, ...], count: int, rows: int, unlike: str) -> tuple[Replica, ...]:
@@ -102,13 +119,11 @@ def _stages(values: Mapping[str, object]) -> tuple[Stage, ...] | None:
     context = 1 if values["context"] == "none" else 2
     tensor = values["tensor"] * context
     schedule = SCHEDULES[values["schedule"]]
-    chunks = schedule.chunks[0]
+    chunks = schedule.chunks[0] + (values["virtual stages"] == "more")
     borders = CUTS.get(devices * chunks, {}).get(values["cut"])
     if borders is None or (unlike == "rows" and (data == 1 or ROWS // values["micro-batches"] // data < 2)):
         return None
-    if unlike == "tensor degrees" and (
-        devices == 1 or chunks > 1 or tensor == 1 or values["sharding"] or context * expert > 1
-    ):
+    if unlike == "tensor degrees" and (devices == 1 or tensor == 1 or values["sharding"] or context * expert > 1):
         return None
     width, rows = data * tensor, ROWS // values["micro-batches"]
     found = []
@@ -116,7 +131,7 @@ def _stages(values: Mapping[str, object]) -> tuple[Stage, ...] | None:
         home = device_of(values["schedule"], index, devices, chunks)
         ranks = tuple(range(home * width, (home + 1) * width))
         count = width if unlike == "tensor degrees" and home % 2 == 0 else data
-        degree = count if values["sharding"] else 1
+        degree = _degree(values, count)
         found.append(
             Stage(
                 layers=layers,
@@ -128,6 +143,23 @@ def _stages(values: Mapping[str, object]) -> tuple[Stage, ...] | None:
             )
         )
     return tuple(found)
+
+
+def _degree(values: Mapping[str, object], replicas: int) -> int:
+    """Over how many of its replicas a stage cuts states."""
+    return (replicas // 2 if values["shards"] == "half" else replicas) if values["sharding"] else 1
+
+
+def _variants(values: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """What the structure leaves open, wherever that makes a difference."""
+    data, pipeline, fleet = values["data"], values["pipeline"], values["engine"] == "fleet"
+    open_ = {
+        "shards": values["sharding"] and data == 4,
+        "virtual stages": SCHEDULES[values["schedule"]].chunks == (2, inf) and pipeline == 2,
+        "order": fleet and data > 1 and pipeline > 1,
+    }
+    for picked in product(*(VARIANTS[axis] if open_[axis] else VARIANTS[axis][:1] for axis in VARIANTS)):
+        yield dict(zip(VARIANTS, picked, strict=True))
 
 
 def _structure(values: Mapping[str, object]) -> Plan | None:
@@ -151,8 +183,9 @@ def _structure(values: Mapping[str, object]) -> Plan | None:
             tensor=values["tensor"],
             stages=borders,
             sharding=values["sharding"],
-            degree=values["data"] if values["sharding"] else 1,
+            degree=_degree(values, values["data"]),
             micro_batches=values["micro-batches"],
+            order=ORDER_OF_NAME[values["order"]],
         )
     try:
         stages = _stages(values)
@@ -218,10 +251,11 @@ _LEARNS = {
 
 def _again(plan: Plan, how: str) -> Plan:
     """The plan under a recompute policy."""
-    policy, layers = ("full", 1) if how == "full of one layer" else (how, 0)
-    return replace(
-        plan, stages=tuple(replace(stage, recompute=policy, recompute_layers=layers) for stage in plan.stages)
-    )
+    policies = {"full of one layer": ("full", 1), "full of the first stage": ("full", 0)}
+    policy, layers = policies.get(how, (how, 0))
+    among = plan.stages[:1] if how == "full of the first stage" else plan.stages
+    again = tuple(replace(stage, recompute=policy, recompute_layers=layers) for stage in among)
+    return replace(plan, stages=again + plan.stages[len(again) :])
 
 
 @cache
@@ -230,14 +264,20 @@ def every() -> tuple[tuple[Mapping[str, object], Plan], ...]:
     found = []
     for picked in product(*STRUCTURE.values()):
         values = dict(zip(STRUCTURE, picked, strict=True))
-        plan = _structure(values)
-        if plan is None or not _runs(plan):
-            continue
-        for recompute, optimizer in product(*TRAINING.values()):
-            again = _again(plan, recompute)
-            if _LEARNS.get(optimizer, _always)(again):
-                found.append((values | {"recompute": recompute, "optimizer": optimizer}, again))
+        for variant in _variants(values):
+            plan = _structure(values | variant)
+            if plan is not None and _runs(plan):
+                found += _trained(values | variant, plan)
     return tuple(found)
+
+
+def _trained(values: Mapping[str, object], plan: Plan) -> Iterator[tuple[Mapping[str, object], Plan]]:
+    """The plan with all that may be computed again, under all optimizers that learn with it."""
+    for recompute, optimizer in product(*TRAINING.values()):
+        again = _again(plan, recompute)
+        alone = len(plan.stages) == 1 and recompute == "full of the first stage"
+        if not alone and _LEARNS.get(optimizer, _always)(again):
+            yield values | {"recompute": recompute, "optimizer": optimizer}, again
 
 
 def _pairs(values: Sequence[Mapping[str, object]]) -> npt.NDArray[np.int64]:

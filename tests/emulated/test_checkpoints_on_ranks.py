@@ -10,13 +10,25 @@ import numpy as np
 import pytest
 import ranks
 from checkpoint_worker import HALF, Job
-from toy_plans import NAMED, TWO, UNLIKE, UNLIKE_TWO, named
+from toy_plans import (
+    CONTEXT_FOUR,
+    CONTEXT_TWO,
+    EXPERT,
+    NAMED,
+    SEQUENCE_FOUR,
+    SEQUENCE_TWO,
+    TWO,
+    UNLIKE,
+    UNLIKE_TWO,
+    named,
+)
 
 from nebula.checkpoint.reader import Reader
 
 WORKER = Path(__file__).parent / "checkpoint_worker.py"
 STEPS = 4
 PLANS = ("tensor 2", "pipeline 2 uneven", "sharding stage 1", "sharding stage 2", "sharding stage 3")
+PLANS += ("rows 3 : 1", "virtual stages, zb-v", "context 2 by ring", "sequence, tensor 2")
 LOSS_TOLERANCE = 1e-5
 
 
@@ -60,9 +72,9 @@ WRONG = [
 ]
 
 
-def rounds(pairs, seed=0):
+def rounds(pairs, model="toy"):
     """A reshard: saved under one plan, loaded and at once saved under another."""
-    sources = {source: whole(source, "toy") for source, _ in pairs}
+    sources = {source: whole(source, model) for source, _ in pairs}
     return [(sources[source], resaved(sources[source], target)) for source, target in pairs]
 
 
@@ -70,6 +82,7 @@ def resaved(before, plan):
     return Job(
         name=f"{before.name} => {plan}",
         plan=plan,
+        model=before.model,
         source=before.name,
         resumes=HALF,
         last=HALF,
@@ -159,11 +172,12 @@ def three_pairs(seed):
 
 PAIRS = three_pairs(17)
 BESIDE = "tensor 2 beside single ranks in one stage"
+SHARING = SEQUENCE_TWO | SEQUENCE_FOUR | CONTEXT_TWO | CONTEXT_FOUR
 UNLIKE_TENSOR_DEGREES = [(BESIDE, "sharding stage 3"), ("data 2 x sharding stage 3", BESIDE)]
 
 
 def check_reshard(folder, pairs):
-    for before, after in rounds(pairs):
+    for before, after in pairs:
         there = tensors(folder, f"{before.name}.half", HALF)
         assert_equal(there, tensors(folder, after.name, HALF))
         gathered = np.load(folder / f"{after.name}.npz")
@@ -173,21 +187,28 @@ def check_reshard(folder, pairs):
 
 
 def test_three_random_pairs_of_plans_reshard_bit_by_bit(folder):
-    check_reshard(folder, PAIRS)
+    check_reshard(folder, rounds(PAIRS))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_twenty_random_pairs_of_plans_reshard_bit_by_bit(tmp_path, capsys):
     seed = random.SystemRandom().randrange(2**32)
-    names = [*sorted(NAMED | UNLIKE), "serial"]
-    pairs = [*random.Random(seed).sample(list(itertools.permutations(names, 2)), 20), *UNLIKE_TENSOR_DEGREES]
-    run(tmp_path, [before for before, _ in rounds(pairs)])
-    run(tmp_path, [after for _, after in rounds(pairs)])
+    rng = random.Random(seed)
+    names = [*sorted(NAMED | UNLIKE | SHARING), "serial"]
+    drawn = [*drawn_pairs(rng, names, 20), *UNLIKE_TENSOR_DEGREES]
+    pairs = [*rounds(drawn), *rounds(drawn_pairs(rng, [*sorted(EXPERT), "serial"], 6), "experts")]
+    run(tmp_path, [before for before, _ in pairs])
+    run(tmp_path, [after for _, after in pairs])
     check_reshard(tmp_path, pairs)
     with capsys.disabled():
         print(f"\nseed {seed}: {len(pairs)} pairs, all tensors bit-equal")
-        print("\n".join(f"{source} => {target}" for source, target in pairs))
+        print("\n".join(after.name for _, after in pairs))
+
+
+def drawn_pairs(rng, names, count):
+    """So many ordered pairs of different names, none twice."""
+    return rng.sample(list(itertools.permutations(names, 2)), count)
 
 
 def test_who_resumes_is_told_where_and_from_which_plan(folder):

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import ranks
 from equality import LOSS_TOLERANCE, WEIGHT_TOLERANCE, WORKER, compare, losses_of
-from toy_plans import FOUR, TWO
+from toy_plans import EIGHT, FOUR, TWO
 
 # AdamW hides a wrong scale of all gradients, as does a clip that always bites; momentum with a looser clip does not
-OPTIMIZERS = {2: ("adamw", "momentum"), 4: ("adamw", "momentum")}
+OPTIMIZERS = ("adamw", "momentum")
+PLANS = {2: TWO, 4: FOUR, 8: EIGHT}
 WRONG = {2: "momentum|data 2|1.001", 4: "momentum|data 2 x tensor 2|1.003"}
 DECAY_RULE = "decay rule|sharding stage 3|"
 CLIPPED = [f"adamw|{axis} 2 x sharding stage 3|" for axis in ("tensor", "pipeline")]
-GROUPED = "groups|pipeline 2|"
+GROUPED = [f"groups|{name}|" for name in ("pipeline 2", "tensor 2", "sharding stage 2")]
 RECOMPUTED = [f"{of}|data 2, {policy} recompute|" for of in ("momentum", "tied") for policy in ("full", "selective")]
 PLAIN = ("data 2", "tensor 2", "pipeline 2", "sharding stage 1", "sharding stage 2", "sharding stage 3")
 SCALED = [f"momentum|{name}|loss scaler" for name in PLAIN]
@@ -23,15 +24,17 @@ SERIAL = [f"{optimizer}|serial|" for optimizer in ("adamw", "momentum", "decay r
 
 
 def cases(count):
-    names = TWO if count == 2 else FOUR
-    return [f"{optimizer}|{name}|" for optimizer in OPTIMIZERS[count] for name in names]
+    return [f"{optimizer}|{name}|" for optimizer in OPTIMIZERS for name in PLANS[count]]
+
+
+EVERY = [case for count in PLANS for case in cases(count)]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("equality")
     ranks.run_serial(WORKER, [folder, *SERIAL, "groups|serial|", "tied|serial|"])
-    both = [case + twist for case in (DECAY_RULE, GROUPED) for twist in ("", "unmended")]
+    both = [case + twist for case in (DECAY_RULE, *GROUPED) for twist in ("", "unmended")]
     ranks.run_emulated(2, WORKER, [folder, WRONG[2], *SCALED, *INFINITE, *RECOMPUTED, *both], folder)
     ranks.run_emulated(4, WORKER, [folder, WRONG[4], *CLIPPED, *(case + "unmended" for case in CLIPPED)], folder)
     return folder
@@ -41,7 +44,7 @@ def results(tmp_path_factory):
 def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("splits")
     ranks.run_serial(WORKER, [folder, *SERIAL])
-    for count in (2, 4):
+    for count in PLANS:
         ranks.run_emulated(count, WORKER, [folder, *cases(count)], folder)
     return folder
 
@@ -61,7 +64,7 @@ def test_replicas_that_recompute_equal_serial(results, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", cases(2) + cases(4))
+@pytest.mark.parametrize("case", EVERY)
 def test_split_equals_serial(splits, case):
     row = compare(splits, case)
     assert row.losses <= LOSS_TOLERANCE
@@ -80,9 +83,10 @@ def test_decay_rule_by_name_holds_under_sharding_stage_3(results):
     assert compare(results, DECAY_RULE + "unmended").weights > WEIGHT_TOLERANCE
 
 
-def test_groups_of_an_optimizer_are_clipped_apart(results):
-    assert compare(results, GROUPED).losses <= LOSS_TOLERANCE
-    assert compare(results, GROUPED + "unmended").losses > LOSS_TOLERANCE
+@pytest.mark.parametrize("case", GROUPED)
+def test_groups_of_an_optimizer_are_clipped_apart(results, case):
+    assert compare(results, case).losses <= LOSS_TOLERANCE
+    assert compare(results, case + "unmended").losses > LOSS_TOLERANCE
 
 
 @pytest.mark.parametrize("case", CLIPPED)
@@ -108,7 +112,7 @@ def test_an_infinite_gradient_of_one_rank_stops_the_step_of_all(results, case):
 
 @pytest.mark.slow
 def test_print_the_table(splits, capsys):
-    rows = {case: compare(splits, case) for case in cases(2) + cases(4)}
+    rows = {case: compare(splits, case) for case in EVERY}
     with capsys.disabled():
         print("\noptimizer | split: largest difference from one serial process in 20 losses (relative), in the weights")
         for case, row in rows.items():

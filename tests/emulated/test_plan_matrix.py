@@ -38,7 +38,7 @@ def table(rows, found):
     yield "| | ranks | plan | optimizer | losses | weights |"
     yield "|---|---|---|---|---|---|"
     for row in rows:
-        words = f"{row.plan.engine} · {row.plan.split}".replace("|", "\\|")
+        words = row.words.replace("|", "\\|")
         size, off = row.plan.world_size, found[row.name]
         yield f"| {row.name} | {size} | {words} | {row.optimizer} | {off.losses:.1e} | {off.weights:.1e} |"
 

@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 RUN = """\
 model: {preset: ernie-3.0-small}
@@ -43,7 +46,7 @@ def nebula(folder, *words):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -115,6 +118,50 @@ def test_a_decoder_with_experts_is_rehearsed(tmp_path):
     found = json.loads(out)
     assert found["holds"]
     assert found["split"].startswith("data 1 · tensor 1 · context (ring) 2 · expert 2")
+
+
+def test_a_device_that_fails_ends_a_rehearsal_with_its_rank(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "plan.json").write_text(json.dumps(whole_plan()))
+    fault = ("--fault", "fail:1@2")
+    code, out, err = nebula(tmp_path, "rehearse", "run.yaml", "--plan", "plan.json", "--steps", "3", *fault)
+    assert (code, out) == (4, "")
+    assert "rank 1 failed" in err
+    assert "Traceback" not in err
+
+
+MANY = RUN.replace(
+    "count: 1, device: slow, devices_per_node: 2", "count: 1, device: slow, devices_per_node: 64"
+).replace("count: 1, device: quick, devices_per_node: 1", "count: 1, device: quick, devices_per_node: 32")
+QUICK, SLOW = ([{"node": f"{name}/0", "device": i} for i in range(count)] for name, count in (("one", 32), ("two", 64)))
+
+
+@pytest.mark.slow
+def test_unlike_stages_of_many_ranks_run_folded_and_all_of_them_are_walked(tmp_path):
+    (tmp_path / "run.yaml").write_text(MANY.replace("global_batch: 8", "global_batch: 128"))
+    stages = [
+        {"layers": [0, 6], "replicas": [replica([rank], 1) for rank in range(32)]},
+        {"layers": [6, 11], "replicas": [replica([32 + 4 * i + j for j in range(4)], 2) for i in range(16)]},
+    ]
+    job = {"global_batch": 128, "precision": "fp32", "optimizer": "adamw"}
+    plan = whole_plan() | {"stages": stages, "micro_batches": 4, "ranks": [*QUICK, *SLOW], "job": job}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    words = ("rehearse", "run.yaml", "--plan", "plan.json", "--steps", "3", "--json")
+    code, out, err = nebula(tmp_path, *words)
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["whole_plan_ranks"], found["whole_plan_waits"]) == (96, "")
+    assert any("of 16 alike parts of the replicas of every stage 2 ran" in each for each in found["does_not_show"])
+
+
+@pytest.mark.slow
+def test_titan_on_1920_devices_is_rehearsed_on_sixteen(tmp_path):
+    code, out, err = nebula(ROOT, "rehearse", "examples/titan-1920.yaml", "-o", tmp_path / "titan", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["holds"]
+    assert (found["whole_plan_ranks"], found["whole_plan_waits"]) == (1920, "")
+    assert any("replicas" in each for each in found["does_not_show"])
 
 
 def test_a_model_without_layers_of_ours_is_refused_before_the_search(tmp_path):

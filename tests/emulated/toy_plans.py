@@ -75,7 +75,11 @@ for stage in (1, 2, 3):
     FOUR[f"tensor 2 x sharding stage {stage}"] = {"data": 2, "tensor": 2, "sharding": stage, "degree": 2}
     FOUR[f"pipeline 2 x sharding stage {stage}"] = {"data": 2, "stages": UNEVEN, "sharding": stage, "degree": 2}
 FOUR["pipeline 2 x sharding stage 1, stages inside"] = FOUR["pipeline 2 x sharding stage 1"] | {"order": STAGES_INSIDE}
-NAMED = TWO | FOUR
+EIGHT = {
+    f"data 2 x tensor 2 x sharding stage {stage}": {"data": 4, "tensor": 2, "sharding": stage, "degree": 2}
+    for stage in (1, 2, 3)
+}
+NAMED = TWO | FOUR | EIGHT
 
 
 def unlike(*stages, micro_batches=4, schedule="1f1b", rows=16, sequence=False):

@@ -1,7 +1,11 @@
-"""`nebula launch` from a shell: arguments reach the script, and a failed rank ends the command with 4."""
+"""`nebula launch` and its like from a shell: arguments reach the script, a failed rank ends the command with 4.
+
+What cannot start replaces nothing that an earlier run left.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +24,19 @@ job: {global_batch: 2}
 """
 
 
-def nebula(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([NEBULA, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+EMULATED_RUN = """\
+model: {preset: ernie-3.0-small}
+cluster:
+  name: two
+  devices: {toy: {kind: npu, emulated: true, peak_flops: {fp32: 400e9}, memory: 8GiB, memory_bandwidth: 40GB/s}}
+  nodes: [{name: one, count: 1, device: toy, devices_per_node: 2, intra: {kind: pcie, bandwidth: 2GB/s, latency: 10us}}]
+job: {global_batch: 2}
+"""
+
+
+def nebula(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    settings = os.environ | env
+    return subprocess.run([NEBULA, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=settings)
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +79,18 @@ def test_a_missing_script_is_named(folder):
     done = nebula("launch", "--cluster", "here.yaml", "plan.json", "nothing.py", cwd=folder)
     assert done.returncode == 2
     assert "nothing.py" in done.stderr
+
+
+@pytest.mark.parametrize(("verb", "within"), [("train", ""), ("rehearse", "serial"), ("rehearse", "split")])
+def test_without_a_compiler_nothing_is_replaced(tmp_path, verb, within):
+    (tmp_path / "run.yaml").write_text(EMULATED_RUN)
+    old = tmp_path / "old" / within
+    (old / "checkpoints" / "step-00000010").mkdir(parents=True)
+    left = [old / name for name in ("plan.json", "weights.safetensors", "steps.jsonl")]
+    left.append(old / "checkpoints" / "step-00000010" / "manifest.json")
+    for path in left:
+        path.write_text("{}")
+    done = nebula(verb, "run.yaml", "-o", "old", "--force", cwd=tmp_path, CXX="nonesuch")
+    assert done.returncode == 2
+    assert "CXX=nonesuch" in done.stderr
+    assert [path.read_text() for path in left] == ["{}"] * len(left)

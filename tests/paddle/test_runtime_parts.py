@@ -15,7 +15,7 @@ import nebula
 from nebula.errors import BadInput
 from nebula.plan.layout import ORDERS, uniform_stages
 from nebula.plan.values import Sharding
-from nebula.runtime import batch, chain, precision, start, tensor, weights
+from nebula.runtime import batch, chain, parts, precision, sharding, start, tensor, weights
 from nebula.runtime import parallelize as parallelizing
 from nebula.runtime.optimizers import check_slices, keep_parameters
 from nebula.runtime.parallelize import parallelize
@@ -286,6 +286,40 @@ def test_only_a_vocabulary_cut_of_a_linear_leaves_logits_shared():
     assert tensor.cuts_vocabulary(toy.Head(), toy.SPLIT)
     assert not tensor.cuts_vocabulary(toy.Head(), {"projection": "column"})
     assert not tensor.cuts_vocabulary(toy.Embed(), toy.SPLIT)
+
+
+@pytest.mark.parametrize(("stage", "other"), [(1, "name the engine executor"), (3, "use stage 2, or the executor")])
+def test_groups_of_an_optimizer_are_refused_where_fleet_would_clip_them_together(stage, other):
+    part = part_of(toy.build("groups")[0])
+    clips = (nn.ClipGradByGlobalNorm(0.1), nn.ClipGradByGlobalNorm(0.2))
+    with pytest.raises(BadInput, match=f"stage {stage} takes no optimizer with groups of parameters; {other}"):
+        sharding.check(stage, part, "none", clips)
+    sharding.check(2, part, "none", clips)
+    sharding.check(stage, part, "none", ())
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_a_shared_weight_that_is_recomputed_is_refused_under_sharding_stage_2(recompute):
+    tied, untied = (part_of(toy.build(name)[0]) for name in ("tied", "adamw"))
+    with pytest.raises(BadInput, match=rf"table is shared by two layers under recompute {recompute}"):
+        sharding.check(2, tied, recompute, ())
+    sharding.check(2, untied, recompute, ())
+    sharding.check(2, tied, "none", ())
+    sharding.check(1, tied, recompute, ())
+
+
+def part_of(model):
+    """All of a model, as one rank holds it."""
+    whole = parts.Part(
+        stages={0: list(model.chain)},
+        prefixes=[],
+        member=tensor.Member(degree=1, rank=0),
+        names={},
+        cut=tensor.Cut(),
+        runs=(),
+    )
+    assert len(whole.elements) == len(model.chain)
+    return whole
 
 
 def test_processes_without_a_plan_and_plans_without_processes(tmp_path):

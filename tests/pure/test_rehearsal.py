@@ -4,20 +4,26 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_samples import uniform
+from schedule_samples import pipelines
 
 from nebula.cost_model.simulate import Event, Timeline
 from nebula.errors import BadInput
 from nebula.models.decoders import check_layers
 from nebula.models.presets import PRESETS, layered
+from nebula.plan.executor_limits import UNDERWAY
+from nebula.plan.layout import uniform_stages
 from nebula.plan.legality import violations
-from nebula.plan.values import RankPlace, Sharding
+from nebula.plan.schedule import SCHEDULES, chain_length, device_of
+from nebula.plan.values import RankPlace, Replica, Sharding, Stage
 from nebula.rehearsal.devices import emulated
-from nebula.rehearsal.fold import MOST_RANKS, alone, folded
+from nebula.rehearsal.fold import MOST_RANKS, alone, folded, parts_of
 from nebula.rehearsal.shape import Degrees, narrow
 from nebula.rehearsal.verdict import Rehearsal, loss_difference, stage_rows
+from nebula.rehearsal.walk import waiting
+from nebula.runtime.executor.seats import orders
 from tests.pure.cost_samples import cluster, device
 from tests.pure.report_samples import prediction
 
@@ -107,6 +113,88 @@ def test_replicas_of_unlike_rows_are_not_folded():
         folded(replace(plan, stages=stages))
 
 
+def stage_of(layers, *replicas):
+    """A stage of replicas, each (its ranks, its rows)."""
+    held = tuple(Replica(ranks=r, tensor_shares=(1,) * len(r), micro_batch_rows=rows) for r, rows in replicas)
+    return Stage(layers=layers, replicas=held)
+
+
+def unlike(pairs):
+    """So many times: two replicas of 3 and 1 rows, then a tensor group of 4."""
+    first = [((2 * i + place,), rows) for i in range(pairs) for place, rows in ((0, 3), (1, 1))]
+    second = [(tuple(range(2 * pairs + 4 * i, 2 * pairs + 4 * i + 4)), 4) for i in range(pairs)]
+    return replace(
+        uniform(data=6 * pairs),
+        stages=(stage_of((0, 2), *first), stage_of((2, 4), *second)),
+        micro_batches=4,
+        engine="executor",
+    )
+
+
+def test_unlike_stages_are_folded_by_alike_parts():
+    plan = unlike(8)
+    assert parts_of(plan) == 8
+    small = folded(plan)
+    assert small.plan.world_size == 12
+    assert small.plan.stages == unlike(2).stages
+    assert small.plan.ranks == (*plan.ranks[:4], *plan.ranks[16:24])
+    assert violations(small.plan, layers=4, cluster=None) == ()
+    assert "of 8 alike parts of the replicas of every stage 2 ran" in " ".join(small.left_out)
+
+
+def test_a_folded_plan_numbers_its_ranks_as_the_whole_one_does():
+    sharding, order = Sharding(stage=1, degree=4), ("sharding", "data", "pipeline", "tensor")
+    stages = uniform_stages(boundaries=(0, 2, 4), data=8, tensor=2, sharding=sharding, micro_batch_rows=2, order=order)
+    plan = uniform(data=8, tensor=2, boundaries=(0, 2, 4), sharding=sharding, stages=stages)
+    small = folded(plan).plan
+    assert violations(small, layers=4, cluster=None) == ()
+    assert [stage.ranks for stage in small.stages] == [(0, 1, 4, 5), (2, 3, 6, 7)]
+    assert small.stages[0].sharding == Sharding(stage=1, degree=2)
+
+
+def of_one_chain(shape):
+    """Whether the executor has the schedule."""
+    return SCHEDULES[shape[0]].chains == 1
+
+
+@settings(deadline=None)
+@given(pipelines(most_devices=4, most_micro_batches=50).filter(of_one_chain), st.integers(1, 3))
+def test_no_rank_of_any_schedule_waits_for_ever(shape, width):
+    plan = in_a_row(*shape, width)
+    assert waiting(plan) == ""
+
+
+def in_a_row(schedule, devices, micro_batches, chunks, width=1):
+    """A pipeline of groups of `width` ranks with the virtual stages of a schedule of one chain."""
+    count = chain_length(schedule, devices, chunks)
+    homes = [device_of(schedule, v, devices, chunks) for v in range(count)]
+    stages = [stage_of((v, v + 1), (tuple(range(h * width, (h + 1) * width)), 2)) for v, h in enumerate(homes)]
+    many = uniform(data=devices * width)
+    return replace(many, stages=tuple(stages), schedule=schedule, micro_batches=micro_batches, engine="executor")
+
+
+def test_unlike_stages_and_plans_of_thousands_of_ranks_are_walked():
+    assert waiting(unlike(3)) == ""
+    assert waiting(uniform(data=24, tensor=8, boundaries=tuple(range(11)), micro_batches=80)) == ""
+
+
+def test_a_rank_that_waits_for_ever_is_named():
+    """The second stage wants the second micro-batch back before it has given the first its forward."""
+    plan = uniform(boundaries=(0, 1, 2), micro_batches=2)
+    first, second = (list(own) for own in orders(plan))
+    swapped = [second[1], second[0], *second[2:]]
+    assert waiting(plan, (first, second)) == ""
+    assert waiting(plan, (first, swapped)) == "rank 0 at B of micro-batch 0 in stage 0 waits for ever"
+
+
+def test_a_sender_whose_messages_nobody_takes_is_named():
+    plan = replace(uniform(boundaries=(0, 1, 2), micro_batches=UNDERWAY + 2), schedule="fthenb")
+    first, second = (list(own) for own in orders(plan))
+    backward_first = sorted(second, key=lambda work: work[0])
+    stuck = waiting(plan, (first, backward_first))
+    assert stuck == "rank 0 at F of micro-batch 33 in stage 0 waits for ever: rank 1 takes nothing that it sends"
+
+
 def test_the_serial_run_has_the_same_rows():
     plan = folded(uniform(data=2, boundaries=(0, 1, 4), micro_batches=3)).plan
     one = alone(plan)
@@ -173,6 +261,8 @@ def test_a_plan_holds_where_its_loss_is_serial_and_its_memory_fits():
     good = Rehearsal(
         plan=uniform(),
         left_out=(),
+        whole_ranks=1,
+        whole_waits="",
         whole_memory=0.9,
         loss_difference=1e-7,
         predicted_s=1.02,
@@ -184,6 +274,7 @@ def test_a_plan_holds_where_its_loss_is_serial_and_its_memory_fits():
     assert good.error == pytest.approx(0.02)
     assert not replace(good, loss_difference=1e-3).holds
     assert not replace(good, whole_memory=1.1).holds
+    assert not replace(good, whole_waits="rank 0 waits for ever").holds
 
 
 def test_a_message_that_a_pass_waits_for_is_a_wait(tmp_path):
