@@ -1,8 +1,8 @@
 """The best plan that some engine executes on the devices at hand: fleet's, or the executor's where it wins clearly.
 
-Fleet's space is searched always, the executor's (nebula.planner.explore held to what that engine runs) where it may be
-worth it. Each answer says which engine it names, why, and what the other's best takes; its bound holds for what was
-searched.
+Both spaces are searched, the executor's by nebula.planner.explore held to what that engine runs; the second search
+looks only for what would win against the first. Each answer says which engine it names, why, and what the other's best
+takes; its bound holds for what was searched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nebula.planner.explore.search import NothingFaster, explore
 from nebula.planner.explore.space import experts_of
 from nebula.planner.placed_answer import placed_search
 from nebula.planner.search import Answer, Told, beyond_fleet, check_objective
-from nebula.planner.type_order import fixed_of, in_best_order
+from nebula.planner.type_order import in_best_order
 from nebula.units import format_seconds
 
 LONG_TOKENS = 8192
@@ -38,10 +38,6 @@ KEPT = 3
 
 Enough = Callable[[float], bool]
 """Whether an answer will do, asked with the gap that is proved."""
-
-PROBED = ("data", "tensor", "pipeline", "recompute", "micro_batch_rows", "context", "expert")
-"""Degrees of fleet's best plan that are kept where it is asked what the executor's schedules would gain."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
@@ -92,13 +88,13 @@ def planned(asked: Asked, clock: Callable[[], float] = time.perf_counter) -> Ans
         fleet = Side(why=STOPPED) if executor.interrupted else of_fleet(asked, executor.step_s)
     else:
         fleet = of_fleet(asked)
-        executor = Side(why=STOPPED) if fleet.interrupted else _where_it_may_pay(asked, fleet)
+        executor = Side(why=STOPPED) if fleet.interrupted else of_executor(asked, fleet.step_s / (1.0 + WORTH))
     answer = chosen(fleet, executor)
     return replace(answer, seconds=clock() - began_s)
 
 
 def evident(asked: Asked) -> bool:
-    """Whether the executor's space is searched whatever fleet runs.
+    """Whether the executor is likely to win, so that its space is searched first.
 
     It is where degrees are fixed that fleet has not, for models with experts, on devices of several types and for long
     sequences.
@@ -173,17 +169,3 @@ def _explored(asked: Asked, extent: Extent, to_beat_s: float) -> Side:
         why = "that fits" if isinstance(error, Infeasible) else f"at all: {first_line(error)}"
         return Side(bound_s=math.inf, why=f"the executor has none {why}", error=error)
     return Side(answer=answer, bound_s=answer.bound_s)
-
-
-def _where_it_may_pay(asked: Asked, fleet: Side) -> Side:
-    """The executor's best plan where fleet has none, or where fleet's degrees win clearly under its schedules."""
-    if fleet.answer is None:
-        return of_executor(asked)
-    to_beat_s = fleet.step_s / (1.0 + WORTH)
-    plan, fixed = fleet.answer.plan, asked.objective.fixed
-    same = {name: value for name, value in fixed_of(plan).items() if name in PROBED}
-    probe = of_executor(replace(asked, objective=replace(asked.objective, fixed={**same, **fixed})), to_beat_s)
-    if probe.step_s < to_beat_s:
-        return of_executor(asked, to_beat_s)
-    why = f"the executor's schedules make these degrees less than {WORTH:.0%} faster"
-    return Side(why=f"{why}, so that the rest of its space was not searched")

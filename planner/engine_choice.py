@@ -14,8 +14,8 @@ from nebula.planner.explain import runner_up
 from nebula.planner.search import INTERRUPTION, Answer, BeyondFleet
 from nebula.units import format_seconds
 
-WORTH = 0.05
-"""By so much fleet's best plan has to take more for the executor's to be taken."""
+WORTH = 0.02
+"""By so much fleet's best plan has to take more for the executor's to be taken: less than predictions are off by."""
 
 STOPPED = "the search was interrupted before"
 
