@@ -24,6 +24,8 @@ from tests.soak.victim import Surprise, Victim
 
 GAP_S = 60.0
 """So long no new step may be done."""
+LONG_S = 20.0
+"""A time without a new step of which the logs are kept, though all went well."""
 OVER_IT = 2
 """New steps by which a job has got over a fault."""
 CLOSE, TIMES = 1e-5, 3.0
@@ -177,8 +179,11 @@ def _verdict(soak: Soak, wrong: Sequence[str], worst: float, seed: int, folder: 
     print(f"load {os.getloadavg()[0]:.1f}")
     for one in wrong:
         print(f"FAILED (seed {seed}): {one}")
-    if not wrong:
+    if soak.longest_s > LONG_S:
+        print(f"that was long: the events of the job are in {folder}")
+    elif not wrong:
         shutil.rmtree(folder, ignore_errors=True)
+    if not wrong:
         print("passed")
     return int(bool(wrong))
 
