@@ -30,12 +30,12 @@ class ByStage(StepPricing):
     def __init__(self, pricings: Mapping[str, StepPricing]) -> None:
         first = next(iter(pricings.values()))
         super().__init__(first.graph, first.cluster, first.execution, first.parameters)
-        self.fabric, self.pricings = first.fabric, pricings
+        self.fabric, self.pricings, self.cuts = first.fabric, pricings, first.cuts
         for pricing in pricings.values():
             pricing.fabric = first.fabric
             pricing.under = pricings
             # a cut does not depend on what is computed again
-            pricing._blocks, pricing._undealt, pricing._parts = first._blocks, first._undealt, first._parts
+            pricing.cuts = first.cuts
         self._stages: dict[tuple[object, ...], StageTimes] = {}
         self._places: tuple[tuple[RankPlace, ...], NDArray[np.int64]] = ((), np.zeros(0, dtype=np.int64))
 

@@ -24,7 +24,7 @@ from nebula.errors import BadInput
 from nebula.graph.kept import shared_before
 from nebula.graph.partition import tensor_parallel
 from nebula.graph.rows import block_with_rows
-from nebula.graph.stretched import stretched
+from nebula.graph.stretched import MOST_CUT, stretched
 from nebula.graph.values import Block, DistributedGraph
 from nebula.plan.job import RECOMPUTE
 
@@ -104,10 +104,6 @@ class ChainCost:
     def backward_total_s(self) -> Floats:
         """All that one backward occupies of the stage's stream, borders apart."""
         return self.backward_s + self.recompute_s + self.backward_communication_s
-
-
-MOST_CUT = 2
-"""Up to so many rows a block is cut; for more it follows from the cuts at one row and at so many."""
 
 
 class ChainKey(NamedTuple):

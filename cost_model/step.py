@@ -23,6 +23,7 @@ from nebula.cost_model.border import alike, messages
 from nebula.cost_model.closed_form import last_backward_s
 from nebula.cost_model.communication import Fabric, ranks_of
 from nebula.cost_model.compute import moving_seconds
+from nebula.cost_model.cut_blocks import CutBlocks
 from nebula.cost_model.execution import Execution
 from nebula.cost_model.groups import ALONE
 from nebula.cost_model.hiding import Hiding
@@ -33,12 +34,6 @@ from nebula.cost_model.replicas import LayerLoad, Replicas, layer_load
 from nebula.cost_model.step_parameters import StepParameters, parameters_on
 from nebula.cost_model.traffic import Axes, across, attained, axis_groups, slowest_of, stage_axes, wire
 from nebula.errors import BadInput
-from nebula.graph.context import context_parallel, require_heads
-from nebula.graph.experts import expert_parameters
-from nebula.graph.local_block import dealt_block, undealt_block
-from nebula.graph.ring import with_rings
-from nebula.graph.rows import block_with_rows
-from nebula.graph.splits import leaves_whole
 from nebula.graph.values import DTYPE_BYTES, Block, DistributedGraph
 from nebula.plan.job import EXCHANGES
 from nebula.plan.schedule import splits_backward
@@ -136,12 +131,7 @@ class StepPricing:
         self.graph, self.cluster, self.execution = graph, cluster, execution
         self.hiding = Hiding(execution.hidden, self.parameters)
         self.fabric = Fabric(attained(cluster, self.parameters))
-        self._blocks: dict[tuple[int, ...], Block] = {}
-        self._undealt: dict[tuple[int, ...], Block] = {}
-        self._parts: dict[tuple[int, ...], Block] = {}
-        self._wholes: dict[tuple[int, int], Block] = {}
-        self._whole_runs: dict[tuple[int, int], bool] = {}
-        self._experts = frozenset(i for i, block in enumerate(graph.blocks) if expert_parameters(block))
+        self.cuts = CutBlocks(graph, by_tensor=execution.by_tensor)
         self._loads: dict[tuple[object, ...], LayerLoad] = {}
         self.under: Mapping[str, StepPricing] = {}
         self.held: dict[tuple[int, ...], tuple[Held, ...]] = {}
@@ -399,7 +389,7 @@ class StepPricing:
 
     def kept_bytes(self, index: int, degrees: tuple[int, ...]) -> float:
         """What a layer of that block keeps of a micro-batch, on average where not all layers are computed again."""
-        key, every = self.block_key(index, degrees), self.execution.recompute.every
+        key, every = self.cuts.key(index, degrees), self.execution.recompute.every
         if key not in self._kept:
             block = self.block(index, degrees)
             each = [activations(block, self.execution, again=place == 0).kept for place in range(every)]
@@ -416,94 +406,12 @@ class StepPricing:
         return self._loads[key]
 
     def load_key(self, index: int, degrees: tuple[int, ...], device: DeviceType) -> tuple[object, ...]:
-        """What a load depends on: blocks without experts are the same however experts are dealt."""
-        return (*self.block_key(index, degrees), device.name)
-
-    def block_key(self, index: int, degrees: tuple[int, ...]) -> tuple[int, ...]:
-        """What a block depends on."""
-        rows, tensor, sequence, context, *experts, exchange = degrees
-        sequence = int(sequence and not self._runs_whole(index, tensor))
-        if index not in self._experts:
-            experts = [1, 1]
-        return (index, rows, tensor, sequence, context, *experts, exchange)
-
-    def _runs_whole(self, index: int, tensor: int) -> bool:
-        """Whether PaddlePaddle runs a block on whole sequences where the others have shares of them."""
-        if not self.execution.by_tensor:
-            return False
-        if (index, tensor) not in self._whole_runs:
-            shapes = {t.name: t.shape for t in self.graph.blocks[index].parameters}
-            self._whole_runs[index, tensor] = leaves_whole(self.graph.splits, shapes, tensor)
-        return self._whole_runs[index, tensor]
+        """What a load depends on."""
+        return (*self.cuts.key(index, degrees), device.name)
 
     def block(self, index: int, degrees: tuple[int, ...]) -> Block:
         """The local block of an index."""
-        key = self.block_key(index, degrees)
-        _, rows, tensor, sequence, context, expert, expert_tensor, exchange = key
-        if key not in self._blocks:
-            self._blocks[key] = dealt_block(
-                self._undealt_block(index, rows, tensor, sequence, context, expert_tensor, exchange),
-                tensor=tensor,
-                sequence=bool(sequence),
-                expert=expert,
-                expert_tensor=expert_tensor,
-            )
-        return self._blocks[key]
-
-    def know(self, blocks: Mapping[tuple[int, int, int], Block]) -> None:
-        """Takes blocks of (index, rows, tensor) that fleet's tensor groups have cut; those with experts are cut anew.
-
-        Without experts, sequence and context parallelism both engines cut alike.
-        """
-        for (index, rows, tensor), block in blocks.items():
-            if tensor == 1 or index not in self._experts:
-                self._undealt[index, rows, tensor, 0, 1, 1, 0] = block
-
-    def _with_rings(self, local: Block, index: int, rows: int, context: int, exchange: int) -> Block:
-        """The block whose attention is a ring where its scores are written out, as the executor runs it.
-
-        What is written in another way than rings are priced for keeps the price of a gather, which moves the same bytes
-        and computes the same products.
-        """
-        if context == 1 or EXCHANGES[exchange] != "ring" or not self.execution.by_tensor:
-            return local
-        return with_rings(local, self._whole_block(index, rows), context) or local
-
-    def _undealt_block(self, *key: int) -> Block:
-        """The local block of (index, rows, tensor, sequence, context, expert_tensor, exchange) with all experts."""
-        if key not in self._undealt:
-            index, rows, tensor, sequence, context, expert_tensor, exchange = key
-            if context > 1 and EXCHANGES[exchange] == "ulysses":
-                require_heads(self._whole_block(index, rows), tensor * context)
-            undealt = undealt_block(
-                self._part_of_sequence(index, rows, context, exchange),
-                tensor=tensor,
-                splits=self.graph.splits,
-                sequence=bool(sequence),
-                expert_tensor=expert_tensor,
-                deals_tokens=not self.execution.by_tensor,
-            )
-            self._undealt[key] = self._with_rings(undealt, index, rows, context, exchange)
-        return self._undealt[key]
-
-    def _part_of_sequence(self, *key: int) -> Block:
-        """The block of (index, rows, context, exchange) with the positions of one rank of a context group.
-
-        For a ring over scores that are written out that of a gather, see _with_rings.
-        """
-        if key not in self._parts:
-            index, rows, context, exchange = key
-            whole = self._whole_block(index, rows)
-            fused_core = any(op.kind == "attention" for op in whole.operators)
-            way = EXCHANGES[exchange]
-            self._parts[key] = context_parallel(whole, context, "gather" if way == "ring" and not fused_core else way)
-        return self._parts[key]
-
-    def _whole_block(self, index: int, rows: int) -> Block:
-        """The block of an index with so many rows, cut by nothing."""
-        if (index, rows) not in self._wholes:
-            self._wholes[index, rows] = block_with_rows(self.graph.blocks[index], rows)
-        return self._wholes[index, rows]
+        return self.cuts.block(index, degrees)
 
     def _send(self, last: LayerLoad, axes: Axes, sent: float, *, sequence: bool) -> float:
         """Handing a layer's output to the next stage, such a part of it to each rank.

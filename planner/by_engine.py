@@ -39,6 +39,7 @@ KEPT = 3
 Enough = Callable[[float], bool]
 """Whether an answer will do, asked with the gap that is proved."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What a plan is asked for, and how.

@@ -154,7 +154,7 @@ class _Job:
         first = next(iter(self.pricings.values()))
         for pricing in self.pricings.values():
             # a cut does not depend on what is computed again
-            pricing._blocks, pricing._undealt, pricing.fabric = first._blocks, first._undealt, first.fabric
+            pricing.cuts, pricing.fabric = first.cuts, first.fabric
 
     def priced(self) -> Iterator[tuple[Split, float]]:
         """Every split that fits, with the seconds of a step."""

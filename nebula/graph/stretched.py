@@ -11,6 +11,9 @@ from dataclasses import replace
 
 from nebula.graph.values import Block, Collective, Kernel, Operator, Product, Scores, Tensor, Work
 
+MOST_CUT = 2
+"""Up to so many rows a block is cut; for more it follows from the cuts at one row and at so many."""
+
 BENT = frozenset({"embedding"})
 """Kinds whose work is not affine in the rows: a table is read once at most, however many rows look it up."""
 

@@ -19,6 +19,7 @@ from nebula.cost_model.activations import activations_under
 from nebula.cost_model.by_stage import ByStage
 from nebula.cost_model.chain import Chains
 from nebula.cost_model.communication import Fabric
+from nebula.cost_model.cut_blocks import CutBlocks
 from nebula.cost_model.eager import COMPUTED_AGAIN, paddle_execution
 from nebula.cost_model.execution import Execution, Recompute
 from nebula.cost_model.offload import holds_activations
@@ -84,14 +85,12 @@ class Layers:
             policy: StepPricing(graph, cluster, replace(own, recompute=Recompute(what=COMPUTED_AGAIN[policy])))
             for policy in RECOMPUTE
         }
-        first = self.pricings[RECOMPUTE[0]]
+        # a cut does not depend on what is computed again
+        cuts = CutBlocks(graph, by_tensor=own.by_tensor, stretches=True)
         if chains is not None:
-            first.know(chains.exact_blocks())
+            cuts.know(chains.exact_blocks())
         for pricing in self.pricings.values():
-            # a cut does not depend on what is computed again
-            pricing._blocks, pricing._undealt = first._blocks, first._undealt
-            pricing._parts, pricing._wholes = first._parts, first._wholes
-            pricing.fabric = self.fabric
+            pricing.cuts, pricing.fabric = cuts, self.fabric
         self._loads: dict[tuple[object, ...], list[LayerLoad]] = {}
         self._memory: dict[tuple[object, ...], MemoryLoad] = {}
         self._uncut: set[tuple[int, ...]] = set()
@@ -150,7 +149,7 @@ class Layers:
 
     def _held(self, index: int, inner: Inner) -> MemoryLoad:
         pricing = self.pricings[inner.recompute]
-        block_key = pricing.block_key(index, inner.degrees)
+        block_key = pricing.cuts.key(index, inner.degrees)
         key = (*block_key, inner.recompute)
         if key not in self._memory:
             block = pricing.block(index, inner.degrees)
