@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TEXT, JSON = "text", "json"
 LATE_S = 3.0
-"""So long after its start a controller gets ready to plan anew, if nothing has asked it to before."""
+"""So long after its start a controller plans for the nodes that may be lost."""
 LogFormat = Annotated[
     str, typer.Option("--log-format", metavar="text|json", help="Lines for people, or JSON lines as --json gives.")
 ]
@@ -365,31 +365,38 @@ def _plan_of(
 
 
 def _plans(subject: Subject, plan: Plan, *, apart: bool) -> Plans:
-    """Finds plans for what is left of a cluster; what that takes is loaded a while after the controller leads."""
+    """Finds plans for what is left of a cluster; those of a family a while after the controller leads."""
+    from contextlib import suppress
     from functools import cache
-    from threading import Lock, Timer
+    from threading import Timer
 
     from nebula.elastic.controller.plans import Plans
+    from nebula.errors import BadInput
 
-    run, lock = subject.run, Lock()
+    run = subject.run
     if apart:
         return Plans(run.cluster, plan, lambda _: plan)
 
     @cache
-    def made() -> Replanner:
+    def kept() -> Replanner:
         from nebula.planner.replan import Replanner
 
         reliability = run.conditions.reliability
         return Replanner(subject.graph, run.cluster, plan, objective=run.objective, reliability=reliability)
 
-    def kept() -> Replanner:
-        with lock:
-            return made()
+    plans = Plans(run.cluster, plan, lambda changed: kept().replan(changed).plan)
 
-    late = Timer(LATE_S, kept)
+    def prepare() -> None:
+        from nebula.planner.family import cases
+
+        # a cluster of one node has nothing to go on with
+        with suppress(BadInput):
+            plans.prepare(case.missing for case in cases(run.cluster, plan))
+
+    late = Timer(LATE_S, prepare)
     late.daemon = True
     late.start()
-    return Plans(run.cluster, plan, lambda changed: kept().replan(changed).plan)
+    return plans
 
 
 def _member_plan(subject: Subject, shards: int) -> tuple[Plan, Search]:
