@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from nebula.checkpoint.boxes import Box, overlap
+from nebula.checkpoint.boxes import Box, Shape, overlap
 
 
 class Copy(NamedTuple):
@@ -26,6 +26,22 @@ class Copy(NamedTuple):
     def bytes(self) -> int:
         """Its size."""
         return self.box.elements * self.item_bytes
+
+    @property
+    def plain(self) -> tuple[str, Shape, Shape, int, int]:
+        """As ranks tell each other."""
+        return self.key, self.box.offset, self.box.shape, self.elements, self.item_bytes
+
+    @classmethod
+    def told(cls, plain: tuple[str, Shape, Shape, int, int]) -> Copy:
+        """From what another rank has told.
+
+        >>> piece = Copy("w", Box((0,), (4,)), 8, 2)
+        >>> Copy.told(piece.plain) == piece
+        True
+        """
+        key, offset, shape, elements, item_bytes = plain
+        return cls(key, Box(offset, shape), elements, item_bytes)
 
 
 def writers(held: Sequence[Sequence[Copy]]) -> dict[tuple[str, Box], int]:

@@ -282,6 +282,11 @@ class Checkpoints:
             if told:
                 self._tell(told)
 
+    @property
+    def saves(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._save is not None and self._save.thread.is_alive()
+
     def close(self) -> None:
         """Waits for the last save.
 
@@ -340,7 +345,8 @@ class Checkpoints:
         ranks = self.step.plan.world_size
         digests = from_all(zlib.crc32(repr(layout).encode()), ranks)
         if digests != self._digests:
-            chosen = writers(from_all(layout, ranks))
+            told = from_all([copy.plain for copy in layout], ranks)
+            chosen = writers([[Copy.told(copy) for copy in copies] for copies in told])
             self._mine = {piece for piece, writer in chosen.items() if writer == self.step.place.rank}
             self._digests = digests
         wanted = [one for one in mine if any((one.key, box) in self._mine for box in one.boxes)]

@@ -7,7 +7,6 @@ two ranks. What a rank receives from another over one lane comes in the order in
 
 from __future__ import annotations
 
-import pickle
 import secrets
 import socket
 import struct
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nebula.errors import RunFailed
+from nebula.runtime.message import joined, packed, parted, unpacked
 
 Array = npt.NDArray[Any]
 PATIENCE_S = 1800.0
@@ -106,13 +106,13 @@ class Hosts:
     def gathered(self, value: Any, ranks: Sequence[int], lane: str = "values") -> list[Any]:
         """A small plain value of each of some ranks, on all of them, in their order; they call it together."""
         first, *others = ranks
-        if self.rank != first:
-            self.send(first, _pickled(value), lane)
-            found: list[Any] = pickle.loads(self.receive_bytes(first, lane))
-            return found
-        found = [value, *(pickle.loads(self.receive_bytes(rank, lane)) for rank in others)]
-        _finish([self.send(rank, _pickled(found), lane) for rank in others])
-        return found
+        if self.rank == first:
+            parts = [packed(value), *(self.receive_bytes(rank, lane) for rank in others)]
+            _finish([self.send(rank, _as_array(joined(parts)), lane) for rank in others])
+        else:
+            self.send(first, _as_array(packed(value)), lane)
+            parts = parted(self.receive_bytes(first, lane))
+        return [unpacked(part) for part in parts]
 
     def all_reduce(self, array: Array, ranks: Sequence[int], operation: np.ufunc = np.add) -> Array:
         """The sum (or maximum) of an array of each of some ranks, on all of them; they call it together.
@@ -303,8 +303,8 @@ def _filled(connection: socket.socket, view: memoryview) -> bool:
     return True
 
 
-def _pickled(value: Any) -> Array:
-    return np.frombuffer(pickle.dumps(value), dtype=np.uint8)
+def _as_array(message: bytes) -> Array:
+    return np.frombuffer(message, dtype=np.uint8)
 
 
 def _finish(sends: Sequence[Future[None]]) -> None:

@@ -186,7 +186,8 @@ def _seen(tensor: paddle.Tensor, dtype: str) -> npt.NDArray[Any]:
 def _agree(mine: Sequence[Held], node: str, ranks: int, rank: int) -> Share:
     """Who copies what, from what all ranks hold."""
     layout = [Copy(one.key, box, math.prod(one.shape), one.tensor.element_size()) for one in mine for box in one.boxes]
-    told: list[tuple[str, list[Copy]]] = from_all((node, layout), ranks)
+    plain = from_all((node, [copy.plain for copy in layout]), ranks)
+    told = [(place, [Copy.told(copy) for copy in copies]) for place, copies in plain]
     here = [copies if place == node else [] for place, copies in told]
     chosen = writers_of_each(here)
     elsewhere = {(copy.key, copy.box) for place, copies in told if place != node for copy in copies}

@@ -1,5 +1,6 @@
 """Ranks that exchange through their hosts; here each is a thread of one process, over loopback."""
 
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,6 +71,18 @@ def test_values_of_all_come_in_the_order_of_ranks():
     assert (
         together(3, lambda own, rank: own.gathered({"rank": rank}, range(3))) == [[{"rank": r} for r in range(3)]] * 3
     )
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_what_is_no_message_is_refused_by_whoever_gets_it(odd):
+    def work(own, rank):
+        if rank == odd:
+            own.send(1 - odd, np.frombuffer(pickle.dumps({"rank": rank}), np.uint8), "values").result()
+            return
+        own.gathered({"rank": rank}, range(2))
+
+    with pytest.raises(RunFailed, match="bytes that a rank sent"):
+        together(2, work)
 
 
 def test_both_may_send_much_before_either_receives():

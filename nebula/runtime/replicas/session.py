@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from nebula.errors import RunFailed
 from nebula.runtime.hosts import Hosts
@@ -56,8 +56,7 @@ class _Work:
     memory: dict[int, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
+class _Standing(NamedTuple):
     """What a member tells when it comes to an epoch.
 
     Attributes:
@@ -160,14 +159,15 @@ class Session:
         settled = members.settled or members.numbers[:1]
         fresh = [number for number in members.numbers if number not in settled]
         told = exchange.told(_Standing(self.done, self._work.total is not None, len(self._replica.state())))
-        step = _common_step([told[number] for number in settled])
+        standings = [_Standing(*told[number]) for number in settled]
+        step = _common_step(standings)
         if self._hosts.rank in settled and self.done < step:
             self._apply()
         self._work.total = None
         if self._hosts.rank == settled[0]:
             exchange.hand_over(fresh, self._replica.state())
         elif self._hosts.rank in fresh:
-            self._replica.load([exchange.take_over(settled[0]) for _ in range(told[settled[0]].arrays)])
+            self._replica.load([exchange.take_over(settled[0]) for _ in range(standings[0].arrays)])
             self.done, self._work = step, _Work(Sums(self._shards))
         self._deal(exchange)
         if members.fresh:
