@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def status(
-    controllers: Controllers, certs: Certificates = Path("certs"), insecure: Insecure = False, json: Json = False
+    controllers: Controllers, certs: Certificates = None, insecure: Insecure = False, json: Json = False
 ) -> None:
     """Say how an elastic job stands, and why."""
     from nebula.cli.console import print_json, results
@@ -31,7 +31,7 @@ def events(
     controllers: Controllers,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens.")] = False,
     after: Annotated[int, typer.Option("--after", metavar="NUMBER", help="Only events after this one.")] = 0,
-    certs: Certificates = Path("certs"),
+    certs: Certificates = None,
     insecure: Insecure = False,
     json: Json = False,
 ) -> None:
@@ -48,7 +48,7 @@ def drain(
     node: Annotated[str, typer.Argument(metavar="NODE", help="The node that is to leave.")],
     controllers: Controllers,
     because: Annotated[str, typer.Option("--because", help="What the job's events will say.")] = "somebody asked",
-    certs: Certificates = Path("certs"),
+    certs: Certificates = None,
     insecure: Insecure = False,
     json: Json = False,
 ) -> None:
@@ -59,7 +59,7 @@ def drain(
 def chaos(
     schedule: Annotated[Path, typer.Argument(metavar="FAULTS.YAML", help="What is to fail, where and when.")],
     controllers: Controllers,
-    certs: Certificates = Path("certs"),
+    certs: Certificates = None,
     insecure: Insecure = False,
     json: Json = False,
 ) -> None:
@@ -89,7 +89,7 @@ def tell(sentence: str, *, json: bool) -> None:
         print(sentence)
 
 
-def client_of(controllers: str, certs: Path, *, insecure: bool) -> Client:
+def client_of(controllers: str, certs: Path | None, *, insecure: bool) -> Client:
     """Talks to a job's controller under the certificate of people."""
     from nebula.cli.elastic import identity_of
     from nebula.elastic.client import Client

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nebula.report.findings import Search
 
 TEXT, JSON = "text", "json"
+CERTS = Path("certs")
+"""Where certificates are unless a folder is named."""
 LATE_S = 3.0
 """So long after its start a controller plans for the nodes that may be lost."""
 LogFormat = Annotated[
@@ -60,8 +62,9 @@ def controller(
         int, typer.Option("--node-failures", help="Failures in 10 minutes, of no other node, that put one aside.")
     ] = 3,
     memory_every: Annotated[
-        int, typer.Option("--memory-every", help="Steps between two copies in the nodes' memory; 0: none.")
-    ] = 1,
+        Optional[int],  # noqa: UP045
+        typer.Option("--memory-every", help="Steps between two copies in the nodes' memory; 0: none; default: 1."),
+    ] = None,
     script: Annotated[
         str, typer.Option("--script", metavar="'SCRIPT ARGUMENT...'", help="Run this instead of the built-in training.")
     ] = "",
@@ -69,7 +72,7 @@ def controller(
         int,
         typer.Option("--replicas", metavar="SHARDS", help="Let workers fail and join one by one; a batch has SHARDS."),
     ] = 0,
-    certs: Certificates = Path("certs"),
+    certs: Certificates = None,
     insecure: Insecure = False,
     metrics: Annotated[
         str,
@@ -88,6 +91,7 @@ def controller(
     import asyncio
     from contextlib import closing, nullcontext
 
+    from nebula.cli.replicas import refuse_with_replicas
     from nebula.cli.subject import load_subject
     from nebula.elastic.controller.brain import STATE
     from nebula.elastic.controller.lead import serve
@@ -95,6 +99,8 @@ def controller(
     from nebula.elastic.policy.values import Limits
     from nebula.elastic.trust import Doorkeeper, OpenDoor, Papers, refusals_told
 
+    if replicas:
+        refuse_with_replicas(plan_file=plan_file, memory_every=memory_every, script=script, unit=unit)
     subject = load_subject(run, overrides)
     folder = (folder or Path("runs") / subject.graph.name).resolve()
     kept = opened(store, folder.name) if store else None
@@ -111,7 +117,7 @@ def controller(
         script=script,
         bounds=bounds,
         limits=Limits(node_failures=node_failures),
-        memory_every=0 if replicas else memory_every,
+        memory_every=memory_every if memory_every is not None else int(not replicas),
         shards=replicas,
         allows_faults=allow_faults,
     )
@@ -145,7 +151,7 @@ def agent(
     check: Annotated[
         bool, typer.Option("--check", help="Try the device before joining, and the ways to other nodes after.")
     ] = False,
-    certs: Certificates = Path("certs"),
+    certs: Certificates = None,
     certificate: Annotated[
         str, typer.Option("--certificate", metavar="NAME", help="Of this node; default: agent-NAME if there, or agent.")
     ] = "",
@@ -158,10 +164,13 @@ def agent(
     import socket
 
     from nebula.elastic.agent.run import run
+    from nebula.errors import BadInput
 
+    if insecure and certificate:
+        raise BadInput(f"--insecure --certificate {certificate}: without TLS there are no certificates; leave one out")
     at, name = controllers.split(","), name or socket.gethostname()
-    own = f"agent-{name}"
-    certificate = certificate or (own if (certs / f"{own}.crt").exists() else "agent")
+    own, folder = f"agent-{name}", certs or CERTS
+    certificate = certificate or (own if (folder / f"{own}.crt").exists() else "agent")
     run(
         at,
         name=name,
@@ -171,7 +180,7 @@ def agent(
         spares=spares,
         allows_faults=allow_faults,
         address=address,
-        certificate=None if insecure else (certs, certificate),
+        certificate=None if insecure else (folder, certificate),
         check=check,
         say=_teller(log_format, json=json, node=name),
     )
@@ -217,20 +226,29 @@ def _bounds(nodes: str, cluster: Cluster, unit: int) -> Bounds:
     return bounds
 
 
-def identity_of(certs: Path, name: str, addresses: Sequence[str], option: str, *, insecure: bool) -> Identity | None:
+def identity_of(
+    certs: Path | None, name: str, addresses: Sequence[str], option: str, *, insecure: bool
+) -> Identity | None:
     """The certificate under which a process takes part; None where it does so without TLS.
 
+    Args:
+        certs: None: nobody has named a folder.
+
     Raises:
-        BadInput: it is missing or not good, or an address is none, or one of another machine without TLS.
+        BadInput: it is missing or not good, or an address is none, or one of another machine without TLS, or a folder
+            is named, too.
     """
     from nebula.elastic.authority import load_identity
     from nebula.elastic.trust import now
     from nebula.errors import BadInput
 
+    if insecure and certs is not None:
+        raise BadInput(f"--insecure --certs {certs}: without TLS there are no certificates; leave one of the two out")
     for address in addresses:
         _check_address(address, option, insecure=insecure)
     if insecure:
         return None
+    certs = certs or CERTS
     if not certs.is_dir():
         raise BadInput(
             f"there are no certificates in {certs}: make them with `nebula cert init`, or name their --certs"
@@ -354,7 +372,9 @@ def _plan_of(
 
     begun = folder / "plan.json"
     if replicas:
-        return _member_plan(subject, replicas)
+        from nebula.cli.replicas import member_plan
+
+        return member_plan(subject, replicas)
     if goes_on and begun.is_file() and not plan_file:
         from nebula.cli.subject import kept_plan
 
@@ -397,28 +417,3 @@ def _plans(subject: Subject, plan: Plan, *, apart: bool) -> Plans:
     late.daemon = True
     late.start()
     return plans
-
-
-def _member_plan(subject: Subject, shards: int) -> tuple[Plan, Search]:
-    """The plan of each member of a group of replicas: one process, a micro-batch for each shard."""
-    from dataclasses import replace
-
-    from nebula.cluster.places import usable_nodes
-    from nebula.errors import BadInput
-    from nebula.plan.values import RankPlace
-    from nebula.report.findings import Search
-    from nebula.runtime.serial import serial_plan
-
-    job, graph = subject.run.job, subject.graph
-    if job.precision == "fp16":
-        raise BadInput("--replicas: fp16 scales losses by what one process has seen: set job.precision to bf16 or fp32")
-    if shards < 1 or job.global_batch % shards:
-        raise BadInput(
-            f"--replicas {shards}: so many shards do not cut a global batch of {job.global_batch} rows evenly; "
-            "give a divisor of it"
-        )
-    group, node, _ = next(iter(usable_nodes(subject.run.cluster)))
-    alone = serial_plan(global_batch=job.global_batch, micro_batches=shards, layers=len(graph.layers))
-    plan = replace(alone, ranks=(RankPlace(f"{group.name}/{node}", 0),))
-    because = f"every worker is a replica and does some of the {shards} shards of a batch"
-    return replace(plan, job=job, because=because), Search()

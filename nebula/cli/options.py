@@ -27,7 +27,8 @@ Controllers = Annotated[
     str, typer.Option("--controller", metavar="HOST:PORT[,...]", help="Where the job's controllers listen.")
 ]
 Certificates = Annotated[
-    Path, typer.Option("--certs", metavar="FOLDER", help="Certificates of the job, from `nebula cert init`.")
+    Optional[Path],  # noqa: UP045
+    typer.Option("--certs", metavar="FOLDER", help="Certificates of the job, from `nebula cert init`; default: certs."),
 ]
 AllowFaults = Annotated[bool, typer.Option("--allow-faults", help="Do what `nebula chaos` asks for; for tests.")]
 FaultOption = Annotated[

@@ -44,7 +44,7 @@ def scale(
         typer.Option("--every", metavar="SECONDS", help="With auto: look and act so often, until the job is over."),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With auto: say what would be done, and why.")] = False,
-    certs: Certificates = Path("certs"),
+    certs: Certificates = None,
     insecure: Insecure = False,
     json: Json = False,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from nebula.cli.options import Certificates, Controllers, Insecure, Json
 def top(
     controllers: Controllers,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 1.0,
-    certs: Certificates = Path("certs"),
+    certs: Certificates = None,
     insecure: Insecure = False,
     json: Json = False,
 ) -> None:

@@ -65,7 +65,16 @@ def test_what_a_controller_cannot_lead_with_is_said_before_it_leads(job):
         "open": ((*words, "0.0.0.0:0", "--insecure"), 2, "--insecure is for addresses of this machine"),
         "store": ((*words, "127.0.0.1:0", "--insecure", "--store", "sqlite:none/job.db"), 4, "name a file on a local"),
         "etcd": ((*words, "127.0.0.1:0", "--insecure", "--store", "etcd:http://127.0.0.1:1"), 4, "does not answer"),
+        "both": ((*words, "127.0.0.1:0", "--insecure", "--certs", "certs"), 2, "leave one of the two out"),
+        "name": (
+            ("agent", "--controller", "127.0.0.1:1", "--insecure", "--certificate", "a"),
+            2,
+            "without TLS there are no certificates",
+        ),
     }
+    for option in (("--plan", "plan.json"), ("--memory-every", "1"), ("--script", "own.py"), ("--unit", "2")):
+        told = f"--replicas with {' '.join(option)}:"
+        wrong[option[0]] = ((*words, "127.0.0.1:0", "--insecure", "--replicas", "2", *option), 2, told)
     for name, (words, code, told) in wrong.items():
         assert job.start(name, *words).wait(90) == code, job.log(name)
         assert told in " ".join(job.log(name).split()), name
