@@ -51,6 +51,7 @@ class Moment:
         generation: from now on; a new one starts.
         stepping: steps are done from now on that were not done before; also while a generation ends at a step.
         share: of the full rate at which steps are done from now on, 0 to 1: the nodes that train of those wanted.
+        afresh: nobody is left who can go on: the generation begins anew.
         before: what the seconds before this moment went into, the latest first; the others went into what was done.
         saving_s: by which saves held up steps since the moment before.
         lost_steps: that have to be done again, as is known now.
@@ -61,6 +62,7 @@ class Moment:
     generation: int = 0
     stepping: bool = False
     share: float = 1.0
+    afresh: bool = False
     before: Sequence[tuple[Category, float]] = ()
     saving_s: float = 0.0
     lost_steps: int = 0
@@ -152,7 +154,7 @@ class Account:
     def _next(self, moment: Moment) -> Category:
         if moment.stepping:
             return Category.PRODUCTIVE
-        if moment.phase is Phase.RUNNING and moment.generation > self.generation:
+        if moment.phase is Phase.RUNNING and (moment.afresh or moment.generation > self.generation):
             return Category.STARTING
         return self.doing if moment.phase is self.phase else _BEGINS_WITH.get(moment.phase, self.doing)
 

@@ -1,6 +1,7 @@
 """A member's model: its steps are those of one serial process, and its state makes another member its equal."""
 
 import dataclasses
+import time
 
 import numpy as np
 import paddle
@@ -14,7 +15,10 @@ from nebula.models.memory import set_micro_batches
 from nebula.models.presets import trained
 from nebula.runtime import finite
 from nebula.runtime.parallelize import parallelize
+from nebula.runtime.progress import Progress, Section
+from nebula.runtime.progress import Watched as Seen
 from nebula.runtime.replicas.on_paddle import OnPaddle
+from nebula.runtime.replicas.training import Watched
 from nebula.runtime.replicas.tree import Sums
 from nebula.runtime.serial import serial_plan
 
@@ -127,3 +131,24 @@ def test_a_gradient_that_is_no_number_once_is_worked_out_again_and_twice_stops_t
         replica._trained[0].scale_(float("inf"))
     with pytest.raises(RunFailed, match="of shard 1 of step 1 is not finite, twice"):
         replica.gradient(0, 1)
+
+
+def test_of_each_step_the_first_shard_counts_as_work_and_what_it_took_before_beside_a_save(tmp_path):
+    step, _, plain = member("ernie-3.0-small")
+    seen, pauses_s = Seen(tmp_path / "progress"), iter([0.1, 3.0, 3.0])
+
+    def rows(index, which):
+        time.sleep(next(pauses_s))
+        return plain._batch(index, which)
+
+    step.progress = Progress(tmp_path / "progress")
+    replica = Watched(step, rows)
+    replica.gradient(0, 0)
+    first_s = seen.spent_s(Section.FORWARD)
+    assert first_s >= 0.1
+    replica.gradient(0, 1)
+    assert seen.spent_s(Section.FORWARD) == pytest.approx(first_s, abs=0.1)
+    replica.saves = lambda: True
+    replica.gradient(1, 0)
+    assert seen.spent_s(Section.FORWARD) == pytest.approx(2 * first_s, abs=0.2)
+    assert seen.section is Section.COLLECTIVE

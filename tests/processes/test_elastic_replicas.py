@@ -8,6 +8,9 @@ import signal
 import pytest
 from elastic_job import RUN, Job
 
+from nebula.elastic.chaos.run import run
+from nebula.elastic.chaos.values import Fault, Kind, Schedule
+
 THREE = RUN.replace("count: 2", "count: 3").replace("nodes: 2", "nodes: 3")
 
 
@@ -33,9 +36,47 @@ def test_a_killed_worker_begins_anew_while_the_other_goes_on(job):
 
 
 @pytest.mark.slow
+def test_a_kill_is_seen_and_got_over_and_what_the_other_lacked_meanwhile_is_degraded(tmp_path):
+    job = Job(tmp_path, steps=100_000, nodes="2:2", options=("--replicas", 2, "--allow-faults"))
+    job.agent_options = ["--allow-faults"]
+    try:
+        job.controller().agents("a", "b").wait_step(5)
+        before, client = dict(job.client().status().account_s), job.client()
+        kills = Schedule(faults=(Fault(kind=Kind.KILL, node="b", at_s=0.1),), seed=0, lasts_s=60.0)
+        (outcome,) = run(kills, client, print).outcomes
+        assert 0 <= outcome.seen_s < outcome.back_s < 60
+        assert outcome.lost_steps == 0
+        after = dict(client.status().account_s)
+        away_s = 2 * (after["degraded"] - before["degraded"])
+        assert 0.1 < away_s < outcome.back_s
+        assert after["recomputing"] == before["recomputing"]
+        job.kill("b")  # with its agent, and nobody comes in its place
+        job.wait(lambda: "one replica steps after" in job.log(), 30)
+    finally:
+        job.close()
+
+
+@pytest.mark.slow
+def test_when_all_are_killed_they_go_on_from_the_disk_and_the_lost_steps_count(tmp_path):
+    job = Job(tmp_path, steps=100_000, every=20, nodes="2:2", options=("--replicas", 2))
+    try:
+        job.controller().agents("a", "b").wait_step(35, 180)
+        for node in "ab":
+            job.worker(node).send_signal(signal.SIGKILL)
+        job.wait(lambda: "training goes on after" in job.log(), 180)
+        status = job.client().status()
+        assert 0 < status.lost_steps <= 35
+        assert status.account_s["recomputing"] > 0
+        job.wait_step(job.last_step() + 2)
+        assert [one["step"] for one in job.steps()] == list(range(1, job.last_step() + 1))
+    finally:
+        job.close()
+
+
+@pytest.mark.slow
 def test_replicas_that_loop_or_hold_the_lock_wherever_they_are_begin_anew(tmp_path):
     faults = ("--allow-faults",)
-    job = Job(tmp_path, steps=100_000, nodes="1:2", options=("--replicas", 2, "--node-failures", 1000, *faults))
+    job = Job(tmp_path, steps=100_000, nodes="2:2", options=("--replicas", 2, "--node-failures", 1000, *faults))
     job.agent_options = list(faults)
     try:
         job.controller().agents("a", "b").wait_step(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -60,3 +61,23 @@ def test_a_slow_node_gives_its_place_to_one_that_stands_by(job):
     assert "begins on a, c" in job.log()
     steps = [one["step"] for one in job.steps()]
     assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.slow
+def test_a_slow_replica_gives_its_place_to_one_that_stands_by(tmp_path):
+    job = Job(tmp_path, steps=100_000, nodes="2:2", run=THREE, options=("--replicas", 2))
+    try:
+        job.controller().agents("a", "b").wait_step(3)
+        job.agents("c").wait(lambda: "c joined and stands by" in job.log(), 30)
+        slowed = Slowed(job.worker("b"), 0.15)
+        try:
+            job.wait(lambda: "b takes" in job.log(), 120)
+        finally:
+            slowed.close()
+        assert "times as long as the others and is put aside" in job.log()
+        job.wait(lambda: re.search(r"member \d+ on c has the state", job.log()), 60)
+        job.wait_step(job.last_step() + 2)
+        steps = [one["step"] for one in job.steps()]
+        assert steps == list(range(1, len(steps) + 1))
+    finally:
+        job.close()

@@ -38,7 +38,7 @@ class Roll:
 
     async def _serve(self):
         office = RollOffice(
-            token=os.urandom(16), wanted=self._wanted, gather_s=30.0, note=lambda _, said: self.said.append(said)
+            token=os.urandom(16), wanted=self._wanted, gather_s=30.0, told=lambda _, said: self.said.append(said)
         )
         self._server = grpc.aio.server()
         add_RollServicer_to_server(office, self._server)

@@ -28,7 +28,8 @@ def test_training_waits_for_as_many_as_are_wanted():
 
 
 def test_a_loss_is_told_with_who_goes_on():
-    roll = policy.settled(policy.begun(of(3)), 1)
+    roll, because = policy.settled(policy.begun(of(3)), 1)
+    assert because == "3 members have the state"
     roll, because = policy.left(roll, 1)
     assert because == "member 1 on n/1 is lost; 2 go on"
     assert (roll.epoch, sorted(roll.members)) == (2, [0, 2])
@@ -39,13 +40,24 @@ def test_a_loss_is_told_with_who_goes_on():
 
 
 def test_who_enrols_later_is_fresh_until_its_epoch_is_settled():
-    roll = policy.settled(policy.begun(of(2)), 1)
+    roll, _ = policy.settled(policy.begun(of(2)), 1)
     roll, number = policy.numbered(roll)
     roll, because = policy.enrolled(roll, number, member("n/2"), 0)
     assert because == "member 2 on n/2 is here"
     assert [m.fresh for m in roll.members.values()] == [False, False, True]
-    assert policy.settled(roll, 1) == roll  # of an epoch that is over
-    assert not any(m.fresh for m in policy.settled(roll, roll.epoch).members.values())
+    assert policy.settled(roll, 1) == (roll, "")  # of an epoch that is over
+    roll, because = policy.settled(roll, roll.epoch)
+    assert because == "member 2 on n/2 has the state"
+    assert not any(m.fresh for m in roll.members.values())
+    assert policy.settled(roll, roll.epoch) == (roll, "")  # each member says so
+
+
+def test_who_has_done_all_steps_leaves_without_a_loss():
+    roll, _ = policy.settled(policy.begun(of(2)), 1)
+    roll, because = policy.left(policy.done(roll, 1), 1)
+    assert because == "member 1 on n/1 has done all steps"
+    assert (sorted(roll.members), roll.epoch) == ([0], 1)
+    assert policy.done(roll, 1) == roll
 
 
 def test_a_complaint_about_an_epoch_that_is_over_changes_nothing():
@@ -76,7 +88,7 @@ def test_epochs_rise_with_every_change_of_who_is_there(events):
         elif kind == "broken":
             roll = policy.broken(roll, number)
         else:
-            roll = policy.settled(roll, number)
+            roll, _ = policy.settled(roll, number)
         assert roll.epoch >= before.epoch
         if roll.members.keys() != before.members.keys():
             assert roll.epoch > before.epoch

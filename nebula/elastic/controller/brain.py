@@ -15,6 +15,7 @@ from typing import Any
 from nebula.elastic.controller.attendance import Attendance
 from nebula.elastic.controller.crowd import Crowd, Line
 from nebula.elastic.controller.deeds import Deeds
+from nebula.elastic.controller.group import Group
 from nebula.elastic.controller.inquiry import Inquiry
 from nebula.elastic.controller.journal import Happened, Journal, end_of_log
 from nebula.elastic.controller.journal import loads as event_of
@@ -52,6 +53,7 @@ class Brain:
     Attributes:
         attendance, pulse, deeds: who is there, how far they are, and what is done to them.
         inquiry: which rank hangs.
+        group: the replicas, where workers are such.
         recovery: that is under way.
         over: set once this controller is to end; `broken` is the error that it ends with.
     """
@@ -81,7 +83,7 @@ class Brain:
         self._ahead_s = max(0.0, written_s - time.time())
         self._began_s = time.time() - time.monotonic()
         self.attendance, self.pulse, self.deeds = Attendance(self), Pulse(self), Deeds(self)
-        self.inquiry = Inquiry(self, self._failed)
+        self.inquiry, self.group = Inquiry(self, self._failed), Group(self)
 
     def stored(self, key: str) -> str:
         """What the store has under a key of this controller's own; empty: nothing."""
@@ -160,6 +162,7 @@ class Brain:
         seconds: Mapping[str, float] | None = None,
         node: str = "",
         rank: int = -1,
+        afresh: bool = False,
     ) -> None:
         """Puts an event into the journal."""
         saving_s = self.steps.take_saving_s()
@@ -175,7 +178,8 @@ class Brain:
             seconds={**(seconds or {}), **({SAVING: saving_s} if saving_s else {})},
             phase=self.state.phase.value,
             stepping=kind in STEPPING or (self.state.phase is Phase.STOPPING and self.steps.boundary),
-            share=min(1.0, len(self.state.members) / self.state.bounds.most),
+            share=self.group.share,
+            afresh=afresh,
             node=node,
             rank=rank,
             trace=self.recovery.trace if self.recovery else "",
@@ -288,9 +292,11 @@ class Brain:
             self.tell(events.DrainAsked(node=node, cause=message.leaving.because), "drained")
 
     def _failed(self, node: str, failed: wire.Failed) -> None:
-        if failed.generation == self.state.generation and self.state.phase is Phase.RUNNING and not self.state.apart:
+        current = failed.generation == self.state.generation and self.state.phase is Phase.RUNNING
+        if current and not self.state.apart:
             self.recovery = Recovery(seen_s=failed.seen_s)
             self.recovery.mark("told", time.time())
+        seconds = self.group.failed(node, failed) if current and self.state.apart else {}
         event = events.Failed(
             node=node,
             rank=failed.rank,
@@ -298,7 +304,8 @@ class Brain:
             fault=Fault(failed.fault),
             cause=failed.cause[:CAUSE_CHARACTERS],
         )
-        self.tell(event, "hang" if failed.fault == Fault.HANG else "failed", last_lines=failed.last_lines)
+        kind = "hang" if failed.fault == Fault.HANG else "failed"
+        self.tell(event, kind, last_lines=failed.last_lines, seconds=seconds)
 
     def _remarked(self, node: str, said: wire.Remark) -> None:
         """A rank goes on and has something to say."""

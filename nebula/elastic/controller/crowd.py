@@ -93,6 +93,11 @@ class Crowd:
         told = [self.lines[node].progress if node in self.lines else wire.Progress() for node in members]
         return min((one.section if one.generation == generation else 0 for one in told), default=0)
 
+    def furthest(self, members: Iterable[str], generation: int) -> int:
+        """The latest section that the ranks of a node are in together, of nodes that have told."""
+        told = [self.lines[node].progress for node in members if node in self.lines]
+        return max((one.section for one in told if one.generation == generation), default=0)
+
     def step_s(self, members: Iterable[str]) -> float:
         """Seconds of a step of late, of the slowest node."""
         return max((self.lines[node].progress.step_s for node in members if node in self.lines), default=0.0)

@@ -125,7 +125,8 @@ class Departures:
 
     def _is_settled(self) -> bool:
         brain = self._brain
-        return brain.state.phase is Phase.RUNNING and brain.recovery is None and brain.steps.beginning is None
+        begins = brain.recovery is not None or brain.steps.beginning is not None
+        return brain.state.phase is Phase.RUNNING and (brain.state.apart or not begins)  # replicas hold no copies
 
     def _let_go(self, node: str) -> None:
         if node in self._leaving:

@@ -26,7 +26,7 @@ class Happened:
         because: the sentence.
         last_lines: of the failing rank's log.
         seconds: what took how long, where something ended.
-        phase, stepping, share: of the job after the event; see nebula.elastic.goodput.Moment.
+        phase, stepping, share, afresh: of the job after the event; see nebula.elastic.goodput.Moment.
         node, rank: whom it is about; empty and -1: nobody.
         trace: of the recovery that it is part of; empty: of none.
     """
@@ -43,6 +43,7 @@ class Happened:
     phase: str = ""
     stepping: bool = False
     share: float = 1.0
+    afresh: bool = False
     node: str = ""
     rank: int = -1
     trace: str = ""

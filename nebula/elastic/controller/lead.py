@@ -75,7 +75,7 @@ async def serve(
     if settings.shards:
         token = bytes.fromhex(brain.kept("token", secrets.token_hex(16)))
         first = (lease.token - 1) * NUMBERS
-        office = RollOffice(token=token, wanted=1, gather_s=GATHER_S, note=brain.note, first_number=first)
+        office = RollOffice(token=token, wanted=1, gather_s=GATHER_S, told=brain.group.told, first_number=first)
         brain.deeds.members_expected = office.expect
         services.append(lambda server: add_RollServicer_to_server(office, server))
     answers = health.aio.HealthServicer()

@@ -31,6 +31,7 @@ def moment(event: Happened) -> Moment:
         generation=event.generation,
         stepping=event.stepping,
         share=event.share,
+        afresh=event.afresh,
         before=tuple((category, took[category.value]) for category in LATEST_FIRST if category.value in took),
         saving_s=took.get(SAVING, 0.0),
         lost_steps=int(took.get(LOST, 0)),

@@ -88,7 +88,8 @@ class Meter:
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
         brain, state = self.brain, self.brain.state
-        self._world.set(len(brain.deeds.plan.ranks) if state.members and not state.phase.over else 0)
+        world = len(brain.group.roll.members) if state.apart else len(brain.deeds.plan.ranks)
+        self._world.set(world if state.members and not state.phase.over else 0)
         self._generation.set(state.generation)
         self._last_step.set(brain.steps.last_s if brain.steps.last_s < float("inf") else 0)
         self._goodput.set(brain.account().goodput)

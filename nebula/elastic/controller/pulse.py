@@ -59,6 +59,8 @@ class Pulse:
             brain.watch.saved(more_s)
         for tier, nbytes in brain.steps.wrote(line.hello.node, progress.written_bytes).items():
             brain.watch.wrote(tier, nbytes)
+        if brain.state.apart:
+            self._nodes_of = {**self._nodes_of, **{one.rank: line.hello.node for one in progress.paces}}
         if self._nodes_of:
             self._paces |= {one.rank: Pace(steps=one.steps, work_s=one.work_s) for one in progress.paces}
         wait_s = self._looked_s + LOOK_S - time.monotonic()
@@ -82,27 +84,49 @@ class Pulse:
         """Looks at what all nodes have reported."""
         brain, now_s = self._brain, self._brain.now_s()
         self._looked_s, self._look_is_due = time.monotonic(), False
-        generation, workers = brain.state.generation, self._workers()
-        least, _ = brain.crowd.steps(workers, generation)
+        generation = brain.state.generation
+        done, section = self._reached(generation)
         if self._looked_s >= self._scored_s + SCORE_S:
             self._scored_s = self._looked_s
             self._score(generation)
-        if least:
-            brain.watch.stepped(brain.steps.did(now_s, least), brain.crowd.step_s(brain.state.members))
-            brain.tell(events.Stepped(generation=generation, step=least), "stepped")
+        if done:
+            brain.watch.stepped(brain.steps.did(now_s, done), brain.crowd.step_s(brain.state.members))
+            brain.tell(events.Stepped(generation=generation, step=done), "stepped")
         beginning = brain.steps.beginning
-        if beginning is None or brain.state.phase is not Phase.RUNNING:
+        if brain.state.phase is not Phase.RUNNING:
             return
-        stepping = beginning.progressed(now_s, brain.crowd.section(workers, generation), least)
+        if beginning is None:
+            brain.group.look(done)
+            return
+        stepping = beginning.progressed(now_s, section, done)
         if brain.recovery:
             for stage in beginning.marks:
                 brain.recovery.mark(stage, time.time())
         if stepping:
-            self._first_new_step(least)
+            self._first_new_step(done)
+
+    def _reached(self, generation: int) -> tuple[int, int]:
+        """The steps that are done, and the earliest section that a rank is in.
+
+        A step of replicas is done once one has done it; one that comes has done none, nor does anybody wait for it.
+        """
+        brain, workers = self._brain, self._workers()
+        least, most = brain.crowd.steps(workers, generation)
+        if not brain.state.apart:
+            return least, brain.crowd.section(workers, generation)
+        return most, brain.crowd.furthest(workers, generation) if brain.group.trains else 0
 
     def _score(self, generation: int) -> None:
-        """Looks whether a node's own work takes longer than that of the others."""
+        """Looks whether a node's own work takes longer than that of the others.
+
+        Replicas are compared anew with every change of who they are, and not where there are more than shards.
+        """
         brain, slowness = self._brain, self._brain.settings.limits.slowness
+        if brain.state.apart:
+            generation = brain.group.roll.epoch
+            self._nodes_of = {rank: node for rank, node in self._nodes_of.items() if node in brain.state.members}
+            if len(brain.group.roll.members) > brain.settings.shards:
+                self._nodes_of = {}
         self._scores, self._paces = self._scores.told(generation, self._paces, slowness), {}
         found = self._scores.slow(self._nodes_of, slowness) if self._nodes_of else None
         if found and brain.state.phase is Phase.RUNNING and brain.steps.beginning is None:

@@ -17,8 +17,8 @@ from nebula.elastic.protocol import misfit
 from nebula.elastic.protocol import roll_pb2 as wire
 from nebula.elastic.protocol.roll_pb2_grpc import RollServicer
 
-Note = Callable[[str, str], None]
-"""Takes the kind of an event and its sentence."""
+Told = Callable[[policy.Roll, str], None]
+"""Takes the roll after a change, and the sentence that says why; empty: nothing worth telling."""
 
 
 @dataclass(eq=False, slots=True)
@@ -28,7 +28,6 @@ class _Line:
     number: int
     node: str
     outbox: asyncio.Queue[wire.MemberHears | None] = field(default_factory=asyncio.Queue)
-    done: bool = False
 
 
 class RollOffice(RollServicer):
@@ -38,13 +37,13 @@ class RollOffice(RollServicer):
         token: by which members know each other.
         wanted: members that training waits for at first.
         gather_s: for how long, once one is there.
-        note: of what changes.
+        told: of what changes.
         first_number: for a new member, above all that another controller may have given.
     """
 
-    def __init__(self, *, token: bytes, wanted: int, gather_s: float, note: Note, first_number: int = 0) -> None:
+    def __init__(self, *, token: bytes, wanted: int, gather_s: float, told: Told, first_number: int = 0) -> None:
         self.roll = policy.Roll(wanted=wanted, next_number=first_number)
-        self._token, self._gather_s, self._note = token, gather_s, note
+        self._token, self._gather_s, self._told = token, gather_s, told
         self._lines: dict[int, _Line] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -78,9 +77,9 @@ class RollOffice(RollServicer):
                 elif kind == "broken":
                     self._broken(line, message.broken)
                 elif kind == "done":
-                    line.done = True
+                    self._become(policy.done(self.roll, line.number), "")
                 elif kind == "settled":
-                    self.roll = policy.settled(self.roll, message.settled.epoch)
+                    self._become(*policy.settled(self.roll, message.settled.epoch))
 
     def _enrolled(self, line: _Line, listening: wire.Listening) -> None:
         if (there := self._lines.get(line.number)) is not None:
@@ -115,17 +114,13 @@ class RollOffice(RollServicer):
         if self._lines.get(line.number) is not line:
             return
         del self._lines[line.number]
-        if line.done:
-            self.roll = policy.left(self.roll, line.number)[0]
-            self._note("members", f"member {line.number} on {line.node} has done all steps")
-            return
         self._become(*policy.left(self.roll, line.number))
 
     def _become(self, roll: policy.Roll, because: str) -> None:
         """Another roll, of which all members hear if its epoch is another."""
         before, self.roll = self.roll, roll
-        if because:
-            self._note("members", because)
+        if roll != before:
+            self._told(roll, because)
         if roll.epoch == before.epoch or roll.waiting:
             return
         told = wire.MemberHears(

@@ -18,11 +18,13 @@ class Member:
         node: where it runs.
         address: `HOST:PORT` where others reach it.
         fresh: it has no state yet.
+        done: it has done all steps, and will leave.
     """
 
     node: str
     address: str
     fresh: bool = True
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,9 @@ def left(roll: Roll, number: int) -> tuple[Roll, str]:
     if number not in roll.members:
         return roll, ""
     members = {other: member for other, member in roll.members.items() if other != number}
+    if roll.members[number].done:
+        because = f"member {number} on {roll.members[number].node} has done all steps"
+        return replace(roll, members=members), because
     settled = [other for other, member in members.items() if not member.fresh]
     others = f"{len(settled)} go on" if len(settled) != 1 else "one goes on"
     because = f"member {number} on {roll.members[number].node} is lost; {others if settled else 'nobody has the state'}"
@@ -91,8 +96,17 @@ def broken(roll: Roll, epoch: int) -> Roll:
     return replace(roll, epoch=roll.epoch + 1) if epoch == roll.epoch and not roll.waiting else roll
 
 
-def settled(roll: Roll, epoch: int) -> Roll:
-    """All members of an epoch have the state."""
-    if epoch != roll.epoch:
-        return roll
-    return replace(roll, members={number: replace(member, fresh=False) for number, member in roll.members.items()})
+def settled(roll: Roll, epoch: int) -> tuple[Roll, str]:
+    """All members of an epoch have the state; of an epoch that is over it says nothing."""
+    fresh = [number for number, member in roll.members.items() if member.fresh]
+    if epoch != roll.epoch or not fresh:
+        return roll, ""
+    members = {number: replace(member, fresh=False) for number, member in roll.members.items()}
+    told = f"member {fresh[0]} on {members[fresh[0]].node} has" if len(fresh) == 1 else f"{len(fresh)} members have"
+    return replace(roll, members=members), f"{told} the state"
+
+
+def done(roll: Roll, number: int) -> Roll:
+    """A member has done all steps."""
+    there = roll.members.get(number)
+    return replace(roll, members={**roll.members, number: replace(there, done=True)}) if there else roll

@@ -72,9 +72,10 @@ class Scores:
         """The slowest node that is slow and not accused yet, and by which factor; None: none, or not known yet.
 
         Args:
-            nodes: where each rank runs.
+            nodes: where each rank runs; what others have told does not count.
         """
-        known = {rank: median(times) for rank, times in self.recent_s.items() if len(times) == limits.windows}
+        whole = {rank: times for rank, times in self.recent_s.items() if rank in nodes and len(times) == limits.windows}
+        known = {rank: median(times) for rank, times in whole.items()}
         if len(known) < len(nodes):
             return None
         by_node: dict[str, float] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,7 +17,7 @@ from nebula.runtime.checkpoints import Checkpoints, NoCheckpoints, split_of
 from nebula.runtime.damaged import set_aside
 from nebula.runtime.hosts import Directory, Hosts
 from nebula.runtime.parallelize import Step
-from nebula.runtime.progress import NoProgress, Progress, Section, progress_of
+from nebula.runtime.progress import NoProgress, Progress, Section
 from nebula.runtime.replicas.members import Members, Roll
 from nebula.runtime.replicas.on_paddle import OnPaddle, Rows
 from nebula.runtime.replicas.session import Session
@@ -56,10 +55,8 @@ def train(plan: Plan, training: Training, run_dir: Path, line: Line, host: str) 
         LeftOut: the others go on without this member.
     """
     step, rate, data = built(plan, training)
-    family, progress = family_of(training.config), progress_of(os.environ)
-    replica = Watched(
-        step, lambda index, rows: family.batch(data, index, rows), progress, seed=training.seed, after=rate.step
-    )
+    family, progress = family_of(training.config), step.progress
+    replica = Watched(step, lambda index, rows: family.batch(data, index, rows), seed=training.seed, after=rate.step)
     first = _taken_up(step, training, run_dir, progress)
     progress.begin_at(first)
     hosts = Hosts(line.number, line, host)
@@ -67,6 +64,7 @@ def train(plan: Plan, training: Training, run_dir: Path, line: Line, host: str) 
     line.tell_changes(session.heard)
     tokens = family.sequences * data.seq_len * data.global_batch
     books = Books(step, training, run_dir, tokens)
+    replica.saves = lambda: books.saves
     before_s = time.perf_counter()
     while session.done < training.steps:
         session.step()
@@ -75,6 +73,7 @@ def train(plan: Plan, training: Training, run_dir: Path, line: Line, host: str) 
         before_s = now_s
         progress.begin_at(session.done - 1)  # a newcomer has done none of those before
         progress.step_done()
+        progress.enter(Section.COLLECTIVE)  # before its next shard it may wait for one that comes
     leads = session.leads
     books.close(session.done, leads=leads)
     if leads:
@@ -84,18 +83,41 @@ def train(plan: Plan, training: Training, run_dir: Path, line: Line, host: str) 
 
 
 class Watched(OnPaddle):
-    """A member's model whose agent sees what it does."""
+    """A member's model whose agent sees what it does.
 
-    def __init__(self, step: Step, batch: Rows, progress: Progress | NoProgress, **more: Any) -> None:
+    Members do unlike numbers of shards, so that of each step the first one alone counts as work to compare them by;
+    while a member writes a checkpoint beside, what it took before counts.
+
+    Attributes:
+        saves: whether a checkpoint is being written.
+    """
+
+    saves: Callable[[], bool]
+
+    def __init__(self, step: Step, batch: Rows, **more: Any) -> None:
         super().__init__(step, batch, **more)
-        self._progress = progress
+        self._progress = step.progress  # that of the saves, too: two on one file would count all time twice
+        self.saves = lambda: False
+        self._begun, self._shard_s, self._uncounted_s = -1, 0.0, 0.0
+        self._progress.keep(lambda: time.monotonic() - self._uncounted_s)
 
     def gradient(self, step: int, shard: int) -> tuple[Array, Any]:
         """A shard's share; whatever follows the last one waits for others."""
         self._progress.enter(Section.FORWARD)
+        began_s, saves = time.monotonic(), self.saves()
         found = super().gradient(step, shard)
+        self._count(time.monotonic() - began_s, first=step > self._begun, saves=saves or self.saves())
+        self._begun = step
         self._progress.enter(Section.COLLECTIVE)
         return found
+
+    def _count(self, took_s: float, *, first: bool, saves: bool) -> None:
+        if not first:
+            self._uncounted_s += took_s
+        elif saves:
+            self._uncounted_s += took_s - self._shard_s
+        else:
+            self._shard_s = took_s
 
 
 class Books:
@@ -109,6 +131,11 @@ class Books:
         self._latest: deque[StepRecord] = deque(maxlen=64)
         self._checkpoints: Checkpoints | NoCheckpoints | None = None
         self._leads = False
+
+    @property
+    def saves(self) -> bool:
+        """Whether a checkpoint is being written beside the training."""
+        return isinstance(self._checkpoints, Checkpoints) and self._checkpoints.saves
 
     def note(self, session: Session, loss: float, took_s: float) -> None:
         """Takes note of a step that is done."""
