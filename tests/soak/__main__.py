@@ -2,7 +2,8 @@
 
 It fails when no new step is done for 60 s, a process ends that no fault has killed, a step is missing or there twice,
 losses are not those of the undisturbed run, or something is left behind. NEBULA_SOAK_SECONDS (900) says for how long,
-NEBULA_SOAK_SEED replays a schedule.
+NEBULA_SOAK_SEED replays a schedule, NEBULA_SOAK_REPLICAS=2 has two replicas struck, whose losses have to be the same
+bit by bit.
 """
 
 from __future__ import annotations
@@ -109,11 +110,12 @@ class Soak:
         print(f"{at_s:7.1f} s  step {self._most:5}  {words}", flush=True)
 
 
-def compared(victim: Victim, calm: Victim, alone: Victim) -> tuple[float, list[str]]:
+def compared(victim: Victim, calm: Victim, alone: Victim, *, same: bool) -> tuple[float, list[str]]:
     """The largest difference of a loss from that of an undisturbed run on both nodes, and which are too large.
 
     Args:
         alone: is run undisturbed on one node, to see what rounding comes to.
+        same: whether all losses have to be the same bit by bit.
 
     Raises:
         Surprise: steps are missing or there twice.
@@ -127,17 +129,21 @@ def compared(victim: Victim, calm: Victim, alone: Victim) -> tuple[float, list[s
         one.wait_step(len(found), 600 + len(found))
         others.append(losses(one)[: len(found)])
         one.close()
-    return judged(losses(victim), *others)
+    if same and others[0] != others[1]:
+        raise Surprise("two replicas and one, both undisturbed, have other losses")
+    return judged(losses(victim), *others, close=0.0 if same else CLOSE)
 
 
-def judged(struck: Sequence[float], calm: Sequence[float], alone: Sequence[float]) -> tuple[float, list[str]]:
+def judged(
+    struck: Sequence[float], calm: Sequence[float], alone: Sequence[float], close: float = CLOSE
+) -> tuple[float, list[str]]:
     """The largest difference of a loss, relative to it, and which are larger than rounding explains."""
     worst, rounding, wrong = 0.0, 0.0, list[str]()
     for step, (one, other, third) in enumerate(zip(struck, calm, alone, strict=True), 1):
         rounding = max(rounding, abs(third - other) / abs(other))
         differs = abs(one - other) / abs(other)
         worst = max(worst, differs)
-        if not differs <= max(CLOSE, TIMES * rounding):
+        if not differs <= max(close, TIMES * rounding):
             wrong.append(f"the loss of step {step} differs by {differs:.1e} of itself, rounding makes {rounding:.1e}")
     return worst, wrong
 
@@ -151,9 +157,10 @@ def main() -> int:
     """Prints what was done and what came of it; 1 where it failed."""
     seconds = float(os.environ.get("NEBULA_SOAK_SECONDS", "900"))
     seed = int(os.environ.get("NEBULA_SOAK_SEED") or secrets.randbelow(10**9))
-    folder = Path(tempfile.mkdtemp(prefix="nebula-soak-"))
-    print(f"soak of {seconds:.0f} s, seed {seed}: NEBULA_SOAK_SEED={seed} replays it; logs in {folder}", flush=True)
-    victim, calm, alone = (Victim(folder / name) for name in ("struck", "calm", "alone"))
+    replicas = int(os.environ.get("NEBULA_SOAK_REPLICAS", "0"))
+    folder, of = Path(tempfile.mkdtemp(prefix="nebula-soak-")), f" of {replicas} shards on replicas" if replicas else ""
+    print(f"soak{of} of {seconds:.0f} s, seed {seed}: NEBULA_SOAK_SEED={seed} replays it; logs in {folder}", flush=True)
+    victim, calm, alone = (Victim(folder / name, replicas) for name in ("struck", "calm", "alone"))
     soak = Soak(victim, seconds)
     try:
         victim.begin()
@@ -161,7 +168,7 @@ def main() -> int:
         victim.end()
         left = victim.left_behind()
         print(f"{len(victim.steps())} steps; now the same without faults, on both nodes and on one", flush=True)
-        worst, wrong = compared(victim, calm, alone)
+        worst, wrong = compared(victim, calm, alone, same=replicas > 0)
         wrong += [f"left behind: {one}" for one in left]
     except (Surprise, AssertionError) as error:
         wrong, worst = [str(error)], float("nan")

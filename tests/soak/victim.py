@@ -40,9 +40,15 @@ class Victim(Job):
         deaths: processes that were killed and started again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, replicas: int = 0) -> None:
+        """Makes a folder with certificates.
+
+        Args:
+            replicas: shards of a batch, where the workers are replicas; 0: they are not.
+        """
         folder.mkdir(parents=True)
-        options = ("--allow-faults", "--node-failures", "1000000")
+        apart = ("--replicas", str(replicas)) if replicas else ()
+        options = ("--allow-faults", "--node-failures", "1000000", *apart)
         super().__init__(folder, steps=1_000_000, every=EVERY, secure=True, options=options)
         self.agent_options = ["--allow-faults"]
         self.mark = secrets.token_hex(8)
