@@ -75,14 +75,18 @@ def test_values_of_all_come_in_the_order_of_ranks():
 
 @pytest.mark.parametrize("odd", [0, 1])
 def test_what_is_no_message_is_refused_by_whoever_gets_it(odd):
+    refused = threading.Event()
+
     def work(own, rank):
         if rank == odd:
             own.send(1 - odd, np.frombuffer(pickle.dumps({"rank": rank}), np.uint8), "values").result()
+            assert refused.wait(10)
             return
-        own.gathered({"rank": rank}, range(2))
+        with pytest.raises(RunFailed, match="bytes that a rank sent"):
+            own.gathered({"rank": rank}, range(2))
+        refused.set()
 
-    with pytest.raises(RunFailed, match="bytes that a rank sent"):
-        together(2, work)
+    together(2, work)
 
 
 def test_both_may_send_much_before_either_receives():
