@@ -215,12 +215,12 @@ class Checkpoints:
     def _stop(self, done: int, position: Any) -> None:
         """Ends this process at a step, as its agent asked: nothing is lost, and all ranks end at the same one.
 
-        The step is kept in memory; where no copies are made there, on the disk, for which a grace may be too short.
+        The step is kept in memory; where the controller knows of a rank without copies there, all save it on the disk.
         """
-        self._long_s = LAST_S
+        self._long_s, self._ending = LAST_S, True
         self._copies.copy(done, self._facts_of_copy(position))
         self._finish(done, lambda: self._collect(wait=True))
-        if isinstance(self._copies, NoMemoryCopies):
+        if self.step.progress.stop_on_disk:
             self._finish(done, lambda: self._save_whole(done, position))
         self._tell(f"stopped on request after step {done}")
         sys.stdout.flush()

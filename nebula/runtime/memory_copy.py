@@ -98,6 +98,7 @@ class MemoryCopies:
             self._tell_once(done, error)
         else:
             self._without_room = False
+        self.step.progress.kept(in_memory=not self._without_room)
 
     def _write(self, parts: Mapping[str, Sequence[Part]], facts: Mapping[str, Any], done: int, turn: int) -> None:
         for kind, files in self._files.items():

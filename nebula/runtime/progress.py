@@ -59,7 +59,9 @@ class Section(IntEnum):
 _WRITTEN = _TOTALS + 8 * len(Section)
 TIERS = ("memory", "disk")
 """Where copies of a training go."""
-SIZE = _WRITTEN + 8 * len(TIERS)
+_UNKEPT = _WRITTEN + 8 * len(TIERS)
+_ON_DISK = _UNKEPT + 8
+SIZE = _ON_DISK + 8
 
 
 class Progress:
@@ -103,6 +105,10 @@ class Progress:
         at = _WRITTEN + 8 * TIERS.index(tier)
         (so_far,) = struct.unpack_from("<Q", self._memory, at)
         struct.pack_into("<Q", self._memory, at, so_far + nbytes)
+
+    def kept(self, *, in_memory: bool) -> None:
+        """Says whether there was room for the newest copy in memory."""
+        struct.pack_into("<Q", self._memory, _UNKEPT, not in_memory)
 
     def remark(self, kind: str, sentence: str) -> None:
         """Has the job's events say something in words."""
@@ -149,11 +155,17 @@ class Progress:
         """The step after which the rank is to end; 0: none."""
         return int(struct.unpack_from("<Q", self._memory, _STOP_AT)[0])
 
+    @property
+    def stop_on_disk(self) -> bool:
+        """Whether all ranks are to save that step on the disk."""
+        return bool(struct.unpack_from("<Q", self._memory, _ON_DISK)[0])
+
 
 class NoProgress:
     """Stands for the progress of a rank that no agent watches."""
 
     step = stop_at = 0
+    stop_on_disk = False
 
     def enter(self, section: Section) -> None:
         """Nobody reads it."""
@@ -174,6 +186,9 @@ class NoProgress:
         """Nobody reads it."""
 
     def wrote(self, tier: str, nbytes: int) -> None:
+        """Nobody reads it."""
+
+    def kept(self, *, in_memory: bool) -> None:
         """Nobody reads it."""
 
     def remark(self, kind: str, sentence: str) -> None:
@@ -246,8 +261,14 @@ class Watched:
         """Removes the words; the process has ended."""
         self._remarks.unlink(missing_ok=True)
 
-    def ask_to_stop(self, step: int) -> None:
-        """Has the rank end after a step."""
+    @property
+    def unkept(self) -> bool:
+        """Whether there was no room for the newest copy in memory."""
+        return bool(struct.unpack_from("<Q", self._memory, _UNKEPT)[0])
+
+    def ask_to_stop(self, step: int, *, on_disk: bool = False) -> None:
+        """Has the rank end after a step, once that is on the disk, if need be."""
+        struct.pack_into("<Q", self._memory, _ON_DISK, on_disk)
         struct.pack_into("<Q", self._memory, _STOP_AT, step)
 
 

@@ -1,6 +1,8 @@
 """Checkpoints on one process: what plain Paddle does not see, what users can do wrong, what goes on beside weights."""
 
 import json
+import os
+import re
 import resource
 import shutil
 import sys
@@ -29,7 +31,7 @@ from nebula.checkpoint.shard_file import Part
 from nebula.errors import BadInput, RunFailed
 from nebula.runtime.memory_copy import RESUME
 from nebula.runtime.parallelize import parallelize
-from nebula.runtime.progress import Watched
+from nebula.runtime.progress import STOPPED, Watched
 from nebula.runtime.serial import serial_plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "emulated"))
@@ -183,6 +185,49 @@ def test_in_an_elastic_job_a_full_disk_costs_a_checkpoint_and_is_told(tmp_path, 
     assert not list((tmp_path / "ours").glob(".saving-*"))
     for one in checkpoints_of(tmp_path / "ours"):
         Reader(one.path).verify()
+
+
+class Ended(Exception):
+    """This process would have ended, with this code."""
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_rank_that_is_asked_to_end_saves_the_step_where_it_is_to(tmp_path, agent, ends, on_disk):
+    saves = nebula.Checkpoints(trained(), tmp_path / "ours", every=100, tell=str)
+    agent.ask_to_stop(3, on_disk=on_disk)
+    saves.after(2)
+    with pytest.raises(Ended, match=str(STOPPED)):
+        saves.after(3)
+    assert [one.step for one in checkpoints_of(tmp_path / "ours")] == ([3] if on_disk else [])
+    assert 3 in [of.step for path in (tmp_path / "copies").iterdir() if (of := stamp(path))]
+
+
+def test_a_rank_that_cannot_save_where_it_is_asked_to_end_says_so_and_ends(tmp_path, agent, ends):
+    """Neither there, nor the save that was under way, nor in memory."""
+    saves = nebula.Checkpoints(trained(), tmp_path / "ours", every=3, tell=str)
+    agent.ask_to_stop(4, on_disk=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        saves.after(3)
+        assert agent.unkept
+        with pytest.raises(Ended, match=str(STOPPED)):
+            saves.after(4)
+    in_memory, before, last = [sentence for kind, sentence in agent.remarks() if kind == "unsaved"]
+    assert "keeps no copy of step 3 in memory" in in_memory
+    for sentence, step in ((before, 3), (last, 4)):
+        assert "stopped after step 4, and" in sentence
+        assert re.search(rf"step-0000000{step}-\w+/rank-00000.safetensors cannot be written: File too large", sentence)
+    assert not checkpoints_of(tmp_path / "ours")
 
 
 def test_in_an_elastic_job_steps_go_on_without_room_for_copies_in_memory_and_it_is_told_once(tmp_path, agent):

@@ -59,8 +59,9 @@ def test_what_stays_and_what_is_lost_are_all_there_was(held, leaving):
 class Told:
     """A job under a brain, whose agents are two lines that are read here."""
 
-    def __init__(self, plans, least=1):
-        settings = Settings(name="job", bounds=Bounds(least=least, most=2), words=(), log_folder="")
+    def __init__(self, plans, least=1, memory_every=1):
+        bounds = Bounds(least=least, most=2)
+        settings = Settings(name="job", bounds=bounds, words=(), log_folder="", memory_every=memory_every)
         store = MemoryStore()
         self.brain, self.lines = Brain(settings, store, store.lead("job", "me", 60.0), plans), {}
 
@@ -79,11 +80,11 @@ class Told:
             if message is not None and message.WhichOneof("kind") in kinds:
                 return getattr(message, message.WhichOneof("kind"))
 
-    async def begin(self):
+    async def begin(self, **told):
         self.join("a", "b")
         for name in "ab":
             assert (await self.next(name, "start")).generation == 1
-        progress = wire.Progress(generation=1, least_step=8, most_step=9, section=3)
+        progress = wire.Progress(generation=1, least_step=8, most_step=9, section=3, **told)
         for name, line in self.lines.items():
             self.brain.heard(name, line, wire.FromAgent(progress=progress))
 
@@ -183,6 +184,20 @@ def test_nobody_is_held_up_who_has_nothing_that_others_lack(plans):
         other.stopped(copy(0, 11), copy(1, 11))
         assert other.brain.state.members == ("a",)  # which takes up what b has
         assert await other.next("b", "leave", "rescue") is None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("memory_every", "unkept"), [(0, False), (1, True), (3, True)])
+def test_where_memory_does_not_keep_it_all_hear_in_time_of_the_step_that_goes_to_the_disk(plans, memory_every, unkept):
+    """Steps take 0.1 s, and agents hear within a heartbeat of 0.5 s and a second."""
+
+    async def scenario():
+        job = Told(plans, memory_every=memory_every)
+        await job.begin(step_s=0.1, unkept=unkept)
+        job.leaves("a")
+        stops = [await job.next(name, "stop") for name in "ab"]
+        assert [(stop.at_step, stop.on_disk) for stop in stops] == [(9 + 2 + 15, True)] * 2
 
     asyncio.run(scenario())
 

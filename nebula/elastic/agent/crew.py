@@ -83,10 +83,14 @@ class Crew:
         for worker in self.ranks.values():
             worker.signal(signal.SIGUSR1)
 
-    def ask_to_stop(self, step: int) -> None:
-        """Has the workers end after a step."""
+    def ask_to_stop(self, step: int, *, on_disk: bool) -> None:
+        """Has the workers end after a step, once that is on the disk, if need be."""
         for worker in self.ranks.values():
-            worker.watched.ask_to_stop(step)
+            worker.watched.ask_to_stop(step, on_disk=on_disk)
+
+    def unkept(self) -> bool:
+        """Whether a worker had no room for its newest copy in memory."""
+        return any(worker.watched.unkept for worker in self.ranks.values())
 
     def steps(self) -> tuple[int, int]:
         """The steps that all workers have done, and those that one of them has done."""

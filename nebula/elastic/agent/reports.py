@@ -25,6 +25,7 @@ def progress(generation: int, crew: Crew) -> wire.Progress:
         section=crew.section(),
         saving_s=crew.saving_s(),
         written_bytes=crew.written_bytes(),
+        unkept=crew.unkept(),
         paces=[wire.Pace(rank=rank, steps=steps, work_s=work_s) for rank, steps, work_s in crew.paces()],
     )
 

@@ -156,7 +156,7 @@ class Work:
         in_step = stop.generation == generation.number  # those of an older one wait for ranks that are gone
         if stop.at_step and in_step and self.crew.ranks and not generation.stopping:
             generation.due_s = time.monotonic() + self._until_s(stop.at_step)
-            self.crew.ask_to_stop(stop.at_step)
+            self.crew.ask_to_stop(stop.at_step, on_disk=stop.on_disk)
         else:
             self._end_workers()
         generation.stopping = True

@@ -88,6 +88,10 @@ class Crowd:
         least = min((progress.least_step for progress in own), default=0) if len(own) == len(list(members)) else 0
         return least, max((progress.most_step for progress in own), default=0)
 
+    def unkept(self, members: Iterable[str]) -> bool:
+        """Whether a node had no room for its newest copy in memory."""
+        return any(self.lines[node].progress.unkept for node in members if node in self.lines)
+
     def section(self, members: Iterable[str], generation: int) -> int:
         """The earliest section that a rank of a generation is in; 0, which is BEGIN, while a node has not told."""
         told = [self.lines[node].progress if node in self.lines else wire.Progress() for node in members]

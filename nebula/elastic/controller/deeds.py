@@ -77,24 +77,31 @@ class Deeds:
         brain = self._brain
         if brain.recovery is None:
             brain.recovery = Recovery(seen_s=time.time())
-        at_step = self._boundary(action) if action.at_boundary else 0
+        on_disk = not brain.settings.memory_every or brain.crowd.unkept(brain.state.members)
+        at_step = self._boundary(action, on_disk=on_disk) if action.at_boundary else 0
         self._awaited = set(brain.crowd.lines)
-        stop = wire.Stop(epoch=brain.lease.token, generation=action.generation, at_step=at_step, dump=action.dump)
+        stop = wire.Stop(
+            epoch=brain.lease.token,
+            generation=action.generation,
+            at_step=at_step,
+            dump=action.dump,
+            on_disk=on_disk,
+        )
         for line in brain.crowd.lines.values():
             line.tell(wire.ToAgent(stop=stop))
         if not self._awaited:
             asyncio.get_running_loop().call_soon(self._all_stopped)
 
-    def _boundary(self, action: Stop) -> int:
+    def _boundary(self, action: Stop, *, on_disk: bool) -> int:
         """The step at which workers end; 0: at once, for none has trained yet.
 
-        Copies in memory are of every rank's latest steps, so that one that hears late does no harm. Where there are
-        none, all have to save the same step, and are given the time to hear of it before.
+        Copies in memory are of every rank's latest steps, so that one that hears late does no harm. On the disk all
+        have to save the same step, and are given the time to hear of it before.
         """
         brain = self._brain
         _, most = brain.crowd.steps(brain.state.members, action.generation)
-        step_s, alone = brain.crowd.step_s(brain.state.members), brain.state.apart
-        if not most or alone or brain.settings.memory_every or not step_s:
+        step_s = brain.crowd.step_s(brain.state.members)
+        if not most or brain.state.apart or not on_disk or not step_s:
             return most + 2 if most else 0
         return most + 2 + math.ceil((brain.settings.pace_s + TOLD_S) / step_s)
 

@@ -184,16 +184,18 @@ class Again(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class Stop(_message.Message):
-    __slots__ = ("epoch", "generation", "at_step", "dump")
+    __slots__ = ("epoch", "generation", "at_step", "dump", "on_disk")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     AT_STEP_FIELD_NUMBER: _ClassVar[int]
     DUMP_FIELD_NUMBER: _ClassVar[int]
+    ON_DISK_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     generation: int
     at_step: int
     dump: bool
-    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., at_step: _Optional[int] = ..., dump: _Optional[bool] = ...) -> None: ...
+    on_disk: bool
+    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., at_step: _Optional[int] = ..., dump: _Optional[bool] = ..., on_disk: _Optional[bool] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("epoch", "because", "failed")
@@ -312,7 +314,7 @@ class Failed(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., fault: _Optional[str] = ..., cause: _Optional[str] = ..., last_lines: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("generation", "least_step", "most_step", "step_s", "warm", "section", "saving_s", "paces", "written_bytes")
+    __slots__ = ("generation", "least_step", "most_step", "step_s", "warm", "section", "saving_s", "paces", "written_bytes", "unkept")
     class WrittenBytesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -329,6 +331,7 @@ class Progress(_message.Message):
     SAVING_S_FIELD_NUMBER: _ClassVar[int]
     PACES_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNKEPT_FIELD_NUMBER: _ClassVar[int]
     generation: int
     least_step: int
     most_step: int
@@ -338,7 +341,8 @@ class Progress(_message.Message):
     saving_s: float
     paces: _containers.RepeatedCompositeFieldContainer[Pace]
     written_bytes: _containers.ScalarMap[str, int]
-    def __init__(self, generation: _Optional[int] = ..., least_step: _Optional[int] = ..., most_step: _Optional[int] = ..., step_s: _Optional[float] = ..., warm: _Optional[float] = ..., section: _Optional[int] = ..., saving_s: _Optional[float] = ..., paces: _Optional[_Iterable[_Union[Pace, _Mapping]]] = ..., written_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    unkept: bool
+    def __init__(self, generation: _Optional[int] = ..., least_step: _Optional[int] = ..., most_step: _Optional[int] = ..., step_s: _Optional[float] = ..., warm: _Optional[float] = ..., section: _Optional[int] = ..., saving_s: _Optional[float] = ..., paces: _Optional[_Iterable[_Union[Pace, _Mapping]]] = ..., written_bytes: _Optional[_Mapping[str, int]] = ..., unkept: _Optional[bool] = ...) -> None: ...
 
 class Pace(_message.Message):
     __slots__ = ("rank", "steps", "work_s")
