@@ -12,12 +12,17 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import accumulate
 
+import grpc
 import httpx
+import psutil
 import pytest
 from elastic_job import Job
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from nebula.elastic.controller.lead import SERVICE
 from nebula.elastic.telling import FIELDS
 
 
@@ -126,6 +131,11 @@ def test_metrics_tell_what_status_and_events_do(job):
     assert abs(found["nebula_last_step_timestamp_seconds"] - time.time()) < 30
     assert 0 < found["nebula_goodput_ratio"] < 1
     assert found['nebula_checkpoint_bytes_total{tier="memory"}'] > 8 * 10**6
+    disk = 'nebula_checkpoint_bytes_total{tier="disk"}'  # every ten steps
+    on_disk = job.wait(lambda: metrics(fetched(job, "/metrics").text).get(disk), 60)
+    saved = [json.loads(line)["bytes"] for line in (job.folder / "run" / "saves.jsonl").read_text().splitlines()]
+    assert min(saved) > 8 * 10**6
+    assert on_disk in accumulate(saved)
     assert any(name.startswith("nebula_build_info{version=") for name in found)
     back = next(one for one in events(job) if one["event"] == "stepping")
     whole = found['nebula_recovery_duration_seconds_sum{stage="all"}']
@@ -141,6 +151,46 @@ def test_health_and_readiness(job):
     ready = fetched(job, "/readyz")
     assert (ready.status_code, ready.text.split(":")[0]) == (200, "running")
     assert fetched(job, "/nothing").status_code == 404
+
+
+def health(address, service):
+    """What a process answers to grpc.health.v1, as kubelet and grpc_health_probe ask."""
+    with grpc.insecure_channel(address) as channel:
+        asked = health_pb2.HealthCheckRequest(service=service)
+        return health_pb2_grpc.HealthStub(channel).Check(asked, timeout=10).status
+
+
+def test_controller_and_agents_answer_health_checks(job):
+    serving = health_pb2.HealthCheckResponse.SERVING
+    for service in ("", SERVICE):
+        assert health(f"127.0.0.1:{job.port}", service) == serving
+    with pytest.raises(grpc.RpcError) as unknown:
+        health(f"127.0.0.1:{job.port}", "another")
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    for node in "ab":
+        listens = psutil.Process(job.processes[node].pid).net_connections("tcp")
+        (address,) = [one.laddr for one in listens if one.status == psutil.CONN_LISTEN]
+        assert health(f"127.0.0.1:{address.port}", "") == serving
+
+
+def told(job, name):
+    """The events that a process has printed so far."""
+    return [json.loads(line) for line in job.log(name).splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def test_events_are_followed_as_they_come(job):
+    before = events(job)
+    words = ("events", "--follow", "--json", "--controller", f"127.0.0.1:{job.port}", "--insecure")
+    following = job.start("follow", *words)
+    try:
+        job.wait(lambda: len(told(job, "follow")) >= len(before), 30)
+        assert told(job, "follow")[: len(before)] == before
+        assert asked(job, "scale", "1:2").startswith("scaled to 1:2 nodes")
+        job.wait(lambda: [one for one in told(job, "follow")[len(before) :] if one["event"] == "scaled"], 10)
+        assert following.poll() is None
+    finally:
+        following.terminate()
+        following.wait(30)
 
 
 def test_a_real_prometheus_scrapes_it(job, tmp_path):
