@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +101,7 @@ def rows() -> Iterator[Row]:
         yield Row(
             name=f"{name}: first by prediction, behind the best", value=100 * (first / best - 1), unit="%", promise=2.0
         )
+        yield from _on_both(cluster, cases)
     size, held = np.abs(errors), np.abs(memory)
     yield Row(
         name=f"step time, median error of {len(errors)} cases", value=float(np.median(size)), unit="%", promise=2.0
@@ -109,6 +110,18 @@ def rows() -> Iterator[Row]:
     yield Row(name="rank correlation, least of clusters", value=min(ranks), unit="", promise=0.95, more_is_better=True)
     yield Row(name="peak of memory, median error", value=float(np.median(held)), unit="%", promise=3.0)
     yield Row(name="peak of memory, largest error", value=float(held.max()), unit="%", promise=3.0)
+
+
+def _on_both(cluster: Cluster, cases: Sequence[Case]) -> Iterator[Row]:
+    """Plans of fleet that the executor runs as well: by how much its steps are longer, in virtual time."""
+    apart = []
+    for case in cases:
+        twin = replace(case.plan, engine="executor")
+        if case.plan.engine == "fleet" and executable_on(twin, cluster).engine == "executor":
+            apart.append(100.0 * (launched(twin, cluster)[0]["step_s"] / case.measured_s - 1.0))
+    name = f"{cluster.name}: {len(apart)} of fleet's plans on the executor, longer by"
+    yield Row(name=f"{name} at least", value=min(apart), unit="%")
+    yield Row(name=f"{name} at most", value=max(apart), unit="%")
 
 
 def measured(cluster: Cluster) -> Iterator[Case]:
