@@ -19,6 +19,8 @@ from nebula.cost_model.evaluate import evaluate
 from nebula.plan.job import Objective
 from nebula.plan.legality import executable_on
 from nebula.plan.values import Job, Plan
+from nebula.planner.by_engine import Asked, planned
+from nebula.planner.explore.extent import executor_extent
 from nebula.planner.explore.search import explore
 from nebula.planner.placed_answer import placed_search
 from nebula.units import parse_quantity, parse_rate, parse_seconds
@@ -30,7 +32,7 @@ SPREAD = 0.3
 """Every speed is off by a factor within 1 - SPREAD and 1 + SPREAD."""
 
 TRIED = 4
-"""Plans that are run: the first by prediction and those behind it."""
+"""Plans that are run: the planner's answer and the quickest others by prediction."""
 
 
 def rows() -> Iterator[Row]:
@@ -119,9 +121,16 @@ def ratios(known: Cluster, real: Cluster) -> list[float]:
 
 
 def chosen(cluster: Cluster) -> list[Plan]:
-    """The plans for a cluster that an engine runs, the quickest by prediction first: of both searches."""
+    """What `nebula plan` answers for a cluster, then the plans of both engines that are quickest by prediction."""
     job = Job(global_batch=ROWS)
+    answer = planned(Asked(graph=MODEL, cluster=cluster, job=job, objective=Objective())).plan
     every = list(placed_search(MODEL, cluster, job).candidates)
-    every += explore(MODEL, cluster, job, Objective(fixed={"tensor": 1})).candidates
-    runnable = {plan.split: plan for plan in every if executable_on(plan, cluster).engine == plan.engine}
-    return sorted(runnable.values(), key=lambda plan: evaluate(MODEL, cluster, plan).step_time_s)[:TRIED]
+    every += explore(MODEL, cluster, job, extent=executor_extent(job, ("npu",))).candidates
+    runnable = {_split(plan): plan for plan in every if executable_on(plan, cluster).engine == plan.engine}
+    runnable.pop(_split(answer), None)
+    others = sorted(runnable.values(), key=lambda plan: evaluate(MODEL, cluster, plan).step_time_s)
+    return [answer, *others[: TRIED - 1]]
+
+
+def _split(plan: Plan) -> tuple[str, str]:
+    return plan.engine, plan.split
