@@ -6,10 +6,13 @@ import json
 import re
 import signal
 import time
+from pathlib import Path
 
+import psutil
 import pytest
-from elastic_job import Job
+from elastic_job import RUN, Job
 
+SCRIPT = Path(__file__).with_name("slow_disk_script.py")
 STEPS = 40
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
 
@@ -154,3 +157,47 @@ def test_the_last_replicas_that_are_taken_away_save_their_step(jobs):
     job.end_well("a", "b", timeout_s=25)
     assert step_on_the_disk(job) == [f"step-{job.last_step():08}"]
     goes_on(job)
+
+
+@pytest.mark.slow
+def test_where_workers_get_the_signal_of_their_agents_too_what_memory_holds_is_saved(jobs):
+    """As Slurm does to all processes of a step that is cancelled: the step that they are in is done again."""
+    job = jobs()
+    job.controller().agents("a", "b").wait_step(6)
+    for name in "ab":
+        agent = psutil.Process(job.processes[name].pid)
+        for one in (*agent.children(recursive=True), agent):
+            one.send_signal(TERM)
+    job.end_well("a", "b", timeout_s=60)
+    (saved,) = step_on_the_disk(job)
+    assert int(saved.removeprefix("step-")) >= job.last_step() - 1
+    job.agents("a", "b")
+    job.end_well("controller")
+    assert {one["step"] for one in job.steps()} == set(range(1, STEPS + 1))
+    assert lost(job) <= 1
+
+
+@pytest.mark.slow
+def test_a_save_that_takes_longer_than_workers_have_to_end_is_waited_for_and_is_of_one_step(tmp_path):
+    """Steps take milliseconds, so that ranks would end at different ones if they did not hear of it before."""
+    model = f'{{{{layer: "{SCRIPT.stem}:factory", inputs: {{{{x: {{{{shape: [rows, 64], dtype: float32}}}}}}}}}}}}'
+    run = RUN.replace("{{preset: ernie-3.0-small, seq_len: 16}}", model).replace("global_batch: 2", "global_batch: 32")
+    (tmp_path / SCRIPT.name).symlink_to(SCRIPT)
+    options = ("--memory-every", 0, "--script", f"{SCRIPT} 1000000 25.0")
+    job = Job(tmp_path, run=run + "objective: {{fixed: {{data: 2}}}}\n", options=options)
+    try:
+        job.controller().agents("a", "b")
+        asked = job.client()
+        job.wait(lambda: asked.status().step > 100, 90)
+        for name in "ab":
+            job.kill(name, TERM)
+        began_s = time.monotonic()
+        job.end_well("a", "b", timeout_s=120)
+        assert time.monotonic() - began_s > 25.0
+        (saved,) = (tmp_path / "checkpoints").glob("step-*")
+        job.agents("a", "b")
+        step = int(saved.name.removeprefix("step-"))
+        job.wait(lambda: asked.status().step > step + 10, 90)
+        assert lost(job) == 0
+    finally:
+        job.close()
