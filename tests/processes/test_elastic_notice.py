@@ -12,6 +12,8 @@ import psutil
 import pytest
 from elastic_job import RUN, Job
 
+from nebula.elastic.chaos.values import Weather
+
 SCRIPT = Path(__file__).with_name("slow_disk_script.py")
 STEPS = 40
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
@@ -179,16 +181,18 @@ def test_where_workers_get_the_signal_of_their_agents_too_what_memory_holds_is_s
 
 @pytest.mark.slow
 def test_a_save_that_takes_longer_than_workers_have_to_end_is_waited_for_and_is_of_one_step(tmp_path):
-    """Steps take milliseconds, so that ranks would end at different ones if they did not hear of it before."""
+    """Steps take milliseconds, and one node hears 0.4 s after the other where they end."""
     model = f'{{{{layer: "{SCRIPT.stem}:factory", inputs: {{{{x: {{{{shape: [rows, 64], dtype: float32}}}}}}}}}}}}'
     run = RUN.replace("{{preset: ernie-3.0-small, seq_len: 16}}", model).replace("global_batch: 2", "global_batch: 32")
     (tmp_path / SCRIPT.name).symlink_to(SCRIPT)
-    options = ("--memory-every", 0, "--script", f"{SCRIPT} 1000000 25.0")
+    options = ("--memory-every", 0, "--allow-faults", "--script", f"{SCRIPT} 1000000 25.0")
     job = Job(tmp_path, run=run + "objective: {{fixed: {{data: 2}}}}\n", options=options)
     try:
+        job.agent_options = ["--allow-faults"]
         job.controller().agents("a", "b")
         asked = job.client()
         job.wait(lambda: asked.status().step > 100, 90)
+        asked.inject("b", "link", seconds=60.0, weather=Weather(delay_s=0.4))
         for name in "ab":
             job.kill(name, TERM)
         began_s = time.monotonic()
