@@ -139,8 +139,8 @@ def test_a_stranger_who_does_not_know_the_token_is_not_heard():
     own = hosts.Hosts(0, directory, "127.0.0.1", 0.5)
     host, _, port = directory.find(0).rpartition(":")
     with socket.create_connection((host, int(port))) as stranger:
-        stranger.sendall(b"x" * 16 + (1).to_bytes(4, "big") + (6).to_bytes(4, "big") + b"border")
-        stranger.sendall((8).to_bytes(8, "big") + b"\0" * 8)
+        hello = b"x" * 16 + (1).to_bytes(4, "big") + (6).to_bytes(4, "big") + b"border"
+        stranger.sendall(hello + (8).to_bytes(8, "big") + b"\0" * 8)
         with pytest.raises(RunFailed, match="has not called"):
             own.receive(1, np.zeros(1), "border")
     own.close()
