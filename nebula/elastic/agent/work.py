@@ -30,7 +30,7 @@ BOUNDARY_S = 20.0
 ALARM_S = 1.0
 """While a rank hangs the controller is told so again and again."""
 BUSY_S = 1.0
-"""A replica that is silent and computes for so long, whenever it is looked at, does not wait for another."""
+"""A replica that is silent and busy for so long, whenever it is looked at, does not wait for another."""
 DUMP_S = 0.3
 """How long workers get to write their stacks."""
 BEGINS = 8

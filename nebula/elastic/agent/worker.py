@@ -164,27 +164,18 @@ class Worker:
     @property
     def frozen(self) -> bool:
         """Whether the process is stopped by a signal."""
-        return self._state() in ("T", "t")
+        return _state(self.pid) in ("T", "t")
 
     @property
     def busy(self) -> bool:
-        """Whether its main thread computes at this moment, or would if there were a core for it."""
-        return self._state() == "R"
+        """Whether its main thread does not wait for anybody at this moment."""
+        return is_busy(self.pid)
 
     @property
     def parked(self) -> bool:
         """Whether its main thread sleeps until another thread wakes it, as in a collective; not in a loop or a read."""
-        with suppress(OSError):
-            waits_in = Path(f"/proc/{self.pid}/wchan").read_text()
-            return self._state() == "S" and (waits_in.startswith("futex") or waits_in in ("", "0"))
-        return False
-
-    def _state(self) -> str:
-        """Of its main thread, as a letter."""
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return ""
+        waits_in = _waits_in(self.pid)
+        return _state(self.pid) == "S" and (waits_in.startswith("futex") or waits_in in ("", "0"))
 
     def last_lines(self, count: int = SHOWN_LINES) -> list[str]:
         """The end of its log."""
@@ -211,3 +202,28 @@ def ending(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+def is_busy(pid: int) -> bool:
+    """Whether a process's main thread computes, or would if there were a core for it, or sleeps for a while of its own.
+
+    Who waits for another process or thread does neither. Kernels that do not tell where a process sleeps (wchan) show
+    the former alone.
+    """
+    return _state(pid) == "R" or _waits_in(pid).endswith("nanosleep")
+
+
+def _state(pid: int) -> str:
+    """Of a process's main thread, as a letter."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _waits_in(pid: int) -> str:
+    """The function of the kernel in which a process's main thread sleeps; empty or 0 where that is not told."""
+    try:
+        return Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return ""

@@ -29,7 +29,7 @@ class Silence:
         silent_s: for how long.
         frozen: its process is stopped by a signal.
         parked: its main thread sleeps until another thread wakes it, as one that waits in a collective does.
-        busy: its main thread computes.
+        busy: its main thread waits for nobody at this moment: it computes, or sleeps for a while of its own.
     """
 
     rank: int
