@@ -47,6 +47,13 @@ def test_each_has_a_test_that_is_there_and_neither_retried_nor_expected_to_fail(
             assert not [mark for mark in marks if re.search("xfail|flaky|retr|rerun|skip", mark)], name
 
 
+def test_those_that_need_rights_and_are_skipped_without_are_named_on_the_page():
+    named = {name for _, _, tests in MENU for name in re.findall(r"`(tests/\S+::\w+)`", tests)}
+    skipped = {name for name in named if "pytest.skip(" in ast.unparse(test_of(name))}
+    told = PAGE[PAGE.index("Without root `tests/") :].partition("\n\n")[0]
+    assert set(re.findall(r"`(tests/\S+::\w+)`", told)) == skipped
+
+
 def test_every_kind_is_explained_on_the_page():
     told = {name for fault, _ in rows("| fault | what happens |") for name in re.findall(r"`(\w+)`", fault)}
     assert told == {kind.value for kind in Kind}
