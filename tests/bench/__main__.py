@@ -25,6 +25,7 @@ BENCHMARKS = (
     "perturbed",
     "recovery",
     "replicas",
+    "goodput",
     "agents",
     "stalls",
     "alarms",

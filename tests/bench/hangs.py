@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import median
 
 from nebula.elastic.agent.hang import long_step, percentile
-from tests.bench.recovery import Job, nth, settle
-from tests.bench.rows import Row
+from tests.bench.recovery import Job, events, nth, settle
+from tests.bench.rows import Row, say_load
 
 HANGS = int(os.environ.get("NEBULA_BENCH_HANGS", "20"))
 KINDS = ("freeze", "loop", "lock", "data")
@@ -27,29 +27,34 @@ KEPT = 256
 
 def rows() -> list[Row]:
     """From the fault to the moment at which it was seen, and what was promised then."""
-    seen, told, share, well, since = [], [], [], [], 0
+    seen, told, share, well, since, false = [], [], [], [], 0, 0
     with tempfile.TemporaryDirectory() as folder:
         one = Job(Path(folder), steps=100_000, every=1000, options=("--node-failures", 1_000_000, "--allow-faults"))
         one.agent_options = ["--allow-faults"]
         try:
             one.controller().agents("a", "b").wait_step(LEARNED, 240)
+            false = len(events(one, "hang")) + len(events(one, "failed"))
             for number in range(HANGS):
                 settle(one, spares=True)
                 well += [step["took_s"] for step in one.steps()[since:]]
                 promised_s = max(2.0, 5.0 * long_step(well[-KEPT:]))
-                began_s = time.time()
-                one.client().inject("ab"[number // len(KINDS) % 2], KINDS[number % len(KINDS)])
+                kind, began_s = KINDS[number % len(KINDS)], time.time()
+                one.client().inject("ab"[number // len(KINDS) % 2], kind)
                 event = one.wait(lambda number=number: nth(one, "hang", number), 120)
-                told.append(time.time() - began_s)
+                now_s = time.time()
+                if kind == "data":
+                    began_s = max(began_s, (one.folder / "run" / "steps.jsonl").stat().st_mtime)
+                told.append(now_s - began_s)
                 seen.append(event["wall_s"] - began_s)
                 share.append(seen[-1] / promised_s)
-                print(f"   {KINDS[number % len(KINDS)]}: {seen[-1]:.2f} s, promised {promised_s:.2f} s", flush=True)
+                print(f"   {kind}: {seen[-1]:.2f} s, promised {promised_s:.2f} s", flush=True)
                 one.wait(lambda number=number: nth(one, "stepping", number), 120)
                 since = len(one.steps())
         finally:
             one.close()
-    print(f"   load {os.getloadavg()[0]:.1f}", flush=True)
+    say_load("hangs")
     return [
+        Row(name=f"hangs seen in the {LEARNED} steps before the first", value=false, unit="", promise=0),
         Row(name=f"hang to its being seen, median of {HANGS}", value=median(seen), unit="s"),
         Row(name="hang to its being seen, p95", value=percentile(seen, 0.95), unit="s"),
         Row(name="hang to its event, with stacks, p95", value=percentile(told, 0.95), unit="s"),

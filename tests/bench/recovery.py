@@ -1,7 +1,8 @@
 """How soon an elastic job of two workers sees a failure and trains on: killed workers, a lost node, a lost controller.
 
 The small ERNIE with its Adam state on this machine's cores, wall time. A kill is a SIGKILL to the worker of a node
-drawn with a fixed seed, once it has done some steps. NEBULA_BENCH_KILLS sets how many (warm; half as many cold).
+drawn with a fixed seed, once it has done some steps. NEBULA_BENCH_KILLS sets how many (warm; half as many cold),
+NEBULA_BENCH_LOSSES how many nodes are lost, and controllers. The control is the same job without a fault.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "processes"))
 from elastic_job import Job
 
 from nebula.elastic.agent.hang import percentile
-from tests.bench.rows import Row
+from tests.bench.rows import Row, say_load, spread
 
 SEED = 6
-KILLS = int(os.environ.get("NEBULA_BENCH_KILLS", "30"))
+KILLS = int(os.environ.get("NEBULA_BENCH_KILLS", "60"))
+LOSSES = int(os.environ.get("NEBULA_BENCH_LOSSES", "20"))
 BETWEEN = 4
 """Steps that a generation does before the next fault."""
 
 
 def rows() -> list[Row]:
     """Rows of all scenarios."""
-    return [*kills(KILLS, spares=True), *kills(KILLS // 2, spares=False), *nodes(5), *controllers(5), *undisturbed()]
+    warm, cold = kills(KILLS, spares=True), kills(KILLS // 2, spares=False)
+    return [*undisturbed(), *warm, *cold, *nodes(LOSSES), *controllers(LOSSES)]
 
 
 def kills(count: int, *, spares: bool) -> list[Row]:
@@ -83,11 +86,10 @@ def nodes(count: int) -> list[Row]:
             started_s = time.time()
             one.agents("b")
             back.append(one.wait(lambda number=number: nth(one, "stepping", 2 * number + 1), 120)["wall_s"] - started_s)
+    say_load("nodes")
     return [
-        Row(name=f"node lost to stepping on the rest, median of {count}", value=median(gone), unit="s", promise=6.0),
-        Row(name="node lost to stepping on the rest, most", value=max(gone), unit="s"),
-        Row(name=f"node back to stepping with it, median of {count}", value=median(back), unit="s", promise=10.0),
-        Row(name="node back to stepping with it, most", value=max(back), unit="s"),
+        *spread("node lost to stepping on the rest", gone, middle_s=6.0),
+        *spread("node back to stepping with it", back, middle_s=10.0),
     ]
 
 
@@ -105,14 +107,8 @@ def controllers(count: int) -> list[Row]:
             one.wait(lambda before=before: one.log().count("is connected again") == before + 2, 30)
             took.append(time.time() - started_s)
             assert workers == [one.worker(node).pid for node in "ab"]
-    return [
-        Row(
-            name=f"controller killed to both agents connected again, most of {count}",
-            value=max(took),
-            unit="s",
-            promise=3.0,
-        )
-    ]
+    say_load("controllers")
+    return spread("controller killed to both agents connected again", took, most_s=3.0)
 
 
 def undisturbed() -> list[Row]:
@@ -121,6 +117,7 @@ def undisturbed() -> list[Row]:
         assert one.ends(timeout_s=300) == 0
         steps = [step["took_s"] for step in one.steps()]
         restarts = len(events(one, "failed")) + len(events(one, "hang"))
+        say_load("undisturbed")
         return [
             Row(name="undisturbed: a step, median of 60", value=median(steps), unit="s"),
             Row(name="undisturbed: a step, p95 of 60", value=percentile(steps, 0.95), unit="s"),

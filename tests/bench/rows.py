@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+
+from nebula.elastic.agent.hang import percentile
 
 HEADER = f"{'figure':60} {'value':>10} {'unit':6} {'promised, reported':18} kept"
 """Names of the columns of `Row.text`."""
@@ -45,6 +48,22 @@ class Row:
             promise = f"paper: {self.reported:g} {self.unit}"
         verdict = "" if self.promise is None else ("MISSED" if self.missed else "ok")
         return f"{self.name:60} {self.value:10.4g} {self.unit:6} {promise:18} {verdict}".rstrip()
+
+
+def spread(
+    name: str, taken_s: Sequence[float], *, middle_s: float | None = None, most_s: float | None = None
+) -> list[Row]:
+    """Median, 95th percentile and most of what something took again and again, with what is promised of them."""
+    return [
+        Row(name=f"{name}, median of {len(taken_s)}", value=statistics.median(taken_s), unit="s", promise=middle_s),
+        Row(name=f"{name}, p95", value=percentile(taken_s, 0.95), unit="s"),
+        Row(name=f"{name}, most", value=max(taken_s), unit="s", promise=most_s),
+    ]
+
+
+def say_load(what: str) -> None:
+    """Says how busy the machine is, beside the table: all of these figures depend on it."""
+    print(f"   {what}: load {os.getloadavg()[0]:.1f}", flush=True)
 
 
 def median_seconds(command: list[str], repeats: int = 9) -> float:
