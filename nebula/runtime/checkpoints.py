@@ -59,6 +59,7 @@ class Checkpoints:
         position: what `after` was given with the checkpoint that `resume` took up; None without.
         records: of the saves that are complete, on rank 0.
         run: a word that tells this run's unfinished checkpoints from another's.
+        others_hold: other processes hold the same training, as replicas do.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Checkpoints:
         self._mine: set[tuple[str, Box]] = set()
         self._save: Save | None = None
         self._saved, self._ending, self._long_s = -1, False, LONG_S
+        self.others_hold = False
         self._copies = memory_copies(step)
         self._beside_passes = beside_passes and asynchronous
         if self._beside_passes:
@@ -320,9 +322,10 @@ class Checkpoints:
             self._tell(record.line)
 
     def _failed(self, save: Save) -> None:
-        """An elastic job with copies in memory goes on without one checkpoint; its events say so."""
+        """An elastic job with copies in memory, or replicas, goes on without one checkpoint; its events say so."""
         assert save.error is not None
-        spare = self._watched and not isinstance(self._copies, NoMemoryCopies) and not self._ending
+        held = self.others_hold or not isinstance(self._copies, NoMemoryCopies)
+        spare = self._watched and held and not self._ending
         if not spare or not isinstance(save.error, RunFailed):
             raise save.error
         check_fence(self.folder)

@@ -165,9 +165,13 @@ def agent(tmp_path, monkeypatch):
     return watched
 
 
-def test_in_an_elastic_job_a_full_disk_costs_a_checkpoint_and_is_told(tmp_path, agent):
+@pytest.mark.parametrize("replica", [False, True])
+def test_in_an_elastic_job_a_full_disk_costs_a_checkpoint_and_is_told(tmp_path, agent, monkeypatch, replica):
+    if replica:
+        monkeypatch.delenv("NEBULA_MEMORY")
     step = trained()
     with nebula.Checkpoints(step, tmp_path / "ours", every=1, tell=str) as checkpoints:
+        checkpoints.others_hold = replica
         checkpoints.save(2)
         checkpoints._collect(wait=True)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -157,6 +157,8 @@ class Books:
                 self._checkpoints = checkpoints_of(
                     self._step, training, training.config, self._run_dir, beside_passes=False
                 )
+                if isinstance(self._checkpoints, Checkpoints):
+                    self._checkpoints.others_hold = True
             self._checkpoints.after(session.done)
         self._leads = session.leads
 
