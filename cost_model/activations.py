@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nebula.cost_model.exchange_kernels import copies_bytes
-from nebula.cost_model.execution import Execution
-from nebula.cost_model.layer import attention_cores, attention_methods
+from nebula.cost_model.execution import Execution, Recompute
+from nebula.cost_model.layer import attention_cores, recomputed
 from nebula.graph.values import DTYPE_BYTES, Block, Collective, Operator, Role, Tensor
 
 PRODUCTS = ("matmul", "grouped_matmul")
@@ -90,10 +90,10 @@ def activations_under(
     later = view.later() if timed else 0.0
     early: dict[frozenset[str], float] = {}
     found = []
-    copies = view.copies(again=again, what="none")
+    copies = view.copies(frozenset())
     for execution in executions:
-        kept = view.memories(view.kept(again, execution.recompute.what)) if not view.loss else whole
-        own = view.copies(again=again, what=execution.recompute.what) if not view.loss else copies
+        kept = view.memories(view.kept(again, execution.recompute))
+        own = view.copies(view.repeated(again, execution.recompute))
         lying = kept | whole
         if lying not in early:
             early[lying] = view.early(lying, parts) + copies / parts if timed else math.inf
@@ -159,33 +159,45 @@ class _View:
         # in pieces it keeps its input in float32, to square it, and the normalised value, to scale it
         return (*op.saved, op.inputs[0] + NORMALISED)
 
-    def kept(self, again: bool, what: str) -> set[str]:
-        """Names that lie there between forward and backward under what is computed again."""
-        operators = self.block.operators
+    def kept(self, again: bool, recompute: Recompute) -> set[str]:
+        """Names that lie there between forward and backward.
+
+        Args:
+            again: whether this layer is one of those that are computed again, where whole layers are.
+            recompute: what is.
+        """
+        inputs = set(self.block.inputs)
+        if not self.execution.by_tensor and self.loss is None and any(self.tensors[n].needs_gradient for n in inputs):
+            if recompute.what == "layer" and again:
+                return inputs
+            if recompute.what == "products":
+                return inputs | self._every_second_product()
+        repeated = self.repeated(again, recompute)
+        runs_again = [op for op in self.block.operators if op.name in repeated]
+        made = {name for op in runs_again for name in op.outputs}
+        read = {name for op in runs_again for name in op.inputs if name not in made}
+        return self.saved(op for op in self.block.operators if op.name not in repeated) | read
+
+    def repeated(self, again: bool, recompute: Recompute) -> frozenset[str]:
+        """Names of the operators that the backward runs again; of a stack that runs whole layers again see `kept`.
+
+        PaddlePaddle's elements are run again as `recomputed` says, that of the loss up to it as well; elsewhere the
+        layer of the loss is not.
+        """
+        if self.execution.by_tensor:
+            wanted = again or recompute.what != "layer"
+            return frozenset(op.name for op in recomputed(self.block, recompute.policy)) if wanted else frozenset()
+        if recompute.what != "core" or self.loss is not None:
+            return frozenset()
         if not any(self.tensors[n].needs_gradient for n in self.block.inputs):
-            return self.saved(operators)
-        if what == "layer" and again:
-            return set(self.block.inputs)
-        if what == "products":
-            return set(self.block.inputs) | self._every_second_product()
-        core = self._core if what == "core" else frozenset[str]()
-        repeated = [op for op in operators if op.name in core]
-        made = {name for op in repeated for name in op.outputs}
-        read = {name for op in repeated for name in op.inputs if name not in made}
-        return self.saved(op for op in operators if op.name not in core) | read
+            return frozenset()
+        return frozenset(op.name for op in attention_cores(self.block))
 
-    @cached_property
-    def _core(self) -> frozenset[str]:
-        """Names of the operators that selective recomputation runs again."""
-        cores = attention_methods if self.execution.by_tensor else attention_cores
-        return frozenset(op.name for op in cores(self.block))
-
-    def copies(self, *, again: bool, what: str) -> float:
+    def copies(self, repeated: frozenset[str]) -> float:
         """Bytes of inputs that PaddlePaddle's layers copy for themselves; of what is computed again none is kept."""
-        if not self.execution.by_tensor or (again and what == "layer"):
+        if not self.execution.by_tensor:
             return 0.0
-        core = self._core if what == "core" else frozenset[str]()
-        return copies_bytes(self.block, (op for op in self.block.operators if op.name not in core))
+        return copies_bytes(self.block, (op for op in self.block.operators if op.name not in repeated))
 
     def _every_second_product(self) -> set[str]:
         """Outputs of the first, third, ... product with a weight, and of fused attention."""
