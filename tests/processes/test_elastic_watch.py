@@ -45,7 +45,8 @@ def job(tmp_path_factory):
     collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     collector.received = []
     threading.Thread(target=collector.serve_forever, daemon=True).start()
-    made = Job(tmp_path_factory.mktemp("watched"), steps=100_000)
+    # a node that a busy host makes slow is kept
+    made = Job(tmp_path_factory.mktemp("watched"), steps=100_000, nodes="2:2")
     made.received = collector.received
     endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
     made.environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200"}
